@@ -1,0 +1,90 @@
+/**
+ * The complete byte layout of an output, fixed before anything is written: which tensor goes to which shard and where.
+ * Order and padding are those of the reference writer, so that its files and ours can be compared byte by byte.
+ */
+
+import { writerRank } from './dtypes.js'
+
+export interface OutputTensor {
+  name: string
+  dtype: string
+  shape: number[]
+  bytes: number
+}
+
+export interface OutputFile {
+  name: string
+  size: number
+  header: Uint8Array
+}
+
+export interface OutputLayout {
+  files: OutputFile[]
+  /** Where each tensor starts: file and byte offset from the start of that file. */
+  places: Map<string, { file: number; offset: number }>
+  /** model.safetensors.index.json, where there is more than one file. */
+  index?: string
+  /** Bytes of all files together. */
+  bytes: number
+}
+
+/** Tensors fill shards in the order given; one larger than a shard gets a file to itself. */
+export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout {
+  const shards: OutputTensor[][] = []
+  let room = 0
+  for (const tensor of tensors) {
+    const last = shards.at(-1)
+    if (last === undefined || tensor.bytes > room) {
+      shards.push([tensor])
+      room = shardSize - tensor.bytes
+    } else {
+      last.push(tensor)
+      room -= tensor.bytes
+    }
+  }
+  if (shards.length === 0) shards.push([])
+  const places: OutputLayout['places'] = new Map()
+  const files = shards.map((shard, i) => {
+    const { header, offsets, size } = layOutFile(shard)
+    for (const [name, offset] of offsets) places.set(name, { file: i, offset })
+    return { name: shardName(i, shards.length), size, header }
+  })
+  const index = files.length > 1 ? indexText(tensors, files, places) : undefined
+  const bytes = files.reduce((sum, file) => sum + file.size, 0)
+  return { files, places, ...(index === undefined ? {} : { index }), bytes }
+}
+
+function layOutFile(tensors: OutputTensor[]): { header: Uint8Array; offsets: Map<string, number>; size: number } {
+  const sorted = [...tensors].sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype) || compareBytes(a.name, b.name))
+  const relative = new Map<string, number>()
+  let end = 0
+  const entries = sorted.map(({ name, dtype, shape, bytes }) => {
+    relative.set(name, end)
+    const begin = end
+    end += bytes
+    return `${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`
+  })
+  const json = Buffer.from(`{${['"__metadata__":{"format":"pt"}', ...entries].join(',')}}`, 'utf8')
+  const padded = Math.ceil(json.length / 8) * 8
+  const header = Buffer.alloc(8 + padded, ' ')
+  header.writeBigUInt64LE(BigInt(padded), 0)
+  json.copy(header, 8)
+  const offsets = new Map([...relative].map(([name, offset]) => [name, offset + header.length]))
+  return { header: new Uint8Array(header), offsets, size: header.length + end }
+}
+
+function shardName(index: number, count: number): string {
+  const digits = (n: number) => String(n).padStart(5, '0')
+  return count === 1 ? 'model.safetensors' : `model-${digits(index + 1)}-of-${digits(count)}.safetensors`
+}
+
+function indexText(tensors: OutputTensor[], files: OutputFile[], places: OutputLayout['places']): string {
+  const names = tensors.map((t) => t.name).sort(compareBytes)
+  const weightMap = Object.fromEntries(names.map((name) => [name, files[places.get(name)?.file ?? 0]?.name]))
+  const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
+  return `${JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2)}\n`
+}
+
+function compareBytes(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b))
+}

@@ -1,0 +1,42 @@
+/**
+ * What tensor names say about layers. Names alone drive merging; no table of architectures is needed. A checkpoint can
+ * have several stacks of layers (a vision tower beside the language model); recipes move those of the main one.
+ */
+
+export interface LayerName {
+  /** Up to and without the number: `model.layers`. */
+  stack: string
+  index: number
+  /** From behind the number: `mlp.up_proj.weight`. */
+  rest: string
+}
+
+/** The layer a tensor belongs to, if any. */
+export function layerOf(name: string): LayerName | undefined {
+  const match = /^((?:.*\.)?(?:layers|h|blocks))\.(\d{1,6})\.(.+)$/.exec(name)
+  if (match === null) return undefined
+  const [, stack = '', index = '', rest = ''] = match
+  return { stack, index: Number(index), rest }
+}
+
+/** Whether a tensor outside the layers stands behind them (final norm, head); the others stand before. */
+export function standsBehindLayers(name: string): boolean {
+  return /(^|\.)(lm_head|embed_out|score|norm|ln_f|final_norm|final_layer_?norm)(\.|$)/.test(name)
+}
+
+/** Number of layers of each stack. */
+export function stacksOf(names: Iterable<string>): Map<string, number> {
+  const stacks = new Map<string, number>()
+  for (const name of names) {
+    const layer = layerOf(name)
+    if (layer) stacks.set(layer.stack, Math.max(stacks.get(layer.stack) ?? 0, layer.index + 1))
+  }
+  return stacks
+}
+
+/** The stack of the language model: the one with as many layers as the config says, not a vision tower, or the deepest. */
+export function mainStack(stacks: ReadonlyMap<string, number>, configured: number | undefined): string | undefined {
+  const score = ([stack, count]: [string, number]) =>
+    (count === configured ? 1e7 : 0) + (/vision|visual|image|audio|encoder/.test(stack) ? 0 : 5e6) + count
+  return [...stacks].sort((a, b) => score(b) - score(a))[0]?.[0]
+}

@@ -1,0 +1,219 @@
+/**
+ * Opens a checkpoint: a folder in the Hugging Face layout (one file, or shards with an index) or a single .safetensors
+ * file. Headers and index are parsed natively, where hostile bytes are handled; here they are put together and
+ * contradictions between index and shards are refused.
+ */
+
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { basename, dirname, join, posix } from 'node:path'
+import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import type { NativeAddon, NativeHeader } from '../native/border.js'
+import { mainStack, stacksOf } from './names.js'
+
+export interface CheckpointTensor {
+  name: string
+  /** Index into `files`. */
+  file: number
+  dtype: string
+  shape: number[]
+  /** Byte offsets from the start of the file. */
+  begin: number
+  end: number
+}
+
+export interface CheckpointFile {
+  path: string
+  /** Relative to the checkpoint. */
+  name: string
+  size: number
+  modified: number
+  headerHash: string
+}
+
+export interface Checkpoint {
+  /** As the recipe names it. */
+  name: string
+  path: string
+  /** Folder with config and tokenizer; absent for a single file. */
+  folder?: string
+  files: CheckpointFile[]
+  tensors: ReadonlyMap<string, CheckpointTensor>
+  config?: Record<string, unknown>
+  /** Layers of every stack, and the one of the language model. */
+  stacks: ReadonlyMap<string, number>
+  stack?: string
+}
+
+type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
+
+const indexName = 'model.safetensors.index.json'
+
+export async function openCheckpoint(addon: Reader, path: string, name = path): Promise<Checkpoint> {
+  const info = await statOf(path)
+  const folder = info.isDirectory() ? path : undefined
+  const layout = folder === undefined ? { names: [basename(path)] } : await findFiles(addon, folder)
+  const root = folder ?? dirname(path)
+  const headers = await Promise.all(layout.names.map((file) => readShard(addon, root, file, layout.weightMap)))
+  const tensors = new Map<string, CheckpointTensor>()
+  for (const [file, { header }] of headers.entries()) {
+    for (const tensor of header.tensors) {
+      const shard = layout.names[file]
+      const twin = tensors.get(tensor.name)
+      if (twin !== undefined) {
+        throw indexError(root, `tensor ${tensor.name} is in both ${layout.names[twin.file]} and ${shard}`, tensor.name)
+      }
+      const listed = layout.weightMap?.get(tensor.name)
+      if (layout.weightMap !== undefined && listed !== shard) {
+        const said = listed === undefined ? 'does not list it' : `lists it in ${listed}`
+        throw indexError(root, `tensor ${tensor.name} is in ${shard}, but the index ${said}`, tensor.name)
+      }
+      tensors.set(tensor.name, { ...tensor, file })
+    }
+  }
+  for (const [tensor, shard] of layout.weightMap ?? []) {
+    if (!tensors.has(tensor))
+      throw indexError(root, `tensor ${tensor} is not in ${shard}, where the index lists it`, tensor)
+  }
+  const config = folder === undefined ? undefined : await readConfig(folder)
+  const stacks = stacksOf(tensors.keys())
+  const stack = mainStack(stacks, layerCount(config))
+  return {
+    name,
+    path,
+    ...(folder === undefined ? {} : { folder }),
+    files: headers.map(({ header, modified }, i) => ({
+      path: join(root, layout.names[i] ?? ''),
+      name: layout.names[i] ?? '',
+      size: header.fileSize,
+      modified,
+      headerHash: header.headerHash,
+    })),
+    tensors,
+    ...(config === undefined ? {} : { config }),
+    stacks,
+    ...(stack === undefined ? {} : { stack }),
+  }
+}
+
+/** The part of a config that describes the language model. */
+export function textConfig(config: Record<string, unknown>): Record<string, unknown> {
+  for (const key of ['text_config', 'llm_config', 'language_config']) {
+    const inner = config[key]
+    if (typeof inner === 'object' && inner !== null && !Array.isArray(inner)) return inner as Record<string, unknown>
+  }
+  return config
+}
+
+/** Whether the output head is the embedding, and therefore need not be stored. */
+export function tiesEmbeddings(checkpoint: Checkpoint): boolean {
+  const { config } = checkpoint
+  if (config === undefined) return false
+  return (config.tie_word_embeddings ?? textConfig(config).tie_word_embeddings) === true
+}
+
+const layerKeys = ['num_hidden_layers', 'n_layer', 'num_layers']
+
+/** The key that holds the number of layers, and the object it is in. */
+export function layerKey(
+  config: Record<string, unknown>,
+): { holder: Record<string, unknown>; key: string } | undefined {
+  for (const holder of [textConfig(config), config]) {
+    const key = layerKeys.find((k) => typeof holder[k] === 'number')
+    if (key !== undefined) return { holder, key }
+  }
+  return undefined
+}
+
+function layerCount(config: Record<string, unknown> | undefined): number | undefined {
+  const found = config && layerKey(config)
+  return found ? Number(found.holder[found.key]) : undefined
+}
+
+interface FileLayout {
+  names: string[]
+  weightMap?: Map<string, string>
+}
+
+async function findFiles(addon: Reader, folder: string): Promise<FileLayout> {
+  const entries = new Set(await readdir(folder).catch((cause) => readFailed(folder, cause)))
+  if (entries.has(indexName)) {
+    const index = await addon.readIndex(join(folder, indexName))
+    const weightMap = new Map(Object.entries(index.weightMap))
+    for (const [tensor, shard] of weightMap) {
+      if (shard === '' || /^[/\\]|^[a-z]:|\\/i.test(shard) || posix.normalize(shard).startsWith('..')) {
+        throw indexError(folder, `the file "${shard}" of tensor ${tensor} would leave the folder`, tensor)
+      }
+    }
+    const names = [...new Set(weightMap.values())].sort()
+    if (names.length === 0) throw indexError(folder, 'it lists no tensor')
+    return { names, weightMap }
+  }
+  if (entries.has('model.safetensors')) return { names: ['model.safetensors'] }
+  const files = [...entries].filter((name) => name.endsWith('.safetensors')).sort()
+  if (files.length === 1) return { names: files }
+  if (files.length > 1) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_INDEX',
+      `The folder ${folder} has ${files.length} safetensors files (${files.slice(0, 3).join(', ')}…), but no ${indexName}.`,
+      { file: folder },
+    )
+  }
+  const pickled = [...entries].find((name) => /\.(bin|pth?|ckpt)$/.test(name))
+  const hint = pickled === undefined ? '' : ` ${pickled} is not safetensors; convert the checkpoint first.`
+  throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `The folder ${folder} has no safetensors file.${hint}`, {
+    file: folder,
+  })
+}
+
+async function readShard(
+  addon: Reader,
+  root: string,
+  name: string,
+  weightMap: Map<string, string> | undefined,
+): Promise<{ header: NativeHeader; modified: number }> {
+  const path = join(root, name)
+  if (weightMap !== undefined) {
+    const there = await stat(path).catch(() => undefined)
+    if (!there?.isFile()) throw indexError(root, `it lists the shard ${name}, which is not there`)
+  }
+  const [header, info] = await Promise.all([addon.readHeader(path), statOf(path)])
+  return { header, modified: info.mtimeMs }
+}
+
+async function readConfig(folder: string): Promise<Record<string, unknown> | undefined> {
+  const file = join(folder, 'config.json')
+  let text: string
+  try {
+    text = await readFile(file, 'utf8')
+  } catch (cause) {
+    return codeOf(cause) === 'ENOENT' ? undefined : readFailed(file, cause)
+  }
+  try {
+    const config: unknown = JSON.parse(text)
+    if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
+      return config as Record<string, unknown>
+    }
+    throw new Error('it is not an object')
+  } catch (cause) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is not valid: ${messageOf(cause)}.`, { cause, file })
+  }
+}
+
+async function statOf(path: string) {
+  return stat(path).catch((cause) => readFailed(path, cause))
+}
+
+function readFailed(path: string, cause: unknown): never {
+  if (codeOf(cause) === 'ENOENT') {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${path}.`, { cause, file: path })
+  }
+  throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${path} cannot be read: ${messageOf(cause)}.`, {
+    cause,
+    file: path,
+  })
+}
+
+function indexError(folder: string, what: string, tensor?: string): WeightsmithError {
+  const file = join(folder, indexName)
+  return new WeightsmithError('ERR_WEIGHTSMITH_INDEX', `The index ${file} is not valid: ${what}.`, { file, tensor })
+}

@@ -1,0 +1,241 @@
+#!/usr/bin/env node
+/**
+ * The command line. Results go to stdout (one JSON document with --json), everything else to stderr. Exit codes:
+ * 0 done, 1 failed, 2 misuse, 130 interrupted.
+ */
+
+import { Command, CommanderError, Option } from 'commander'
+import { diff } from '../diff.js'
+import { doctor } from '../doctor.js'
+import { Engine, type EngineOptions } from '../engine.js'
+import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { inspect } from '../inspect.js'
+import { type MergeOptions, merge } from '../merge.js'
+import { loadAddon } from '../native/load.js'
+import { parseBytes } from '../plan/index.js'
+import { verify } from '../verify.js'
+import { version } from '../version.js'
+import { bench } from './bench.js'
+import { showProgress } from './progress.js'
+import { adapterText, benchText, diffText, doctorText, inspectText, mergeText, verifyText } from './texts.js'
+
+const misuse: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
+
+interface Common {
+  json?: boolean
+  adapter?: string
+  memory?: string
+}
+
+interface MergeFlags extends Common {
+  dtype?: string
+  shardSize?: string
+  seed?: number
+  dryRun?: boolean
+  overwrite?: boolean
+  checksum?: 'full' | 'outputs' | 'none'
+  checkFinite?: boolean
+}
+
+const interruption = new AbortController()
+/** Whether there is something to put in order on an interruption. */
+let working = false
+
+function main(): Promise<Command> {
+  const program = new Command('weightsmith')
+    .description('Merge, compare and check checkpoints of language models.')
+    .version(version)
+    .exitOverride()
+    .showHelpAfterError('(add --help for the options)')
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misuse, 130 interrupted.')
+
+  const json = () => new Option('--json', 'print one JSON document to stdout')
+  const adapter = () =>
+    new Option('--adapter <name>', "auto, discrete, integrated, cpu, or a part of the adapter's name").env(
+      'WEIGHTSMITH_ADAPTER',
+    )
+  const memory = () => new Option('--memory <size>', 'what the buffers of a run may take together').default('1GiB')
+
+  program
+    .command('merge')
+    .description("merge checkpoints by a recipe (YAML with mergekit's keys)")
+    .argument('<recipe>', 'the recipe file')
+    .argument('<out>', 'the folder to write')
+    .option('--dtype <type>', 'float32, float16 or bfloat16; goes before the recipe')
+    .option('--shard-size <size>', 'largest size of a file (default: 5GB)')
+    .addOption(memory())
+    .addOption(new Option('--seed <number>', 'of the random numbers of DARE and IMM').argParser(seed).default(0))
+    .addOption(adapter())
+    .option('--dry-run', 'check everything and show the plan, write nothing')
+    .option('--overwrite', 'replace the output folder if it is there')
+    .addOption(
+      new Option('--checksum <what>', 'SHA-256 of outputs, of inputs too, or of nothing')
+        .choices(['full', 'outputs', 'none'])
+        .default('outputs'),
+    )
+    .option('--check-finite', 'fail if the result holds NaN or infinite values')
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith merge ties.yml merged --dtype bfloat16')
+    .action(runMerge)
+
+  program
+    .command('inspect')
+    .description('show tensors, types, shapes, shards and config of a checkpoint')
+    .argument('<checkpoint>', 'a folder, a .safetensors file or org/name in the local cache')
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith inspect ./merged')
+    .action(async (checkpoint: string, flags: Common) => print(await inspect(checkpoint), inspectText, flags))
+
+  program
+    .command('diff')
+    .description('show how far checkpoint B has moved from A, per layer and per module')
+    .argument('<a>', 'where from')
+    .argument('<b>', 'where to')
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith diff ./base ./merged --json > diff.json')
+    .action(runDiff)
+
+  program
+    .command('verify')
+    .description('check an output against its manifest: sizes, SHA-256 and layout')
+    .argument('<out>', 'a folder that merge wrote')
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith verify ./merged')
+    .action(async (out: string, flags: Common) => print(await verify(out), verifyText, flags))
+
+  program
+    .command('doctor')
+    .description('show adapters, drivers, limits and bandwidths, and what to install')
+    .option('--folder <path>', 'whose disk to measure', '.')
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith doctor --folder /data')
+    .action(async (flags: Common & { folder: string }) =>
+      print(await doctor({ adapter: flags.adapter, folder: flags.folder }), doctorText, flags),
+    )
+
+  program
+    .command('bench')
+    .description('time the kernels on this device')
+    .argument('[kernel]', 'one kernel; all of them by default')
+    .option('--dtype <type>', 'float32, float16 or bfloat16', 'bfloat16')
+    .option('--size <size>', 'bytes of an input', '16MiB')
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith bench linear --size 128MiB')
+    .action(runBench)
+
+  return program.parseAsync()
+}
+
+async function runMerge(recipe: string, out: string, flags: MergeFlags): Promise<void> {
+  const options: MergeOptions = {
+    out,
+    dtype: flags.dtype,
+    shardSize: flags.shardSize,
+    memory: flags.memory,
+    seed: flags.seed,
+    dryRun: flags.dryRun,
+    overwrite: flags.overwrite,
+    checksum: flags.checksum,
+    checkFinite: flags.checkFinite,
+    signal: interruption.signal,
+  }
+  // A plan needs no device, so a dry run works anywhere, and a bad recipe is refused before a device is opened.
+  const dry = await merge({ addon: loadAddon(), version }, recipe, { ...options, dryRun: true })
+  if (flags.dryRun) return print(dry, mergeText, flags)
+  await withEngine(flags, async (engine) => {
+    const progress = showProgress('merge', flags.json === true)
+    try {
+      const report = await engine.use(({ addon, device }) =>
+        merge({ addon, device, version }, recipe, { ...options, onProgress: progress.update }),
+      )
+      progress.stop()
+      print(report, mergeText, flags)
+    } finally {
+      progress.stop()
+    }
+  })
+}
+
+async function runDiff(a: string, b: string, flags: Common): Promise<void> {
+  await withEngine(flags, async (engine) => {
+    const progress = showProgress('diff', flags.json === true)
+    try {
+      const report = await diff(engine, a, b, { signal: interruption.signal, onProgress: progress.update })
+      progress.stop()
+      print(report, diffText, flags)
+    } finally {
+      progress.stop()
+    }
+  })
+}
+
+async function runBench(kernel: string | undefined, flags: Common & { dtype: string; size: string }): Promise<void> {
+  const size = parseBytes(flags.size, 'size')
+  await withEngine(flags, async (engine) =>
+    print(await bench(engine, { kernel, dtype: flags.dtype, size, signal: interruption.signal }), benchText, flags),
+  )
+}
+
+async function withEngine(flags: Common, work: (engine: Engine) => Promise<void>): Promise<void> {
+  const options: EngineOptions = { adapter: flags.adapter, memory: flags.memory }
+  working = true
+  const engine = await Engine.open(options)
+  try {
+    if (!flags.json && engine.adapter.type === 'cpu') {
+      process.stderr.write(`No GPU is in use: ${adapterText(engine.adapter)}.\n`)
+    }
+    await work(engine)
+  } finally {
+    await engine.close()
+  }
+}
+
+function seed(text: string): number {
+  const value = Number(text)
+  if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_ARGUMENT',
+    `The option seed should be a whole number from 0 to 2^53 - 1, but "${text}" was found.`,
+  )
+}
+
+function print<T>(report: T, text: (report: T) => string, { json }: Common): void {
+  process.stdout.write(`${json ? JSON.stringify(report, null, 2) : text(report)}\n`)
+}
+
+function fail(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  const code = codeOf(error)
+  const interrupted = interruption.signal.aborted && code === 'ERR_WEIGHTSMITH_ABORTED'
+  const message = interrupted ? 'Interrupted; nothing was written under the final name.' : messageOf(error)
+  if (process.argv.includes('--json')) {
+    process.stdout.write(
+      `${JSON.stringify({ error: { code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message } }, null, 2)}\n`,
+    )
+  }
+  process.stderr.write(`weightsmith: ${message}${code === undefined || interrupted ? '' : ` [${code}]`}\n`)
+  if (code === undefined && error instanceof Error && process.env.NODE_DEBUG?.includes('weightsmith')) {
+    process.stderr.write(`${error.stack}\n`)
+  }
+  return interrupted ? 130 : code !== undefined && misuse.has(code) ? 2 : 1
+}
+
+/** The first interruption ends the work in good order; a second one, or one without work, ends the process. */
+function onInterrupt(): void {
+  if (!working || interruption.signal.aborted) process.exit(130)
+  interruption.abort()
+}
+
+process.on('SIGINT', onInterrupt)
+process.on('SIGTERM', onInterrupt)
+// A reader that has seen enough (`| head`) is no failure.
+process.stdout.on('error', (error) => process.exit(codeOf(error) === 'EPIPE' ? 0 : 1))
+
+main().catch((error: unknown) => {
+  process.exitCode = fail(error)
+})

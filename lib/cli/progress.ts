@@ -1,0 +1,59 @@
+/** Progress on stderr: a bar on a terminal, a line every few seconds elsewhere. stdout is for results. */
+
+import cliProgress from 'cli-progress'
+import type { NativeProgress } from '../native/border.js'
+import { bytes } from './format.js'
+
+const lineEveryMilliseconds = 5000
+
+export interface Progress {
+  update(event: NativeProgress): void
+  stop(): void
+}
+
+export function showProgress(what: string, quiet: boolean): Progress {
+  if (quiet) return { update: () => undefined, stop: () => undefined }
+  return process.stderr.isTTY ? bar(what) : lines(what)
+}
+
+function done(event: NativeProgress): { moved: number; total: number } {
+  const total = event.totalRead + event.totalWrite
+  // A kernel that runs once more reads more than was planned.
+  return { moved: Math.min(total, event.bytesRead + event.bytesWritten), total }
+}
+
+function bar(what: string): Progress {
+  const view = new cliProgress.SingleBar({
+    format: `${what} [{bar}] {percentage} % | {text} | {tensor}`,
+    stream: process.stderr,
+    hideCursor: true,
+    clearOnComplete: true,
+    stopOnComplete: false,
+  })
+  let started = false
+  return {
+    update(event) {
+      const { moved, total } = done(event)
+      const payload = { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) }
+      if (started) view.update(moved, payload)
+      else view.start(total, moved, payload)
+      started = true
+    },
+    stop() {
+      if (started) view.stop()
+    },
+  }
+}
+
+function lines(what: string): Progress {
+  let last = performance.now()
+  return {
+    update(event) {
+      if (performance.now() - last < lineEveryMilliseconds) return
+      last = performance.now()
+      const { moved, total } = done(event)
+      process.stderr.write(`${what}: ${bytes(moved)} of ${bytes(total)}, ${event.tensor}\n`)
+    },
+    stop: () => undefined,
+  }
+}

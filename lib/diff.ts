@@ -1,0 +1,263 @@
+/**
+ * How far one checkpoint has moved from another, per tensor, layer and module. One reduce kernel reads both files once;
+ * its partial sums are added in float64, so groups of tensors come from exact sums of tensors.
+ */
+
+import { type Checkpoint, type CheckpointTensor, isLoadable, layerOf, openCheckpoint } from './checkpoint/index.js'
+import type { Engine } from './engine.js'
+import { WeightsmithError } from './errors.js'
+import type { NativePlan, NativeProgress } from './native/border.js'
+import { resolveModel } from './recipe/index.js'
+
+export const modules = ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'norm', 'embed', 'lm_head', 'other'] as const
+
+export type Module = (typeof modules)[number]
+
+export interface DiffStats {
+  tensors: number
+  parameters: number
+  /** Mean |Δ|, Δ = b - a. */
+  meanAbs: number
+  /** ‖Δ‖ / ‖a‖; null where a is all zeros and b is not. */
+  relative: number | null
+  /** Share of elements with |Δ| > 1e-5. */
+  changed: number
+  maxAbs: number
+  /** Cosine of a and b; null where one of them is all zeros. */
+  cosine: number | null
+  /** Elements that are NaN or infinite in a or b; they are left out of the rest. */
+  nonFinite: number
+}
+
+/** One layer's part of one module. */
+export interface DiffCell extends DiffStats {
+  layer: string
+  module: Module
+}
+
+export interface DiffSkipped {
+  tensor: string
+  reason: string
+}
+
+export interface DiffReport {
+  a: string
+  b: string
+  adapter: string
+  total: DiffStats
+  layers: ({ layer: string } & DiffStats)[]
+  modules: ({ module: Module } & DiffStats)[]
+  cells: DiffCell[]
+  tensors: ({ name: string; layer: string; module: Module } & DiffStats)[]
+  /** What could not be compared. */
+  skipped: DiffSkipped[]
+  milliseconds: number
+}
+
+export interface DiffOptions {
+  signal?: AbortSignal | undefined
+  onProgress?: ((progress: NativeProgress) => void) | undefined
+}
+
+const patterns: readonly [Module, RegExp][] = [
+  ['norm', /norm|(^|\.)ln_/],
+  ['q', /(^|\.)(q_proj|query|wq|q)\./],
+  ['k', /(^|\.)(k_proj|key|wk|k)\./],
+  ['v', /(^|\.)(v_proj|value|wv|v)\./],
+  ['o', /(^|\.)(o_proj|out_proj|wo|o|attention\.dense)\./],
+  ['gate', /(^|\.)(gate_proj|w1)\./],
+  ['up', /(^|\.)(up_proj|fc1|w3|c_fc|dense_h_to_4h)\./],
+  ['down', /(^|\.)(down_proj|fc2|w2|dense_4h_to_h)\./],
+  ['lm_head', /(^|\.)(lm_head|embed_out)(\.|$)/],
+  ['embed', /embed|(^|\.)(wte|wpe)\./],
+]
+
+/** The kind of module a tensor belongs to, by the names that the common families use. */
+export function moduleOf(name: string): Module {
+  return patterns.find(([, pattern]) => pattern.test(name))?.[0] ?? 'other'
+}
+
+/** Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. */
+export async function diff(engine: Engine, a: string, b: string, options: DiffOptions = {}): Promise<DiffReport> {
+  const { signal, onProgress } = options
+  throwIfAborted(signal)
+  return engine.use(async ({ addon, device, memory }) => {
+    const open = async (model: string) => openCheckpoint(addon, await resolveModel(model, process.cwd()), model)
+    const [left, right] = await Promise.all([open(a), open(b)])
+    const { pairs, skipped } = pair(left, right)
+    throwIfAborted(signal)
+    const job = device.run({ ...plan(left, right, pairs), memory }, onProgress)
+    const abort = () => job.abort()
+    signal?.addEventListener('abort', abort, { once: true })
+    try {
+      const { results, time } = await job.done
+      const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
+      return { a, b, adapter: device.adapter.name, ...report(rows), skipped, milliseconds: time.total }
+    } finally {
+      signal?.removeEventListener('abort', abort)
+    }
+  })
+}
+
+interface Pair {
+  one: CheckpointTensor
+  two: CheckpointTensor
+}
+
+function pair(a: Checkpoint, b: Checkpoint): { pairs: Pair[]; skipped: DiffSkipped[] } {
+  const pairs: Pair[] = []
+  const skipped: DiffSkipped[] = []
+  for (const [name, one] of a.tensors) {
+    const two = b.tensors.get(name)
+    const reason =
+      two === undefined
+        ? `is not in ${b.name}`
+        : String(one.shape) !== String(two.shape)
+          ? `has the shape [${one.shape}] in ${a.name} and [${two.shape}] in ${b.name}`
+          : !isLoadable(one.dtype) || !isLoadable(two.dtype)
+            ? `is ${isLoadable(one.dtype) ? two.dtype : one.dtype}, which is not compared`
+            : undefined
+    if (two !== undefined && reason === undefined) pairs.push({ one, two })
+    else skipped.push({ tensor: name, reason: reason ?? '' })
+  }
+  for (const name of b.tensors.keys()) {
+    if (!a.tensors.has(name)) skipped.push({ tensor: name, reason: `is not in ${a.name}` })
+  }
+  if (pairs.length === 0) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_MISSING_TENSOR',
+      `The checkpoints ${a.name} and ${b.name} have no tensor in common that can be compared.`,
+    )
+  }
+  return { pairs: pairs.sort((x, y) => x.one.file - y.one.file || x.one.begin - y.one.begin), skipped }
+}
+
+function plan(a: Checkpoint, b: Checkpoint, pairs: Pair[]): Omit<NativePlan, 'memory'> {
+  return {
+    inputs: [...a.files, ...b.files].map(({ path, size }) => ({ path, size })),
+    outputs: [],
+    programs: [{ host: 'diff', kernels: [{ kernel: 'diff', writes: 8 }] }],
+    jobs: pairs.map(({ one, two }) => ({
+      name: one.name,
+      program: 0,
+      elements: elementsOf(one),
+      inputs: [
+        { place: one.file, offset: one.begin, dtype: one.dtype },
+        { place: a.files.length + two.file, offset: two.begin, dtype: two.dtype },
+      ],
+      coefficients: [],
+    })),
+    seed: 0,
+    checksum: false,
+    sync: false,
+  }
+}
+
+function elementsOf({ shape }: CheckpointTensor): number {
+  return shape.reduce((a, b) => a * b, 1)
+}
+
+interface Sums {
+  tensors: number
+  elements: number
+  abs: number
+  squares: number
+  aa: number
+  bb: number
+  ab: number
+  changed: number
+  max: number
+  nonFinite: number
+}
+
+const none: Sums = {
+  tensors: 0,
+  elements: 0,
+  abs: 0,
+  squares: 0,
+  aa: 0,
+  bb: 0,
+  ab: 0,
+  changed: 0,
+  max: 0,
+  nonFinite: 0,
+}
+
+function toSums(tensor: CheckpointTensor, row: Float64Array): Sums {
+  const [abs = 0, squares = 0, aa = 0, bb = 0, ab = 0, changed = 0, max = 0, nonFinite = 0] = row
+  return { tensors: 1, elements: elementsOf(tensor), abs, squares, aa, bb, ab, changed, max, nonFinite }
+}
+
+function add(x: Sums, y: Sums): Sums {
+  return {
+    tensors: x.tensors + y.tensors,
+    elements: x.elements + y.elements,
+    abs: x.abs + y.abs,
+    squares: x.squares + y.squares,
+    aa: x.aa + y.aa,
+    bb: x.bb + y.bb,
+    ab: x.ab + y.ab,
+    changed: x.changed + y.changed,
+    max: Math.max(x.max, y.max),
+    nonFinite: x.nonFinite + y.nonFinite,
+  }
+}
+
+function toStats(sums: Sums): DiffStats {
+  const counted = Math.max(1, sums.elements - sums.nonFinite)
+  const norms = Math.sqrt(sums.aa) * Math.sqrt(sums.bb)
+  return {
+    tensors: sums.tensors,
+    parameters: sums.elements,
+    meanAbs: sums.abs / counted,
+    relative: sums.squares === 0 ? 0 : sums.aa === 0 ? null : Math.sqrt(sums.squares / sums.aa),
+    changed: sums.changed / counted,
+    maxAbs: sums.max,
+    cosine: norms === 0 ? null : Math.min(1, Math.max(-1, sums.ab / norms)),
+    nonFinite: sums.nonFinite,
+  }
+}
+
+function report(
+  rows: { name: string; sums: Sums }[],
+): Pick<DiffReport, 'total' | 'layers' | 'modules' | 'cells' | 'tensors'> {
+  const placed = rows.map((row) => ({ ...row, layer: layerLabel(row.name), module: moduleOf(row.name) }))
+  const order = (layer: string) => (layer === 'outside' ? Number.MAX_SAFE_INTEGER : Number(/\d+$/.exec(layer)?.[0]))
+  const layers = [...new Set(placed.map(({ layer }) => layer))].sort(
+    (x, y) => x.replace(/\d+$/, '').localeCompare(y.replace(/\d+$/, '')) || order(x) - order(y),
+  )
+  const sum = (keep: (row: (typeof placed)[number]) => boolean) => {
+    const kept = placed.filter(keep)
+    return kept.length === 0 ? undefined : toStats(kept.reduce((total, row) => add(total, row.sums), none))
+  }
+  const cells = layers.flatMap((layer) =>
+    modules.flatMap((module) => {
+      const stats = sum((row) => row.layer === layer && row.module === module)
+      return stats ? [{ layer, module, ...stats }] : []
+    }),
+  )
+  return {
+    total: sum(() => true) ?? toStats(none),
+    layers: layers.flatMap((layer) => {
+      const stats = sum((row) => row.layer === layer)
+      return stats ? [{ layer, ...stats }] : []
+    }),
+    modules: modules.flatMap((module) => {
+      const stats = sum((row) => row.module === module)
+      return stats ? [{ module, ...stats }] : []
+    }),
+    cells,
+    tensors: placed.map(({ name, layer, module, sums }) => ({ name, layer, module, ...toStats(sums) })),
+  }
+}
+
+/** `model.layers.3`, or `outside` for embeddings, final norm and head. */
+function layerLabel(name: string): string {
+  const layer = layerOf(name)
+  return layer === undefined ? 'outside' : `${layer.stack}.${layer.index}`
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (!signal?.aborted) return
+  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The comparison was aborted.', { cause: signal.reason })
+}

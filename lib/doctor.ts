@@ -1,0 +1,186 @@
+/** What this machine offers: adapters, drivers and measured bandwidths, and what to install when something is missing. */
+
+import { open, readFile, rm, statfs } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { type Adapter, Engine, type EngineOptions, nativeOptions, publicAdapter } from './engine.js'
+import { messageOf } from './errors.js'
+import type { NativeAddon } from './native/border.js'
+import { bundledDriver } from './native/driver.js'
+import { dawnLibrary, loadAddon } from './native/load.js'
+import { version } from './version.js'
+
+export interface DoctorOptions extends EngineOptions {
+  /** The folder whose disk is measured. Defaults to the current one. */
+  folder?: string | undefined
+  /** Bytes written and read there. Defaults to 256 MiB. */
+  diskBytes?: number | undefined
+}
+
+export interface DoctorReport {
+  version: string
+  node: string
+  platform: string
+  /** The library that contains Dawn. */
+  dawn: string
+  /** What Dawn sees, best first. */
+  adapters: Adapter[]
+  /** The one in use, and how kernels reach memory; absent where none fits. */
+  engine?: { adapter: Adapter; slots: 'mapped' | 'staging'; openMilliseconds: number }
+  /** Bytes read + written a second. */
+  memcpy: number
+  kernel?: { name: string; dtype: string; bytesPerSecond: number; ofMemcpy: number }
+  disk: { folder: string; write: number; read: number } | { folder: string; problem: string }
+  /** What is wrong, each with what to do about it. */
+  advice: string[]
+}
+
+const mebi = 2 ** 20
+
+export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport> {
+  const addon = loadAddon()
+  const advice: string[] = []
+  // The bundled driver stays visible to a process once it was shown, so the system's adapters are listed first.
+  const system = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, undefined))
+  const memcpy = (await addon.memcpyBandwidth(128 * mebi)).bytesPerSecond
+  const measured = await measureEngine(options, memcpy, advice)
+  const adapters = system.map((adapter) => publicAdapter(adapter, 'system'))
+  adapters.push(...(await bundledAdapters(addon, options, adapters, advice)))
+  if (system.length === 0) {
+    advice.push(`Dawn sees no Vulkan driver of this system. ${await howToInstallMesa()}`)
+  }
+  return {
+    version,
+    node: process.version,
+    platform: `${process.platform}-${process.arch}`,
+    dawn: dawnLibrary(),
+    adapters,
+    ...measured,
+    memcpy,
+    disk: await measureDisk(resolve(options.folder ?? '.'), options.diskBytes ?? 256 * mebi),
+    advice,
+  }
+}
+
+async function bundledAdapters(
+  addon: NativeAddon,
+  options: EngineOptions,
+  known: Adapter[],
+  advice: string[],
+): Promise<Adapter[]> {
+  const bundled = await bundledDriver().catch((error: unknown) => {
+    advice.push(messageOf(error))
+    return undefined
+  })
+  if (bundled === undefined) {
+    if (process.platform === 'linux' && process.arch === 'x64' && known.length === 0) {
+      advice.push('The embedded driver is not installed; run: npm install @sparticuz/chromium')
+    }
+    return []
+  }
+  const seen = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, bundled))
+  return seen
+    .filter(({ name }) => !known.some(({ info }) => info.device === name))
+    .map((adapter) => publicAdapter(adapter, 'bundled'))
+}
+
+async function measureEngine(
+  options: EngineOptions,
+  memcpy: number,
+  advice: string[],
+): Promise<Pick<DoctorReport, 'engine' | 'kernel'>> {
+  const start = performance.now()
+  let engine: Engine
+  try {
+    engine = await Engine.open(options)
+  } catch (error) {
+    advice.push(messageOf(error))
+    return {}
+  }
+  try {
+    const { adapter, slots } = engine
+    const openMilliseconds = performance.now() - start
+    const bytesPerSecond = await kernelBandwidth(engine)
+    if (adapter.driver === 'bundled') {
+      advice.push(
+        `The bundled software driver is in use; a GPU or a newer Mesa is several times faster. ${await howToInstallMesa()}`,
+      )
+    }
+    return {
+      engine: { adapter, slots, openMilliseconds },
+      kernel: { name: 'linear', dtype: 'BF16', bytesPerSecond, ofMemcpy: bytesPerSecond / memcpy },
+    }
+  } finally {
+    await engine.close()
+  }
+}
+
+/** Kernel `linear` on two bf16 inputs, rounding and finite count included; best of five. */
+async function kernelBandwidth(engine: Engine): Promise<number> {
+  const data = () => new Uint16Array((64 * mebi) / 2).fill(0x3f80)
+  const inputs = [data(), data()].map((values) => ({ dtype: 'BF16' as const, data: values }))
+  const bytes = 3 * 64 * mebi
+  let best = 0
+  for (let i = 0; i < 5; i++) {
+    const { time } = await engine.kernel('linear').measure({ inputs, outDtype: 'BF16', coefficients: [0.3, 0.7] })
+    best = Math.max(best, (bytes / time.compute) * 1e3)
+  }
+  return best
+}
+
+/** Writes a file, fsyncs it and reads it back (from the page cache, as a merge of fresh files would). */
+async function measureDisk(folder: string, bytes: number): Promise<DoctorReport['disk']> {
+  const path = join(folder, `.weightsmith-doctor-${process.pid}`)
+  try {
+    const { bavail, bsize } = await statfs(folder)
+    if (bavail * bsize < 2 * bytes) return { folder, problem: `less than ${2 * bytes} bytes are free` }
+    const chunk = Buffer.alloc(8 * mebi, 0x5a)
+    const pieces = Math.max(1, Math.floor(bytes / chunk.length))
+    const file = await open(path, 'wx+')
+    try {
+      // Without a name nothing stays behind, whatever ends the process (Windows refuses; `finally` removes it there).
+      await rm(path).catch(() => undefined)
+      let start = performance.now()
+      for (let i = 0; i < pieces; i++) await file.write(chunk, 0, chunk.length, i * chunk.length)
+      await file.sync()
+      const write = ((pieces * chunk.length) / (performance.now() - start)) * 1e3
+      start = performance.now()
+      for (let i = 0; i < pieces; i++) await file.read(chunk, 0, chunk.length, i * chunk.length)
+      const read = ((pieces * chunk.length) / (performance.now() - start)) * 1e3
+      return { folder, write, read }
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    return { folder, problem: messageOf(error) }
+  } finally {
+    await rm(path, { force: true }).catch(() => undefined)
+  }
+}
+
+/** The exact command for this system; Debian 12's own Mesa is too old for Dawn, so it comes from backports there. */
+export async function howToInstallMesa(): Promise<string> {
+  if (process.platform !== 'linux') return 'Install the driver of your GPU.'
+  const release = await readFile('/etc/os-release', 'utf8').catch(() => '')
+  const field = (name: string) => new RegExp(`^${name}="?([^"\\n]*)`, 'm').exec(release)?.[1] ?? ''
+  const family = `${field('ID')} ${field('ID_LIKE')}`
+  const codename = field('VERSION_CODENAME')
+  if (field('ID') === 'debian' && Number(field('VERSION_ID')) === 12) {
+    const site = `$(apt-get indextargets --format '$(SITE)' 'Codename: ${codename}' | head -1)`
+    return (
+      'For a software driver (Mesa 24 or later) run as root: apt-get update && ' +
+      `echo "deb ${site} ${codename}-backports main" > /etc/apt/sources.list.d/mesa-backports.list && ` +
+      `apt-get update && apt-get install -y libvulkan1 && apt-get install -y -t ${codename}-backports mesa-vulkan-drivers`
+    )
+  }
+  const install = /debian|ubuntu/.test(family)
+    ? 'apt-get update && apt-get install -y mesa-vulkan-drivers'
+    : /fedora|rhel/.test(family)
+      ? 'dnf install -y mesa-vulkan-drivers'
+      : /arch/.test(family)
+        ? 'pacman -S --needed vulkan-swrast'
+        : /alpine/.test(family)
+          ? 'apk add mesa-vulkan-swrast vulkan-loader'
+          : undefined
+  if (install === undefined) return "Install your distribution's Mesa Vulkan drivers, version 24 or later."
+  return `For a software driver (Mesa 24 or later) run as root: ${install}`
+}

@@ -1,0 +1,33 @@
+/**
+ * Weightsmith: merge, compare and check checkpoints of language models.
+ *
+ * @example
+ * await using engine = await Engine.open({ memory: '1GiB' })
+ * const report = await merge(engine, 'recipe.yml', { out: 'merged' })
+ */
+
+import type { Engine } from './engine.js'
+import { type MergeOptions, type MergeReport, merge as mergeWith } from './merge.js'
+import type { RecipeInput } from './recipe/index.js'
+import { version } from './version.js'
+
+export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, type DiffStats, diff } from './diff.js'
+export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
+export { type Adapter, Engine, type EngineOptions } from './engine.js'
+export { type ErrorCode, type ErrorDetails, errorCodes, WeightsmithError } from './errors.js'
+export { type InspectReport, inspect } from './inspect.js'
+export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
+export { type KernelSpec, kernels } from './kernels.js'
+export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow } from './merge.js'
+export { type Method, methods, type ParameterSpec } from './methods/index.js'
+export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
+export type { FilteredValue, ParameterValue, RecipeInput } from './recipe/index.js'
+export { type VerifyReport, verify } from './verify.js'
+export { version }
+
+/** Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. */
+export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
+  return engine.use(({ addon, device, memory }) =>
+    mergeWith({ addon, device, version }, recipe, { memory, ...options }),
+  )
+}

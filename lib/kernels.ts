@@ -1,0 +1,118 @@
+/**
+ * The registry of kernels that can be called on their own; tests, benches and documentation iterate it. A kernel is
+ * native/kernels/NAME.wgsl, whose head has the formula, plus one entry here.
+ */
+
+export interface KernelSpec {
+  name: string
+  about: string
+  /** How many inputs it takes; where there is a base, it is the first. */
+  inputs: { min: number; max: number }
+  /** `output`: one element an element. Else: u32 words of partial result a block of 2,048 elements. */
+  writes: 'output' | ((inputs: number) => number)
+  /** What the coefficients mean, in order. */
+  coefficients: string
+  /** Coefficients for a bench or a smoke test. */
+  example(inputs: number): number[] | Uint32Array
+  /** WGSL override constants that may be given. */
+  constants?: Readonly<Record<string, string>>
+}
+
+const models = (inputs: number) => Array.from({ length: inputs - 1 }, (_, i) => i)
+
+/** The bits of an f32, for coefficients that mix integers and floats. */
+function bits(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0
+}
+
+/** A sign table for `n` models: scale over the sum of the agreeing weights, all of which are 1. */
+function signTable(n: number): number[] {
+  return Array.from({ length: 2 ** n }, (_, subset) => {
+    const agreeing = subset.toString(2).replaceAll('0', '').length
+    return agreeing === 0 ? 0 : 1 / agreeing
+  })
+}
+
+const list: KernelSpec[] = [
+  {
+    name: 'linear',
+    about: 'Weighted sum of the inputs',
+    inputs: { min: 1, max: 16 },
+    writes: 'output',
+    coefficients: 'a factor an input',
+    example: (inputs) => Array.from({ length: inputs }, (_, i) => (i === 0 ? 0.3 : 0.7 / (inputs - 1))),
+  },
+  {
+    name: 'delta',
+    about: 'Base plus weighted differences from it',
+    inputs: { min: 2, max: 17 },
+    writes: 'output',
+    coefficients: 'a factor a model',
+    example: (inputs) => models(inputs).map(() => 0.5),
+  },
+  {
+    name: 'dots',
+    about: 'Squared norms of two inputs and their inner product: a·a, b·b, a·b',
+    inputs: { min: 2, max: 2 },
+    writes: () => 3,
+    coefficients: 'none',
+    example: () => [],
+  },
+  {
+    name: 'diff',
+    about: 'How two inputs differ: Σ|d|, Σd², a·a, b·b, a·b, changed, max |d|, not finite',
+    inputs: { min: 2, max: 2 },
+    writes: () => 8,
+    coefficients: 'none',
+    example: () => [],
+  },
+  {
+    name: 'select_sample',
+    about: 'A fixed sample of the magnitude keys of each difference',
+    inputs: { min: 2, max: 9 },
+    writes: (inputs) => 32 * (inputs - 1),
+    coefficients: 'none',
+    example: () => [],
+  },
+  {
+    name: 'select',
+    about: 'Counts the magnitude keys above a bracket and lists those inside it',
+    inputs: { min: 2, max: 9 },
+    writes: (inputs) => 128 * (inputs - 1),
+    coefficients: 'a model (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
+    example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.0101), 2 ** 12, 0, 0])),
+  },
+  {
+    name: 'ties',
+    about: 'Trim by magnitude, elect a sign, average what agrees',
+    inputs: { min: 2, max: 9 },
+    writes: 'output',
+    coefficients:
+      'a model: threshold key, cut low, cut high (u32 bits), weight; then 2^models reciprocals, one a subset that agrees',
+    example: (inputs) =>
+      Uint32Array.from([
+        ...models(inputs).flatMap(() => [bits(0.01), 0, 0, bits(1)]),
+        ...signTable(inputs - 1).map(bits),
+      ]),
+  },
+  {
+    name: 'dare',
+    about: 'Drop entries of each difference at random, rescale the rest and add them, or average them by sign',
+    inputs: { min: 2, max: 17 },
+    writes: 'output',
+    coefficients:
+      'a model: drop threshold (u32 bits), weight · rescale; then the scale, or with CONSENSUS 1 2^models reciprocals',
+    example: (inputs) => Uint32Array.from([...models(inputs).flatMap(() => [0x33333333, bits(1.25)]), bits(0.5)]),
+    constants: { CONSENSUS: '0: add up; 1: elect a sign (up to 8 models)' },
+  },
+  {
+    name: 'dare_norms',
+    about: 'L1 norms of each difference before and after the random drop',
+    inputs: { min: 2, max: 17 },
+    writes: (inputs) => 2 * (inputs - 1),
+    coefficients: 'a model: drop threshold (u32 bits), anything',
+    example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [0x33333333, 0])),
+  },
+]
+
+export const kernels: ReadonlyMap<string, KernelSpec> = new Map(list.map((kernel) => [kernel.name, kernel]))

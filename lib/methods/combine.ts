@@ -1,0 +1,39 @@
+/**
+ * Weighted sums, shared by the methods that come down to one. Weights of exactly 0 and 1 never reach a kernel: an
+ * input of weight 0 is not read, and a sum that is one input is a copy of its bytes.
+ */
+
+import type { Step } from './method.js'
+
+/** `sum w_i m_i` over all inputs. */
+export function weightedSum(weights: number[]): Step {
+  const inputs = [...weights.keys()].filter((i) => weights[i] !== 0)
+  const only = inputs[0]
+  if (inputs.length === 1 && only !== undefined && weights[only] === 1) return { copy: only }
+  const read = inputs.length === 0 ? [0] : inputs
+  return {
+    program: { kernels: [{ kernel: 'linear', writes: 'output' }] },
+    coefficients: read.map((i) => weights[i] ?? 0),
+    inputs: read,
+  }
+}
+
+/** `base + sum c_i (m_i - base)`; input 0 is the base, `c_i` belongs to input i + 1. */
+export function weightedDeltas(factors: number[]): Step {
+  const models = [...factors.keys()].filter((i) => factors[i] !== 0)
+  const only = models[0]
+  if (only === undefined) return { copy: 0 }
+  // Factors that add up to 1 cancel the base: it need not be read, nor its rounding errors be paid for.
+  if (1 - factors.reduce((a, b) => a + b, 0) === 0) return weightedSum([0, ...factors])
+  return {
+    program: { kernels: [{ kernel: 'delta', writes: 'output' }] },
+    coefficients: models.map((i) => factors[i] ?? 0),
+    inputs: [0, ...models.map((i) => i + 1)],
+  }
+}
+
+/** Weights divided by their sum; a sum of (nearly) 0 leaves them as they are, as mergekit does for deltas. */
+export function normalized(weights: number[]): number[] {
+  const sum = weights.reduce((a, b) => a + b, 0)
+  return Math.abs(sum) < 1e-8 ? weights : weights.map((w) => w / sum)
+}

@@ -1,0 +1,42 @@
+/** The registry of merge methods; recipes, documentation and tests iterate it. */
+
+import { dareLinear, dareTies } from './dare.js'
+import { imm } from './imm.js'
+import { linear } from './linear.js'
+import type { Method } from './method.js'
+import { passthrough } from './passthrough.js'
+import { slerp } from './slerp.js'
+import { taskArithmetic } from './task_arithmetic.js'
+import { ties } from './ties.js'
+
+export type { Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
+
+export const methods: ReadonlyMap<string, Method> = new Map(
+  [linear, slerp, taskArithmetic, ties, dareLinear, dareTies, passthrough, imm].map((m) => [m.name, m]),
+)
+
+/**
+ * Parameters of mergekit's methods that change nothing here: `int8_mask` picks a storage type of a mask, the
+ * others belong to other methods. They are accepted, and named in the notes of the report.
+ */
+export const ignoredParameters: ReadonlySet<string> = new Set([
+  'weight',
+  'density',
+  'normalize',
+  'lambda',
+  'rescale',
+  'int8_mask',
+  't',
+  'embed_slerp',
+  'gamma',
+  'epsilon',
+  'scale',
+  'select_topk',
+  'filter_wise',
+  'nuslerp_flatten',
+  'nuslerp_row_wise',
+  'normalize_weights',
+  'eps',
+  'max_iter',
+  'tol',
+])

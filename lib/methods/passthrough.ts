@@ -1,0 +1,15 @@
+/** One model as it is: layers are moved, not mixed. */
+
+import { weightedSum } from './combine.js'
+import { type Method, num } from './method.js'
+
+export const passthrough: Method = {
+  name: 'passthrough',
+  about: 'Takes each tensor from its one source, unchanged (or multiplied by scale)',
+  source: 'mergekit',
+  needsBase: false,
+  models: { min: 1, max: 1 },
+  parameters: [{ name: 'scale', about: 'Factor of the tensor', type: 'number', scope: 'model', default: 1 }],
+  determinism: 'exact',
+  step: ({ models }) => weightedSum(models.map((m) => num(m, 'scale'))),
+}

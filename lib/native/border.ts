@@ -1,0 +1,173 @@
+/**
+ * The whole border between TypeScript and C++, in one file: what crosses it is plain data.
+ *
+ * TypeScript decides (names, recipes, layouts), C++ executes (threads, memory, GPU). A drift test compares
+ * the functions named here with what the addon exports.
+ */
+
+/** Storage types a kernel can load. `F32`, `F16` and `BF16` can be stored too. */
+export type LoadDType = 'F32' | 'F16' | 'BF16' | 'F64' | 'F8_E4M3' | 'F8_E5M2'
+export type StoreDType = 'F32' | 'F16' | 'BF16'
+
+/** One tensor of a safetensors header; `begin` and `end` are byte offsets from the start of the FILE. */
+export interface NativeTensor {
+  name: string
+  dtype: string
+  shape: number[]
+  begin: number
+  end: number
+}
+
+export interface NativeHeader {
+  fileSize: number
+  /** 8 + length of the JSON header. */
+  dataStart: number
+  /** SHA-256 (hex) of the first `dataStart` bytes. */
+  headerHash: string
+  metadata: Record<string, string>
+  /** In order of offset. */
+  tensors: NativeTensor[]
+}
+
+export interface NativeIndex {
+  metadata: Record<string, unknown>
+  weightMap: Record<string, string>
+}
+
+export interface NativeAdapter {
+  name: string
+  vendor: string
+  architecture: string
+  driver: string
+  type: 'discrete' | 'integrated' | 'cpu' | 'unknown'
+  backend: string
+  features: string[]
+  limits: Record<string, number>
+}
+
+export interface NativeOpenOptions {
+  /** Path of the library that contains Dawn (dawn.node of the `webgpu` package, or any Dawn shared library). */
+  dawn: string
+  /** Path of a Vulkan loader to load before Dawn asks for one (bundled SwiftShader), with the ICD file to add. */
+  vulkanLoader?: string
+  icd?: string
+  /** `auto`, an adapter type, or a case-insensitive part of the adapter's name. */
+  adapter: string
+  /** Host-mapped slots (`mapped`), staging copies (`staging`), or what suits the adapter (`auto`). */
+  slots: 'auto' | 'mapped' | 'staging'
+  /** Upper bounds put on the adapter's limits, for tests of tiling. */
+  maxBufferBytes?: number
+  /** Print Dawn's own warnings to stderr. */
+  verbose: boolean
+}
+
+export interface NativeDevice {
+  readonly adapter: NativeAdapter
+  readonly slots: 'mapped' | 'staging'
+  /** Runs a plan; rejects with a coded error. `onProgress` is called at most ten times a second. */
+  run(plan: NativePlan, onProgress?: (event: NativeProgress) => void): NativeJob
+  /** Ends the device and its thread; running plans reject with ERR_WEIGHTSMITH_DISPOSED. */
+  close(): Promise<void>
+  /** Makes Dawn report the device as lost; for tests. */
+  forceLoss(): void
+}
+
+export interface NativeJob {
+  done: Promise<NativeReport>
+  abort(): void
+}
+
+export interface NativeProgress {
+  bytesRead: number
+  bytesWritten: number
+  totalRead: number
+  totalWrite: number
+  tensor: string
+}
+
+/** Where bytes come from or go to: a file (by path) or memory of the caller. */
+export type NativePlace = { path: string; size: number } | { memory: Uint8Array }
+
+export interface NativePlan {
+  inputs: NativePlace[]
+  /** Files are created at their full size; `header` is written at offset 0. */
+  outputs: (NativePlace & { header?: Uint8Array })[]
+  programs: NativeProgram[]
+  /** In reading order. The engine packs neighbours of one program and one set of dtypes into tiles. */
+  jobs: NativeTensorJob[]
+  /** Bytes the slots of this plan may take together. */
+  memory: number
+  seed: number
+  /** Hash every output file while it is written (SHA-256). */
+  checksum: boolean
+  /** fsync the outputs before the promise settles. */
+  sync: boolean
+}
+
+/**
+ * What is done with one class of tensors: kernels in order, each streaming over all tiles of a tensor. A host step
+ * (float64, C++, native/run/coefficients/NAME.cpp) reads the partial results of one kernel and gives the
+ * coefficients of the next; without one, every kernel gets the job's coefficients rounded to f32.
+ */
+export interface NativeProgram {
+  host?: string
+  kernels: NativeKernelStep[]
+}
+
+export interface NativeKernelStep {
+  kernel: string
+  /** `output`: one stored element per element. A number: u32 words of partial result a block of 2,048 elements. */
+  writes: 'output' | number
+  /** WGSL override constants besides INPUTS, IN_DTYPE and OUT_DTYPE. */
+  constants?: Record<string, number>
+}
+
+export interface NativeTensorJob {
+  /** Output tensor; its FNV-1a-64 with the model ordinal keys the random numbers. */
+  name: string
+  /** Index into `programs`, or -1: copy the bytes of the one input. */
+  program: number
+  elements: number
+  inputs: { place: number; offset: number; dtype: string }[]
+  /** Absent for a program that only reports (diff). */
+  output?: { place: number; offset: number; dtype: string }
+  /** Numbers of the method for this tensor, float64; rounded to f32 where a kernel reads them directly. */
+  coefficients: number[]
+}
+
+export interface NativeReport {
+  /** Milliseconds: whole run and the busy time of each stage (they overlap, so they do not add up to `total`). */
+  time: { total: number; read: number; compute: number; write: number; wait: number; sync: number; host: number }
+  bytesRead: number
+  bytesWritten: number
+  tiles: number
+  /** NaN and Inf counted in what was stored. */
+  nonFinite: number
+  /** Jobs with at least one such value: index and count. */
+  nonFiniteJobs: { job: number; count: number }[]
+  /** SHA-256 (hex) an output, where asked for. */
+  checksums: string[]
+  /** What the host steps of report-only programs returned: one row of numbers a job (diff). */
+  results: Float64Array[]
+}
+
+/** Numbers measured on the caller's machine (doctor, bench). */
+export interface NativeMemcpy {
+  bytesPerSecond: number
+}
+
+export interface NativeAddon {
+  version: string
+  errorCodes: string[]
+  kernels: string[]
+  hostSteps: string[]
+  /** The class that native errors are thrown as. Set once at load. */
+  setErrorClass(cls: new (code: string, message: string) => Error): void
+  readHeader(path: string): Promise<NativeHeader>
+  readIndex(path: string): Promise<NativeIndex>
+  sha256File(path: string): Promise<string>
+  /** All adapters Dawn can see, best first. */
+  adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
+  open(options: NativeOpenOptions): Promise<NativeDevice>
+  memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
+}

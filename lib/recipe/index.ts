@@ -1,0 +1,13 @@
+/** Recipes: what to merge, and how. */
+
+export { resolveModel } from './models.js'
+export {
+  checkRecipe,
+  loadRecipe,
+  parseDType,
+  type Recipe,
+  type RecipeInput,
+  type Slice,
+  type Source,
+} from './recipe.js'
+export { evaluate, type FilteredValue, type Parameters, type ParameterValue } from './values.js'

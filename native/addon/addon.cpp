@@ -1,0 +1,316 @@
+// N-API: promises, errors, and the lifetime of engines inside one Node environment. The only room that sees napi.h.
+#include <napi.h>
+
+#include <chrono>
+#include <cstring>
+#include <set>
+#include <thread>
+
+#include "addon/convert.h"
+#include "gpu/kernel_source.h"
+#include "io/file.h"
+#include "run/coefficients/host_step.h"
+#include "run/engine.h"
+
+namespace weightsmith {
+namespace {
+
+class NativeDevice;
+
+// State of one environment (main thread or worker): the error class, and the engines that must end before it does.
+struct AddonData {
+  Napi::FunctionReference errorClass;
+  Napi::FunctionReference deviceClass;
+  std::set<NativeDevice*> devices;
+};
+
+AddonData& data(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
+
+Napi::Value errorValue(Napi::Env env, const Error& error) {
+  auto& cls = data(env).errorClass;
+  if (cls.IsEmpty()) {
+    Napi::Error plain = Napi::Error::New(env, error.message);
+    plain.Value().Set("code", codeName(error.code));
+    return plain.Value();
+  }
+  return cls.New({Napi::String::New(env, codeName(error.code)), Napi::String::New(env, error.message)});
+}
+
+// Every entry point runs inside this: what the rooms below throw becomes the package's error class.
+template <typename F>
+Napi::Value guard(Napi::Env env, F body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    napi_throw(env, errorValue(env, error));
+  } catch (const std::bad_alloc&) {
+    napi_throw(env, errorValue(env, Error(Code::OUT_OF_MEMORY, "The process has no memory left.")));
+  }
+  return env.Undefined();
+}
+
+// Work off the event loop that ends in a promise. `work` runs on a pool thread, `convert` on the JS thread.
+template <typename T>
+class PromiseWorker : public Napi::AsyncWorker {
+ public:
+  using Work = std::function<T()>;
+  using Convert = std::function<Napi::Value(Napi::Env, T&)>;
+
+  static Napi::Value start(Napi::Env env, Work work, Convert convert) {
+    // node-addon-api deletes a worker itself once it is done.
+    auto* worker = new PromiseWorker(env, std::move(work), std::move(convert));
+    worker->Queue();
+    return worker->deferred_.Promise();
+  }
+
+ protected:
+  void Execute() override {
+    try {
+      value_.emplace(work_());
+    } catch (const Error& error) {
+      error_ = error;
+    } catch (const std::exception& error) {
+      error_ = Error(Code::INTERNAL, error.what());
+    }
+  }
+  void OnOK() override {
+    if (error_)
+      deferred_.Reject(errorValue(Env(), *error_));
+    else
+      deferred_.Resolve(convert_(Env(), *value_));
+  }
+
+ private:
+  PromiseWorker(Napi::Env env, Work work, Convert convert)
+      : Napi::AsyncWorker(env),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        work_(std::move(work)),
+        convert_(std::move(convert)) {}
+  Napi::Promise::Deferred deferred_;
+  Work work_;
+  Convert convert_;
+  std::optional<T> value_;
+  std::optional<Error> error_;
+};
+
+// What one run holds on the JS thread: its promise and the arrays it reads and writes.
+struct Pending {
+  Napi::Promise::Deferred deferred;
+  Napi::FunctionReference progress;
+  std::vector<Napi::ObjectReference> pins;
+};
+
+class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
+ public:
+  static void define(Napi::Env env) {
+    data(env).deviceClass = Napi::Persistent(DefineClass(
+        env, "NativeDevice",
+        {InstanceMethod("run", &NativeDevice::run), InstanceMethod("close", &NativeDevice::close),
+         InstanceMethod("forceLoss", &NativeDevice::forceLoss), InstanceAccessor<&NativeDevice::adapter>("adapter"),
+         InstanceAccessor<&NativeDevice::slots>("slots")}));
+  }
+
+  explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info) {
+    engine_ = std::move(*info[0].As<Napi::External<std::shared_ptr<Engine>>>().Data());
+    data(info.Env()).devices.insert(this);
+  }
+  ~NativeDevice() override {
+    if (auto* state = Napi::Env(Env()).GetInstanceData<AddonData>()) state->devices.erase(this);
+    shut();
+  }
+
+  void shut() {
+    if (engine_) engine_->close();
+    engine_.reset();
+  }
+
+ private:
+  Engine& engine() const {
+    if (!engine_) throw Error(Code::DISPOSED, "The engine is closed.");
+    return *engine_;
+  }
+
+  Napi::Value run(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    return guard(env, [&]() -> Napi::Value {
+      auto pending = std::make_shared<Pending>(Pending{Napi::Promise::Deferred::New(env), {}, {}});
+      auto task = std::make_shared<Task>();
+      task->plan = planFrom(info[0].As<Napi::Object>(), pending->pins);
+      const bool progress = info.Length() > 1 && info[1].IsFunction();
+      if (progress) pending->progress = Napi::Persistent(info[1].As<Napi::Function>());
+      auto calls = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}),
+                                                 "weightsmith", 0, 1);
+      if (progress) {
+        task->onProgress = [calls, pending](const Progress& event) mutable {
+          calls.NonBlockingCall([pending, event](Napi::Env env, Napi::Function) {
+            if (!pending->progress.IsEmpty()) pending->progress.Call({toJs(env, event)});
+          });
+        };
+      }
+      // A closing environment refuses the call; then nobody is left to hear of the result.
+      task->onDone = [calls, pending](std::optional<Error> error, Report report) mutable {
+        auto shared = std::make_shared<Report>(std::move(report));
+        calls.NonBlockingCall([pending, error, shared](Napi::Env env, Napi::Function) {
+          pending->progress.Reset();
+          pending->pins.clear();
+          if (error)
+            pending->deferred.Reject(errorValue(env, *error));
+          else
+            pending->deferred.Resolve(toJs(env, *shared));
+        });
+        pending.reset();
+        calls.Release();
+      };
+      engine().submit(task);
+      Napi::Object job = Napi::Object::New(env);
+      job.Set("done", pending->deferred.Promise());
+      job.Set("abort", Napi::Function::New(env, [weak = std::weak_ptr<Task>(task)](const Napi::CallbackInfo&) {
+                if (auto alive = weak.lock()) alive->abort = true;
+              }));
+      return job;
+    });
+  }
+
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    auto engine = std::exchange(engine_, nullptr);
+    return PromiseWorker<bool>::start(
+        info.Env(),
+        [engine = std::move(engine)]() mutable {
+          if (engine) engine->close();
+          return true;
+        },
+        [](Napi::Env env, bool&) -> Napi::Value { return env.Undefined(); });
+  }
+
+  Napi::Value forceLoss(const Napi::CallbackInfo& info) {
+    return guard(info.Env(), [&]() -> Napi::Value {
+      engine().device().forceLoss();
+      return info.Env().Undefined();
+    });
+  }
+
+  Napi::Value adapter(const Napi::CallbackInfo& info) {
+    return guard(info.Env(), [&]() -> Napi::Value { return toJs(info.Env(), engine().device().facts()); });
+  }
+
+  Napi::Value slots(const Napi::CallbackInfo& info) {
+    return guard(info.Env(), [&]() -> Napi::Value {
+      return Napi::String::New(info.Env(), engine().device().mapped() ? "mapped" : "staging");
+    });
+  }
+
+  std::shared_ptr<Engine> engine_;
+};
+
+Napi::Value open(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<std::shared_ptr<Engine>>::start(
+        info.Env(), [options = openOptions(info[0].As<Napi::Object>())] { return std::make_shared<Engine>(options); },
+        [](Napi::Env env, std::shared_ptr<Engine>& engine) -> Napi::Value {
+          return data(env).deviceClass.New({Napi::External<std::shared_ptr<Engine>>::New(env, &engine)});
+        });
+  });
+}
+
+Napi::Value adapters(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<std::vector<AdapterFacts>>::start(
+        info.Env(), [options = openOptions(info[0].As<Napi::Object>())] { return Device::list(options); },
+        [](Napi::Env env, std::vector<AdapterFacts>& list) -> Napi::Value {
+          Napi::Array array = Napi::Array::New(env, list.size());
+          for (uint32_t i = 0; i < list.size(); i++) array.Set(i, toJs(env, list[i]));
+          return array;
+        });
+  });
+}
+
+std::string pathArgument(const Napi::CallbackInfo& info) {
+  if (info.Length() < 1 || !info[0].IsString()) throw Error(Code::ARGUMENT, "The native border got no path.");
+  return info[0].As<Napi::String>().Utf8Value();
+}
+
+Napi::Value headerOf(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<Header>::start(
+        info.Env(), [path = pathArgument(info)] { return readHeader(path); },
+        [](Napi::Env env, Header& header) -> Napi::Value { return toJs(env, header); });
+  });
+}
+
+Napi::Value indexOf(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<Index>::start(
+        info.Env(), [path = pathArgument(info)] { return readIndex(path); },
+        [](Napi::Env env, Index& index) -> Napi::Value { return toJs(env, index); });
+  });
+}
+
+Napi::Value hashOf(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<std::string>::start(
+        info.Env(), [path = pathArgument(info)] { return sha256File(path); },
+        [](Napi::Env env, std::string& hash) -> Napi::Value { return Napi::String::New(env, hash); });
+  });
+}
+
+// One thread, bytes read + written a second, best of five: the yardstick of the benches.
+Napi::Value memcpyBandwidth(const Napi::CallbackInfo& info) {
+  const size_t bytes = static_cast<size_t>(info[0].ToNumber().Int64Value());
+  return PromiseWorker<double>::start(
+      info.Env(),
+      [bytes] {
+        std::vector<uint8_t> from(bytes, 1), to(bytes, 2);
+        double best = 0;
+        for (int i = 0; i < 5; i++) {
+          const auto start = std::chrono::steady_clock::now();
+          std::memcpy(to.data(), from.data(), bytes);
+          const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+          from[to[bytes / 2]]++;  // the copy has a use, so it is not optimised away
+          best = std::max(best, 2.0 * static_cast<double>(bytes) / time.count());
+        }
+        return best;
+      },
+      [](Napi::Env env, double& rate) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("bytesPerSecond", rate);
+        return object;
+      });
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new AddonData());  // node-addon-api deletes it with the environment
+  NativeDevice::define(env);
+  // Engine threads end before the environment goes: nothing may call into it later.
+  env.AddCleanupHook([env] {
+    auto* state = Napi::Env(env).GetInstanceData<AddonData>();
+    if (!state) return;
+    for (auto* device : state->devices) device->shut();
+  });
+  const auto strings = [env](const auto& values) {
+    Napi::Array array = Napi::Array::New(env, values.size());
+    for (uint32_t i = 0; i < values.size(); i++) array.Set(i, Napi::String::New(env, values[i]));
+    return array;
+  };
+  exports.Set("version", "0.1.0");
+  std::vector<std::string> codes;
+  for (const char* code : allCodes()) codes.emplace_back(code);
+  exports.Set("errorCodes", strings(codes));
+  exports.Set("kernels", strings(kernelNames()));
+  exports.Set("hostSteps", strings(hostStepNames()));
+  exports.Set("setErrorClass", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                data(info.Env()).errorClass = Napi::Persistent(info[0].As<Napi::Function>());
+              }));
+  exports.Set("readHeader", Napi::Function::New(env, headerOf));
+  exports.Set("readIndex", Napi::Function::New(env, indexOf));
+  exports.Set("sha256File", Napi::Function::New(env, hashOf));
+  exports.Set("adapters", Napi::Function::New(env, adapters));
+  exports.Set("open", Napi::Function::New(env, open));
+  exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));
+  return exports;
+}
+
+}  // namespace
+}  // namespace weightsmith
+
+Napi::Object initWeightsmith(Napi::Env env, Napi::Object exports) { return weightsmith::init(env, exports); }
+NODE_API_MODULE(weightsmith, initWeightsmith)

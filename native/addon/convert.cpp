@@ -1,0 +1,299 @@
+#include "addon/convert.h"
+
+#include <cmath>
+
+namespace weightsmith {
+namespace {
+
+[[noreturn]] void misuse(const std::string& what) {
+  throw Error(Code::ARGUMENT, "The native border got " + what + ".");
+}
+
+std::string text(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsString()) misuse(std::string("no string for '") + key + "'");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+std::string optionalText(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  return value.IsString() ? value.As<Napi::String>().Utf8Value() : std::string();
+}
+
+double number(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsNumber()) misuse(std::string("no number for '") + key + "'");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+uint64_t natural(const Napi::Object& object, const char* key) {
+  const double value = number(object, key);
+  if (!(value >= 0 && value <= 9007199254740992.0 && std::floor(value) == value)) {
+    misuse(std::string("no whole number from 0 to 2^53 for '") + key + "'");
+  }
+  return static_cast<uint64_t>(value);
+}
+
+bool flag(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  return value.IsBoolean() && value.As<Napi::Boolean>().Value();
+}
+
+Napi::Array list(const Napi::Object& object, const char* key) {
+  const Napi::Value value = object.Get(key);
+  if (!value.IsArray()) misuse(std::string("no array for '") + key + "'");
+  return value.As<Napi::Array>();
+}
+
+Napi::Object item(const Napi::Array& array, uint32_t i) {
+  const Napi::Value value = array.Get(i);
+  if (!value.IsObject()) misuse("something that is no object in a list");
+  return value.As<Napi::Object>();
+}
+
+Place placeFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pins) {
+  Place place;
+  const Napi::Value memory = value.Get("memory");
+  if (memory.IsTypedArray()) {
+    auto array = memory.As<Napi::TypedArray>();
+    place.memory = static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+    place.size = array.ByteLength();
+    pins.push_back(Napi::Persistent(memory.As<Napi::Object>()));
+  } else {
+    place.path = text(value, "path");
+    place.size = natural(value, "size");
+  }
+  const Napi::Value header = value.Get("header");
+  if (header.IsTypedArray()) {
+    auto array = header.As<Napi::TypedArray>();
+    const auto* bytes = static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+    place.header.assign(bytes, bytes + array.ByteLength());
+  }
+  return place;
+}
+
+Source sourceFrom(const Napi::Object& value, size_t places) {
+  Source source;
+  source.place = static_cast<uint32_t>(natural(value, "place"));
+  if (source.place >= places) misuse("a place number beyond the list of places");
+  source.offset = natural(value, "offset");
+  const std::string name = text(value, "dtype");
+  const auto dtype = parseDType(name);
+  if (!dtype) misuse("the unknown dtype " + quoted(name));
+  source.dtype = *dtype;
+  return source;
+}
+
+Napi::Array names(Napi::Env env, const std::vector<std::string>& values) {
+  Napi::Array array = Napi::Array::New(env, values.size());
+  for (uint32_t i = 0; i < values.size(); i++) array.Set(i, values[i]);
+  return array;
+}
+
+Napi::Value toJs(Napi::Env env, const json::Value& value) {
+  if (const auto* flagged = value.boolean()) return Napi::Boolean::New(env, *flagged);
+  if (const auto figure = value.number()) return Napi::Number::New(env, *figure);
+  if (const auto* string = value.string()) return Napi::String::New(env, *string);
+  if (const auto* array = value.array()) {
+    Napi::Array result = Napi::Array::New(env, array->size());
+    for (uint32_t i = 0; i < array->size(); i++) result.Set(i, toJs(env, (*array)[i]));
+    return result;
+  }
+  if (const auto* object = value.object()) {
+    Napi::Object result = Napi::Object::New(env);
+    for (const auto& [key, member] : *object) result.Set(key, toJs(env, member));
+    return result;
+  }
+  return env.Null();
+}
+
+}  // namespace
+
+OpenOptions openOptions(const Napi::Object& value) {
+  OpenOptions options;
+  options.dawn = text(value, "dawn");
+  options.vulkanLoader = optionalText(value, "vulkanLoader");
+  options.icd = optionalText(value, "icd");
+  options.adapter = optionalText(value, "adapter");
+  options.slots = optionalText(value, "slots");
+  if (value.Get("maxBufferBytes").IsNumber()) options.maxBufferBytes = natural(value, "maxBufferBytes");
+  options.verbose = flag(value, "verbose");
+  return options;
+}
+
+Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pins) {
+  Plan plan;
+  const Napi::Array inputs = list(value, "inputs"), outputs = list(value, "outputs");
+  for (uint32_t i = 0; i < inputs.Length(); i++) plan.inputs.push_back(placeFrom(item(inputs, i), pins));
+  for (uint32_t i = 0; i < outputs.Length(); i++) plan.outputs.push_back(placeFrom(item(outputs, i), pins));
+  const Napi::Array programs = list(value, "programs");
+  for (uint32_t i = 0; i < programs.Length(); i++) {
+    const Napi::Object source = item(programs, i);
+    Program program;
+    program.host = optionalText(source, "host");
+    const Napi::Array kernels = list(source, "kernels");
+    for (uint32_t k = 0; k < kernels.Length(); k++) {
+      const Napi::Object entry = item(kernels, k);
+      KernelStep step;
+      step.kernel = text(entry, "kernel");
+      if (entry.Get("writes").IsNumber()) {
+        step.words = static_cast<uint32_t>(natural(entry, "writes"));
+        if (step.words == 0) misuse("a kernel that writes 0 words");
+      }
+      if (entry.Get("constants").IsObject()) {
+        const Napi::Object constants = entry.Get("constants").As<Napi::Object>();
+        const Napi::Array keys = constants.GetPropertyNames();
+        for (uint32_t c = 0; c < keys.Length(); c++) {
+          const std::string key = keys.Get(c).As<Napi::String>().Utf8Value();
+          step.constants[key] = number(constants, key.c_str());
+        }
+      }
+      program.kernels.push_back(std::move(step));
+    }
+    if (program.kernels.empty()) misuse("a program without kernels");
+    plan.programs.push_back(std::move(program));
+  }
+  const Napi::Array jobs = list(value, "jobs");
+  plan.jobs.reserve(jobs.Length());
+  for (uint32_t i = 0; i < jobs.Length(); i++) {
+    Napi::HandleScope scope(value.Env());
+    const Napi::Object entry = item(jobs, i);
+    Job job;
+    job.name = text(entry, "name");
+    const double program = number(entry, "program");
+    if (program >= static_cast<double>(plan.programs.size())) misuse("a program number beyond the list of programs");
+    job.program = program < 0 ? -1 : static_cast<int32_t>(program);
+    job.elements = natural(entry, "elements");
+    const Napi::Array sources = list(entry, "inputs");
+    for (uint32_t s = 0; s < sources.Length(); s++) {
+      job.inputs.push_back(sourceFrom(item(sources, s), plan.inputs.size()));
+      if (job.program >= 0 && !kernelCode(job.inputs.back().dtype)) {
+        throw Error(Code::DTYPE, "The tensor " + quoted(job.name) + " is stored as " +
+                                     dtypeName(job.inputs.back().dtype) + ", which no kernel can load.");
+      }
+    }
+    if (entry.Get("output").IsObject()) {
+      job.output = sourceFrom(entry.Get("output").As<Napi::Object>(), plan.outputs.size());
+      if (job.program >= 0 && !storable(job.output->dtype)) {
+        throw Error(Code::DTYPE, "The tensor " + quoted(job.name) + " cannot be stored as " +
+                                     dtypeName(job.output->dtype) + "; F32, F16 and BF16 can.");
+      }
+    }
+    if (job.inputs.empty()) misuse("a job without inputs");
+    if (job.program < 0 && (job.inputs.size() != 1 || !job.output))
+      misuse("a copy that is not one input to one output");
+    if (job.program >= 0 && !job.output) {
+      for (const auto& step : plan.programs[job.program].kernels) {
+        if (!step.words) misuse("a kernel that stores elements for a job without output");
+      }
+    }
+    const Napi::Array coefficients = list(entry, "coefficients");
+    for (uint32_t c = 0; c < coefficients.Length(); c++) {
+      job.coefficients.push_back(coefficients.Get(c).ToNumber().DoubleValue());
+    }
+    plan.jobs.push_back(std::move(job));
+  }
+  plan.memory = natural(value, "memory");
+  plan.seed = natural(value, "seed");
+  plan.checksum = flag(value, "checksum");
+  plan.sync = flag(value, "sync");
+  return plan;
+}
+
+Napi::Object toJs(Napi::Env env, const AdapterFacts& facts) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("name", facts.name);
+  object.Set("vendor", facts.vendor);
+  object.Set("architecture", facts.architecture);
+  object.Set("driver", facts.driver);
+  object.Set("type", facts.type);
+  object.Set("backend", facts.backend);
+  object.Set("features", names(env, facts.features));
+  Napi::Object limits = Napi::Object::New(env);
+  for (const auto& [name, value] : facts.limits) limits.Set(name, value);
+  object.Set("limits", limits);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Report& report) {
+  Napi::Object time = Napi::Object::New(env);
+  time.Set("total", report.total);
+  time.Set("read", report.read);
+  time.Set("compute", report.compute);
+  time.Set("write", report.write);
+  time.Set("wait", report.wait);
+  time.Set("sync", report.sync);
+  time.Set("host", report.host);
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("time", time);
+  object.Set("bytesRead", static_cast<double>(report.bytesRead));
+  object.Set("bytesWritten", static_cast<double>(report.bytesWritten));
+  object.Set("tiles", static_cast<double>(report.tiles));
+  object.Set("nonFinite", static_cast<double>(report.nonFinite));
+  Napi::Array jobs = Napi::Array::New(env, report.nonFiniteJobs.size());
+  for (uint32_t i = 0; i < report.nonFiniteJobs.size(); i++) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("job", report.nonFiniteJobs[i].first);
+    entry.Set("count", static_cast<double>(report.nonFiniteJobs[i].second));
+    jobs.Set(i, entry);
+  }
+  object.Set("nonFiniteJobs", jobs);
+  object.Set("checksums", names(env, report.checksums));
+  Napi::Array results = Napi::Array::New(env, report.results.size());
+  for (uint32_t i = 0; i < report.results.size(); i++) {
+    auto row = Napi::Float64Array::New(env, report.results[i].size());
+    std::copy(report.results[i].begin(), report.results[i].end(), row.Data());
+    results.Set(i, row);
+  }
+  object.Set("results", results);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Progress& progress) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("bytesRead", static_cast<double>(progress.bytesRead));
+  object.Set("bytesWritten", static_cast<double>(progress.bytesWritten));
+  object.Set("totalRead", static_cast<double>(progress.totalRead));
+  object.Set("totalWrite", static_cast<double>(progress.totalWrite));
+  object.Set("tensor", progress.tensor);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Header& header) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("fileSize", static_cast<double>(header.fileSize));
+  object.Set("dataStart", static_cast<double>(header.dataStart));
+  object.Set("headerHash", header.headerHash);
+  Napi::Object metadata = Napi::Object::New(env);
+  for (const auto& [key, value] : header.metadata) metadata.Set(key, value);
+  object.Set("metadata", metadata);
+  Napi::Array tensors = Napi::Array::New(env, header.tensors.size());
+  for (uint32_t i = 0; i < header.tensors.size(); i++) {
+    Napi::HandleScope scope(env);
+    const Tensor& tensor = header.tensors[i];
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", tensor.name);
+    entry.Set("dtype", dtypeName(tensor.dtype));
+    Napi::Array shape = Napi::Array::New(env, tensor.shape.size());
+    for (uint32_t d = 0; d < tensor.shape.size(); d++) shape.Set(d, static_cast<double>(tensor.shape[d]));
+    entry.Set("shape", shape);
+    entry.Set("begin", static_cast<double>(tensor.begin));
+    entry.Set("end", static_cast<double>(tensor.end));
+    tensors.Set(i, entry);
+  }
+  object.Set("tensors", tensors);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Index& index) {
+  Napi::Object object = Napi::Object::New(env);
+  Napi::Object metadata = Napi::Object::New(env);
+  for (const auto& [key, value] : index.metadata) metadata.Set(key, toJs(env, value));
+  object.Set("metadata", metadata);
+  Napi::Object map = Napi::Object::New(env);
+  for (const auto& [tensor, file] : index.weightMap) map.Set(tensor, file);
+  object.Set("weightMap", map);
+  return object;
+}
+
+}  // namespace weightsmith

@@ -1,0 +1,282 @@
+#include "dawn/device.h"
+
+#include <dawn/native/DawnNative.h>
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+
+#include "base/error.h"
+#include "dawn/library.h"
+
+// Declared in Dawn's header, but not among the functions that can be asked for by name.
+dawn::native::DawnInstanceDescriptor::DawnInstanceDescriptor() { sType = wgpu::SType::DawnInstanceDescriptor; }
+
+namespace weightsmith {
+namespace {
+
+std::string text(wgpu::StringView view) {
+  if (!view.data) return {};
+  return view.length == WGPU_STRLEN ? std::string(view.data) : std::string(view.data, view.length);
+}
+
+std::string lower(std::string value) {
+  std::transform(value.begin(), value.end(), value.begin(), [](unsigned char c) { return std::tolower(c); });
+  return value;
+}
+
+const char* typeName(wgpu::AdapterType type) {
+  switch (type) {
+    case wgpu::AdapterType::DiscreteGPU:
+      return "discrete";
+    case wgpu::AdapterType::IntegratedGPU:
+      return "integrated";
+    case wgpu::AdapterType::CPU:
+      return "cpu";
+    default:
+      return "unknown";
+  }
+}
+
+const char* backendName(wgpu::BackendType type) {
+  switch (type) {
+    case wgpu::BackendType::Vulkan:
+      return "vulkan";
+    case wgpu::BackendType::Metal:
+      return "metal";
+    case wgpu::BackendType::D3D12:
+      return "d3d12";
+    default:
+      return "other";
+  }
+}
+
+// The features this project has a use for, under their names in the WebGPU vocabulary.
+const std::pair<wgpu::FeatureName, const char*> kFeatures[] = {
+    {wgpu::FeatureName::ShaderF16, "shader-f16"},
+    {wgpu::FeatureName::Subgroups, "subgroups"},
+    {wgpu::FeatureName::TimestampQuery, "timestamp-query"},
+    {wgpu::FeatureName::HostMappedPointer, "host-mapped-pointer"},
+};
+
+AdapterFacts describe(const wgpu::Adapter& adapter) {
+  AdapterFacts facts;
+  wgpu::AdapterInfo info;
+  adapter.GetInfo(&info);
+  facts.name = text(info.device);
+  facts.vendor = text(info.vendor);
+  facts.architecture = text(info.architecture);
+  facts.driver = text(info.description);
+  facts.type = typeName(info.adapterType);
+  facts.backend = backendName(info.backendType);
+  for (const auto& [feature, name] : kFeatures) {
+    if (adapter.HasFeature(feature)) facts.features.emplace_back(name);
+  }
+  wgpu::Limits limits;
+  adapter.GetLimits(&limits);
+  facts.limits = {
+      {"maxBufferSize", static_cast<double>(limits.maxBufferSize)},
+      {"maxStorageBufferBindingSize", static_cast<double>(limits.maxStorageBufferBindingSize)},
+      {"maxStorageBuffersPerShaderStage", limits.maxStorageBuffersPerShaderStage},
+      {"minStorageBufferOffsetAlignment", limits.minStorageBufferOffsetAlignment},
+      {"maxComputeWorkgroupStorageSize", limits.maxComputeWorkgroupStorageSize},
+      {"maxComputeInvocationsPerWorkgroup", limits.maxComputeInvocationsPerWorkgroup},
+      {"maxComputeWorkgroupsPerDimension", limits.maxComputeWorkgroupsPerDimension},
+  };
+  return facts;
+}
+
+bool fits(const AdapterFacts& facts, const std::string& wanted) {
+  if (wanted.empty() || wanted == "auto") return true;
+  return facts.type == lower(wanted) || lower(facts.name + " " + facts.driver).find(lower(wanted)) != std::string::npos;
+}
+
+// Driver variables are set here, before the instance exists, because process.env of a Node worker does not reach
+// getenv. VK_ADD_DRIVER_FILES adds the bundled driver; where it is asked for by name, only it is shown.
+void prepareDrivers(const OpenOptions& options) {
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  if (!options.vulkanLoader.empty() && !dlopen("libvulkan.so.1", RTLD_NOW | RTLD_GLOBAL)) {
+    dlopen(options.vulkanLoader.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  }
+  if (!options.icd.empty()) {
+    const bool only = lower(options.adapter).find("swiftshader") != std::string::npos;
+    setenv(only ? "VK_DRIVER_FILES" : "VK_ADD_DRIVER_FILES", options.icd.c_str(), 1);
+  }
+}
+
+wgpu::Instance createInstance(const OpenOptions& options) {
+  loadDawn(options.dawn);
+  prepareDrivers(options);
+  const wgpu::InstanceFeatureName features[] = {wgpu::InstanceFeatureName::TimedWaitAny};
+  // Dawn counts HostMappedPointer as unsafe, since the memory is ours; validation and robustness stay on.
+  const char* const on[] = {"allow_unsafe_apis"};
+  wgpu::DawnTogglesDescriptor toggles;
+  toggles.enabledToggleCount = 1;
+  toggles.enabledToggles = on;
+  // Dawn writes its warnings to stderr unless the instance has a callback before an adapter is asked for.
+  dawn::native::DawnInstanceDescriptor logging;
+  if (!options.verbose) logging.SetLoggingCallback([](wgpu::LoggingType, wgpu::StringView) {});
+  logging.nextInChain = &toggles;
+  wgpu::InstanceDescriptor descriptor;
+  descriptor.nextInChain = &logging;
+  descriptor.requiredFeatureCount = 1;
+  descriptor.requiredFeatures = features;
+  wgpu::Instance instance = wgpu::CreateInstance(&descriptor);
+  if (!instance) throw Error(Code::INTERNAL, "Dawn cannot create an instance with TimedWaitAny.");
+  return instance;
+}
+
+wgpu::Adapter request(const wgpu::Instance& instance, wgpu::PowerPreference power, bool fallback) {
+  wgpu::RequestAdapterOptions options;
+  options.powerPreference = power;
+  options.forceFallbackAdapter = fallback;
+  wgpu::Adapter found;
+  auto future = instance.RequestAdapter(
+      &options, wgpu::CallbackMode::WaitAnyOnly,
+      [&found](wgpu::RequestAdapterStatus, wgpu::Adapter adapter, wgpu::StringView) { found = std::move(adapter); });
+  instance.WaitAny(future, UINT64_MAX);
+  return found;
+}
+
+// Dawn offers one adapter a question, so the questions are asked in order of preference.
+std::vector<std::pair<wgpu::Adapter, AdapterFacts>> candidates(const wgpu::Instance& instance) {
+  std::vector<std::pair<wgpu::Adapter, AdapterFacts>> found;
+  for (const bool fallback : {false, true}) {
+    for (const auto power : {wgpu::PowerPreference::HighPerformance, wgpu::PowerPreference::LowPower}) {
+      wgpu::Adapter adapter = request(instance, power, fallback);
+      if (!adapter) continue;
+      AdapterFacts facts = describe(adapter);
+      const bool known = std::any_of(found.begin(), found.end(), [&](const auto& other) {
+        return other.second.name == facts.name && other.second.driver == facts.driver;
+      });
+      if (!known) found.emplace_back(std::move(adapter), std::move(facts));
+    }
+  }
+  std::stable_partition(found.begin(), found.end(), [](const auto& item) { return item.second.type != "cpu"; });
+  return found;
+}
+
+}  // namespace
+
+std::vector<AdapterFacts> Device::list(const OpenOptions& options) {
+  std::vector<AdapterFacts> facts;
+  for (auto& item : candidates(createInstance(options))) facts.push_back(std::move(item.second));
+  return facts;
+}
+
+std::unique_ptr<Device> Device::open(const OpenOptions& options) {
+  std::unique_ptr<Device> self(new Device());
+  self->state_ = std::make_shared<State>();
+  self->state_->verbose = options.verbose;
+  self->instance_ = createInstance(options);
+  std::string seen;
+  for (auto& [adapter, facts] : candidates(self->instance_)) {
+    if (!self->adapter_ && fits(facts, options.adapter)) {
+      self->adapter_ = adapter;
+      self->facts_ = facts;
+    }
+    seen += (seen.empty() ? "" : ", ") + facts.name + " (" + facts.type + ")";
+  }
+  if (!self->adapter_) {
+    throw Error(Code::NO_ADAPTER, "No adapter fits '" + options.adapter + "'; Dawn sees " +
+                                      (seen.empty() ? "none" : seen) +
+                                      ". Run `weightsmith doctor` to see what to install.");
+  }
+  wgpu::Limits limits;
+  self->adapter_.GetLimits(&limits);
+  self->maxBinding_ = limits.maxStorageBufferBindingSize;
+  self->maxBuffer_ = limits.maxBufferSize;
+  if (options.maxBufferBytes) {
+    self->maxBinding_ = std::min(self->maxBinding_, options.maxBufferBytes);
+    self->maxBuffer_ = std::min(self->maxBuffer_, options.maxBufferBytes);
+  }
+  const bool canMap = self->adapter_.HasFeature(wgpu::FeatureName::HostMappedPointer);
+  self->mapped_ =
+      options.slots == "mapped" || (options.slots != "staging" && canMap && self->facts_.type != "discrete");
+  if (self->mapped_ && !canMap) {
+    throw Error(Code::NO_ADAPTER, "The adapter " + self->facts_.name +
+                                      " cannot bind host memory, so slots: 'mapped' is not possible; use 'staging'.");
+  }
+
+  std::vector<wgpu::FeatureName> features;
+  if (self->mapped_) features.push_back(wgpu::FeatureName::HostMappedPointer);
+  // Every byte of a slot is written before it is read, so clearing buffers at first use is wasted time.
+  const char* const off[] = {"lazy_clear_resource_on_first_use"};
+  wgpu::DawnTogglesDescriptor toggles;
+  toggles.disabledToggleCount = 1;
+  toggles.disabledToggles = off;
+  wgpu::DeviceDescriptor descriptor;
+  descriptor.nextInChain = &toggles;
+  descriptor.requiredLimits = &limits;
+  descriptor.requiredFeatureCount = features.size();
+  descriptor.requiredFeatures = features.data();
+  // The callbacks outlive this object, so they share the state; Dawn frees the userdata never, the leak is one pointer
+  // a device.
+  auto* keep = new std::shared_ptr<State>(self->state_);
+  descriptor.SetDeviceLostCallback(
+      wgpu::CallbackMode::AllowSpontaneous,
+      [](const wgpu::Device&, wgpu::DeviceLostReason reason, wgpu::StringView message, std::shared_ptr<State>* kept) {
+        auto state = *kept;
+        if (reason != wgpu::DeviceLostReason::Destroyed && reason != wgpu::DeviceLostReason::CallbackCancelled) {
+          std::lock_guard lock(state->mutex);
+          state->message = text(message);
+          state->lost = true;
+        }
+      },
+      keep);
+  descriptor.SetUncapturedErrorCallback(
+      [](const wgpu::Device&, wgpu::ErrorType, wgpu::StringView message, std::shared_ptr<State>* kept) {
+        auto state = *kept;
+        std::lock_guard lock(state->mutex);
+        if (!state->failed) state->message = text(message);
+        state->failed = true;
+      },
+      keep);
+  std::string reason;
+  auto future =
+      self->adapter_.RequestDevice(&descriptor, wgpu::CallbackMode::WaitAnyOnly,
+                                   [&](wgpu::RequestDeviceStatus, wgpu::Device device, wgpu::StringView message) {
+                                     self->device_ = std::move(device);
+                                     reason = text(message);
+                                   });
+  self->instance_.WaitAny(future, UINT64_MAX);
+  if (!self->device_) {
+    throw Error(Code::DEVICE_LOST, "The adapter " + self->facts_.name + " gives no device: " + reason);
+  }
+  self->device_.SetLoggingCallback(
+      [](wgpu::LoggingType, wgpu::StringView message, std::shared_ptr<State>* kept) {
+        if ((*kept)->verbose) std::fprintf(stderr, "Dawn: %s\n", text(message).c_str());
+      },
+      keep);
+  self->queue_ = self->device_.GetQueue();
+  return self;
+}
+
+Device::~Device() {
+  queue_ = nullptr;
+  if (device_) device_.Destroy();
+  device_ = nullptr;
+}
+
+void Device::wait(wgpu::Future future) const {
+  const auto status = instance_.WaitAny(future, UINT64_MAX);
+  if (status != wgpu::WaitStatus::Success) throw Error(Code::INTERNAL, "Dawn's WaitAny fails.");
+  check();
+}
+
+void Device::check() const {
+  if (!state_->lost && !state_->failed) return;
+  std::lock_guard lock(state_->mutex);
+  if (state_->lost) {
+    throw Error(Code::DEVICE_LOST,
+                "The device " + facts_.name + " is lost: " + state_->message + " The next call opens a new one.");
+  }
+  throw Error(Code::KERNEL, "The device refuses a command: " + state_->message);
+}
+
+void Device::forceLoss() const { device_.ForceLoss(wgpu::DeviceLostReason::Unknown, "Loss was asked for."); }
+
+}  // namespace weightsmith

@@ -1,0 +1,76 @@
+// One adapter and one device, opened for the engine thread, with what it reported and whether it is lost.
+#pragma once
+#include <webgpu/webgpu_cpp.h>
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace weightsmith {
+
+struct OpenOptions {
+  std::string dawn;
+  std::string vulkanLoader;
+  std::string icd;
+  std::string adapter = "auto";
+  std::string slots = "auto";
+  uint64_t maxBufferBytes = 0;
+  bool verbose = false;
+};
+
+struct AdapterFacts {
+  std::string name, vendor, architecture, driver, type, backend;
+  std::vector<std::string> features;
+  std::map<std::string, double> limits;
+};
+
+class Device {
+ public:
+  // Throws Error NO_ADAPTER when no adapter fits, DEVICE_LOST or INTERNAL when the device cannot be had.
+  static std::unique_ptr<Device> open(const OpenOptions& options);
+  // What `open` could choose from, in its order of preference.
+  static std::vector<AdapterFacts> list(const OpenOptions& options);
+  ~Device();
+
+  const wgpu::Device& handle() const { return device_; }
+  const wgpu::Queue& queue() const { return queue_; }
+  const AdapterFacts& facts() const { return facts_; }
+  // Kernels read the slot's own memory, without copies.
+  bool mapped() const { return mapped_; }
+  uint64_t maxBinding() const { return maxBinding_; }
+  uint64_t maxBuffer() const { return maxBuffer_; }
+
+  // Blocks this thread until the future is done. Throws DEVICE_LOST if the device goes away meanwhile.
+  void wait(wgpu::Future future) const;
+  // Throws what the permanent callbacks recorded: DEVICE_LOST, or KERNEL for an uncaptured validation error.
+  void check() const;
+  bool lost() const { return state_->lost.load(); }
+  void forceLoss() const;
+
+ private:
+  // Outlives the device: Dawn's callbacks may come late.
+  struct State {
+    std::atomic<bool> lost{false};
+    std::atomic<bool> failed{false};
+    std::mutex mutex;
+    std::string message;
+    bool verbose = false;
+  };
+
+  Device() = default;
+
+  std::shared_ptr<State> state_;
+  wgpu::Instance instance_;
+  wgpu::Adapter adapter_;
+  wgpu::Device device_;
+  wgpu::Queue queue_;
+  AdapterFacts facts_;
+  bool mapped_ = false;
+  uint64_t maxBinding_ = 0;
+  uint64_t maxBuffer_ = 0;
+};
+
+}  // namespace weightsmith

@@ -1,0 +1,78 @@
+#include "gpu/pipelines.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/error.h"
+#include "gpu/kernel_source.h"
+
+namespace weightsmith {
+
+Pipelines::Pipelines(const Device& device) : device_(device) {
+  // Every tile kernel has the same four bindings: inputs, output, table, counts.
+  std::vector<wgpu::BindGroupLayoutEntry> entries(4);
+  for (uint32_t i = 0; i < 4; i++) {
+    entries[i].binding = i;
+    entries[i].visibility = wgpu::ShaderStage::Compute;
+    entries[i].buffer.type =
+        i == 0 || i == 2 ? wgpu::BufferBindingType::ReadOnlyStorage : wgpu::BufferBindingType::Storage;
+  }
+  wgpu::BindGroupLayoutDescriptor group;
+  group.entryCount = entries.size();
+  group.entries = entries.data();
+  layout_ = device.handle().CreateBindGroupLayout(&group);
+  wgpu::PipelineLayoutDescriptor descriptor;
+  descriptor.bindGroupLayoutCount = 1;
+  descriptor.bindGroupLayouts = &layout_;
+  pipelineLayout_ = device.handle().CreatePipelineLayout(&descriptor);
+}
+
+const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Constants& constants) {
+  const auto key = std::make_pair(kernel, constants);
+  const auto known = pipelines_.find(key);
+  if (known != pipelines_.end()) return known->second;
+
+  const auto source = kernelSource(kernel);
+  if (source.empty()) throw Error(Code::KERNEL, "There is no kernel named '" + kernel + "'.");
+  const auto& device = device_.handle();
+  device.PushErrorScope(wgpu::ErrorFilter::Validation);
+  auto& module = modules_[kernel];
+  if (!module) {
+    wgpu::ShaderSourceWGSL wgsl;
+    wgsl.code = wgpu::StringView(source);
+    wgpu::ShaderModuleDescriptor descriptor;
+    descriptor.nextInChain = &wgsl;
+    descriptor.label = wgpu::StringView(kernel);
+    module = device.CreateShaderModule(&descriptor);
+  }
+  std::vector<wgpu::ConstantEntry> entries;
+  for (const auto& [name, value] : constants) {
+    // Dawn refuses a constant that the shader does not declare; kernels declare only what they use.
+    if (source.find("override " + name) == std::string_view::npos) continue;
+    wgpu::ConstantEntry entry;
+    entry.key = wgpu::StringView(name);
+    entry.value = value;
+    entries.push_back(entry);
+  }
+  wgpu::ComputePipelineDescriptor descriptor;
+  descriptor.label = wgpu::StringView(kernel);
+  descriptor.layout = pipelineLayout_;
+  descriptor.compute.module = module;
+  descriptor.compute.entryPoint = "main";
+  descriptor.compute.constantCount = entries.size();
+  descriptor.compute.constants = entries.data();
+  wgpu::ComputePipeline pipeline = device.CreateComputePipeline(&descriptor);
+  std::string message;
+  device_.wait(device.PopErrorScope(wgpu::CallbackMode::WaitAnyOnly,
+                                    [&message](wgpu::PopErrorScopeStatus, wgpu::ErrorType type, wgpu::StringView text) {
+                                      if (type != wgpu::ErrorType::NoError)
+                                        message = std::string(text.data ? std::string_view(text) : "");
+                                    }));
+  if (!message.empty()) {
+    modules_.erase(kernel);
+    throw Error(Code::KERNEL, "The kernel " + kernel + " does not compile on " + device_.facts().name + ": " + message);
+  }
+  return pipelines_.emplace(key, pipeline).first->second;
+}
+
+}  // namespace weightsmith

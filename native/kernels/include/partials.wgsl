@@ -1,0 +1,22 @@
+// Deterministic block sums: 64 invocations take 32 consecutive elements each, then one invocation a word adds the 64
+// rows in order. One barrier a block: barriers are what costs on software drivers.
+
+@group(0) @binding(1) var<storage, read_write> output: array<u32>;
+
+const ROWS = 64u;
+const ROW_OCTETS = 4u;
+
+fn sum4(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+
+// Elements past the end of the tensor read as zero.
+fn load_live(p: Place, i: u32) -> Octet {
+  var x = load(p, i);
+  if (p.live < 8u) {
+    x.a = select(vec4f(0.0), x.a, vec4u(0u, 1u, 2u, 3u) < vec4u(p.live));
+    x.b = select(vec4f(0.0), x.b, vec4u(4u, 5u, 6u, 7u) < vec4u(p.live));
+  }
+  return x;
+}
+
+// Keeps a product of two vectors apart from the addition that follows it (see `prod`).
+fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(table[0])); }

@@ -1,0 +1,66 @@
+// DARE with the exact rescale 1 / density. Kernel: dare.
+// Coefficients: lambda, normalize, consensus (1: TIES), rescale, weight a model, density a model.
+#include "run/coefficients/dare.h"
+
+#include <bit>
+#include <cmath>
+
+#include "run/coefficients/consensus.h"
+
+namespace weightsmith {
+namespace {
+
+// An element is kept if its random word is not below this.
+uint32_t dropLimit(double density) {
+  const double limit = std::floor((1 - density) * 0x1p32);
+  return limit >= 0x1p32 ? UINT32_MAX : limit <= 0 ? 0 : static_cast<uint32_t>(limit);
+}
+
+class Dare final : public HostStep {
+ public:
+  using HostStep::HostStep;
+
+  std::vector<uint32_t> begin() override {
+    const size_t models = job_.inputs - 1;
+    std::vector<double> rescale(models, 1);
+    for (size_t i = 0; i < models; ++i) {
+      const double density = job_.coefficients.at(4 + models + i);
+      if (job_.coefficients[3] != 0 && density > 0) rescale[i] = 1 / density;
+    }
+    return dareWords(job_, rescale);
+  }
+
+  void consume(size_t, std::span<const uint32_t>, uint64_t) override {}
+  Outcome finish(size_t) override { return {}; }
+};
+
+}  // namespace
+
+std::vector<uint32_t> dareWords(const HostJob& job, std::span<const double> rescale) {
+  const size_t models = job.inputs - 1;
+  const std::span<const double> weights = std::span(job.coefficients).subspan(4, models);
+  std::vector<uint32_t> words;
+  for (size_t i = 0; i < models; ++i) {
+    const double density = job.coefficients.at(4 + models + i);
+    // The limit cannot say "drop all" (2^32): at density 0 the weight is 0 instead.
+    const double weight = density <= 0 ? 0 : weights[i] * rescale[i];
+    words.insert(words.end(), {dropLimit(density), std::bit_cast<uint32_t>(static_cast<float>(weight))});
+  }
+  const double lambda = job.coefficients[0];
+  const bool normalize = job.coefficients[1] != 0;
+  std::vector<double> scales;
+  if (job.coefficients[2] != 0) {
+    scales = agreementScales(lambda, normalize, weights);
+  } else {
+    double sum = 0;
+    for (double weight : weights) sum += weight;
+    scales = {normalize ? lambda / divisor(sum) : lambda};
+  }
+  const auto tail = floatWords(scales);
+  words.insert(words.end(), tail.begin(), tail.end());
+  return words;
+}
+
+std::unique_ptr<HostStep> make_dare(const HostJob& job) { return std::make_unique<Dare>(job); }
+
+}  // namespace weightsmith

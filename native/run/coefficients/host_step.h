@@ -1,0 +1,48 @@
+// Host steps: the small float64 computations between two kernels of a program (angles, norm ratios, thresholds).
+// They live on the host because divisions, roots and trigonometry are not the same on every GPU, while these are.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace weightsmith {
+
+struct HostJob {
+  std::vector<double> coefficients;  // of the tensor, as planned
+  size_t inputs = 0;
+  uint64_t elements = 0;
+};
+
+struct Outcome {
+  std::vector<uint32_t> words;  // coefficients of the next kernel (or of the same one, `again`)
+  bool again = false;           // run the same kernel once more with `words`
+  std::vector<double> result;   // what a report-only program returns for this tensor
+};
+
+std::vector<uint32_t> floatWords(const std::vector<double>& values);
+
+class HostStep {
+ public:
+  explicit HostStep(const HostJob& job) : job_(job) {}
+  virtual ~HostStep() = default;
+  // Words the first kernel reads. Default: the job's coefficients rounded to f32.
+  virtual std::vector<uint32_t> begin() { return floatWords(job_.coefficients); }
+  // Partial results of consecutive blocks of one tensor, tiles in order; `firstBlock` counts from element 0.
+  virtual void consume(size_t kernel, std::span<const uint32_t> partials, uint64_t firstBlock) = 0;
+  // Called when the kernel has seen the whole tensor.
+  virtual Outcome finish(size_t kernel) = 0;
+
+ protected:
+  const HostJob job_;
+};
+
+using MakeHostStep = std::unique_ptr<HostStep> (*)(const HostJob&);
+// Generated from the listing of this folder; nullptr for a name that has no file.
+MakeHostStep findHostStep(std::string_view name);
+std::vector<std::string> hostStepNames();
+
+}  // namespace weightsmith

@@ -1,0 +1,86 @@
+#include "run/engine.h"
+
+#include "gpu/pipelines.h"
+#include "io/thread_pool.h"
+#include "run/executor.h"
+
+namespace weightsmith {
+
+namespace {
+constexpr size_t kReaders = 2;
+constexpr size_t kWriters = 2;
+const char kClosed[] = "The engine is closed.";
+}  // namespace
+
+Engine::Engine(const OpenOptions& options) : device_(Device::open(options)) {
+  thread_ = std::thread([this] { work(); });
+}
+
+Engine::~Engine() { close(); }
+
+void Engine::close() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+    if (running_) running_->abort = true;
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  device_.reset();
+}
+
+void Engine::submit(std::shared_ptr<Task> task) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!closing_) {
+      queue_.push_back(std::move(task));
+      wake_.notify_one();
+      return;
+    }
+  }
+  task->onDone(Error(Code::DISPOSED, kClosed), {});
+}
+
+void Engine::work() {
+  ThreadPool readers(kReaders), writers(kWriters);
+  std::optional<Pipelines> pipelines;
+  SlotCache slots;
+  while (true) {
+    std::shared_ptr<Task> task;
+    bool closing = false;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return closing_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      task = std::move(queue_.front());
+      queue_.pop_front();
+      running_ = task;
+      closing = closing_;
+    }
+    std::optional<Error> error;
+    Report report;
+    if (closing) {
+      error = Error(Code::DISPOSED, kClosed);
+    } else {
+      try {
+        device_->check();
+        if (!pipelines) pipelines.emplace(*device_);
+        report = execute({*device_, *pipelines, readers, writers, slots}, task->plan, task->abort, task->onProgress);
+      } catch (const Error& caught) {
+        error = caught;
+      } catch (const std::bad_alloc&) {
+        error = Error(Code::OUT_OF_MEMORY, "The process has no memory left for this run.");
+      } catch (const std::exception& caught) {
+        error = Error(Code::INTERNAL, std::string("The run fails: ") + caught.what());
+      }
+    }
+    {
+      std::lock_guard lock(mutex_);
+      running_.reset();
+      if (closing_ && error && error->code == Code::ABORTED) error = Error(Code::DISPOSED, kClosed);
+    }
+    task->onDone(std::move(error), std::move(report));
+  }
+}
+
+}  // namespace weightsmith

@@ -1,0 +1,49 @@
+// The engine: one device, one thread that runs plans in the order they come, and the pools that read and write.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "base/error.h"
+#include "dawn/device.h"
+#include "run/plan.h"
+
+namespace weightsmith {
+
+// A plan under way. `onDone` and `onProgress` are called on the engine thread.
+struct Task {
+  Plan plan;
+  std::atomic<bool> abort{false};
+  std::function<void(const Progress&)> onProgress;
+  std::function<void(std::optional<Error>, Report)> onDone;
+};
+
+class Engine {
+ public:
+  // Blocks until the device is open; throws what opening throws.
+  explicit Engine(const OpenOptions& options);
+  // Aborts what runs, rejects what waits with DISPOSED, joins the thread, then drops the device.
+  ~Engine();
+
+  const Device& device() const { return *device_; }
+  void submit(std::shared_ptr<Task> task);
+  void close();
+
+ private:
+  void work();
+
+  std::unique_ptr<Device> device_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Task>> queue_;
+  std::shared_ptr<Task> running_;
+  bool closing_ = false;
+  std::thread thread_;
+};
+
+}  // namespace weightsmith

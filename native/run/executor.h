@@ -1,0 +1,31 @@
+// Runs one plan on the calling thread: a ring of slots in which reads, compute and writes of different tiles overlap.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "dawn/device.h"
+#include "gpu/pipelines.h"
+#include "gpu/slot.h"
+#include "io/thread_pool.h"
+#include "run/plan.h"
+
+namespace weightsmith {
+
+// Slots outlive a run: allocating and first touching their memory costs more than a small merge.
+using SlotCache = std::vector<std::unique_ptr<Slot>>;
+
+struct RunContext {
+  const Device& device;
+  Pipelines& pipelines;
+  ThreadPool& readers;
+  ThreadPool& writers;
+  SlotCache& slots;
+};
+
+// `abort` is looked at before every tile. Throws Error; outputs are then incomplete.
+Report execute(const RunContext& context, const Plan& plan, const std::atomic<bool>& abort,
+               const std::function<void(const Progress&)>& onProgress);
+
+}  // namespace weightsmith

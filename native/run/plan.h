@@ -1,0 +1,70 @@
+// A plan as C++ sees it: the mirror of NativePlan in lib/native/border.ts. Plain data; no recipe, no model family.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+
+namespace weightsmith {
+
+// A file, or memory that the caller keeps alive until the run ends.
+struct Place {
+  std::string path;
+  uint8_t* memory = nullptr;
+  uint64_t size = 0;
+  std::vector<uint8_t> header;  // outputs: bytes at offset 0
+};
+
+struct KernelStep {
+  std::string kernel;
+  uint32_t words = 0;  // of partial result a block; 0: stores elements
+  std::map<std::string, double> constants;
+};
+
+struct Program {
+  std::string host;  // empty: none
+  std::vector<KernelStep> kernels;
+};
+
+struct Source {
+  uint32_t place = 0;
+  uint64_t offset = 0;
+  DType dtype = DType::F32;
+};
+
+struct Job {
+  std::string name;
+  int32_t program = -1;  // -1: copy bytes
+  uint64_t elements = 0;
+  std::vector<Source> inputs;
+  std::optional<Source> output;
+  std::vector<double> coefficients;
+};
+
+struct Plan {
+  std::vector<Place> inputs, outputs;
+  std::vector<Program> programs;
+  std::vector<Job> jobs;
+  uint64_t memory = 0;
+  uint64_t seed = 0;
+  bool checksum = false;
+  bool sync = false;
+};
+
+struct Report {
+  double total = 0, read = 0, compute = 0, write = 0, wait = 0, sync = 0, host = 0;  // milliseconds
+  uint64_t bytesRead = 0, bytesWritten = 0, tiles = 0, nonFinite = 0;
+  std::vector<std::pair<uint32_t, uint64_t>> nonFiniteJobs;
+  std::vector<std::string> checksums;
+  std::vector<std::vector<double>> results;
+};
+
+struct Progress {
+  uint64_t bytesRead = 0, bytesWritten = 0, totalRead = 0, totalWrite = 0;
+  std::string tensor;
+};
+
+}  // namespace weightsmith

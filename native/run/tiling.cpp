@@ -1,0 +1,139 @@
+#include "run/tiling.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace weightsmith {
+namespace {
+
+constexpr uint64_t kMaxCoefficients = 512;     // words of a segment record, generous for what host steps return
+constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile: large enough to hide dispatch costs
+
+uint64_t align16(uint64_t value) { return (value + 15) / 16 * 16; }
+
+struct Kind {
+  int32_t program;
+  std::vector<DType> inputs;
+  std::optional<DType> output;
+  bool operator==(const Kind&) const = default;
+};
+
+Kind kindOf(const Job& job) {
+  Kind kind{job.program, {}, std::nullopt};
+  if (job.program < 0) return kind;  // copies of any type share tiles
+  for (const auto& input : job.inputs) kind.inputs.push_back(input.dtype);
+  if (job.output) kind.output = job.output->dtype;
+  return kind;
+}
+
+}  // namespace
+
+uint64_t bytesOf(DType dtype, uint64_t elements) { return (elements * dtypeBits(dtype) + 7) / 8; }
+
+uint32_t recordWords(size_t inputs, size_t coefficients) {
+  return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
+}
+
+Tiling tile(const Plan& plan, const TilingLimits& limits) {
+  Tiling tiling;
+  Kind open{-2, {}, std::nullopt};
+  uint64_t maxBlocks = 0;
+  Group* shared = nullptr;  // the group whose one tile still takes tensors
+
+  for (uint32_t index = 0; index < plan.jobs.size(); index++) {
+    const Job& job = plan.jobs[index];
+    if (job.elements == 0) continue;
+    const Kind kind = kindOf(job);
+    const bool copy = job.program < 0;
+    if (!(kind == open)) {
+      open = kind;
+      shared = nullptr;
+      uint64_t input = 0, widest = 0, result = 16;
+      if (copy) {
+        input = widest = kBlock;  // one "element" is a byte
+      } else {
+        for (const auto& source : job.inputs) {
+          input += bytesOf(source.dtype, kBlock);
+          widest = std::max(widest, bytesOf(source.dtype, kBlock));
+        }
+        for (const auto& step : plan.programs[job.program].kernels) {
+          result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(job.output->dtype, kBlock));
+        }
+      }
+      const uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
+      maxBlocks = std::min({limits.binding / input, limits.binding / result, limits.slot / (input + result + table),
+                            std::max<uint64_t>(1, kTileTarget / widest)});
+      if (maxBlocks == 0) {
+        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " +
+                                             std::to_string(input + result) + " bytes, but a slot may take " +
+                                             std::to_string(limits.slot) + " and a binding " +
+                                             std::to_string(limits.binding) + "; give more memory.");
+      }
+    }
+    const uint64_t units = copy ? bytesOf(job.inputs[0].dtype, job.elements) : job.elements;
+    const uint64_t blocks = (units + kBlock - 1) / kBlock;
+    const bool fits = shared && shared->tiles[0].blocks + blocks <= maxBlocks;
+    if (!fits || blocks > maxBlocks) {
+      Group group;
+      group.program = job.program;
+      group.inputs = static_cast<uint32_t>(job.inputs.size());
+      if (!copy) {
+        group.inputCode = *kernelCode(job.inputs[0].dtype);
+        for (const auto& source : job.inputs) {
+          if (source.dtype != job.inputs[0].dtype) group.inputCode = kMixedDType;
+        }
+        if (job.output) group.outputCode = *kernelCode(job.output->dtype);
+      }
+      tiling.groups.push_back(std::move(group));
+      shared = blocks > maxBlocks ? nullptr : &tiling.groups.back();
+    }
+    Group& group = tiling.groups.back();
+    for (uint64_t first = 0; first < blocks; first += maxBlocks) {
+      if (group.tiles.empty() || blocks > maxBlocks) group.tiles.emplace_back();
+      Tile& tile = group.tiles.back();
+      Segment segment;
+      segment.job = index;
+      segment.firstBlock = first;
+      segment.blocks = static_cast<uint32_t>(std::min(maxBlocks, blocks - first));
+      segment.elements = std::min(units - first * kBlock, segment.blocks * kBlock);
+      for (size_t i = 0; i < job.inputs.size(); i++) {
+        segment.inputOffsets.push_back(tile.inputBytes);
+        tile.inputBytes += align16(copy ? segment.elements : bytesOf(job.inputs[i].dtype, segment.elements));
+      }
+      if (!copy && job.output && !tile.segments.empty()) {
+        const Segment& last = tile.segments.back();
+        segment.outputOffset = align16(last.outputOffset + bytesOf(job.output->dtype, last.elements));
+      }
+      tile.blocks += segment.blocks;
+      tile.segments.push_back(std::move(segment));
+    }
+  }
+
+  for (const Group& group : tiling.groups) {
+    for (const Tile& tile : group.tiles) {
+      tiling.slot.input = std::max(tiling.slot.input, tile.inputBytes);
+      if (group.program < 0) continue;
+      for (const auto& step : plan.programs[group.program].kernels) {
+        uint64_t result = uint64_t{tile.blocks} * step.words * 4;
+        if (!step.words) {
+          const Segment& last = tile.segments.back();
+          result = last.outputOffset + align16(bytesOf(plan.jobs[last.job].output->dtype, last.elements));
+        }
+        tiling.slot.result = std::max(tiling.slot.result, result);
+      }
+      uint64_t coefficients = 0;
+      const bool host = !plan.programs[group.program].host.empty();
+      for (const Segment& segment : tile.segments) {
+        coefficients = std::max<uint64_t>(coefficients, plan.jobs[segment.job].coefficients.size());
+      }
+      if (host) coefficients = std::max(coefficients, kMaxCoefficients);
+      tiling.slot.table = std::max<uint64_t>(
+          tiling.slot.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients)));
+      tiling.slot.counts = std::max<uint64_t>(tiling.slot.counts, 4 * tile.segments.size());
+    }
+  }
+  return tiling;
+}
+
+}  // namespace weightsmith

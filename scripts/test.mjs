@@ -1,0 +1,52 @@
+/**
+ * Compiles test/**\/*.ts to build/test and runs jest on it. Arguments are passed on to jest. The last line holds the
+ * totals, taken from jest's own results; a run in which no test was executed is a failure.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { hashOf, step } from './setup.mjs'
+import { listFiles, root } from './sources.mjs'
+import { totalsLine, totalsOf } from './totals.mjs'
+
+const results = process.env.WEIGHTSMITH_TEST_RESULTS ?? join(root, 'build/test-results.json')
+
+const inputs = [...listFiles('test', '.ts', 'tsconfig.json'), ...listFiles('dist/esm', '.d.ts'), 'package-lock.json']
+await step('build/test.stamp', hashOf(inputs), 'build/test', () => {
+  rmSync(join(root, 'build/test'), { recursive: true, force: true })
+  const tsc = join(root, 'node_modules/typescript/bin/tsc')
+  const { status } = spawnSync(process.execPath, [tsc, '-p', 'test/tsconfig.json'], { cwd: root, stdio: 'inherit' })
+  if (status !== 0) {
+    console.error('test: the tests do not compile; see the messages above.')
+    process.exit(1)
+  }
+})
+
+rmSync(results, { force: true })
+mkdirSync(dirname(results), { recursive: true })
+const jest = join(root, 'node_modules/jest/bin/jest.js')
+const flags = ['--experimental-vm-modules', jest, '--runInBand']
+const run = spawnSync(
+  process.execPath,
+  [...flags, '--json', `--outputFile=${results}`, '--verbose', ...process.argv.slice(2)],
+  {
+    cwd: root,
+    // With --json jest prints its results a second time to stdout; people read stderr.
+    stdio: ['inherit', 'ignore', 'inherit'],
+  },
+)
+
+const totals = existsSync(results) ? totalsOf(JSON.parse(readFileSync(results, 'utf8'))) : undefined
+let status = run.status ?? 1
+if (totals === undefined) {
+  console.error(`test: jest ended without results (${run.signal ?? `exit code ${run.status}`}).`)
+  status ||= 1
+} else if (totals.passed + totals.failed === 0) {
+  console.error('test: no test was executed.')
+  status ||= 1
+}
+// The caller that sums several runs (.ci/run) prints its own line.
+if (process.env.WEIGHTSMITH_TEST_RESULTS === undefined) {
+  console.log(totalsLine(totals ?? { passed: 0, failed: 1, skipped: 0 }))
+}
+process.exit(status)

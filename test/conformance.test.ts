@@ -1,0 +1,106 @@
+/** Every kernel that stores elements equals its float64 reference, for all types and sizes around the block edges. */
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine } from 'weightsmith'
+import { bytesOf, decode, encode, type FloatDType, rounded, spacing } from './reference/dtypes.js'
+import * as reference from './reference/merge.js'
+
+const sizes = [1, 7, 8, 9, 2047, 2048, 2049, 70_001]
+const loads: FloatDType[] = ['F32', 'F16', 'BF16', 'F64', 'F8_E4M3', 'F8_E5M2']
+const stores = ['F32', 'F16', 'BF16'] as const
+
+/** Numbers of one seed, the same everywhere: a linear congruential walk over [-2, 2). */
+function numbers(count: number, seed: number): Float64Array {
+  let state = seed >>> 0
+  return Float64Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 30 - 2
+  })
+}
+
+function typed(dtype: (typeof stores)[number], bytes: ArrayBufferView): Float64Array {
+  return decode(dtype, new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+}
+
+describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
+  let engine: Engine
+  beforeAll(async () => {
+    engine = await Engine.open({ slots })
+  })
+  afterAll(() => engine?.close())
+
+  for (const dtype of loads) {
+    test(`linear loads ${dtype} and stores F32, F16 and BF16 with one rounding`, async () => {
+      for (const size of sizes) {
+        const inputs = [1, 2, 3].map((seed) => encode(dtype, numbers(size, seed)))
+        const weights = [0.5, -1.25, 0.75]
+        const want = reference.linear(
+          inputs.map((bytes) => decode(dtype, bytes)),
+          weights,
+        )
+        for (const outDtype of stores) {
+          const output = await engine.kernel('linear').run({
+            inputs: inputs.map((data) => ({ dtype: dtype as 'F32', data })),
+            outDtype,
+            coefficients: weights,
+          })
+          const got = typed(outDtype, output)
+          expect(got.length).toBe(size)
+          expect(bytesOf(outDtype) * size).toBe(output.byteLength)
+          for (let i = 0; i < size; i++) {
+            const bound = spacing(outDtype, want[i]!) * 0.5 + 4e-6
+            if (!(Math.abs(got[i]! - want[i]!) <= bound)) {
+              expect({ size, outDtype, i, got: got[i], want: want[i] }).toBe('within half a step')
+            }
+          }
+        }
+      }
+    })
+  }
+
+  test('a weight of one stores exactly what was loaded, rounded once', async () => {
+    for (const dtype of loads) {
+      const bytes = encode(dtype, numbers(4099, 9))
+      const source = decode(dtype, bytes)
+      for (const outDtype of stores) {
+        const output = await engine.kernel('linear').run({
+          inputs: [{ dtype: dtype as 'F32', data: bytes }],
+          outDtype,
+          coefficients: [1],
+        })
+        // F64 goes through f32, as documented: two roundings of the same direction, compared as such.
+        const want = source.map((value) => rounded(outDtype, Math.fround(value)))
+        expect(typed(outDtype, output)).toEqual(want)
+      }
+    }
+  })
+
+  test('delta adds weighted differences to the base', async () => {
+    for (const size of sizes) {
+      const [base, a, b] = [4, 5, 6].map((seed) => Float32Array.from(numbers(size, seed)))
+      const output = await engine.kernel('delta').run({ inputs: [base!, a!, b!], coefficients: [0.3, -0.7] })
+      const want = reference.delta(base!, [a!, b!], [0.3, -0.7])
+      const got = output as Float32Array
+      for (let i = 0; i < size; i++) expect(Math.abs(got[i]! - want[i]!)).toBeLessThanOrEqual(2e-6)
+    }
+  })
+
+  test('NaN and Inf are counted in what is stored, and only among true elements', async () => {
+    const data = new Float32Array(2053).fill(1)
+    data[3] = Number.NaN
+    data[2052] = Number.POSITIVE_INFINITY
+    const run = await engine.kernel('linear').measure({ inputs: [data], coefficients: [1] })
+    expect(run.nonFinite).toBe(2)
+    const overflow = await engine.kernel('linear').measure({
+      inputs: [Float32Array.of(65504, 65520, -65536)],
+      outDtype: 'F16',
+      coefficients: [1],
+    })
+    expect(overflow.nonFinite).toBe(2)
+  })
+
+  test('f32 subnormals become signed zero', async () => {
+    const output = await engine.kernel('linear').run({ inputs: [Float32Array.of(1e-40, -1e-40, 1)], coefficients: [1] })
+    expect([...(output as Float32Array)].map((value) => Object.is(value, -0))).toEqual([false, true, false])
+    expect((output as Float32Array)[0]).toBe(0)
+  })
+})
