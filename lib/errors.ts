@@ -61,7 +61,8 @@ export interface ErrorDetails {
 }
 
 export class WeightsmithError extends Error {
-  override readonly name = 'WeightsmithError'
+  /** `AbortError` for ERR_WEIGHTSMITH_ABORTED, as everywhere on the web platform; else `WeightsmithError`. */
+  override readonly name: string
   readonly code: ErrorCode
   readonly file?: string
   readonly tensor?: string
@@ -69,6 +70,7 @@ export class WeightsmithError extends Error {
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause })
     this.code = code
+    this.name = code === 'ERR_WEIGHTSMITH_ABORTED' ? 'AbortError' : 'WeightsmithError'
     if (details.file !== undefined) this.file = details.file
     if (details.tensor !== undefined) this.tensor = details.tensor
   }

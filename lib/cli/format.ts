@@ -43,13 +43,20 @@ export function percent(value: number): string {
   return `${(100 * value).toFixed(2)} %`
 }
 
-/** Columns padded to their widest cell; the first one to the left, the others to the right. */
+/** Columns padded to their widest cell: figures to the right, words to the left. */
 export function table(head: string[], rows: string[][]): string {
-  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => (row[i] ?? '').length)))
+  const columns = head.map((title, i) => {
+    const cells = rows.map((row) => row[i] ?? '')
+    return { width: Math.max(title.length, ...cells.map((cell) => cell.length)), right: cells.every(isFigure) }
+  })
   const line = (cells: string[]) =>
-    cells
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
+    columns
+      .map(({ width, right }, i) => (right ? (cells[i] ?? '').padStart(width) : (cells[i] ?? '').padEnd(width)))
       .join('  ')
       .trimEnd()
-  return [line(head), line(widths.map((width) => '-'.repeat(width))), ...rows.map(line)].join('\n')
+  return [line(head), line(columns.map(({ width }) => '-'.repeat(width))), ...rows.map(line)].join('\n')
+}
+
+function isFigure(cell: string): boolean {
+  return /^-?\d[\d,.]*(e[+-]\d+)?( \S+)?$|^-$/.test(cell)
 }

@@ -128,8 +128,9 @@ function parseYaml(text: string, file: string): unknown {
     if (document.errors[0] !== undefined) throw document.errors[0]
     return document.toJS()
   } catch (cause) {
-    const message = messageOf(cause).trim()
-    throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe ${file} is not valid YAML: ${message}`, {
+    // The first line says what and where; the lines after it draw the place.
+    const message = messageOf(cause).trim().split('\n', 1)[0]?.replace(/[:.]$/, '')
+    throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe ${file} is not valid YAML: ${message}.`, {
       cause,
       file,
     })

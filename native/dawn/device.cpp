@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <map>
+#include <optional>
 
 #include "base/error.h"
 #include "dawn/library.h"
@@ -94,10 +96,25 @@ bool fits(const AdapterFacts& facts, const std::string& wanted) {
 }
 
 // Driver variables are set here, before the instance exists, because process.env of a Node worker does not reach
-// getenv. VK_ADD_DRIVER_FILES adds the bundled driver; where it is asked for by name, only it is shown.
+// getenv. The bundled driver is added to the system's, or, where it is asked for by name, is the only one shown; an
+// instance without it sees what the user's own variables say.
 void prepareDrivers(const OpenOptions& options) {
-  static std::mutex mutex;
-  std::lock_guard lock(mutex);
+  struct Process {
+    std::mutex mutex;
+    std::map<std::string, std::optional<std::string>> original;
+  };
+  static Process process;
+  std::lock_guard lock(process.mutex);
+  for (const char* name : {"VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"}) {
+    const char* value = getenv(name);
+    auto [entry, first] = process.original.try_emplace(name, value ? std::optional<std::string>(value) : std::nullopt);
+    if (first) continue;
+    if (entry->second) {
+      setenv(name, entry->second->c_str(), 1);
+    } else {
+      unsetenv(name);
+    }
+  }
   if (!options.vulkanLoader.empty() && !dlopen("libvulkan.so.1", RTLD_NOW | RTLD_GLOBAL)) {
     dlopen(options.vulkanLoader.c_str(), RTLD_NOW | RTLD_GLOBAL);
   }
