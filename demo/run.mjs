@@ -26,10 +26,10 @@ function table(head, rows) {
     width: Math.max(title.length, ...rows.map((row) => row[i].length)),
     right: rows.every((row) => /^\d/.test(row[i])),
   }))
-  const fit = (text, { width, right }) => (right ? text.padStart(width) : text.padEnd(width))
+  const padded = (text, { width, right }) => (right ? text.padStart(width) : text.padEnd(width))
   const line = (cells) =>
     cells
-      .map((cell, i) => fit(cell, columns[i]))
+      .map((cell, i) => padded(cell, columns[i]))
       .join('  ')
       .trimEnd()
   return [line(head), line(columns.map(({ width }) => '-'.repeat(width))), ...rows.map(line)].join('\n')
