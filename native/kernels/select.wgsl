@@ -18,7 +18,9 @@ fn add4(v: vec4u) -> u32 { return (v.x + v.y) + (v.z + v.w); }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  var p = place(wid, nwg, lid * ROW_OCTETS);
+  // Rows in scattered order, so that the hits that find a slot are a fair sample of an ordered tensor too.
+  let row = reverseBits(lid) >> 26u;
+  var p = place(wid, nwg, row * ROW_OCTETS);
   if (p.live == 0u) { return; }
   let elements = table[p.rec] - p.octet * 8u;
   let octet = p.octet;
@@ -53,7 +55,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     if (hits == 0u) { continue; }
     var slot = atomicAdd(&output[first + 1u], countOneBits(hits));
     if (coef_bits(p, 4u * (i - 1u) + 3u) == 1u) {
-      atomicStore(&output[first + 2u + lid], hits);
+      atomicStore(&output[first + 2u + row], hits);
       continue;
     }
     // Hits are few: reading their elements again is cheaper than keeping 32 keys.
@@ -68,7 +70,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       let upper = (e & 4u) != 0u;
       let d = delta(select(x.a, x.b, upper), select(base.a, base.b, upper));
       let key = dot(magnitude(d), select(vec4u(0u), vec4u(1u), vec4u(0u, 1u, 2u, 3u) == vec4u(j)));
-      atomicStore(&output[first + 2u + slot], (((key - lowest) >> shift) << 11u) | (lid * 32u + e));
+      atomicStore(&output[first + 2u + slot], (((key - lowest) >> shift) << 11u) | (row * 32u + e));
       slot += 1u;
     }
   }

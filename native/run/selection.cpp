@@ -70,7 +70,11 @@ void Selection::aim() {
   const double size = static_cast<double>(sample_.size());
   uint32_t low = knownLow_;
   uint32_t high = knownHigh_;
-  if (!sample_.empty() && low != high) {
+  if (low != high && overflows_ > 2) {
+    // The hits written down are no fair sample, and in an ordered tensor they mislead. Halving the keys always works.
+    high = low + (high - low) / 2;
+    overflows_ = 0;
+  } else if (!sample_.empty() && low != high) {
     const double share = static_cast<double>(keep_ - above_) / static_cast<double>(within_);
     const double at = share * size;
     // Three standard deviations of a quantile; the bracket may miss, which costs a pass and no correctness.
@@ -79,7 +83,7 @@ void Selection::aim() {
     const double last = std::ceil(at + margin);
     if (first >= 0) high = sample_[static_cast<size_t>(first)];
     if (last < size) low = sample_[static_cast<size_t>(last)];
-    if (stuck_ && low == knownLow_ && high == knownHigh_) {
+    if (overflows_ > 0 && low == knownLow_ && high == knownHigh_) {
       // A bracket of one key always splits what is known.
       low = high = sample_[std::min(static_cast<size_t>(at), sample_.size() - 1)];
     }
@@ -128,7 +132,6 @@ void Selection::hits(std::span<const uint32_t> words, uint64_t block) {
 
 void Selection::close() {
   if (done_) return;
-  stuck_ = false;
   if (keep_ <= passAbove_) {  // the cut lies above the bracket
     within_ = passAbove_ - above_;
     knownLow_ = high_ + 1;
@@ -192,7 +195,7 @@ void Selection::close() {
     return;
   }
   // Too many inside: what was written down is a finer sample.
-  stuck_ = true;
+  ++overflows_;
   sample_.clear();
   const size_t every = found_.size() / kSampleMax + 1;
   for (size_t i = 0; i < found_.size(); i += every) sample_.push_back(keyOf(found_[i]));

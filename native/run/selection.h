@@ -49,7 +49,7 @@ class Selection {
   uint32_t low_ = 0;
   uint32_t high_ = 0;
   uint32_t shift_ = 0;
-  bool stuck_ = false;  // the last pass had just this bracket, and it overflowed
+  int overflows_ = 0;  // passes with more hits than they could write down, since the last halving
   bool complete_ = true;
   uint64_t passAbove_ = 0;
   uint64_t passInside_ = 0;
