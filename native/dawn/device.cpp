@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "dawn/library.h"
+#include "dawn/quiet.h"
 
 // Declared in Dawn's header, but not among the functions that can be asked for by name.
 dawn::native::DawnInstanceDescriptor::DawnInstanceDescriptor() { sType = wgpu::SType::DawnInstanceDescriptor; }
@@ -133,7 +134,7 @@ wgpu::Instance createInstance(const OpenOptions& options) {
   wgpu::DawnTogglesDescriptor toggles;
   toggles.enabledToggleCount = 1;
   toggles.enabledToggles = on;
-  // Dawn writes its warnings to stderr unless the instance has a callback before an adapter is asked for.
+  // An instance without a callback writes what it logs to stderr.
   dawn::native::DawnInstanceDescriptor logging;
   if (!options.verbose) logging.SetLoggingCallback([](wgpu::LoggingType, wgpu::StringView) {});
   logging.nextInChain = &toggles;
@@ -159,7 +160,9 @@ wgpu::Adapter request(const wgpu::Instance& instance, wgpu::PowerPreference powe
 }
 
 // Dawn offers one adapter a question, so the questions are asked in order of preference.
-std::vector<std::pair<wgpu::Adapter, AdapterFacts>> candidates(const wgpu::Instance& instance) {
+std::vector<std::pair<wgpu::Adapter, AdapterFacts>> candidates(const wgpu::Instance& instance, bool verbose) {
+  std::optional<QuietStderr> quiet;
+  if (!verbose) quiet.emplace();
   std::vector<std::pair<wgpu::Adapter, AdapterFacts>> found;
   for (const bool fallback : {false, true}) {
     for (const auto power : {wgpu::PowerPreference::HighPerformance, wgpu::PowerPreference::LowPower}) {
@@ -180,7 +183,7 @@ std::vector<std::pair<wgpu::Adapter, AdapterFacts>> candidates(const wgpu::Insta
 
 std::vector<AdapterFacts> Device::list(const OpenOptions& options) {
   std::vector<AdapterFacts> facts;
-  for (auto& item : candidates(createInstance(options))) facts.push_back(std::move(item.second));
+  for (auto& item : candidates(createInstance(options), options.verbose)) facts.push_back(std::move(item.second));
   return facts;
 }
 
@@ -190,7 +193,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   self->state_->verbose = options.verbose;
   self->instance_ = createInstance(options);
   std::string seen;
-  for (auto& [adapter, facts] : candidates(self->instance_)) {
+  for (auto& [adapter, facts] : candidates(self->instance_, options.verbose)) {
     if (!self->adapter_ && fits(facts, options.adapter)) {
       self->adapter_ = adapter;
       self->facts_ = facts;
