@@ -165,8 +165,9 @@ function outside(
   const sources: OutputSource[] = []
   for (const name of sortNames(names)) {
     const inputs = slice.inputs.map(({ checkpoint }) => ({ checkpoint, tensor: checkpoint.tensors.get(name) }))
-    if (isHead(name) && tiesEmbeddings(donor) && inputs.some(({ tensor }) => tensor === undefined)) {
-      notes.push(`${name} is left out: config.json ties it to the embedding, and not every model stores it.`)
+    // A stored copy would come out different from the embedding: drops are drawn by name, gradients go by depth.
+    if (isHead(name) && tiesEmbeddings(donor) && (storesEmbedding(donor) || inputs.some((input) => !input.tensor))) {
+      notes.push(`${name} is left out: config.json ties it to the embedding.`)
       continue
     }
     const at = layerOf(name)
@@ -260,6 +261,10 @@ function leftOut(name: string, donor: Checkpoint): boolean {
 
 function isHead(name: string): boolean {
   return /(^|\.)lm_head\.weight$/.test(name)
+}
+
+function storesEmbedding({ tensors }: Checkpoint): boolean {
+  return [...tensors.keys()].some((name) => /(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$/.test(name))
 }
 
 export function isBuffer(name: string): boolean {

@@ -1,0 +1,197 @@
+/** The shape of the house: what two languages have to agree on, which rooms may know which, and that kernels compile. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve, sep } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine, errorCodes, kernels, methods } from 'weightsmith'
+import type { ParameterSpec, Scalar } from '../lib/methods/index.js'
+import { loadAddon } from '../lib/native/load.js'
+
+const border = readFileSync('lib/native/border.ts', 'utf8')
+
+/** Names of the members of an interface of the border. */
+function members(name: string): string[] {
+  const body = new RegExp(`^export interface ${name} \\{\\n([^]*?)\\n\\}`, 'm').exec(border)?.[1]
+  expect(body).toBeDefined()
+  return [...body!.matchAll(/^ {2}(?:readonly )?(\w+)\??[:(]/gm)].map(([, member]) => member!).sort()
+}
+
+const sorted = (values: Iterable<string>) => [...values].sort()
+
+let engine: Engine
+beforeAll(async () => {
+  engine = await Engine.open()
+})
+afterAll(() => engine?.close())
+
+describe('the border between TypeScript and C++ names what crosses it:', () => {
+  test('the functions of the addon', () => {
+    expect(sorted(Object.keys(loadAddon()))).toEqual(members('NativeAddon'))
+  })
+
+  test('the members of a device, a job and a report', async () => {
+    await engine.use(async ({ device }) => {
+      for (const member of members('NativeDevice')) expect(device).toHaveProperty(member)
+      expect(sorted(Object.keys(device.adapter))).toEqual(members('NativeAdapter'))
+      const job = device.run({
+        inputs: [{ memory: new Uint8Array(4) }],
+        outputs: [{ memory: new Uint8Array(4) }],
+        programs: [],
+        jobs: [
+          {
+            name: 'x',
+            program: -1,
+            elements: 1,
+            inputs: [{ place: 0, offset: 0, dtype: 'F32' }],
+            output: { place: 0, offset: 0, dtype: 'F32' },
+            coefficients: [],
+          },
+        ],
+        memory: 2 ** 26,
+        seed: 0,
+        checksum: false,
+        sync: false,
+      })
+      expect(sorted(Object.keys(job))).toEqual(members('NativeJob'))
+      const report = await job.done
+      expect(sorted(Object.keys(report))).toEqual(members('NativeReport'))
+      const times = /time: \{([^}]*)\}/.exec(border)![1]!
+      expect(sorted(Object.keys(report.time))).toEqual(sorted([...times.matchAll(/(\w+):/g)].map(([, name]) => name!)))
+    })
+  })
+
+  test('the members of a header', async () => {
+    const header = await loadAddon().readHeader(resolve('demo/models/base/model.safetensors'))
+    expect(sorted(Object.keys(header))).toEqual(members('NativeHeader'))
+    expect(sorted(Object.keys(header.tensors[0]!))).toEqual(members('NativeTensor'))
+  })
+
+  test('the error codes', () => {
+    expect(loadAddon().errorCodes).toEqual([...errorCodes])
+  })
+
+  test('the version', () => {
+    expect(loadAddon().version).toBe((JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }).version)
+  })
+})
+
+describe('the registry of kernels', () => {
+  test('has the kernels of the addon', () => {
+    expect(sorted(kernels.keys())).toEqual(sorted(loadAddon().kernels))
+  })
+
+  test('has one WGSL file a kernel, whose head says what it does', () => {
+    const files = readdirSync('native/kernels').filter((name) => name.endsWith('.wgsl'))
+    expect(sorted(kernels.keys())).toEqual(sorted(files.map((name) => name.replace('.wgsl', ''))))
+    for (const file of files) expect(readFileSync(join('native/kernels', file), 'utf8')).toMatch(/^\/\//)
+  })
+
+  for (const [name, spec] of kernels) {
+    test(`describes ${name} so that it compiles and runs on the device`, async () => {
+      const elements = 5000
+      const blocks = Math.ceil(elements / 2048)
+      for (const count of new Set([spec.inputs.min, Math.min(spec.inputs.max, 4), spec.inputs.max])) {
+        const inputs = Array.from({ length: count }, (_, k) =>
+          Float32Array.from({ length: elements }, (_, i) => Math.sin(i + k)),
+        )
+        const output = await engine.kernel(name).run({ inputs, coefficients: spec.example(count) })
+        const words = spec.writes === 'output' ? elements : blocks * spec.writes(count)
+        expect(output.length).toBe(words)
+        expect(output.some((value) => value !== 0)).toBe(true)
+      }
+    })
+  }
+})
+
+describe('every merge method', () => {
+  /** Values a parameter can take, as far as they may lead to different programs. */
+  function samples(spec: ParameterSpec): (Scalar | undefined)[] {
+    if (spec.values) return [...spec.values]
+    if (spec.type === 'boolean') return [true, false]
+    return spec.type === 'model' ? [undefined, 'model'] : [0.25]
+  }
+
+  function combinations(specs: ParameterSpec[]): Record<string, Scalar | undefined>[] {
+    return specs.reduce<Record<string, Scalar | undefined>[]>(
+      (all, spec) => all.flatMap((one) => samples(spec).map((value) => ({ ...one, [spec.name]: value }))),
+      [{}],
+    )
+  }
+
+  test('uses kernels and host steps that exist, and every host step is used', () => {
+    const addon = loadAddon()
+    // The one that is no merge method's: `diff` reports how two checkpoints differ.
+    const hosts = new Set(['diff'])
+    for (const method of methods.values()) {
+      for (const global of combinations(method.parameters.filter((spec) => spec.scope === 'global'))) {
+        for (const model of combinations(method.parameters.filter((spec) => spec.scope === 'model'))) {
+          const step = method.step({ global, models: Array.from({ length: method.models.min + 1 }, () => model) })
+          if (!('program' in step)) continue
+          if (step.program.host !== undefined) hosts.add(step.program.host)
+          for (const { kernel } of step.program.kernels) expect(addon.kernels).toContain(kernel)
+        }
+      }
+    }
+    expect(sorted(hosts)).toEqual(sorted(addon.hostSteps))
+  })
+
+  test('says what it is, where it comes from and what its parameters are', () => {
+    for (const [name, method] of methods) {
+      expect(method.name).toBe(name)
+      expect(method.about).toMatch(/^[A-Z]/)
+      expect(method.source).not.toBe('')
+      for (const spec of method.parameters) expect(spec.about).not.toBe('')
+      expect(method.models.min).toBeLessThanOrEqual(method.models.max)
+    }
+  })
+})
+
+describe('rooms know only the rooms below them', () => {
+  const load = async () =>
+    (await import(pathToFileURL(resolve('scripts/rooms.mjs')).href)) as {
+      roomViolations(files?: Record<string, string>): string[]
+    }
+
+  test('in native/', async () => {
+    const { roomViolations } = await load()
+    expect(roomViolations()).toEqual([])
+  })
+
+  test('and a step upward in native/ would be seen', async () => {
+    const { roomViolations } = await load()
+    expect(roomViolations({ 'native/base/x.h': '#include "gpu/slot.h"' })).toHaveLength(1)
+    expect(roomViolations({ 'native/io/x.cpp': '#include <napi.h>' })).toHaveLength(1)
+    expect(roomViolations({ 'native/run/x.cpp': '#include "io/file.h"' })).toEqual([])
+  })
+
+  /** What each folder of lib/ may import; files of lib/ itself are the verbs, above all folders but the command line. */
+  const below: Record<string, string[]> = {
+    native: [],
+    methods: ['native'],
+    checkpoint: ['native'],
+    recipe: ['methods', 'native'],
+    plan: ['checkpoint', 'recipe', 'methods', 'native'],
+  }
+  /** Files of lib/ that every folder may import. */
+  const common = ['errors', 'version']
+
+  test('in lib/, types apart', () => {
+    const violations: string[] = []
+    for (const entry of readdirSync('lib', { recursive: true, encoding: 'utf8' })) {
+      const path = entry.split(sep).join('/')
+      const room = path.includes('/') ? path.split('/')[0]! : ''
+      if (!/\.c?ts$/.test(path) || room === 'cli') continue
+      const text = readFileSync(join('lib', path), 'utf8')
+      for (const [, target] of text.matchAll(/^(?:import|export) (?!type )[^;']*?from '(\.[^']+)'/gm)) {
+        const found = relative('lib', join('lib', dirname(path), target!))
+          .split(sep)
+          .join('/')
+        const other = found.includes('/') ? found.split('/')[0]! : ''
+        const fine =
+          other === room || (other === '' ? common.includes(found.replace(/\.js$/, '')) : below[room]?.includes(other))
+        if (!fine && (room !== '' || other === 'cli')) violations.push(`lib/${path} imports lib/${found}`)
+      }
+    }
+    expect(violations).toEqual([])
+  })
+})
