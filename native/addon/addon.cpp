@@ -133,6 +133,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   Napi::Value run(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     return guard(env, [&]() -> Napi::Value {
+      Engine& engine = this->engine();  // first: what throws later would leave a function that keeps the process alive
       auto pending = std::make_shared<Pending>(Pending{Napi::Promise::Deferred::New(env), {}, {}});
       auto task = std::make_shared<Task>();
       task->plan = planFrom(info[0].As<Napi::Object>(), pending->pins);
@@ -161,7 +162,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
         pending.reset();
         calls.Release();
       };
-      engine().submit(task);
+      engine.submit(task);
       Napi::Object job = Napi::Object::New(env);
       job.Set("done", pending->deferred.Promise());
       job.Set("abort", Napi::Function::New(env, [weak = std::weak_ptr<Task>(task)](const Napi::CallbackInfo&) {

@@ -90,6 +90,12 @@ Napi::Array names(Napi::Env env, const std::vector<std::string>& values) {
   return array;
 }
 
+// For keys that come from a file: without a prototype, `__proto__` is a key like any other.
+Napi::Object dictionary(Napi::Env env) {
+  const auto create = env.Global().Get("Object").As<Napi::Object>().Get("create").As<Napi::Function>();
+  return create.Call({env.Null()}).As<Napi::Object>();
+}
+
 Napi::Value toJs(Napi::Env env, const json::Value& value) {
   if (const auto* flagged = value.boolean()) return Napi::Boolean::New(env, *flagged);
   if (const auto figure = value.number()) return Napi::Number::New(env, *figure);
@@ -100,7 +106,7 @@ Napi::Value toJs(Napi::Env env, const json::Value& value) {
     return result;
   }
   if (const auto* object = value.object()) {
-    Napi::Object result = Napi::Object::New(env);
+    Napi::Object result = dictionary(env);
     for (const auto& [key, member] : *object) result.Set(key, toJs(env, member));
     return result;
   }
@@ -264,7 +270,7 @@ Napi::Object toJs(Napi::Env env, const Header& header) {
   object.Set("fileSize", static_cast<double>(header.fileSize));
   object.Set("dataStart", static_cast<double>(header.dataStart));
   object.Set("headerHash", header.headerHash);
-  Napi::Object metadata = Napi::Object::New(env);
+  Napi::Object metadata = dictionary(env);
   for (const auto& [key, value] : header.metadata) metadata.Set(key, value);
   object.Set("metadata", metadata);
   Napi::Array tensors = Napi::Array::New(env, header.tensors.size());
@@ -287,10 +293,10 @@ Napi::Object toJs(Napi::Env env, const Header& header) {
 
 Napi::Object toJs(Napi::Env env, const Index& index) {
   Napi::Object object = Napi::Object::New(env);
-  Napi::Object metadata = Napi::Object::New(env);
+  Napi::Object metadata = dictionary(env);
   for (const auto& [key, value] : index.metadata) metadata.Set(key, toJs(env, value));
   object.Set("metadata", metadata);
-  Napi::Object map = Napi::Object::New(env);
+  Napi::Object map = dictionary(env);
   for (const auto& [tensor, file] : index.weightMap) map.Set(tensor, file);
   object.Set("weightMap", map);
   return object;

@@ -233,28 +233,27 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   descriptor.requiredLimits = &limits;
   descriptor.requiredFeatureCount = features.size();
   descriptor.requiredFeatures = features.data();
-  // The callbacks outlive this object, so they share the state; Dawn frees the userdata never, the leak is one pointer
-  // a device.
-  auto* keep = new std::shared_ptr<State>(self->state_);
+  // The loss callback runs exactly once, maybe after this object is gone: it takes its own share of the state along.
+  auto keep = std::make_unique<std::shared_ptr<State>>(self->state_);
   descriptor.SetDeviceLostCallback(
       wgpu::CallbackMode::AllowSpontaneous,
       [](const wgpu::Device&, wgpu::DeviceLostReason reason, wgpu::StringView message, std::shared_ptr<State>* kept) {
-        auto state = *kept;
+        const std::unique_ptr<std::shared_ptr<State>> state(kept);
         if (reason != wgpu::DeviceLostReason::Destroyed && reason != wgpu::DeviceLostReason::CallbackCancelled) {
-          std::lock_guard lock(state->mutex);
-          state->message = text(message);
-          state->lost = true;
+          std::lock_guard lock((*state)->mutex);
+          (*state)->message = text(message);
+          (*state)->lost = true;
         }
       },
-      keep);
+      keep.release());
+  // Errors and logs come from calls of this object only, and end with the device that it destroys.
   descriptor.SetUncapturedErrorCallback(
-      [](const wgpu::Device&, wgpu::ErrorType, wgpu::StringView message, std::shared_ptr<State>* kept) {
-        auto state = *kept;
+      [](const wgpu::Device&, wgpu::ErrorType, wgpu::StringView message, State* state) {
         std::lock_guard lock(state->mutex);
         if (!state->failed) state->message = text(message);
         state->failed = true;
       },
-      keep);
+      self->state_.get());
   std::string reason;
   auto future =
       self->adapter_.RequestDevice(&descriptor, wgpu::CallbackMode::WaitAnyOnly,
@@ -267,10 +266,10 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
     throw Error(Code::DEVICE_LOST, "The adapter " + self->facts_.name + " gives no device: " + reason);
   }
   self->device_.SetLoggingCallback(
-      [](wgpu::LoggingType, wgpu::StringView message, std::shared_ptr<State>* kept) {
-        if ((*kept)->verbose) std::fprintf(stderr, "Dawn: %s\n", text(message).c_str());
+      [](wgpu::LoggingType, wgpu::StringView message, State* state) {
+        if (state->verbose) std::fprintf(stderr, "Dawn: %s\n", text(message).c_str());
       },
-      keep);
+      self->state_.get());
   self->queue_ = self->device_.GetQueue();
   return self;
 }

@@ -11,6 +11,8 @@ constexpr uint64_t kMaxCoefficients = 512;     // words of a segment record, gen
 constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile: large enough to hide dispatch costs
 
 uint64_t align16(uint64_t value) { return (value + 15) / 16 * 16; }
+// Kernels store whole octets, up to 32 bytes each: what lies past a segment's end must not be the next one's start.
+uint64_t alignOutput(uint64_t value) { return (value + 31) / 32 * 32; }
 
 struct Kind {
   int32_t program;
@@ -103,7 +105,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
       }
       if (!copy && job.output && !tile.segments.empty()) {
         const Segment& last = tile.segments.back();
-        segment.outputOffset = align16(last.outputOffset + bytesOf(job.output->dtype, last.elements));
+        segment.outputOffset = alignOutput(last.outputOffset + bytesOf(job.output->dtype, last.elements));
       }
       tile.blocks += segment.blocks;
       tile.segments.push_back(std::move(segment));
@@ -118,7 +120,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
         uint64_t result = uint64_t{tile.blocks} * step.words * 4;
         if (!step.words) {
           const Segment& last = tile.segments.back();
-          result = last.outputOffset + align16(bytesOf(plan.jobs[last.job].output->dtype, last.elements));
+          result = last.outputOffset + alignOutput(bytesOf(plan.jobs[last.job].output->dtype, last.elements));
         }
         tiling.slot.result = std::max(tiling.slot.result, result);
       }
