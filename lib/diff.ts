@@ -145,7 +145,7 @@ function plan(a: Checkpoint, b: Checkpoint, pairs: Pair[]): Omit<NativePlan, 'me
         { place: one.file, offset: one.begin, dtype: one.dtype },
         { place: a.files.length + two.file, offset: two.begin, dtype: two.dtype },
       ],
-      coefficients: [],
+      variants: [{ coefficients: [] }],
     })),
     seed: 0,
     checksum: false,

@@ -123,8 +123,12 @@ export class Kernel {
           program: 0,
           elements,
           inputs: inputs.map(({ dtype }, place) => ({ place, offset: 0, dtype })),
-          ...(stores ? { output: { place: 0, offset: 0, dtype: outDtype } } : {}),
-          coefficients: numbers(call.coefficients ?? []),
+          variants: [
+            {
+              coefficients: numbers(call.coefficients ?? []),
+              ...(stores ? { output: { place: 0, offset: 0, dtype: outDtype } } : {}),
+            },
+          ],
         },
       ],
       seed,

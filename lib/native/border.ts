@@ -93,7 +93,7 @@ export interface NativePlan {
   /** Files are created at their full size; `header` is written at offset 0. */
   outputs: (NativePlace & { header?: Uint8Array })[]
   programs: NativeProgram[]
-  /** In reading order. The engine packs neighbours of one program and one set of dtypes into tiles. */
+  /** In the order of the output's bytes, so that it is hashed as it is written. The engine packs neighbours of one program and one set of dtypes into tiles. */
   jobs: NativeTensorJob[]
   /** Bytes the slots of this plan may take together. */
   memory: number
@@ -129,10 +129,15 @@ export interface NativeTensorJob {
   program: number
   elements: number
   inputs: { place: number; offset: number; dtype: string }[]
-  /** Absent for a program that only reports (diff). */
-  output?: { place: number; offset: number; dtype: string }
+  /** What is computed from one read of the inputs: one result, or k of them in a sweep. All are stored as one dtype. */
+  variants: NativeVariant[]
+}
+
+export interface NativeVariant {
   /** Numbers of the method for this tensor, float64; rounded to f32 where a kernel reads them directly. */
   coefficients: number[]
+  /** Absent for a program that only reports (diff). */
+  output?: { place: number; offset: number; dtype: string }
 }
 
 export interface NativeReport {
@@ -143,8 +148,8 @@ export interface NativeReport {
   tiles: number
   /** NaN and Inf counted in what was stored. */
   nonFinite: number
-  /** Jobs with at least one such value: index and count. */
-  nonFiniteJobs: { job: number; count: number }[]
+  /** Variants of jobs with at least one such value: indices and count. */
+  nonFiniteJobs: { job: number; variant: number; count: number }[]
   /** SHA-256 (hex) an output, where asked for. */
   checksums: string[]
   /** What the host steps of report-only programs returned: one row of numbers a job (diff). */

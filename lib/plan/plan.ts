@@ -187,7 +187,7 @@ export interface RunOptions {
   sync: boolean
 }
 
-/** The plan as the engine takes it: files, programs, and jobs in the order the inputs lie on disk. */
+/** The plan as the engine takes it: files, programs, and jobs in the order of the output. */
 export function toNative(plan: MergePlan, join: (folder: string, name: string) => string, run: RunOptions): NativePlan {
   const inputs: { path: string; size: number }[] = []
   const places = new Map<string, number>()
@@ -220,19 +220,23 @@ export function toNative(plan: MergePlan, join: (folder: string, name: string) =
         program: programOf(tensor.program),
         elements: tensor.elements,
         inputs: tensor.origins.map((o) => ({ place: placeOf(o), offset: o.tensor.begin, dtype: o.tensor.dtype })),
-        output: { place: place.file, offset: place.offset, dtype: tensor.dtype },
-        coefficients: tensor.coefficients,
+        variants: [
+          {
+            coefficients: tensor.coefficients,
+            output: { place: place.file, offset: place.offset, dtype: tensor.dtype },
+          },
+        ],
       }
     })
-    .sort((a, b) => compareReads(a, b))
+    .sort((a, b) => compareWrites(a, b))
   const { memory, seed, checksum, sync } = run
   const outputs = plan.layout.files.map(({ name, size, header }) => ({ path: join(run.folder, name), size, header }))
   return { inputs, outputs, programs, jobs, memory, seed, checksum, sync }
 }
 
-function compareReads(a: NativeTensorJob, b: NativeTensorJob): number {
-  const [x] = a.inputs
-  const [y] = b.inputs
+function compareWrites(a: NativeTensorJob, b: NativeTensorJob): number {
+  const x = a.variants[0]?.output
+  const y = b.variants[0]?.output
   if (x === undefined || y === undefined) return 0
   return x.place - y.place || x.offset - y.offset
 }

@@ -84,6 +84,38 @@ Source sourceFrom(const Napi::Object& value, size_t places) {
   return source;
 }
 
+Variant variantFrom(const Napi::Object& value, size_t outputs) {
+  Variant variant;
+  if (value.Get("output").IsObject()) variant.output = sourceFrom(value.Get("output").As<Napi::Object>(), outputs);
+  const Napi::Array coefficients = list(value, "coefficients");
+  for (uint32_t c = 0; c < coefficients.Length(); c++) {
+    variant.coefficients.push_back(coefficients.Get(c).ToNumber().DoubleValue());
+  }
+  return variant;
+}
+
+void checkJob(const Job& job, const Plan& plan) {
+  if (job.inputs.empty()) misuse("a job without inputs");
+  if (job.variants.empty()) misuse("a job without variants");
+  const bool copy = job.program < 0;
+  if (copy && job.inputs.size() != 1) misuse("a copy of more than one input");
+  bool stores = copy;
+  if (!copy) {
+    for (const auto& step : plan.programs[job.program].kernels) stores = stores || !step.words;
+  }
+  const auto& first = job.variants[0].output;
+  for (const Variant& variant : job.variants) {
+    if (stores && !variant.output) misuse("a program that stores elements for a job without output");
+    if (variant.output.has_value() != first.has_value() || (first && variant.output->dtype != first->dtype)) {
+      misuse("variants of one job that are stored differently");
+    }
+  }
+  if (!copy && first && !storable(first->dtype)) {
+    throw Error(Code::DTYPE, "The tensor " + quoted(job.name) + " cannot be stored as " + dtypeName(first->dtype) +
+                                 "; F32, F16 and BF16 can.");
+  }
+}
+
 Napi::Array names(Napi::Env env, const std::vector<std::string>& values) {
   Napi::Array array = Napi::Array::New(env, values.size());
   for (uint32_t i = 0; i < values.size(); i++) array.Set(i, values[i]);
@@ -178,25 +210,11 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
                                      dtypeName(job.inputs.back().dtype) + ", which no kernel can load.");
       }
     }
-    if (entry.Get("output").IsObject()) {
-      job.output = sourceFrom(entry.Get("output").As<Napi::Object>(), plan.outputs.size());
-      if (job.program >= 0 && !storable(job.output->dtype)) {
-        throw Error(Code::DTYPE, "The tensor " + quoted(job.name) + " cannot be stored as " +
-                                     dtypeName(job.output->dtype) + "; F32, F16 and BF16 can.");
-      }
+    const Napi::Array variants = list(entry, "variants");
+    for (uint32_t v = 0; v < variants.Length(); v++) {
+      job.variants.push_back(variantFrom(item(variants, v), plan.outputs.size()));
     }
-    if (job.inputs.empty()) misuse("a job without inputs");
-    if (job.program < 0 && (job.inputs.size() != 1 || !job.output))
-      misuse("a copy that is not one input to one output");
-    if (job.program >= 0 && !job.output) {
-      for (const auto& step : plan.programs[job.program].kernels) {
-        if (!step.words) misuse("a kernel that stores elements for a job without output");
-      }
-    }
-    const Napi::Array coefficients = list(entry, "coefficients");
-    for (uint32_t c = 0; c < coefficients.Length(); c++) {
-      job.coefficients.push_back(coefficients.Get(c).ToNumber().DoubleValue());
-    }
+    checkJob(job, plan);
     plan.jobs.push_back(std::move(job));
   }
   plan.memory = natural(value, "memory");
@@ -239,8 +257,9 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
   Napi::Array jobs = Napi::Array::New(env, report.nonFiniteJobs.size());
   for (uint32_t i = 0; i < report.nonFiniteJobs.size(); i++) {
     Napi::Object entry = Napi::Object::New(env);
-    entry.Set("job", report.nonFiniteJobs[i].first);
-    entry.Set("count", static_cast<double>(report.nonFiniteJobs[i].second));
+    entry.Set("job", report.nonFiniteJobs[i].job);
+    entry.Set("variant", report.nonFiniteJobs[i].variant);
+    entry.Set("count", static_cast<double>(report.nonFiniteJobs[i].count));
     jobs.Set(i, entry);
   }
   object.Set("nonFiniteJobs", jobs);

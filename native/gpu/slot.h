@@ -1,10 +1,12 @@
-// A slot holds one tile: its sources, its parameter table and its results. On software and unified-memory adapters
-// the kernel works in the slot's own memory (Dawn's HostMappedPointer, no copy); on a discrete GPU the slot is staging
-// memory, with one copy in and one copy out a submission.
+// The memory a kernel works in: a slot holds a tile's sources and its parameter table, a result what the kernel writes.
+// They go round separately, because a result is on its way to the disk while the slot is being read into again.
+// On software and unified-memory adapters the kernel works in this memory itself (Dawn's HostMappedPointer, no copy);
+// on a discrete GPU it is staging memory, with one copy in and one copy out a submission.
 #pragma once
 #include <webgpu/webgpu_cpp.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,14 +16,6 @@
 
 namespace weightsmith {
 
-struct SlotSize {
-  uint64_t input = 0;   // bytes of sources
-  uint64_t result = 0;  // bytes of stored elements or partial results
-  uint64_t table = 0;   // bytes of the parameter table
-  uint64_t counts = 0;  // bytes of NaN/Inf counters
-  uint64_t total() const { return input + result + table + counts; }
-};
-
 struct Dispatch {
   std::string kernel;
   Constants constants;
@@ -30,37 +24,69 @@ struct Dispatch {
   bool reduce = false;  // clear the result first
 };
 
-// Page-aligned memory that Dawn may still hold after the slot is gone.
-class HostMemory;
+// A storage buffer, and the host memory it stands for where the device can bind that.
+class Buffer {
+ public:
+  Buffer(const Device& device, uint64_t size);
+  ~Buffer();
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  const wgpu::Buffer& handle() const { return handle_; }
+  uint64_t size() const { return size_; }
+  // Null on a device with memory of its own.
+  uint8_t* memory() const { return memory_; }
+
+ private:
+  uint64_t size_;
+  uint8_t* memory_ = nullptr;  // owned by Dawn's buffer, which may need it longer than this object lives
+  wgpu::Buffer handle_;
+};
+
+class Result {
+ public:
+  // Bytes of stored elements or partial results, and of NaN/Inf counters.
+  Result(const Device& device, uint64_t result, uint64_t counts);
+  ~Result();
+  Result(const Result&) = delete;
+  Result& operator=(const Result&) = delete;
+
+  bool fits(uint64_t result, uint64_t counts, uint64_t most) const;
+  // Valid after a run until the next one.
+  const uint8_t* data() const { return readback_ ? readPointer_ : result_.memory(); }
+  const uint32_t* counts() const;
+
+ private:
+  friend class Slot;
+  Buffer result_, counts_;
+  wgpu::Buffer readback_;
+  const uint8_t* readPointer_ = nullptr;
+};
 
 class Slot {
  public:
-  Slot(const Device& device, const SlotSize& size);
+  // Bytes of sources and of the parameter table.
+  Slot(const Device& device, uint64_t input, uint64_t table);
   ~Slot();
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;
 
-  const SlotSize& size() const { return size_; }
-  uint8_t* input();
-  // Valid after `run` until the next `run`.
-  const uint8_t* result() const;
-  const uint32_t* counts() const;
-
-  // Uploads the table (and, `fresh`, the sources), runs the kernel, and waits until the result can be read.
-  void run(Pipelines& pipelines, const Dispatch& dispatch, const std::vector<uint32_t>& table, bool fresh);
+  bool fits(uint64_t input, uint64_t table, uint64_t most) const;
+  // Where the sources go; valid after `release` until a run.
+  uint8_t* input() const { return upload_ ? uploadPointer_ : input_.memory(); }
   // The sources may be overwritten: makes `input` writable again.
   void release();
+  // Uploads the table (and, `fresh`, the sources), runs the kernel, and waits until the result can be read.
+  void run(Pipelines& pipelines, const Dispatch& dispatch, const std::vector<uint32_t>& table, bool fresh,
+           Result& result);
 
  private:
-  wgpu::Buffer make(uint64_t size, wgpu::BufferUsage usage, std::shared_ptr<HostMemory> memory);
+  const wgpu::BindGroup& bindGroup(const Pipelines& pipelines, const Result& result);
 
   const Device& device_;
-  SlotSize size_;
-  std::shared_ptr<HostMemory> inputMemory_, resultMemory_, tableMemory_, countsMemory_;
-  wgpu::Buffer input_, result_, table_, counts_, upload_, readback_;
+  Buffer input_, table_;
+  wgpu::Buffer upload_;
   uint8_t* uploadPointer_ = nullptr;
-  const uint8_t* readPointer_ = nullptr;
-  wgpu::BindGroup group_;
+  std::map<WGPUBuffer, wgpu::BindGroup> groups_;  // by result buffer, which its group keeps alive
 };
 
 }  // namespace weightsmith

@@ -9,6 +9,7 @@ namespace weightsmith {
 namespace {
 constexpr size_t kReaders = 2;
 constexpr size_t kWriters = 2;
+constexpr size_t kHashers = 2;
 const char kClosed[] = "The engine is closed.";
 }  // namespace
 
@@ -42,9 +43,9 @@ void Engine::submit(std::shared_ptr<Task> task) {
 }
 
 void Engine::work() {
-  ThreadPool readers(kReaders), writers(kWriters);
+  ThreadPool readers(kReaders), writers(kWriters), hashers(kHashers);
   std::optional<Pipelines> pipelines;
-  SlotCache slots;
+  BufferCache cache;
   while (true) {
     std::shared_ptr<Task> task;
     bool closing = false;
@@ -65,7 +66,8 @@ void Engine::work() {
       try {
         device_->check();
         if (!pipelines) pipelines.emplace(*device_);
-        report = execute({*device_, *pipelines, readers, writers, slots}, task->plan, task->abort, task->onProgress);
+        const RunContext context{*device_, *pipelines, readers, writers, hashers, cache};
+        report = execute(context, task->plan, task->abort, task->onProgress);
       } catch (const Error& caught) {
         error = caught;
       } catch (const std::bad_alloc&) {

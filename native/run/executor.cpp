@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <deque>
+#include <utility>
 
 #include "base/error.h"
-#include "base/fnv.h"
-#include "base/sha256.h"
-#include "gpu/slot.h"
-#include "io/file.h"
-#include "run/coefficients/host_step.h"
+#include "run/stages.h"
+#include "run/store.h"
+#include "run/table.h"
 #include "run/tiling.h"
 
 namespace weightsmith {
@@ -21,9 +19,8 @@ double since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-constexpr size_t kRing = 4;
+constexpr uint64_t kReadPiece = 1ull << 20;
 constexpr uint64_t kWritePiece = 8ull << 20;
-constexpr uint64_t kHashPiece = 1ull << 20;
 constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 
 // Busy time of a stage, added up over threads.
@@ -36,62 +33,22 @@ class Timer {
   std::atomic<int64_t> nanos_{0};
 };
 
-// An input or output: a file, or memory of the caller.
-class Store {
- public:
-  Store(const Place& place, bool output) : memory_(place.memory), size_(place.size) {
-    if (memory_) return;
-    file_ = std::make_unique<File>(output ? File::create(place.path, place.size) : File::openRead(place.path));
-  }
-  void read(uint64_t offset, void* data, uint64_t size) const {
-    if (memory_) {
-      check(offset, size);
-      std::memcpy(data, memory_ + offset, size);
-    } else {
-      file_->readAt(offset, data, size);
-    }
-  }
-  void write(uint64_t offset, const void* data, uint64_t size) {
-    if (memory_) {
-      check(offset, size);
-      std::memcpy(memory_ + offset, data, size);
-    } else {
-      file_->writeAt(offset, data, size);
-      file_->startWriteback(offset, size);
-    }
-  }
-  File* file() { return file_.get(); }
-
- private:
-  void check(uint64_t offset, uint64_t size) const {
-    if (offset > size_ || size > size_ - offset) {
-      throw Error(Code::ARGUMENT, "A range of " + std::to_string(size) + " bytes at " + std::to_string(offset) +
-                                      " is outside a memory of " + std::to_string(size_) + " bytes.");
-    }
-  }
-  std::unique_ptr<File> file_;
-  uint8_t* memory_;
-  uint64_t size_;
-};
-
-// What a group of tiles has reached; host steps are one a job.
-struct GroupState {
-  size_t kernel = 0;
-  size_t tilesDone = 0;
-  std::map<uint32_t, std::unique_ptr<HostStep>> hosts;
-  std::map<uint32_t, std::vector<uint32_t>> words;
-  std::map<uint32_t, std::vector<uint32_t>> nextWords;  // for the next kernel, once all jobs are settled
-  std::map<uint32_t, bool> settled;                     // a job that needs no repetition of this kernel
-};
-
+// A tile on its way through its group's current kernels.
 struct Visit {
   size_t group = 0;
   size_t tile = 0;
 };
 
+// What tasks on the pools refer to outlives them: `reads` and `writes` are waited for before anything goes.
 struct RingSlot {
   std::unique_ptr<Slot> slot;
-  Completion reads, writes;
+  Completion reads;
+  Completion writes;  // of copies, which are written from the slot itself
+};
+
+struct RingResult {
+  std::unique_ptr<Result> result;
+  Completion writes;
 };
 
 class Execution {
@@ -102,41 +59,29 @@ class Execution {
 
   Report run() {
     const auto start = Clock::now();
-    // A staging slot exists twice: on the device and on the host.
-    share_ = plan_.memory / kRing / (context_.device.mapped() ? 1 : 2);
-    tiling_ = tile(plan_, {context_.device.maxBinding(), share_});
-    for (const Place& place : plan_.inputs) inputs_.push_back(std::make_unique<Store>(place, false));
+    // Staging memory exists twice: on the device and on the host.
+    tiling_ = tile(plan_, {context_.device.maxBinding(), plan_.memory / (context_.device.mapped() ? 1 : 2)});
+    for (const Place& place : plan_.inputs) inputs_.push_back(std::make_unique<Input>(place));
     for (const Place& place : plan_.outputs) {
-      outputs_.push_back(std::make_unique<Store>(place, true));
-      if (!place.header.empty()) outputs_.back()->write(0, place.header.data(), place.header.size());
+      outputs_.push_back(std::make_unique<Output>(place, plan_.checksum ? &context_.hashers : nullptr));
     }
-    states_.resize(tiling_.groups.size());
     report_.results.resize(plan_.jobs.size());
-    uint64_t tiles = 0;
-    for (size_t g = 0; g < tiling_.groups.size(); g++) {
-      const Group& group = tiling_.groups[g];
-      const size_t rounds =
-          group.tiles.size() > 1 && group.program >= 0 ? plan_.programs[group.program].kernels.size() : 1;
-      for (size_t round = 0; round < rounds; round++) {
-        for (size_t t = 0; t < group.tiles.size(); t++) pending_.push_back({g, t});
-      }
-      tiles += group.tiles.size();
-    }
-    report_.tiles = tiles;
-    countTotals();
-    const size_t ring = std::min<size_t>(kRing, std::max<size_t>(1, pending_.size()));
-    for (size_t i = 0; i < ring; i++) ring_.push_back(std::make_unique<RingSlot>());
+    schedule();
+    for (size_t i = 0; i < std::min(kSlots, pending_.size()); i++) slots_.push_back(std::make_unique<RingSlot>());
+    for (size_t i = 0; i < kResults; i++) results_.push_back(std::make_unique<RingResult>());
     try {
       loop();
-      for (auto& item : ring_) item->writes.wait();
+      for (auto& item : slots_) item->writes.wait();
+      for (auto& item : results_) item->writes.wait();
+      finish();
     } catch (...) {
       settle();
       throw;
     }
-    for (auto& item : ring_) {
-      if (item->slot) context_.slots.push_back(std::move(item->slot));
+    for (auto& item : slots_) context_.cache.slots.push_back(std::move(item->slot));
+    for (auto& item : results_) {
+      if (item->result) context_.cache.results.push_back(std::move(item->result));
     }
-    finish();
     report_.total = since(start);
     report_.read = read_.value();
     report_.write = write_.value();
@@ -147,81 +92,105 @@ class Execution {
   }
 
  private:
-  void countTotals() {
-    for (const Visit& visit : pending_) totalRead_ += visitBytes(visit);
-    for (const Job& job : plan_.jobs) {
-      if (job.output) totalWrite_ += bytesOf(job.output->dtype, job.elements);
+  // A tensor that is larger than a tile is read again for each kernel of its program; a tile that holds whole tensors
+  // stays in its slot for all of them.
+  void schedule() {
+    stages_.resize(tiling_.groups.size());
+    for (size_t g = 0; g < tiling_.groups.size(); g++) {
+      const Group& group = tiling_.groups[g];
+      const bool split = group.tiles.size() > 1 && group.program >= 0;
+      const size_t rounds = split ? plan_.programs[group.program].kernels.size() : 1;
+      for (size_t round = 0; round < rounds; round++) {
+        for (size_t t = 0; t < group.tiles.size(); t++) pending_.push_back({g, t});
+      }
+      report_.tiles += group.tiles.size();
     }
+    outstanding_.resize(tiling_.groups.size());
+    for (const Visit& visit : pending_) {
+      totalRead_ += visitBytes(visit);
+      outstanding_[visit.group]++;
+    }
+    for (const Job& job : plan_.jobs) {
+      for (const Variant& variant : job.variants) {
+        if (variant.output) totalWrite_ += bytesOf(variant.output->dtype, job.elements);
+      }
+    }
+  }
+
+  uint64_t sourceBytes(const Group& group, const Segment& segment, size_t input) const {
+    if (group.program < 0) return segment.elements;
+    return bytesOf(plan_.jobs[segment.job].inputs[input].dtype, segment.elements);
   }
 
   uint64_t visitBytes(const Visit& visit) const {
     const Group& group = tiling_.groups[visit.group];
     uint64_t bytes = 0;
     for (const Segment& segment : group.tiles[visit.tile].segments) {
-      for (const Source& source : plan_.jobs[segment.job].inputs) {
-        bytes += group.program < 0 ? segment.elements : bytesOf(source.dtype, segment.elements);
-      }
+      for (size_t i = 0; i < segment.inputOffsets.size(); i++) bytes += sourceBytes(group, segment, i);
     }
     return bytes;
   }
 
   // Tasks on the pools refer to slots and stores: none may be left behind when an error ends the run.
-  void settle() {
+  void settle() noexcept {
     stop_ = true;
-    for (auto& item : ring_) {
-      for (Completion* completion : {&item->reads, &item->writes}) {
-        try {
-          completion->wait();
-        } catch (const Error&) {
-          // The first error is on its way to the caller already.
-        }
+    const auto drain = [](Completion& completion) {
+      try {
+        completion.wait();
+      } catch (const Error&) {
+        // The first error is on its way to the caller already.
       }
+    };
+    for (auto& item : slots_) {
+      drain(item->reads);
+      drain(item->writes);
     }
+    for (auto& item : results_) drain(item->writes);
+    for (auto& output : outputs_) output->abandon();
   }
 
   void loop() {
-    std::deque<std::pair<Visit, size_t>> issued;  // visits whose reads are under way, with their ring position
+    std::deque<std::pair<Visit, size_t>> issued;  // visits whose reads are under way, with their slot
     size_t next = 0;
     while (!pending_.empty() || !issued.empty()) {
-      // One slot is left out: its writes are still on their way while the next tile computes.
-      while (!pending_.empty() && issued.size() < std::max<size_t>(1, ring_.size() - 1)) {
+      while (!pending_.empty() && issued.size() < slots_.size()) {
         const Visit visit = pending_.front();
         pending_.pop_front();
-        issueReads(visit, *ring_[next]);
+        issueReads(visit, *slots_[next]);
         issued.emplace_back(visit, next);
-        next = (next + 1) % ring_.size();
+        next = (next + 1) % slots_.size();
       }
       if (abort_) throw Error(Code::ABORTED, "The run was aborted.");
       const auto [visit, position] = issued.front();
       issued.pop_front();
-      RingSlot& item = *ring_[position];
-      const auto waited = Clock::now();
-      item.reads.wait();
-      report_.wait += since(waited);
+      RingSlot& item = *slots_[position];
+      wait(item.reads);
       process(visit, item);
       progress(false);
     }
   }
 
+  void wait(Completion& completion) {
+    const auto start = Clock::now();
+    completion.wait();
+    report_.wait += since(start);
+  }
+
   void issueReads(const Visit& visit, RingSlot& item) {
-    const auto waited = Clock::now();
-    item.writes.wait();
-    report_.wait += since(waited);
+    wait(item.writes);
     if (!item.slot) item.slot = takeSlot();
     item.slot->release();
     const Group& group = tiling_.groups[visit.group];
     const Tile& tile = group.tiles[visit.tile];
     uint8_t* memory = item.slot->input();
     // One task reads about a quarter of the tile: enough to share the work, few enough to cost nothing.
-    const uint64_t piece = std::max<uint64_t>(1 << 20, tile.inputBytes / 4);
+    const uint64_t piece = std::max(kReadPiece, tile.inputBytes / 4);
+    const size_t inputs = group.program < 0 ? 1 : group.inputs;
+    const size_t reads = tile.segments.size() * inputs;
     size_t first = 0;
     uint64_t bytes = 0;
-    const size_t reads = tile.segments.size() * (group.program < 0 ? 1 : group.inputs);
-    const size_t inputs = group.program < 0 ? 1 : group.inputs;
     for (size_t i = 0; i < reads; i++) {
-      const Segment& segment = tile.segments[i / inputs];
-      bytes += group.program < 0 ? segment.elements
-                                 : bytesOf(plan_.jobs[segment.job].inputs[i % inputs].dtype, segment.elements);
+      bytes += sourceBytes(group, tile.segments[i / inputs], i % inputs);
       if (bytes < piece && i + 1 < reads) continue;
       context_.readers.submit(item.reads, [this, &group, &tile, memory, inputs, first, last = i + 1, bytes] {
         if (stop_) return;
@@ -235,80 +204,76 @@ class Execution {
     }
   }
 
-  std::unique_ptr<Slot> takeSlot() {
-    while (!context_.slots.empty()) {
-      auto slot = std::move(context_.slots.back());
-      context_.slots.pop_back();
-      const SlotSize &has = slot->size(), &needs = tiling_.slot;
-      const bool fits = has.input >= needs.input && has.result >= needs.result && has.table >= needs.table &&
-                        has.counts >= needs.counts && has.total() <= std::max(share_, needs.total());
-      if (fits) return slot;
-    }
-    return std::make_unique<Slot>(context_.device, tiling_.slot);
+  void readSegment(const Group& group, const Segment& segment, size_t input, uint8_t* memory) const {
+    const Source& source = plan_.jobs[segment.job].inputs[input];
+    const uint64_t first = segment.firstBlock * kBlock;
+    inputs_[source.place]->read(source.offset + (group.program < 0 ? first : bytesOf(source.dtype, first)),
+                                memory + segment.inputOffsets[input], sourceBytes(group, segment, input));
   }
 
-  void readSegment(const Group& group, const Segment& segment, size_t input, uint8_t* memory) const {
-    const Job& job = plan_.jobs[segment.job];
-    const Source& source = job.inputs[input];
-    const bool copy = group.program < 0;
-    const uint64_t start = copy ? segment.firstBlock * kBlock : bytesOf(source.dtype, segment.firstBlock * kBlock);
-    const uint64_t size = copy ? segment.elements : bytesOf(source.dtype, segment.elements);
-    inputs_[source.place]->read(source.offset + start, memory + segment.inputOffsets[input], size);
+  std::unique_ptr<Slot> takeSlot() {
+    const uint64_t most = std::max(tiling_.input + tiling_.table, plan_.memory / (2 * kSlots)) + kPadding;
+    for (auto& slots = context_.cache.slots; !slots.empty();) {
+      auto slot = std::move(slots.back());
+      slots.pop_back();
+      if (slot && slot->fits(tiling_.input, tiling_.table, most)) return slot;
+    }
+    return std::make_unique<Slot>(context_.device, tiling_.input, tiling_.table);
+  }
+
+  std::unique_ptr<Result> takeResult() {
+    const uint64_t most = std::max(tiling_.result + tiling_.counts, plan_.memory / (4 * kResults)) + kPadding;
+    for (auto& results = context_.cache.results; !results.empty();) {
+      auto result = std::move(results.back());
+      results.pop_back();
+      if (result->fits(tiling_.result, tiling_.counts, most)) return result;
+    }
+    return std::make_unique<Result>(context_.device, tiling_.result, tiling_.counts);
+  }
+
+  // The next result, once nothing is written from it any more.
+  RingResult& freeResult() {
+    RingResult& item = *results_[result_];
+    wait(item.writes);
+    if (!item.result) item.result = takeResult();
+    return item;
   }
 
   void process(const Visit& visit, RingSlot& item) {
     const Group& group = tiling_.groups[visit.group];
     const Tile& tile = group.tiles[visit.tile];
-    tensor_ = plan_.jobs[tile.segments.front().job].name;
+    const Job& leader = plan_.jobs[tile.segments.front().job];
+    tensor_ = leader.name;
     if (group.program < 0) {
-      write(group, tile, item, item.slot->input(), true);
+      for (uint32_t v = 0; v < leader.variants.size(); v++) write(tile, v, item.slot->input(), true, item.writes);
       return;
     }
-    const Program& program = plan_.programs[group.program];
-    GroupState& state = states_[visit.group];
-    if (state.kernel == 0 && state.tilesDone == 0 && state.words.empty()) begin(group, program, state);
-    bool fresh = true;
-    while (true) {
-      const KernelStep& step = program.kernels[state.kernel];
-      dispatch(group, tile, program, step, state, item, fresh);
-      fresh = false;
-      if (!step.words)
-        write(group, tile, item, item.slot->result(), false);
-      else
-        consume(tile, state, item, step);
-      if (++state.tilesDone < group.tiles.size()) return;
-      state.tilesDone = 0;
-      const bool again = advance(group, program, state);
-      if (group.tiles.size() > 1) {
-        if (again) repeat(visit.group);
-        return;
-      }
-      if (state.kernel == program.kernels.size()) return;
-      // The tile stays in its slot for the next kernel.
-    }
-  }
-
-  void begin(const Group& group, const Program& program, GroupState& state) {
-    for (const Tile& tile : group.tiles) {
-      for (const Segment& segment : tile.segments) {
-        if (state.words.count(segment.job)) continue;
-        const Job& job = plan_.jobs[segment.job];
-        if (program.host.empty()) {
-          state.words[segment.job] = floatWords(job.coefficients);
-          continue;
-        }
-        const auto make = findHostStep(program.host);
-        if (!make) throw Error(Code::INTERNAL, "There is no host step named '" + program.host + "'.");
-        auto& host = state.hosts[segment.job];
-        host = make({job.coefficients, job.inputs.size(), job.elements});
-        state.words[segment.job] = host->begin();
+    auto& variants = stages_[visit.group];
+    if (variants.empty()) {
+      for (uint32_t v = 0; v < leader.variants.size(); v++) {
+        variants.push_back(std::make_unique<Stages>(plan_, group, v));
       }
     }
+    bool fresh = true, roundOver = false, allDone = true;
+    for (uint32_t v = 0; v < variants.size(); v++) {
+      Stages& stages = *variants[v];
+      while (!stages.done()) {
+        dispatch(group, tile, v, stages, item, std::exchange(fresh, false));
+        roundOver = stages.tileDone(report_.results);
+        if (group.tiles.size() > 1) break;  // the other tiles come first
+      }
+      allDone = allDone && stages.done();
+    }
+    outstanding_[visit.group]--;
+    if (allDone)
+      variants.clear();
+    else if (roundOver && outstanding_[visit.group] == 0)
+      repeat(visit.group);
   }
 
-  void dispatch(const Group& group, const Tile& tile, const Program& program, const KernelStep& step,
-                const GroupState& state, RingSlot& item, bool fresh) {
-    (void)program;
+  void dispatch(const Group& group, const Tile& tile, uint32_t variant, Stages& stages, RingSlot& item, bool fresh) {
+    const KernelStep& step = stages.step();
+    RingResult& result = freeResult();
     Dispatch dispatch;
     dispatch.kernel = step.kernel;
     dispatch.constants = step.constants;
@@ -321,170 +286,85 @@ class Execution {
       dispatch.resultBytes = uint64_t{tile.blocks} * step.words * 4;
     } else {
       const Segment& last = tile.segments.back();
-      dispatch.resultBytes = last.outputOffset + bytesOf(plan_.jobs[last.job].output->dtype, last.elements);
+      dispatch.resultBytes = last.outputOffset + bytesOf(storedAs(last, variant), last.elements);
     }
-    const auto table = parameterTable(group, tile, state);
-    const auto start = Clock::now();
-    item.slot->run(context_.pipelines, dispatch, table, fresh);
-    report_.compute += since(start);
-    if (!step.words) collectNonFinite(tile, item);
-  }
-
-  // The layout is described in native/kernels/include/tile.wgsl and ARCHITECTURE.md.
-  std::vector<uint32_t> parameterTable(const Group& group, const Tile& tile, const GroupState& state) const {
-    size_t coefficients = 0;
-    for (const Segment& segment : tile.segments) {
-      coefficients = std::max(coefficients, state.words.at(segment.job).size());
-    }
-    const uint32_t record = recordWords(group.inputs, coefficients);
-    const uint32_t map = 8, records = map + tile.blocks;
-    std::vector<uint32_t> table(records + tile.segments.size() * record);
-    table[1] = tile.blocks;
-    table[2] = map;
-    table[3] = records;
-    table[4] = record;
-    table[5] = static_cast<uint32_t>(plan_.seed);
-    table[6] = static_cast<uint32_t>(plan_.seed >> 32);
-    if (table.size() * 4 > tiling_.slot.table) {
+    const auto table = parameterTable(plan_, group, tile, stages);
+    if (table.size() * 4 > tiling_.table) {
       throw Error(Code::INTERNAL, "A parameter table of " + std::to_string(table.size() * 4) +
-                                      " bytes exceeds its slot of " + std::to_string(tiling_.slot.table) + " bytes.");
+                                      " bytes exceeds its slot of " + std::to_string(tiling_.table) + " bytes.");
     }
-    uint32_t block = 0;
-    for (uint32_t s = 0; s < tile.segments.size(); s++) {
-      const Segment& segment = tile.segments[s];
-      const Job& job = plan_.jobs[segment.job];
-      uint32_t* row = &table[records + s * record];
-      const uint64_t firstElement = segment.firstBlock * kBlock;
-      row[0] = static_cast<uint32_t>(segment.elements);
-      row[1] = block;
-      row[2] = static_cast<uint32_t>(firstElement);
-      row[3] = static_cast<uint32_t>(firstElement >> 32);
-      row[4] = static_cast<uint32_t>(segment.outputOffset / 16);
-      row[5] = s;
-      for (uint32_t i = 0; i < group.inputs; i++) {
-        row[6 + i] = static_cast<uint32_t>(segment.inputOffsets[i] / 16) | *kernelCode(job.inputs[i].dtype) << 28;
-        const uint64_t key = tensorKey(job.name, i);
-        row[6 + group.inputs + 2 * i] = static_cast<uint32_t>(key);
-        row[6 + group.inputs + 2 * i + 1] = static_cast<uint32_t>(key >> 32);
-      }
-      const auto& words = state.words.at(segment.job);
-      std::copy(words.begin(), words.end(), row + 6 + 3 * group.inputs);
-      std::fill_n(&table[map + block], segment.blocks, s);
-      block += segment.blocks;
+    auto start = Clock::now();
+    item.slot->run(context_.pipelines, dispatch, table, fresh, *result.result);
+    report_.compute += since(start);
+    if (step.words) {
+      start = Clock::now();
+      stages.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
+      report_.host += since(start);
+      return;
     }
-    return table;
+    collectNonFinite(tile, variant, result.result->counts());
+    write(tile, variant, result.result->data(), false, result.writes);
+    result_ = (result_ + 1) % results_.size();
   }
 
-  void consume(const Tile& tile, GroupState& state, RingSlot& item, const KernelStep& step) {
-    const auto start = Clock::now();
-    const auto* words = reinterpret_cast<const uint32_t*>(item.slot->result());
-    uint64_t block = 0;
-    for (const Segment& segment : tile.segments) {
-      const std::span<const uint32_t> partials(words + block * step.words, size_t{segment.blocks} * step.words);
-      block += segment.blocks;
-      const auto host = state.hosts.find(segment.job);
-      if (host != state.hosts.end()) {
-        if (!state.settled[segment.job]) host->second->consume(state.kernel, partials, segment.firstBlock);
-      } else {
-        // Without a host step the partial results themselves are the result (a kernel called on its own).
-        auto& result = report_.results[segment.job];
-        result.insert(result.end(), partials.begin(), partials.end());
-      }
-    }
-    report_.host += since(start);
+  DType storedAs(const Segment& segment, uint32_t variant) const {
+    return plan_.jobs[segment.job].variants[variant].output->dtype;
   }
 
-  // All tiles have been through the kernel: what comes next? True if some job needs the kernel once more.
-  bool advance(const Group& group, const Program& program, GroupState& state) {
-    const auto start = Clock::now();
-    bool again = false;
-    if (!program.host.empty() && program.kernels[state.kernel].words) {
-      std::map<uint32_t, bool> visited;
-      for (const Tile& tile : group.tiles) {
-        for (const Segment& segment : tile.segments) {
-          if (visited[segment.job] || state.settled[segment.job]) continue;
-          visited[segment.job] = true;
-          Outcome outcome = state.hosts.at(segment.job)->finish(state.kernel);
-          if (outcome.again)
-            again = true;
-          else
-            state.settled[segment.job] = true;
-          state.nextWords[segment.job] = std::move(outcome.words);
-          if (!outcome.result.empty()) report_.results[segment.job] = std::move(outcome.result);
-          if (outcome.again) state.words[segment.job] = state.nextWords[segment.job];
-        }
-      }
-    }
-    if (!again) {
-      for (auto& [job, words] : state.nextWords) state.words[job] = std::move(words);
-      state.nextWords.clear();
-      state.settled.clear();
-      state.kernel++;
-    }
-    report_.host += since(start);
-    return again;
-  }
-
-  // One more round over the group's tiles, after its last planned visit.
+  // One more round over the group's tiles, where a host step asked for more than one a kernel.
   void repeat(size_t group) {
-    auto position = pending_.begin();
-    for (auto it = pending_.begin(); it != pending_.end(); ++it) {
-      if (it->group == group) position = it + 1;
+    const size_t tiles = tiling_.groups[group].tiles.size();
+    for (size_t t = tiles; t-- > 0;) {
+      pending_.push_front({group, t});
+      totalRead_ += visitBytes({group, t});
     }
-    std::vector<Visit> visits;
-    for (size_t t = 0; t < tiling_.groups[group].tiles.size(); t++) visits.push_back({group, t});
-    for (const Visit& visit : visits) totalRead_ += visitBytes(visit);
-    pending_.insert(position, visits.begin(), visits.end());
+    outstanding_[group] = tiles;
   }
 
-  void collectNonFinite(const Tile& tile, const RingSlot& item) {
-    for (uint32_t s = 0; s < tile.segments.size(); s++) {
-      const uint32_t count = item.slot->counts()[s];
+  void collectNonFinite(const Tile& tile, uint32_t variant, const uint32_t* counts) {
+    for (const Segment& segment : tile.segments) {
+      const uint32_t count = *counts++;
       if (!count) continue;
       report_.nonFinite += count;
-      auto& jobs = report_.nonFiniteJobs;
-      const uint32_t job = tile.segments[s].job;
-      if (!jobs.empty() && jobs.back().first == job)
-        jobs.back().second += count;
+      auto& found = report_.nonFiniteJobs;
+      if (!found.empty() && found.back().job == segment.job && found.back().variant == variant)
+        found.back().count += count;
       else
-        jobs.emplace_back(job, count);
+        found.push_back({segment.job, variant, count});
     }
   }
 
-  void write(const Group& group, const Tile& tile, RingSlot& item, const uint8_t* data, bool copy) {
-    (void)group;
+  // `data`: what a kernel stored, or (`copy`) the sources themselves.
+  void write(const Tile& tile, uint32_t variant, const uint8_t* data, bool copy, Completion& writes) {
     struct Piece {
-      const Segment* segment;
-      uint64_t start, size;
+      Output* output;
+      uint64_t offset;
+      const uint8_t* data;
+      uint64_t size;
     };
     std::vector<Piece> batch;
     uint64_t bytes = 0;
     const auto flush = [&] {
       if (batch.empty()) return;
-      context_.writers.submit(item.writes, [this, batch = std::move(batch), data, copy, bytes] {
+      context_.writers.submit(writes, [this, batch = std::exchange(batch, {}), bytes] {
         if (stop_) return;
         const auto start = Clock::now();
-        for (const Piece& piece : batch) {
-          const Job& job = plan_.jobs[piece.segment->job];
-          const uint64_t first = piece.segment->firstBlock * kBlock;
-          const uint64_t at = copy ? first : bytesOf(job.output->dtype, first);
-          const uint64_t from = copy ? piece.segment->inputOffsets[0] : piece.segment->outputOffset;
-          outputs_[job.output->place]->write(job.output->offset + at + piece.start, data + from + piece.start,
-                                             piece.size);
-        }
+        for (const Piece& piece : batch) piece.output->write(piece.offset, piece.data, piece.size);
         bytesWritten_ += bytes;
         write_.add(since(start));
       });
-      batch = {};
       bytes = 0;
     };
     for (const Segment& segment : tile.segments) {
-      const Job& job = plan_.jobs[segment.job];
-      if (!job.output) continue;
-      const uint64_t size = copy ? segment.elements : bytesOf(job.output->dtype, segment.elements);
+      const auto& output = plan_.jobs[segment.job].variants[variant].output;
+      if (!output) continue;
+      const uint64_t first = segment.firstBlock * kBlock;
+      const uint64_t at = output->offset + (copy ? first : bytesOf(output->dtype, first));
+      const uint64_t size = copy ? segment.elements : bytesOf(output->dtype, segment.elements);
+      const uint8_t* from = data + (copy ? segment.inputOffsets[0] : segment.outputOffset);
       for (uint64_t start = 0; start < size; start += kWritePiece) {
         const uint64_t part = std::min(kWritePiece, size - start);
-        batch.push_back({&segment, start, part});
+        batch.push_back({outputs_[output->place].get(), at + start, from + start, part});
         bytes += part;
         if (bytes >= kWritePiece) flush();
       }
@@ -492,28 +372,15 @@ class Execution {
     flush();
   }
 
+  // Hashing goes on while the disk takes what is left.
   void finish() {
     const auto start = Clock::now();
     if (plan_.sync) {
-      for (auto& output : outputs_) {
-        if (output->file()) output->file()->sync();
-      }
+      for (auto& output : outputs_) output->sync();
     }
     report_.sync = since(start);
-    if (plan_.checksum) hashOutputs();
-  }
-
-  void hashOutputs() {
-    for (size_t i = 0; i < outputs_.size(); i++) {
-      Sha256 hash;
-      std::vector<uint8_t> buffer(kHashPiece);
-      const uint64_t size = plan_.outputs[i].size;
-      for (uint64_t at = 0; at < size; at += kHashPiece) {
-        const uint64_t part = std::min(kHashPiece, size - at);
-        outputs_[i]->read(at, buffer.data(), part);
-        hash.update(buffer.data(), part);
-      }
-      report_.checksums.push_back(hash.hex());
+    for (auto& output : outputs_) {
+      if (plan_.checksum) report_.checksums.push_back(output->checksum());
     }
   }
 
@@ -525,18 +392,23 @@ class Execution {
     onProgress_({bytesRead_, bytesWritten_, totalRead_, totalWrite_, tensor_});
   }
 
+  static constexpr uint64_t kPadding = 4 * 4096;  // buffers are whole pages
+
   const RunContext& context_;
   const Plan& plan_;
   const std::atomic<bool>& abort_;
   const std::function<void(const Progress&)>& onProgress_;
   Tiling tiling_;
-  std::vector<std::unique_ptr<Store>> inputs_, outputs_;
-  std::vector<GroupState> states_;
+  std::vector<std::unique_ptr<Input>> inputs_;
+  std::vector<std::unique_ptr<Output>> outputs_;
+  std::vector<std::vector<std::unique_ptr<Stages>>> stages_;  // of a group that is under way, one a variant
   std::deque<Visit> pending_;
-  std::vector<std::unique_ptr<RingSlot>> ring_;
+  std::vector<size_t> outstanding_;  // visits a group that are pending or under way
+  std::vector<std::unique_ptr<RingSlot>> slots_;
+  std::vector<std::unique_ptr<RingResult>> results_;
+  size_t result_ = 0;  // position in `results_`
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> bytesRead_{0}, bytesWritten_{0};
-  uint64_t share_ = 0;  // bytes one slot may take
   uint64_t totalRead_ = 0, totalWrite_ = 0;
   std::string tensor_;
   Timer read_, write_;

@@ -13,15 +13,19 @@
 
 namespace weightsmith {
 
-// Slots outlive a run: allocating and first touching their memory costs more than a small merge.
-using SlotCache = std::vector<std::unique_ptr<Slot>>;
+// Slots and results outlive a run: allocating and first touching their memory costs more than a small merge.
+struct BufferCache {
+  std::vector<std::unique_ptr<Slot>> slots;
+  std::vector<std::unique_ptr<Result>> results;
+};
 
 struct RunContext {
   const Device& device;
   Pipelines& pipelines;
   ThreadPool& readers;
   ThreadPool& writers;
-  SlotCache& slots;
+  ThreadPool& hashers;
+  BufferCache& cache;
 };
 
 // `abort` is looked at before every tile. Throws Error; outputs are then incomplete.

@@ -35,13 +35,18 @@ struct Source {
   DType dtype = DType::F32;
 };
 
+// One result that is computed from the inputs of a job.
+struct Variant {
+  std::vector<double> coefficients;
+  std::optional<Source> output;
+};
+
 struct Job {
   std::string name;
   int32_t program = -1;  // -1: copy bytes
   uint64_t elements = 0;
   std::vector<Source> inputs;
-  std::optional<Source> output;
-  std::vector<double> coefficients;
+  std::vector<Variant> variants;  // outputs of one dtype
 };
 
 struct Plan {
@@ -54,10 +59,17 @@ struct Plan {
   bool sync = false;
 };
 
+// NaN and Inf among what a variant of a job stored.
+struct NonFinite {
+  uint32_t job = 0;
+  uint32_t variant = 0;
+  uint64_t count = 0;
+};
+
 struct Report {
   double total = 0, read = 0, compute = 0, write = 0, wait = 0, sync = 0, host = 0;  // milliseconds
   uint64_t bytesRead = 0, bytesWritten = 0, tiles = 0, nonFinite = 0;
-  std::vector<std::pair<uint32_t, uint64_t>> nonFiniteJobs;
+  std::vector<NonFinite> nonFiniteJobs;
   std::vector<std::string> checksums;
   std::vector<std::vector<double>> results;
 };

@@ -18,14 +18,15 @@ struct Kind {
   int32_t program;
   std::vector<DType> inputs;
   std::optional<DType> output;
+  size_t variants;
   bool operator==(const Kind&) const = default;
 };
 
 Kind kindOf(const Job& job) {
-  Kind kind{job.program, {}, std::nullopt};
+  Kind kind{job.program, {}, std::nullopt, job.variants.size()};
   if (job.program < 0) return kind;  // copies of any type share tiles
   for (const auto& input : job.inputs) kind.inputs.push_back(input.dtype);
-  if (job.output) kind.output = job.output->dtype;
+  if (job.variants[0].output) kind.output = job.variants[0].output->dtype;
   return kind;
 }
 
@@ -39,7 +40,7 @@ uint32_t recordWords(size_t inputs, size_t coefficients) {
 
 Tiling tile(const Plan& plan, const TilingLimits& limits) {
   Tiling tiling;
-  Kind open{-2, {}, std::nullopt};
+  Kind open{-2, {}, std::nullopt, 0};
   uint64_t maxBlocks = 0;
   Group* shared = nullptr;  // the group whose one tile still takes tensors
 
@@ -60,17 +61,18 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
           widest = std::max(widest, bytesOf(source.dtype, kBlock));
         }
         for (const auto& step : plan.programs[job.program].kernels) {
-          result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(job.output->dtype, kBlock));
+          result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(*kind.output, kBlock));
         }
       }
       const uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
-      maxBlocks = std::min({limits.binding / input, limits.binding / result, limits.slot / (input + result + table),
+      const uint64_t all = kSlots * (input + table) + kResults * result;
+      maxBlocks = std::min({limits.binding / input, limits.binding / result, limits.memory / all,
                             std::max<uint64_t>(1, kTileTarget / widest)});
       if (maxBlocks == 0) {
-        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " +
-                                             std::to_string(input + result) + " bytes, but a slot may take " +
-                                             std::to_string(limits.slot) + " and a binding " +
-                                             std::to_string(limits.binding) + "; give more memory.");
+        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " + std::to_string(all) +
+                                             " bytes, but a run may take " + std::to_string(limits.memory) +
+                                             " and a binding " + std::to_string(limits.binding) +
+                                             "; give more memory.");
       }
     }
     const uint64_t units = copy ? bytesOf(job.inputs[0].dtype, job.elements) : job.elements;
@@ -85,7 +87,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
         for (const auto& source : job.inputs) {
           if (source.dtype != job.inputs[0].dtype) group.inputCode = kMixedDType;
         }
-        if (job.output) group.outputCode = *kernelCode(job.output->dtype);
+        if (kind.output) group.outputCode = *kernelCode(*kind.output);
       }
       tiling.groups.push_back(std::move(group));
       shared = blocks > maxBlocks ? nullptr : &tiling.groups.back();
@@ -103,9 +105,9 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
         segment.inputOffsets.push_back(tile.inputBytes);
         tile.inputBytes += align16(copy ? segment.elements : bytesOf(job.inputs[i].dtype, segment.elements));
       }
-      if (!copy && job.output && !tile.segments.empty()) {
+      if (kind.output && !tile.segments.empty()) {
         const Segment& last = tile.segments.back();
-        segment.outputOffset = alignOutput(last.outputOffset + bytesOf(job.output->dtype, last.elements));
+        segment.outputOffset = alignOutput(last.outputOffset + bytesOf(*kind.output, last.elements));
       }
       tile.blocks += segment.blocks;
       tile.segments.push_back(std::move(segment));
@@ -114,25 +116,28 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
 
   for (const Group& group : tiling.groups) {
     for (const Tile& tile : group.tiles) {
-      tiling.slot.input = std::max(tiling.slot.input, tile.inputBytes);
+      tiling.input = std::max(tiling.input, tile.inputBytes);
       if (group.program < 0) continue;
       for (const auto& step : plan.programs[group.program].kernels) {
         uint64_t result = uint64_t{tile.blocks} * step.words * 4;
         if (!step.words) {
           const Segment& last = tile.segments.back();
-          result = last.outputOffset + alignOutput(bytesOf(plan.jobs[last.job].output->dtype, last.elements));
+          result =
+              last.outputOffset + alignOutput(bytesOf(plan.jobs[last.job].variants[0].output->dtype, last.elements));
         }
-        tiling.slot.result = std::max(tiling.slot.result, result);
+        tiling.result = std::max(tiling.result, result);
       }
       uint64_t coefficients = 0;
       const bool host = !plan.programs[group.program].host.empty();
       for (const Segment& segment : tile.segments) {
-        coefficients = std::max<uint64_t>(coefficients, plan.jobs[segment.job].coefficients.size());
+        for (const Variant& variant : plan.jobs[segment.job].variants) {
+          coefficients = std::max<uint64_t>(coefficients, variant.coefficients.size());
+        }
       }
       if (host) coefficients = std::max(coefficients, kMaxCoefficients);
-      tiling.slot.table = std::max<uint64_t>(
-          tiling.slot.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients)));
-      tiling.slot.counts = std::max<uint64_t>(tiling.slot.counts, 4 * tile.segments.size());
+      tiling.table = std::max<uint64_t>(
+          tiling.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients)));
+      tiling.counts = std::max<uint64_t>(tiling.counts, 4 * tile.segments.size());
     }
   }
   return tiling;

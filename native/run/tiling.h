@@ -2,13 +2,16 @@
 #pragma once
 #include <vector>
 
-#include "gpu/slot.h"
 #include "run/plan.h"
 
 namespace weightsmith {
 
 // Elements a block; reductions and random numbers count blocks from a tensor's first element.
 constexpr uint64_t kBlock = 2048;
+
+// Slots: one in which a kernel works while two are read into. Results: one written by a kernel while two go to disk.
+constexpr size_t kSlots = 3;
+constexpr size_t kResults = 3;
 
 // Part of one job in one tile, with its byte offsets in the slot.
 struct Segment {
@@ -37,12 +40,13 @@ struct Group {
 
 struct Tiling {
   std::vector<Group> groups;
-  SlotSize slot;
+  uint64_t input = 0, table = 0;    // bytes the largest tile needs in a slot
+  uint64_t result = 0, counts = 0;  // and in a result
 };
 
 struct TilingLimits {
   uint64_t binding = 0;  // bytes one binding may have
-  uint64_t slot = 0;     // bytes one slot may take
+  uint64_t memory = 0;   // bytes all slots and results may take together
 };
 
 // Throws Error OUT_OF_MEMORY when not even one block fits.

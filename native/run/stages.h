@@ -1,0 +1,44 @@
+// How far one variant of a group of tiles is in its program: which kernel comes next, with which words. Host steps
+// are one a job; a kernel is over when every tile of the group has been through it.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "run/coefficients/host_step.h"
+#include "run/plan.h"
+#include "run/tiling.h"
+
+namespace weightsmith {
+
+class Stages {
+ public:
+  // Throws Error INTERNAL for a host step that has no file.
+  Stages(const Plan& plan, const Group& group, uint32_t variant);
+
+  bool done() const { return kernel_ == program_.kernels.size(); }
+  const KernelStep& step() const { return program_.kernels[kernel_]; }
+  // Coefficients of a job for the kernel at hand.
+  const std::vector<uint32_t>& words(uint32_t job) const { return jobs_.at(job).words; }
+  // Partial results of a tile. What no host step takes is added to `results`, one row a job.
+  void consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results);
+  // A tile has been through the kernel; after the last one the next kernel (or the same once more) is at hand. True
+  // at that moment. What host steps return is put into `results`.
+  bool tileDone(std::vector<std::vector<double>>& results);
+
+ private:
+  struct JobState {
+    std::unique_ptr<HostStep> host;
+    std::vector<uint32_t> words, next;  // `next` is for the kernel that follows, once all jobs are settled
+    bool settled = false;               // needs no repetition of this kernel
+  };
+
+  const Program& program_;
+  size_t tiles_;
+  size_t kernel_ = 0, tilesDone_ = 0;
+  std::unordered_map<uint32_t, JobState> jobs_;
+};
+
+}  // namespace weightsmith

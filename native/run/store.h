@@ -1,0 +1,60 @@
+// Where a run reads and writes: files, or memory of the caller. An output hashes itself while it is written, in the
+// order of its bytes: what is in order is hashed from memory, what came early is read back when its turn comes.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/sha256.h"
+#include "io/file.h"
+#include "io/thread_pool.h"
+#include "run/plan.h"
+
+namespace weightsmith {
+
+class Input {
+ public:
+  explicit Input(const Place& place);
+  void read(uint64_t offset, void* data, uint64_t size) const;
+
+ private:
+  std::unique_ptr<File> file_;
+  const uint8_t* memory_;
+  uint64_t size_;
+};
+
+class Output {
+ public:
+  // Creates the file and writes its header. `hashers`: null where no checksum is asked for.
+  Output(const Place& place, ThreadPool* hashers);
+  // From any thread, each byte once.
+  void write(uint64_t offset, const uint8_t* data, uint64_t size);
+  // Waits until what was written is on the disk.
+  void sync();
+  // SHA-256 (hex) once every byte has been written; empty where no checksum is asked for.
+  std::string checksum();
+  // Lets hashing end early and waits for it; for runs that fail.
+  void abandon() noexcept;
+
+ private:
+  void written(uint64_t offset, const uint8_t* data, uint64_t size);
+  void hashOn();
+
+  std::unique_ptr<File> file_;
+  uint8_t* memory_;
+  uint64_t size_;
+  ThreadPool* hashers_;
+  std::mutex mutex_;
+  std::map<uint64_t, uint64_t> early_;  // start and end of what was written beyond `prefix_`
+  uint64_t prefix_ = 0;                 // bytes from the start that are all written
+  uint64_t hashed_ = 0;
+  bool hashing_ = false;  // one thread at a time has the hash
+  std::atomic<bool> abandoned_{false};
+  Sha256 hash_;
+  Completion hashes_;
+};
+
+}  // namespace weightsmith
