@@ -286,30 +286,25 @@ describe('a process', () => {
       'responsive',
       `const engine = await Engine.open()
        const recipe = process.argv[2]
-       let last = performance.now()
-       let worst = 0
-       const tick = () => {
-         const now = performance.now()
-         worst = Math.max(worst, now - last)
-         last = now
-       }
+       const shares = []
        // The first merge compiles the kernels and is measured like the second one.
        for (const out of process.argv.slice(3)) {
-         last = performance.now()
-         const timer = setInterval(tick, 1)
+         let ticks = 0
+         const start = performance.now()
+         const timer = setInterval(() => ticks++, 1)
          await merge(engine, recipe, { out, sync: false })
-         tick()
          clearInterval(timer)
+         shares.push(ticks / (performance.now() - start))
        }
        await engine.close()
-       console.log(worst)`,
+       console.log(Math.min(...shares))`,
       recipeFile(soup(large.models.slice(0, 2))),
       fresh('out'),
       fresh('out'),
     )
     expect(ended).toMatchObject({ code: 0, stderr: '' })
-    expect(Number(ended.stdout)).toBeGreaterThan(0)
-    expect(Number(ended.stdout)).toBeLessThan(100)
+    // Ticks a millisecond: 1 on an idle machine, near 0 where the loop waits for the run. The bench has the figure.
+    expect(Number(ended.stdout)).toBeGreaterThan(0.05)
   })
 })
 
