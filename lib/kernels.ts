@@ -69,7 +69,7 @@ const list: KernelSpec[] = [
   {
     name: 'select_sample',
     about: 'A fixed sample of the magnitude keys of each difference',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: (inputs) => 32 * (inputs - 1),
     coefficients: 'none',
     example: () => [],
@@ -77,7 +77,7 @@ const list: KernelSpec[] = [
   {
     name: 'select',
     about: 'Counts the magnitude keys above a bracket and lists those inside it',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: (inputs) => 128 * (inputs - 1),
     coefficients: 'a model (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
     example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.0101), 2 ** 12, 0, 0])),
@@ -94,6 +94,19 @@ const list: KernelSpec[] = [
         ...models(inputs).flatMap(() => [bits(0.01), 0, 0, bits(1)]),
         ...signTable(inputs - 1).map(bits),
       ]),
+    constants: {
+      OUTLIERS: '1: three more words a model, before its weight, trim the largest magnitudes',
+      CONSENSUS: '0: add up, with one factor instead of the table; 1 to 4: elect a sign (see include/consensus.wgsl)',
+    },
+  },
+  {
+    name: 'ties_facts',
+    about: 'L1 norms of each difference before and after the trim, and how many elections each sign wins',
+    inputs: { min: 2, max: 17 },
+    writes: (inputs) => 2 * inputs,
+    coefficients: 'as for ties, up to the weights',
+    example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.01), 0, 0, 0])),
+    constants: { OUTLIERS: '1: three more words a model, before its weight, trim the largest magnitudes' },
   },
   {
     name: 'dare',

@@ -37,6 +37,10 @@ const recipes: Record<string, RecipeInput> = {
   ties: withBase('ties'),
   dare_linear: withBase('dare_linear'),
   dare_ties: withBase('dare_ties'),
+  breadcrumbs: withBase('breadcrumbs'),
+  breadcrumbs_ties: withBase('breadcrumbs_ties', { rescale: true }),
+  'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
+  'ties (reference)': withBase('ties', { consensus: 'reference' }),
 }
 
 const adapters: Record<string, string> = {}

@@ -1,5 +1,6 @@
 /** The registry of merge methods; recipes, documentation and tests iterate it. */
 
+import { breadcrumbs, breadcrumbsTies } from './breadcrumbs.js'
 import { dareLinear, dareTies } from './dare.js'
 import { imm } from './imm.js'
 import { linear } from './linear.js'
@@ -12,7 +13,9 @@ import { ties } from './ties.js'
 export type { Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
 
 export const methods: ReadonlyMap<string, Method> = new Map(
-  [linear, slerp, taskArithmetic, ties, dareLinear, dareTies, passthrough, imm].map((m) => [m.name, m]),
+  [linear, slerp, taskArithmetic, ties, dareLinear, dareTies, breadcrumbs, breadcrumbsTies, passthrough, imm].map(
+    (m) => [m.name, m],
+  ),
 )
 
 /**

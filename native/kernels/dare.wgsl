@@ -22,21 +22,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     let random = draw(p, i + 1u);
     let limit = vec4u(coef_bits(p, 2u * i));
     let weight = coef(p, 2u * i + 1u);
-    let da = prod4(select(vec4f(0.0), delta(x.a, base.a), random.a >= limit), weight);
-    let db = prod4(select(vec4f(0.0), delta(x.b, base.b), random.b >= limit), weight);
-    if (CONSENSUS == 1u) {
-      vote(&a, da, 1u << i);
-      vote(&b, db, 1u << i);
-    } else {
-      a.sum += da;
-      b.sum += db;
-    }
+    vote(&a, select(vec4f(0.0), delta(x.a, base.a), random.a >= limit), weight, 1u << i);
+    vote(&b, select(vec4f(0.0), delta(x.b, base.b), random.b >= limit), weight, 1u << i);
   }
   let scale_at = 2u * (INPUTS - 1u);
-  if (CONSENSUS == 1u) {
-    store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
-  } else {
-    let scale = coef(p, scale_at);
-    store(p, Octet(base.a + prod4(a.sum, scale), base.b + prod4(b.sum, scale)));
-  }
+  store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
 }

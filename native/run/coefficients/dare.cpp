@@ -52,9 +52,7 @@ std::vector<uint32_t> dareWords(const HostJob& job, std::span<const double> resc
   if (job.coefficients[2] != 0) {
     scales = agreementScales(lambda, normalize, weights);
   } else {
-    double sum = 0;
-    for (double weight : weights) sum += weight;
-    scales = {normalize ? lambda / divisor(sum) : lambda};
+    scales = {normalize ? lambda / sumDivisor(weights) : lambda};
   }
   const auto tail = floatWords(scales);
   words.insert(words.end(), tail.begin(), tail.end());

@@ -1,0 +1,81 @@
+/**
+ * The sparsifying merges in float64, from their definitions: which elements of each delta stay, and how the deltas
+ * become one. Decisions are taken on the f32 numbers that the kernels compare, as in merge.ts.
+ */
+
+import { difference, type Values } from './merge.js'
+
+const at = (values: Values, i: number) => values[i] ?? 0
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
+const sumF32 = (values: readonly number[]) => values.reduce((a, b) => Math.fround(a + Math.fround(b)), 0)
+const divisor = (value: number) => (Math.abs(value) < 1e-8 ? 1 : value)
+const norm = (values: Values) => sum(Array.from(values, Math.abs))
+
+/** Indices by magnitude, largest first, equal ones by index. */
+function byMagnitude(values: Values): number[] {
+  return Array.from(values, (_, i) => i).sort((i, j) => Math.abs(at(values, j)) - Math.abs(at(values, i)) || i - j)
+}
+
+/** Breadcrumbs' mask: the int(gamma n) largest go, of the rest the int(density n) largest stay. */
+export function band(values: Values, density: number, gamma: number): boolean[] {
+  const kept = new Array<boolean>(values.length).fill(density >= 1)
+  if (density >= 1) return kept
+  const count = Math.trunc(density * values.length)
+  const top = Math.min(Math.trunc(gamma * values.length), values.length - count)
+  for (const i of byMagnitude(values).slice(top, top + count)) kept[i] = true
+  return kept
+}
+
+export type Consensus = 'sum' | 'mergekit' | 'peft' | 'frequency' | 'reference'
+
+export interface Combination {
+  weights: readonly number[]
+  lambda: number
+  normalize: boolean
+  consensus: Consensus
+  /** Bring the L1 norm of what is left back to that of the whole delta. */
+  rescale?: boolean
+  /** For `reference`: the sign that wins drawn elections, where it is not this tensor's own majority. */
+  majority?: number
+}
+
+/** What is left of each delta, `kept[model][element]`, made into one and added to the base. */
+export function combine(
+  base: Values,
+  models: readonly Values[],
+  kept: readonly (readonly boolean[])[],
+  { weights, lambda, normalize, consensus, rescale = false, majority }: Combination,
+): Float64Array {
+  const whole = models.map((x) => difference(x, base))
+  const rest = whole.map((d, i) => d.map((v, e) => (kept[i]?.[e] ? v : 0)))
+  const factors = rest.map((d, i) => (rescale && norm(d) > 0 ? norm(whole[i] ?? d) / norm(d) : 1))
+  const scaled = rest.map((d, i) => d.map((v) => v * Math.fround(at(weights, i) * at(factors, i))))
+  const ballots = (e: number) =>
+    rest.map((d, i) => {
+      if (consensus === 'mergekit') return Math.fround(at(scaled[i] ?? [], e))
+      return consensus === 'frequency' ? Math.sign(at(d, e)) : at(d, e)
+    })
+  const drawn = majority ?? (consensus === 'reference' ? majorityOf(rest) : 1)
+  return Float64Array.from({ length: base.length }, (_, e) => {
+    const values = scaled.map((d) => at(d, e))
+    if (consensus === 'sum') {
+      return at(base, e) + (lambda * sum(values)) / (normalize ? divisor(sum([...weights])) : 1)
+    }
+    const votes = ballots(e)
+    const winner = Math.sign(sumF32(votes)) || drawn
+    const agree = votes.map((v) => Math.sign(v) === winner)
+    const total = sum(values.filter((_, i) => agree[i]))
+    if (!normalize) return at(base, e) + lambda * total
+    const share =
+      consensus === 'mergekit'
+        ? divisor(sum(weights.filter((_, i) => agree[i])))
+        : Math.max(1, agree.filter((yes) => yes).length)
+    return at(base, e) + (lambda * total) / share
+  })
+}
+
+/** The sign that wins most elements of the trimmed deltas; + where both win as many. */
+export function majorityOf(trimmed: readonly Values[]): number {
+  const signs = Array.from(trimmed[0] ?? [], (_, e) => Math.sign(sumF32(trimmed.map((d) => at(d, e)))))
+  return sum(signs) < 0 ? -1 : 1
+}

@@ -1,0 +1,278 @@
+/** The sparsifying merges equal their float64 references: exact counts, published readings, odd shapes, bf16 and f32. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
+import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { spacing } from './reference/dtypes.js'
+import { difference, type Values } from './reference/merge.js'
+import { band, type Combination, combine } from './reference/sparse.js'
+
+type DType = 'F32' | 'BF16'
+const shapes = [[1], [7], [2047], [3, 683], [2049], [50, 43, 2], [10_001]]
+
+let engine: Engine
+const folder = mkdtempSync(join(tmpdir(), 'weightsmith-sparse-'))
+let count = 0
+beforeAll(async () => {
+  engine = await Engine.open()
+})
+afterAll(async () => {
+  await engine?.close()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+/** Numbers of one seed, about normal around 0. */
+function noise(elements: number, seed: number, scale: number): Float64Array {
+  let state = (seed * 2654435761) >>> 0
+  const uniform = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 32
+  }
+  return Float64Array.from({ length: elements }, () => (uniform() + uniform() + uniform() - 1.5) * scale)
+}
+
+const pack = (dtype: DType, numbers: ArrayLike<number>, shape: number[]): Raw =>
+  dtype === 'F32' ? f32(numbers, shape) : bf16(numbers, shape)
+
+interface Family {
+  paths: string[]
+  /** Tensor name -> values of the base and the models, as stored. */
+  tensors: Map<string, { shape: number[]; inputs: Float64Array[] }>
+  dtype: DType
+}
+
+/** A base and models around it, one tensor a shape. In bf16 many differences have equal magnitudes, or are zero. */
+function family(dtype: DType, models: number, list = shapes): Family {
+  const tensors: Family['tensors'] = new Map()
+  const files = Array.from({ length: models + 1 }, () => ({}) as Record<string, Raw>)
+  for (const [s, shape] of list.entries()) {
+    const elements = shape.reduce((a, b) => a * b, 1)
+    const base = noise(elements, s + 1, 0.5)
+    const raws = files.map((_, i) => {
+      const delta = noise(elements, 100 * i + s + 7, i === 0 ? 0 : 0.05)
+      return pack(
+        dtype,
+        base.map((v, e) => v + (delta[e] ?? 0)),
+        shape,
+      )
+    })
+    const name = `layer.${s}.weight`
+    for (const [i, raw] of raws.entries()) files[i]![name] = raw
+    tensors.set(name, { shape, inputs: raws.map(values) })
+  }
+  const paths = files.map((file, i) => writeModel(join(folder, `family-${count++}-${i}`), file))
+  return { paths, tensors, dtype }
+}
+
+interface Parameters {
+  global?: Record<string, number | boolean | string>
+  models: Record<string, number>[]
+}
+
+function recipeOf(method: string, { paths: [base, ...models] }: Family, parameters: Parameters): RecipeInput {
+  return {
+    merge_method: method,
+    base_model: base!,
+    models: models.map((path, i) => ({ model: path, parameters: parameters.models[i]! })),
+    parameters: parameters.global ?? {},
+  }
+}
+
+async function merged(recipe: RecipeInput, options: Partial<MergeOptions> = {}): Promise<Map<string, Raw>> {
+  const out = join(folder, `out-${count++}`)
+  await merge(engine, recipe, { out, sync: false, checksum: 'none', ...options })
+  return readFolder(out)
+}
+
+/** Every tensor of the merge is the reference's, but for what f32 arithmetic and the one rounding leave. */
+async function expectMerge(
+  method: string,
+  models: Family,
+  parameters: Parameters,
+  reference: (base: Values, models: Float64Array[], name: string, shape: number[]) => Float64Array,
+  options: Partial<MergeOptions> = {},
+): Promise<void> {
+  const result = await merged(recipeOf(method, models, parameters), options)
+  for (const [name, { shape, inputs }] of models.tensors) {
+    const [base, ...others] = inputs
+    const want = reference(base!, others, name, shape)
+    const got = values(result.get(name)!)
+    expect(got.length).toBe(want.length)
+    const off: object[] = []
+    for (let e = 0; e < want.length; e++) {
+      // f32 arithmetic on numbers up to 1; half a step where the result was rounded to bf16
+      const bound = 1e-6 + (models.dtype === 'BF16' ? spacing('BF16', want[e]!) / 2 : 0)
+      if (!(Math.abs(got[e]! - want[e]!) <= bound)) off.push({ e, got: got[e], want: want[e], bound })
+    }
+    expect({ name, off: off.slice(0, 3), count: off.length }).toEqual({ name, off: [], count: 0 })
+  }
+}
+
+const weights = [0.7, 0.4, -0.3]
+const densities = [0.3, 0.55, 0.8]
+const gammas = [0.01, 0.2, 0.4]
+const perModel = (values: Record<string, number[]>) =>
+  weights.map((_, i) => Object.fromEntries(Object.entries(values).map(([key, list]) => [key, list[i]!])))
+
+describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
+  let three: Family
+  beforeAll(() => {
+    three = family(dtype, 3)
+  })
+
+  describe.each(['breadcrumbs', 'breadcrumbs_ties'] as const)('%s', (method) => {
+    const consensus = method === 'breadcrumbs' ? 'sum' : 'mergekit'
+    for (const [normalize, rescale] of [
+      [false, false],
+      [true, true],
+    ] as const) {
+      test(`equals its reference with normalize and rescale ${normalize}`, async () => {
+        await expectMerge(
+          method,
+          three,
+          {
+            global: { lambda: 0.9, normalize, rescale },
+            models: perModel({ weight: weights, density: densities, gamma: gammas }),
+          },
+          (base, models) => {
+            const kept = models.map((x, i) => band(difference(x, base), densities[i]!, gammas[i]!))
+            return combine(base, models, kept, { weights, lambda: 0.9, normalize, rescale, consensus })
+          },
+        )
+      })
+    }
+  })
+
+  describe.each([
+    ['mergekit', 'total', 'mergekit'],
+    ['peft', 'total', 'peft'],
+    ['peft', 'frequency', 'frequency'],
+    ['reference', 'total', 'reference'],
+  ] as const)('ties with consensus %s (%s)', (consensus, majority_sign_method, reading) => {
+    for (const normalize of [true, false]) {
+      test(`equals its reference with normalize ${normalize}`, async () => {
+        await expectMerge(
+          'ties',
+          three,
+          {
+            global: { lambda: 1.1, normalize, consensus, majority_sign_method },
+            models: perModel({ weight: weights, density: densities }),
+          },
+          (base, models) => {
+            const kept = models.map((x, i) => band(difference(x, base), densities[i]!, 0))
+            return combine(base, models, kept, { weights, lambda: 1.1, normalize, consensus: reading })
+          },
+        )
+      })
+    }
+  })
+
+  test('ties with rescale restores the L1 norm of each trimmed difference', async () => {
+    const options: Combination = { weights, lambda: 1, normalize: true, rescale: true, consensus: 'mergekit' }
+    await expectMerge(
+      'ties',
+      three,
+      { global: { rescale: true }, models: perModel({ weight: weights, density: densities }) },
+      (base, models) =>
+        combine(
+          base,
+          models,
+          models.map((x, i) => band(difference(x, base), densities[i]!, 0)),
+          options,
+        ),
+    )
+  })
+})
+
+describe('exactly', () => {
+  /** One model over a base of zeros: what the merge keeps is what is not zero in it. */
+  function alone(dtype: DType, elements: number, numbers: ArrayLike<number>) {
+    const shape = [elements]
+    const zeros = pack(dtype, new Float64Array(elements), shape)
+    const raw = pack(dtype, numbers, shape)
+    const paths = [{ w: zeros }, { w: raw }].map((file, i) => writeModel(join(folder, `alone-${count++}-${i}`), file))
+    return { paths, stored: values(raw) }
+  }
+
+  const sizes = [1, 2, 99, 100, 101, 2047, 2048, 2049, 12_345]
+  for (const dtype of ['F32', 'BF16'] as const) {
+    test(`int(density n) of n ${dtype} entries stay, and int(gamma n) of the largest go`, async () => {
+      for (const elements of sizes) {
+        // never zero; in bf16 there are only some hundred magnitudes
+        const { paths, stored } = alone(
+          dtype,
+          elements,
+          noise(elements, elements, 1).map((v) => v + Math.sign(v) * 0.1),
+        )
+        for (const [density, gamma] of [
+          [0.5, 0.01],
+          [0.07, 0],
+          [0.9, 0.3],
+          [0.33, 0.67],
+        ] as const) {
+          const result = await merged({
+            merge_method: 'breadcrumbs',
+            base_model: paths[0]!,
+            models: [{ model: paths[1]!, parameters: { weight: 1, density, gamma } }],
+          })
+          const got = values(result.get('w')!)
+          const kept = band(stored, density, gamma)
+          expect(got.filter((v) => v !== 0).length).toBe(Math.trunc(density * elements))
+          expect(got).toEqual(stored.map((v, e) => (kept[e] ? v : 0)))
+        }
+      }
+    })
+  }
+
+  test('equal magnitudes stay by lower index on both sides of the band', async () => {
+    const { paths } = alone('F32', 3000, new Float64Array(3000).fill(-1.5))
+    const result = await merged({
+      merge_method: 'breadcrumbs',
+      base_model: paths[0]!,
+      models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.25, gamma: 0.1 } }],
+    })
+    const got = [...values(result.get('w')!)]
+    expect(got.findIndex((v) => v !== 0)).toBe(300)
+    expect(got.findLastIndex((v) => v !== 0)).toBe(1049)
+    expect(got.filter((v) => v === -1.5).length).toBe(750)
+  })
+
+  test('a drawn election goes to + for mergekit and PEFT, and to the majority for the reference', async () => {
+    const base = new Float64Array(5)
+    const a = [1, -2, -3, 4, -1]
+    const b = [-1, -2, -3, -4, -1]
+    const paths = [base, a, b].map((numbers, i) =>
+      writeModel(join(folder, `drawn-${count++}-${i}`), { w: f32(numbers) }),
+    )
+    const results = await Promise.all(
+      ['mergekit', 'peft', 'reference'].map(async (consensus) => {
+        const result = await merged({
+          merge_method: 'ties',
+          base_model: paths[0]!,
+          models: paths.slice(1).map((path) => ({ model: path, parameters: { weight: 1, density: 1 } })),
+          parameters: { consensus },
+        })
+        return [...values(result.get('w')!)]
+      }),
+    )
+    expect(results).toEqual([
+      [1, -2, -3, 4, -1],
+      [1, -2, -3, 4, -1],
+      [-1, -2, -3, -4, -1],
+    ])
+  })
+})
+
+test('ties with a rescale that no reading publishes is refused', async () => {
+  const { paths } = family('F32', 1, [[4]])
+  await expect(
+    merged({
+      merge_method: 'ties',
+      base_model: paths[0]!,
+      models: [{ model: paths[1]!, parameters: { weight: 1 } }],
+      parameters: { consensus: 'peft', rescale: true },
+    }),
+  ).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_RECIPE' })
+})
