@@ -109,6 +109,26 @@ const list: KernelSpec[] = [
     constants: { OUTLIERS: '1: three more words a model, before its weight, trim the largest magnitudes' },
   },
   {
+    name: 'ram',
+    about: 'What one model changed by more than epsilon, or the mean of what several changed',
+    inputs: { min: 2, max: 17 },
+    writes: 'output',
+    coefficients: 'epsilon; a factor a model for what it changed alone; 1 / k for k = 0 to the number of models',
+    example: (inputs) => [
+      1e-5,
+      ...models(inputs).map(() => 1.1),
+      ...Array.from({ length: inputs }, (_, k) => 1 / Math.max(1, k)),
+    ],
+  },
+  {
+    name: 'ram_counts',
+    about: 'How many elements each model changed by more than epsilon, with others and alone',
+    inputs: { min: 2, max: 17 },
+    writes: (inputs) => 2 * (inputs - 1),
+    coefficients: 'epsilon',
+    example: () => [1e-5],
+  },
+  {
     name: 'dare',
     about: 'Drop entries of each difference at random, rescale the rest and add them, or average them by sign',
     inputs: { min: 2, max: 17 },

@@ -39,6 +39,7 @@ const recipes: Record<string, RecipeInput> = {
   dare_ties: withBase('dare_ties'),
   breadcrumbs: withBase('breadcrumbs'),
   breadcrumbs_ties: withBase('breadcrumbs_ties', { rescale: true }),
+  ramplus_tl: withBase('ramplus_tl'),
   'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
   'ties (reference)': withBase('ties', { consensus: 'reference' }),
 }

@@ -7,7 +7,7 @@ import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
 import { spacing } from './reference/dtypes.js'
 import { difference, type Values } from './reference/merge.js'
-import { band, type Combination, combine } from './reference/sparse.js'
+import { band, type Combination, combine, ram, ramPlusFactors } from './reference/sparse.js'
 
 type DType = 'F32' | 'BF16'
 const shapes = [[1], [7], [2047], [3, 683], [2049], [50, 43, 2], [10_001]]
@@ -184,6 +184,23 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
         ),
     )
   })
+
+  test('ram takes over what one model changed, and the mean of what several did', async () => {
+    await expectMerge('ram', three, { global: { epsilon: 0.02 }, models: [{}, {}, {}] }, (base, models) =>
+      ram(base, models, 0.02),
+    )
+  })
+
+  test('ramplus_tl raises what a model changed alone by how much it shares with others', async () => {
+    for (const options of [
+      { epsilon: 0.02, r: 0.3, alpha: 0.9 },
+      { epsilon: 0.045, r: 0.5, alpha: 0.4 },
+    ]) {
+      await expectMerge('ramplus_tl', three, { global: options, models: [{}, {}, {}] }, (base, models) =>
+        ram(base, models, options.epsilon, ramPlusFactors(base, models, options)),
+      )
+    }
+  })
 })
 
 describe('exactly', () => {
@@ -263,6 +280,23 @@ describe('exactly', () => {
       [-1, -2, -3, -4, -1],
     ])
   })
+})
+
+test('ram reads a change of epsilon itself as none, and of the next number as one', async () => {
+  const epsilon = Math.fround(1e-5)
+  const paths = [
+    [0, 0, 0, 1],
+    [epsilon, 1.0000001e-5, -1.0000001e-5, 1],
+    [epsilon, 2, 0, 1],
+  ].map((numbers, i) => writeModel(join(folder, `ram-${i}`), { w: f32(numbers) }))
+  const result = await merged({
+    merge_method: 'ram',
+    base_model: paths[0]!,
+    models: paths.slice(1).map((path) => ({ model: path })),
+  })
+  const next = Math.fround(1.0000001e-5)
+  expect(next).toBeGreaterThan(epsilon)
+  expect([...values(result.get('w')!)]).toEqual([0, Math.fround((next + 2) / 2), -next, 1])
 })
 
 test('ties with a rescale that no reading publishes is refused', async () => {

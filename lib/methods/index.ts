@@ -6,6 +6,7 @@ import { imm } from './imm.js'
 import { linear } from './linear.js'
 import type { Method } from './method.js'
 import { passthrough } from './passthrough.js'
+import { ram, ramPlusTl } from './ram.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
 import { ties } from './ties.js'
@@ -13,9 +14,20 @@ import { ties } from './ties.js'
 export type { Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
 
 export const methods: ReadonlyMap<string, Method> = new Map(
-  [linear, slerp, taskArithmetic, ties, dareLinear, dareTies, breadcrumbs, breadcrumbsTies, passthrough, imm].map(
-    (m) => [m.name, m],
-  ),
+  [
+    linear,
+    slerp,
+    taskArithmetic,
+    ties,
+    dareLinear,
+    dareTies,
+    breadcrumbs,
+    breadcrumbsTies,
+    ram,
+    ramPlusTl,
+    passthrough,
+    imm,
+  ].map((m) => [m.name, m]),
 )
 
 /**
@@ -40,6 +52,8 @@ export const ignoredParameters: ReadonlySet<string> = new Set([
   'nuslerp_row_wise',
   'normalize_weights',
   'eps',
+  'r',
+  'alpha',
   'max_iter',
   'tol',
 ])

@@ -79,3 +79,38 @@ export function majorityOf(trimmed: readonly Values[]): number {
   const signs = Array.from(trimmed[0] ?? [], (_, e) => Math.sign(sumF32(trimmed.map((d) => at(d, e)))))
   return sum(signs) < 0 ? -1 : 1
 }
+
+/** RAM: the delta of the one model that changed an element, or the mean of those that did. */
+export function ram(
+  base: Values,
+  models: readonly Values[],
+  epsilon: number,
+  factors?: readonly number[],
+): Float64Array {
+  const changes = changed(base, models, epsilon)
+  return Float64Array.from({ length: base.length }, (_, e) => {
+    const by = models.flatMap((x, i) => (changes[i]?.[e] ? [{ d: at(x, e) - at(base, e), i }] : []))
+    const [only] = by
+    if (only !== undefined && by.length === 1) return at(base, e) + only.d * (factors?.[only.i] ?? 1)
+    return at(base, e) + sum(by.map(({ d }) => d)) / Math.max(1, by.length)
+  })
+}
+
+/** The factors of RAM+: 1 + r min(alpha, elements changed with others / elements changed alone). */
+export function ramPlusFactors(
+  base: Values,
+  models: readonly Values[],
+  { epsilon, r, alpha }: { epsilon: number; r: number; alpha: number },
+): number[] {
+  const changes = changed(base, models, epsilon)
+  const others = Array.from(base, (_, e) => changes.filter((mine) => mine[e]).length)
+  return changes.map((mine) => {
+    const shared = mine.filter((yes, e) => yes && at(others, e) > 1).length
+    const alone = mine.filter((yes, e) => yes && at(others, e) === 1).length
+    return 1 + r * Math.min(alpha, shared / Math.max(alone, 1e-5))
+  })
+}
+
+function changed(base: Values, models: readonly Values[], epsilon: number): boolean[][] {
+  return models.map((x) => Array.from(difference(x, base), (d) => Math.abs(d) > Math.fround(epsilon)))
+}
