@@ -79,7 +79,7 @@ const list: KernelSpec[] = [
     about: 'Counts the magnitude keys above a bracket and lists those inside it',
     inputs: { min: 2, max: 17 },
     writes: (inputs) => 128 * (inputs - 1),
-    coefficients: 'a model (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
+    coefficients: 'a bracket (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
     example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.0101), 2 ** 12, 0, 0])),
   },
   {
@@ -127,6 +127,24 @@ const list: KernelSpec[] = [
     writes: (inputs) => 2 * (inputs - 1),
     coefficients: 'epsilon',
     example: () => [1e-5],
+  },
+  {
+    name: 'sce',
+    about: 'Average what agrees in sign, by weights of the models, where the spread of the models is large',
+    inputs: { min: 2, max: 9 },
+    writes: 'output',
+    coefficients:
+      'threshold key, cut low, cut high (u32 bits); a weight a model; 2^models reciprocals, one a subset that agrees',
+    example: (inputs) =>
+      Uint32Array.from([0, 0, 0, ...models(inputs).map(() => bits(1)), ...signTable(inputs - 1).map(bits)]),
+  },
+  {
+    name: 'sce_squares',
+    about: 'Squared norm of each difference where the spread of the models is large',
+    inputs: { min: 2, max: 9 },
+    writes: (inputs) => inputs - 1,
+    coefficients: 'threshold key, cut low, cut high (u32 bits)',
+    example: () => Uint32Array.of(0, 0, 0),
   },
   {
     name: 'dare',

@@ -40,6 +40,7 @@ const recipes: Record<string, RecipeInput> = {
   breadcrumbs: withBase('breadcrumbs'),
   breadcrumbs_ties: withBase('breadcrumbs_ties', { rescale: true }),
   ramplus_tl: withBase('ramplus_tl'),
+  sce: withBase('sce', { select_topk: 0.4 }),
   'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
   'ties (reference)': withBase('ties', { consensus: 'reference' }),
 }

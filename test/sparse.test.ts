@@ -7,7 +7,7 @@ import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
 import { spacing } from './reference/dtypes.js'
 import { difference, type Values } from './reference/merge.js'
-import { band, type Combination, combine, ram, ramPlusFactors } from './reference/sparse.js'
+import { band, type Combination, combine, ram, ramPlusFactors, sce, widest } from './reference/sparse.js'
 
 type DType = 'F32' | 'BF16'
 const shapes = [[1], [7], [2047], [3, 683], [2049], [50, 43, 2], [10_001]]
@@ -201,6 +201,14 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
       )
     }
   })
+
+  test('sce selects by variance, weighs by mean squares and averages what agrees', async () => {
+    for (const select_topk of [1, 0.35]) {
+      await expectMerge('sce', three, { global: { select_topk }, models: [{}, {}, {}] }, (base, models) =>
+        sce(base, models, select_topk),
+      )
+    }
+  })
 })
 
 describe('exactly', () => {
@@ -280,6 +288,29 @@ describe('exactly', () => {
       [-1, -2, -3, -4, -1],
     ])
   })
+})
+
+test('sce keeps exactly int(select_topk k) of the k elements in which the models differ', async () => {
+  const elements = 5001
+  const numbers = noise(elements, 3, 1)
+  // every third element is the same in all models, and different from the base
+  const models = [1, 2, 3, 4, 5].map((m) => {
+    const other = noise(elements, 10 + m, 1)
+    return numbers.map((v, e) => (e % 3 === 0 ? v + 0.7 : v + other[e]! + 3))
+  })
+  const stored = [numbers, ...models].map((list) => f32(list))
+  const paths = stored.map((w, i) => writeModel(join(folder, `sce-${i}`), { w }))
+  const result = await merged({
+    merge_method: 'sce',
+    base_model: paths[0]!,
+    models: paths.slice(1).map((path) => ({ model: path })),
+    parameters: { select_topk: 0.3 },
+  })
+  const got = values(result.get('w')!)
+  const kept = widest(stored.slice(1).map(values), 0.3)
+  expect(kept.filter((yes) => yes).length).toBe(Math.trunc(0.3 * (elements - Math.ceil(elements / 3))))
+  const base = values(stored[0]!)
+  expect([...got].map((v, e) => v !== base[e])).toEqual(kept)
 })
 
 test('ram reads a change of epsilon itself as none, and of the next number as one', async () => {

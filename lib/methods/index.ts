@@ -7,6 +7,7 @@ import { linear } from './linear.js'
 import type { Method } from './method.js'
 import { passthrough } from './passthrough.js'
 import { ram, ramPlusTl } from './ram.js'
+import { sce } from './sce.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
 import { ties } from './ties.js'
@@ -25,6 +26,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
     breadcrumbsTies,
     ram,
     ramPlusTl,
+    sce,
     passthrough,
     imm,
   ].map((m) => [m.name, m]),

@@ -114,3 +114,36 @@ export function ramPlusFactors(
 function changed(base: Values, models: readonly Values[], epsilon: number): boolean[][] {
   return models.map((x) => Array.from(difference(x, base), (d) => Math.abs(d) > Math.fround(epsilon)))
 }
+
+/** SCE's selection: of the elements in which the models differ, the int(share k) of the largest variance. */
+export function widest(models: readonly Values[], share: number): boolean[] {
+  const [first = []] = models
+  const spread = Array.from(first, (_, e) => {
+    // n^3 times the variance, step by step as the kernels round it
+    const from = models.map((x) => difference([at(x, e)], [at(first, e)])[0] ?? 0)
+    const total = from.slice(1).reduce((a, b) => Math.fround(a + b), 0)
+    const square = (v: number) => Math.fround(v * v)
+    const result = sumF32(from.map((v) => square(Math.fround(Math.fround(v * models.length) - total))))
+    return result < 2 ** -126 ? 0 : result
+  })
+  const kept = new Array<boolean>(first.length).fill(share >= 1)
+  const count = Math.trunc(share * spread.filter((v) => v !== 0).length)
+  if (share < 1) for (const i of byMagnitude(spread).slice(0, count)) kept[i] = true
+  return kept
+}
+
+/** SCE: weights from the mean squares of what is selected, then a mean of what agrees in sign with the sum. */
+export function sce(base: Values, models: readonly Values[], share: number): Float64Array {
+  const kept = widest(models, share)
+  const deltas = models.map((x) => difference(x, base).map((v, e) => (kept[e] ? v : 0)))
+  const squares = deltas.map((d) => sum(Array.from(d, (v) => v * v)) / base.length)
+  const small = sum(squares) < 1e-6
+  const weights = squares.map((v) => (small ? 1 / models.length : v / sum(squares)))
+  return Float64Array.from({ length: base.length }, (_, e) => {
+    const values = deltas.map((d) => at(d, e))
+    const winner = sumF32(values) >= 0 ? 1 : -1
+    const agree = values.map((v) => Math.sign(v) === winner)
+    const total = sum(values.map((v, i) => (agree[i] ? v * at(weights, i) : 0)))
+    return at(base, e) + total / Math.max(1e-6, sum(weights.filter((_, i) => agree[i])))
+  })
+}
