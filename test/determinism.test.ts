@@ -42,6 +42,7 @@ const recipes: Record<string, RecipeInput> = {
   ramplus_tl: withBase('ramplus_tl'),
   sce: withBase('sce', { select_topk: 0.4 }),
   'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
+  'ties (whole model)': withBase('ties', { consensus: 'reference', scope: 'model' }),
   'ties (reference)': withBase('ties', { consensus: 'reference' }),
 }
 

@@ -7,7 +7,7 @@ import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
 import { spacing } from './reference/dtypes.js'
 import { difference, type Values } from './reference/merge.js'
-import { band, type Combination, combine, ram, ramPlusFactors, sce, widest } from './reference/sparse.js'
+import { band, type Combination, combine, majorityOf, ram, ramPlusFactors, sce, widest } from './reference/sparse.js'
 
 type DType = 'F32' | 'BF16'
 const shapes = [[1], [7], [2047], [3, 683], [2049], [50, 43, 2], [10_001]]
@@ -207,6 +207,51 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
       await expectMerge('sce', three, { global: { select_topk }, models: [{}, {}, {}] }, (base, models) =>
         sce(base, models, select_topk),
       )
+    }
+  })
+})
+
+describe.each(['mergekit', 'reference'] as const)('ties over the whole model with consensus %s', (consensus) => {
+  /** One tensor of another type among those of the family, all in the order of the output file. */
+  test.each([{}, { maxBufferBytes: 65_536 }])('trims what is smallest in it, with %j', async (options) => {
+    const models = family('F32', 3, [[2049], [1], [40_000], [3, 683]])
+    const other = family('BF16', 3, [[5000]])
+    const [first] = other.tensors.values()
+    for (const [i, path] of models.paths.entries()) {
+      const tensors = Object.fromEntries(readFolder(path))
+      writeModel(path, { ...tensors, 'layer.9.weight': bf16(first!.inputs[i]!.map((v) => 3 * v)) })
+    }
+    const stored = models.paths.map(readFolder)
+    const names = [...models.tensors.keys(), 'layer.9.weight']
+    const all = stored.map((tensors) => names.map((name) => values(tensors.get(name)!)))
+    const deltas = all.slice(1).map((model) => model.flatMap((x, t) => [...difference(x, all[0]![t]!)]))
+    const kept = deltas.map((d, i) => band(d, densities[i]!, 0))
+    const majority = majorityOf(deltas.map((d, i) => d.map((v, e) => (kept[i]![e] ? v : 0))))
+    const own = await Engine.open(options)
+    const out = join(folder, `whole-${count++}`)
+    try {
+      await merge(
+        own,
+        recipeOf('ties', models, {
+          global: { consensus, scope: 'model', lambda: 0.8 },
+          models: perModel({ weight: weights, density: densities }),
+        }),
+        { out, sync: false, checksum: 'none', dtype: 'float32' },
+      )
+    } finally {
+      await own.close()
+    }
+    const result = readFolder(out)
+    let start = 0
+    for (const [t, name] of names.entries()) {
+      const [base, ...others] = all.map((model) => model[t]!)
+      const end = start + base!.length
+      const mine = kept.map((mask) => mask.slice(start, end))
+      const want = combine(base!, others, mine, { weights, lambda: 0.8, normalize: true, consensus, majority })
+      const got = values(result.get(name)!)
+      const off = Array.from(got).findIndex((v, e) => Math.abs(v - want[e]!) > 1e-6)
+      expect({ name, off }).toEqual({ name, off: -1 })
+      start = end
     }
   })
 })

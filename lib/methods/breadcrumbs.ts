@@ -39,6 +39,7 @@ function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: nu
         normalize: global.normalize === true,
         rescale: global.rescale === true,
         consensus,
+        scope: 'tensor',
       }),
   }
 }

@@ -10,7 +10,7 @@ export const ties: Method = {
   source: 'arXiv 2306.01708, in the readings of mergekit, PEFT (merge_utils.ties) and the authors (ties-merging)',
   differences:
     'int(density * n) entries stay, equal magnitudes by index, which may be none; mergekit keeps at least one, and the ' +
-    "authors' code keeps one more and all equal ones.",
+    "authors' code, which is consensus: reference with scope: model, keeps one more and all equal ones.",
   needsBase: true,
   models: { min: 1, max: mostVoters },
   parameters: [
@@ -38,6 +38,14 @@ export const ties: Method = {
       default: 'total',
       values: ['total', 'frequency'],
     },
+    {
+      name: 'scope',
+      about: 'What the density is a share of: each tensor, or all tensors of the model together',
+      type: 'choice',
+      scope: 'global',
+      default: 'tensor',
+      values: ['tensor', 'model'],
+    },
   ],
   determinism: 'exact',
   step({ global, models }) {
@@ -57,6 +65,7 @@ export const ties: Method = {
       normalize: global.normalize === true,
       rescale: global.rescale === true,
       consensus: reading === 'peft' ? majority : reading,
+      scope: global.scope === 'model' ? 'model' : 'tensor',
     })
   },
 }

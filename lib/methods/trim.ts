@@ -20,12 +20,16 @@ export interface Trim {
   normalize: boolean
   rescale: boolean
   consensus: keyof typeof consensusCodes
+  /** What the densities are shares of. */
+  scope: 'tensor' | 'model'
 }
 
 export function trimStep(trim: Trim): Step {
-  const { weights, densities, gammas = [], lambda, consensus } = trim
-  if (lambda === 0 || weights.every((w, i) => w === 0 || densities[i] === 0)) return { copy: 0 }
-  if (consensus === 'sum' && densities.every((d) => d === 1)) {
+  const { weights, densities, gammas = [], lambda, consensus, scope } = trim
+  // A tensor that counts in the model's trim cannot be left out.
+  const alone = scope === 'tensor'
+  if (alone && (lambda === 0 || weights.every((w, i) => w === 0 || densities[i] === 0))) return { copy: 0 }
+  if (alone && consensus === 'sum' && densities.every((d) => d === 1)) {
     const shares = trim.normalize ? normalized(weights) : weights
     return weightedDeltas(shares.map((w) => lambda * w))
   }
@@ -40,6 +44,7 @@ export function trimStep(trim: Trim): Step {
   return {
     program: {
       host: 'ties',
+      ...(alone ? {} : { shared: true }),
       kernels: [
         { kernel: 'select_sample', writes: sampleWords(models) },
         { kernel: 'select', writes: selectWords(cuts * models), constants: { CUTS: cuts } },
