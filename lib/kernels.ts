@@ -33,6 +33,8 @@ function signTable(n: number): number[] {
   })
 }
 
+const ranked = '1: thresholds by the rank of a magnitude in its row, which has to be whole (see include/drop.wgsl)'
+
 const list: KernelSpec[] = [
   {
     name: 'linear',
@@ -154,7 +156,7 @@ const list: KernelSpec[] = [
     coefficients:
       'a model: drop threshold (u32 bits), weight · rescale; then the scale, or with CONSENSUS 1 2^models reciprocals',
     example: (inputs) => Uint32Array.from([...models(inputs).flatMap(() => [0x33333333, bits(1.25)]), bits(0.5)]),
-    constants: { CONSENSUS: '0: add up; 1: elect a sign (up to 8 models)' },
+    constants: { CONSENSUS: '0: add up; 1: elect a sign (up to 8 models)', RANKED: ranked },
   },
   {
     name: 'dare_norms',
@@ -163,6 +165,7 @@ const list: KernelSpec[] = [
     writes: (inputs) => 2 * (inputs - 1),
     coefficients: 'a model: drop threshold (u32 bits), anything',
     example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [0x33333333, 0])),
+    constants: { RANKED: ranked },
   },
 ]
 

@@ -43,6 +43,8 @@ const recipes: Record<string, RecipeInput> = {
   sce: withBase('sce', { select_topk: 0.4 }),
   'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
   'ties (whole model)': withBase('ties', { consensus: 'reference', scope: 'model' }),
+  della: withBase('della'),
+  della_linear: withBase('della_linear'),
   'ties (reference)': withBase('ties', { consensus: 'reference' }),
 }
 

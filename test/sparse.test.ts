@@ -5,9 +5,20 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
-import { spacing } from './reference/dtypes.js'
+import { decode, encode, spacing } from './reference/dtypes.js'
 import { difference, type Values } from './reference/merge.js'
-import { band, type Combination, combine, majorityOf, ram, ramPlusFactors, sce, widest } from './reference/sparse.js'
+import { randomWords } from './reference/philox.js'
+import {
+  band,
+  type Combination,
+  combine,
+  keptByRank,
+  majorityOf,
+  ram,
+  ramPlusFactors,
+  sce,
+  widest,
+} from './reference/sparse.js'
 
 type DType = 'F32' | 'BF16'
 const shapes = [[1], [7], [2047], [3, 683], [2049], [50, 43, 2], [10_001]]
@@ -185,6 +196,35 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
     )
   })
 
+  describe.each(['della', 'della_linear'] as const)('%s', (method) => {
+    const epsilons = [0.1, 0.3, 0.15]
+    for (const [normalize, rescale] of [
+      [false, false],
+      [true, true],
+    ] as const) {
+      test(`equals its reference with normalize and rescale ${normalize}`, async () => {
+        await expectMerge(
+          method,
+          three,
+          {
+            global: { lambda: 0.9, normalize, rescale },
+            models: perModel({ weight: weights, density: densities, epsilon: epsilons }),
+          },
+          (base, models, name, shape) => {
+            const kept = models.map((x, i) => {
+              const words = randomWords(7n, name, i + 1, base.length)
+              const options = { density: densities[i]!, epsilon: epsilons[i]!, words }
+              return keptByRank(difference(x, base), shape.at(-1)!, options)
+            })
+            const consensus = method === 'della' ? 'mergekit' : 'sum'
+            return combine(base, models, kept, { weights, lambda: 0.9, normalize, rescale, consensus })
+          },
+          { seed: 7 },
+        )
+      })
+    }
+  })
+
   test('ram takes over what one model changed, and the mean of what several did', async () => {
     await expectMerge('ram', three, { global: { epsilon: 0.02 }, models: [{}, {}, {}] }, (base, models) =>
       ram(base, models, 0.02),
@@ -253,6 +293,76 @@ describe.each(['mergekit', 'reference'] as const)('ties over the whole model wit
       expect({ name, off }).toEqual({ name, off: -1 })
       start = end
     }
+  })
+})
+
+describe('della', () => {
+  test.each(['F32', 'BF16', 'F8_E4M3'] as const)(
+    'ranks whole rows of %s where tiles end inside them',
+    async (dtype) => {
+      const shape = [40, 1501]
+      const elements = shape[0]! * shape[1]!
+      const [base, model] = [1, 2].map((seed) => encode(dtype, noise(elements, seed, 1)))
+      const paths = [base!, model!].map((bytes, i) =>
+        writeModel(join(folder, `rows-${dtype}-${i}`), { w: { dtype, shape, bytes: Buffer.from(bytes) } }),
+      )
+      const recipe: RecipeInput = {
+        merge_method: 'della_linear',
+        base_model: paths[0]!,
+        models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.4, epsilon: 0.35 } }],
+        parameters: { rescale: false },
+      }
+      const own = await Engine.open({ maxBufferBytes: 65_536 })
+      const out = join(folder, `rows-${count++}`)
+      try {
+        const report = await merge(own, recipe, { out, sync: false, dtype: 'float32', seed: 3 })
+        expect(report.run!.tiles).toBeGreaterThan(3)
+      } finally {
+        await own.close()
+      }
+      const [x, y] = [base!, model!].map((bytes) => decode(dtype, bytes))
+      const words = randomWords(3n, 'w', 1, elements)
+      const kept = keptByRank(difference(y!, x!), shape[1]!, { density: 0.4, epsilon: 0.35, words })
+      const got = values(readFolder(out).get('w')!)
+      expect([...got].findIndex((v, e) => Math.abs(v - (kept[e] ? y![e]! : x![e]!)) > 1e-6)).toBe(-1)
+    },
+  )
+
+  test('keeps a share of density, less of small entries and more of large ones', async () => {
+    const [rows, row, density, epsilon] = [2000, 51, 0.4, 0.3]
+    // magnitudes fall along the row: the entry in column j has rank row - 1 - j
+    const numbers = Float64Array.from({ length: rows * row }, (_, e) => (row - (e % row)) * (e % 2 === 0 ? 1 : -1))
+    const paths = [numbers.map(() => 0), numbers].map((list, i) =>
+      writeModel(join(folder, `share-${i}`), { w: f32(list, [rows, row]) }),
+    )
+    const result = await merged({
+      merge_method: 'della_linear',
+      base_model: paths[0]!,
+      models: [{ model: paths[1]!, parameters: { weight: 1, density, epsilon } }],
+      parameters: { rescale: false },
+    })
+    const got = values(result.get('w')!)
+    const columns = new Array<number>(row).fill(0)
+    for (const [e, v] of got.entries()) if (v !== 0) columns[e % row]!++
+    const total = columns.reduce((a, b) => a + b, 0)
+    // four and a half standard deviations
+    const near = (kept: number, p: number, n: number) =>
+      expect(Math.abs(kept - p * n)).toBeLessThan(4.5 * Math.sqrt(n * p * (1 - p)))
+    near(total, density, rows * row)
+    for (const [j, kept] of columns.entries()) {
+      near(kept, density - epsilon + (2 * epsilon * (row - 1 - j)) / (row - 1), rows)
+    }
+  })
+
+  test('with a density and epsilon that leave no probability is refused', async () => {
+    const { paths } = family('F32', 1, [[4]])
+    await expect(
+      merged({
+        merge_method: 'della',
+        base_model: paths[0]!,
+        models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.9 } }],
+      }),
+    ).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_RECIPE' })
   })
 })
 

@@ -2,6 +2,7 @@
 
 import { breadcrumbs, breadcrumbsTies } from './breadcrumbs.js'
 import { dareLinear, dareTies } from './dare.js'
+import { della, dellaLinear } from './della.js'
 import { imm } from './imm.js'
 import { linear } from './linear.js'
 import type { Method } from './method.js'
@@ -24,6 +25,8 @@ export const methods: ReadonlyMap<string, Method> = new Map(
     dareTies,
     breadcrumbs,
     breadcrumbsTies,
+    della,
+    dellaLinear,
     ram,
     ramPlusTl,
     sce,

@@ -219,6 +219,7 @@ export function toNative(plan: MergePlan, join: (folder: string, name: string) =
         name: tensor.name,
         program: programOf(tensor.program),
         elements: tensor.elements,
+        ...(tensor.program?.rows ? { row: tensor.shape.at(-1) ?? 1 } : {}),
         inputs: tensor.origins.map((o) => ({ place: placeOf(o), offset: o.tensor.begin, dtype: o.tensor.dtype })),
         variants: [
           {

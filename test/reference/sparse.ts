@@ -147,3 +147,23 @@ export function sce(base: Values, models: readonly Values[], share: number): Flo
     return at(base, e) + total / Math.max(1e-6, sum(weights.filter((_, i) => agree[i])))
   })
 }
+
+/** What DELLA keeps of a delta: the draws of DARE against a probability that rises with the rank in the row. */
+export function keptByRank(
+  values: Values,
+  row: number,
+  { density, epsilon, words }: { density: number; epsilon: number; words: Uint32Array },
+): boolean[] {
+  const kept = new Array<boolean>(values.length).fill(false)
+  const top = Math.fround((row < 2 ? 1 - density : 1 - density + epsilon) * 2 ** 32)
+  const step = row < 2 ? 0 : Math.fround((2 * epsilon * 2 ** 32) / (row - 1))
+  for (let start = 0; start < values.length; start += row) {
+    const mine = Array.from({ length: row }, (_, j) => Math.abs(at(values, start + j)))
+    const order = mine.map((_, j) => j).sort((i, j) => at(mine, i) - at(mine, j) || i - j)
+    for (const [rank, j] of order.entries()) {
+      const limit = Math.max(0, Math.fround(top - Math.fround(rank * step)))
+      kept[start + j] = density >= 1 || at(words, start + j) >= Math.trunc(limit)
+    }
+  }
+  return kept
+}
