@@ -32,14 +32,30 @@ fn row_position(p: Place, row: u32) -> u32 {
   return (lo + ((hi * wrap) % row) + (p.octet * 8u) % row) % row;
 }
 
-fn smaller(key: vec4u, than: vec4u, before: vec4<bool>) -> vec4u {
-  return select(vec4u(0u), vec4u(1u), key < than + select(vec4u(0u), vec4u(1u), before));
+fn ones(mask: vec4<bool>) -> vec4u { return select(vec4u(0u), vec4u(1u), mask); }
+
+// How many of eight keys are below each key of the octet.
+fn below(keys: Ranks, than: vec4u) -> vec4u {
+  let x = ones(vec4u(keys.a.x) < than) + ones(vec4u(keys.a.y) < than);
+  let y = ones(vec4u(keys.a.z) < than) + ones(vec4u(keys.a.w) < than);
+  let z = ones(vec4u(keys.b.x) < than) + ones(vec4u(keys.b.y) < than);
+  let w = ones(vec4u(keys.b.z) < than) + ones(vec4u(keys.b.w) < than);
+  return (x + y) + (z + w);
+}
+
+// Keys of lanes outside [first, last) are made larger than any other.
+fn within(keys: Ranks, first: i32, last: i32) -> Ranks {
+  let lanes = vec4i(0, 1, 2, 3);
+  let a = (lanes >= vec4i(first)) & (lanes < vec4i(last));
+  let b = (lanes + 4 >= vec4i(first)) & (lanes + 4 < vec4i(last));
+  return Ranks(select(vec4u(0xffffffffu), keys.a, a), select(vec4u(0xffffffffu), keys.b, b));
 }
 
 // How many elements of the row are smaller than each of the octet (of equal ones those before it), by counting.
 fn ranks(p: Place, i: u32, row: u32) -> Ranks {
   let lanes = vec4u(0u, 1u, 2u, 3u);
-  let mine = keys_at(p, i, i32(p.octet));
+  let own = i32(p.octet);
+  let mine = keys_at(p, i, own);
   let position = row_position(p, row);
   var result = Ranks();
   var done = 0u;
@@ -47,27 +63,26 @@ fn ranks(p: Place, i: u32, row: u32) -> Ranks {
   while (done < p.live) {
     let at = (position + done) % row;
     let here = min(p.live - done, row - at);
-    let member_a = (lanes >= vec4u(done)) & (lanes < vec4u(done + here));
-    let member_b = (lanes + 4u >= vec4u(done)) & (lanes + 4u < vec4u(done + here));
     let begin = i32(p.octet * 8u + done) - i32(at);
     let end = begin + i32(row);
     var a = vec4u(0u);
     var b = vec4u(0u);
     for (var octet = begin >> 3u; octet * 8 < end; octet++) {
-      let others = keys_at(p, i, octet);
-      let before = vec4<bool>(octet < i32(p.octet));
-      let same = vec4<bool>(octet == i32(p.octet));
-      for (var e = 0u; e < 8u; e++) {
-        let index = octet * 8 + i32(e);
-        if (index < begin || index >= end) { continue; }
-        let four = select(others.a, others.b, e >= 4u);
-        let key = vec4u(four[e & 3u]);
-        a += smaller(key, mine.a, before | (same & (vec4u(e) < lanes)));
-        b += smaller(key, mine.b, before | (same & (vec4u(e) < lanes + 4u)));
-      }
+      var keys = keys_at(p, i, octet);
+      if (octet * 8 < begin || octet * 8 + 8 > end) { keys = within(keys, begin - octet * 8, end - octet * 8); }
+      // Before this octet, equal ones count.
+      let equal = vec4u(select(0u, 1u, octet < own));
+      a += below(keys, mine.a + equal);
+      b += below(keys, mine.b + equal);
     }
-    result.a = select(result.a, a, member_a);
-    result.b = select(result.b, b, member_b);
+    // In this octet, those of the same row before the lane do.
+    for (var e = done; e + 1u < done + here; e++) {
+      let key = vec4u(dot(select(mine.a, mine.b, e >= 4u), ones(lanes == vec4u(e & 3u))));
+      a += ones((key == mine.a) & (vec4u(e) < lanes));
+      b += ones((key == mine.b) & (vec4u(e) < lanes + 4u));
+    }
+    result.a = select(result.a, a, (lanes >= vec4u(done)) & (lanes < vec4u(done + here)));
+    result.b = select(result.b, b, (lanes + 4u >= vec4u(done)) & (lanes + 4u < vec4u(done + here)));
     done += here;
   }
   return result;
