@@ -468,6 +468,59 @@ test('sce keeps exactly int(select_topk k) of the k elements in which the models
   expect([...got].map((v, e) => v !== base[e])).toEqual(kept)
 })
 
+test('sce weighs models alike where their mean squares add up to less than 1e-6', async () => {
+  for (const [scale, share] of [
+    [1, (0.4 ** 3 + 0.1 ** 3) / (0.4 ** 2 + 0.1 ** 2)],
+    [1e-3, 0.25],
+  ] as const) {
+    const paths = [0, 0.4, 0.1].map((v) => writeModel(join(folder, `alike-${count++}`), { w: f32([v * scale]) }))
+    const result = await merged({
+      merge_method: 'sce',
+      base_model: paths[0]!,
+      models: paths.slice(1).map((model) => ({ model })),
+    })
+    expect(values(result.get('w')!)[0]! / scale).toBeCloseTo(share, 6)
+  }
+})
+
+describe('the bytes of', () => {
+  let two: Family
+  const bytesOf = (tensors: Map<string, Raw>) => Object.fromEntries([...tensors].map(([k, v]) => [k, v.bytes]))
+  beforeAll(() => {
+    two = family('BF16', 2, [[2049], [3, 683]])
+  })
+
+  test.each([
+    ['breadcrumbs', { weight: 1, density: 1, gamma: 0.2 }],
+    ['della_linear', { weight: 1, density: 1 }],
+  ] as const)('a model are what %s makes of it alone with nothing to drop', async (method, parameters) => {
+    const alone = { ...two, paths: two.paths.slice(0, 2) }
+    const result = await merged(recipeOf(method, alone, { models: [parameters] }))
+    expect(bytesOf(result)).toEqual(bytesOf(readFolder(two.paths[1]!)))
+  })
+
+  test.each([
+    ['breadcrumbs_ties', [{ weight: 0 }, { weight: 0 }], {}],
+    ['ties', [{ weight: 0 }, { weight: 0 }], { scope: 'model' }],
+    ['ties', [1, 1].map((weight) => ({ weight, density: 0 })), { scope: 'model', consensus: 'reference' }],
+    ['della', [1, 1].map((weight) => ({ weight, density: 0 })), {}],
+    ['sce', [{}, {}], { select_topk: 0 }],
+    ['ram', [{}, {}], { epsilon: 10 }],
+  ] as const)('the base are what %s makes of nothing: %j %j', async (method, models, global) => {
+    const result = await merged(recipeOf(method, two, { models: [...models], global }))
+    expect(bytesOf(result)).toEqual(bytesOf(readFolder(two.paths[0]!)))
+  })
+})
+
+test.each(['ties', 'della', 'breadcrumbs_ties', 'sce'])('int8_mask is accepted by %s, and noted', async (method) => {
+  const models = family('F32', 1, [[4]])
+  const own: Record<string, number> = method === 'sce' ? {} : { weight: 1, density: 0.5 }
+  const out = join(folder, `mask-${count++}`)
+  const recipe = recipeOf(method, models, { models: [own], global: { int8_mask: true } })
+  const { notes } = await merge(engine, recipe, { out, sync: false })
+  expect(notes.join()).toMatch(/int8_mask/)
+})
+
 test('ram reads a change of epsilon itself as none, and of the next number as one', async () => {
   const epsilon = Math.fround(1e-5)
   const paths = [
