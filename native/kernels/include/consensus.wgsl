@@ -17,11 +17,11 @@ fn ballot(d: vec4f, weighted: vec4f) -> vec4f {
 }
 
 fn vote(votes: ptr<function, Votes>, d: vec4f, weight: f32, bit: u32) {
-  let v = flushed(prod4(d, weight));
   if (CONSENSUS == 0u) {
-    (*votes).sum += v;
+    (*votes).sum += prod4(d, weight);
     return;
   }
+  let v = flushed(prod4(d, weight));
   let count = ballot(d, v);
   let up = count > vec4f(0.0);
   let down = count < vec4f(0.0);
