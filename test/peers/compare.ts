@@ -21,8 +21,8 @@ export interface GoldenCase {
   /** Elements a tensor that tie (for `variance` and the like: nearly) at a cut, so that either choice is right. */
   tied?: Record<string, number>
   note?: string
-  /** What the peer does wrong; `corrections` has the right values. */
-  bug?: string
+  /** What the peer does wrong, or otherwise than this program by design; `corrections` has the values of this one. */
+  differs?: string
 }
 
 export const cases = (JSON.parse(readFileSync(join(goldens, 'goldens.json'), 'utf8')) as { cases: GoldenCase[] }).cases
@@ -35,13 +35,35 @@ export function input(model: string, tensor: string): Float64Array {
   return values(inputs.get(model)!.get(tensor)!)
 }
 
+const names = [...inputs.get('base')!.keys()]
 const norm = 'model.norm.weight'
 
-/** Right values, in float64, of the tensors that the peer gets wrong. */
+/** The values, in float64, of the tensors where the peer has others. */
 export const corrections: Record<string, Record<string, () => Float64Array>> = {
   'linear-gradient': { [norm]: () => reference.linear([input('m1', norm), input('m2', norm)], [1, 0]) },
   'linear-slices': { [norm]: () => reference.linear([input('m2', norm), input('m1', norm)], [0.8 / 1.8, 1 / 1.8]) },
   'nearswap-gradient': { [norm]: () => nearswap(input('base', norm), input('m2', norm), 0.02) },
+  'multislerp-eps': each(names, (name) => multislerp([input('m1', name), input('m2', name)], 0.01)),
+  // 13 elements each
+  'ties-sparse': each(
+    names.filter((name) => name.includes('norm')),
+    (name) => input('base', name),
+  ),
+}
+
+function each(tensors: string[], values: (name: string) => Float64Array): Record<string, () => Float64Array> {
+  return Object.fromEntries(tensors.map((name) => [name, () => values(name)]))
+}
+
+/** Of equal weights, without a base: the mean direction, at the mean length. */
+function multislerp(models: Float64Array[], eps: number): Float64Array {
+  const length = (x: Float64Array) => Math.sqrt(x.reduce((sum, v) => sum + v * v, 0))
+  const mean = reference.linear(
+    models,
+    models.map((x) => 1 / models.length / (length(x) + eps)),
+  )
+  const size = models.reduce((sum, x) => sum + length(x) / models.length, 0)
+  return mean.map((v) => (v * size) / length(mean))
 }
 
 function nearswap(base: Float64Array, other: Float64Array, t: number): Float64Array {
