@@ -44,9 +44,8 @@ export const corrections: Record<string, Record<string, () => Float64Array>> = {
   'linear-slices': { [norm]: () => reference.linear([input('m2', norm), input('m1', norm)], [0.8 / 1.8, 1 / 1.8]) },
   'nearswap-gradient': { [norm]: () => nearswap(input('base', norm), input('m2', norm), 0.02) },
   'multislerp-eps': each(names, (name) => multislerp([input('m1', name), input('m2', name)], 0.01)),
-  // 13 elements each
   'ties-sparse': each(
-    names.filter((name) => name.includes('norm')),
+    names.filter((name) => input('base', name).length < 100), // int(0.01 n) is 0
     (name) => input('base', name),
   ),
 }
@@ -114,7 +113,7 @@ export function compare(golden: GoldenCase, got: Map<string, Raw>): Comparison {
 /** The largest magnitude that goes into each element; where a recipe moves layers, that of any layer. */
 function largestInput(golden: GoldenCase, tensor: string, length: number): Float64Array {
   const part = /^model\.layers\.\d+\.(.*)$/.exec(tensor)?.[1]
-  const names = golden.recipe.slices && part ? [0, 1].map((layer) => `model.layers.${layer}.${part}`) : [tensor]
+  const names = golden.recipe.slices && part ? [0, 1, 2].map((layer) => `model.layers.${layer}.${part}`) : [tensor]
   const all = [...inputs.keys()].flatMap((model) => names.map((name) => input(model, name)))
   return Float64Array.from({ length }, (_, i) => Math.max(...all.map((x) => Math.abs(x[i]!))))
 }

@@ -27,11 +27,11 @@ CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 13,
-    "intermediate_size": 11,
-    "num_hidden_layers": 2,
+    "intermediate_size": 5,
+    "num_hidden_layers": 3,
     "num_attention_heads": 1,
     "num_key_value_heads": 1,
-    "head_dim": 10,
+    "head_dim": 8,
     "vocab_size": 158,
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-6,
@@ -130,13 +130,13 @@ def list_cases():
     case("linear-precedence", "linear", [model("base"), model("m1", weight=0.2), model("m2", weight=[
         {"filter": "self_attn", "value": 0.9}, {"filter": "mlp", "value": 0.4}])], None, weight=0.3,
         note="a model's value goes before the recipe's; where no filter hits, the recipe's value holds")
-    case("linear-gradient", "linear", [model("m1", weight=[0, 1]), model("m2", weight=[1, 0.5, 0])], None,
+    case("linear-gradient", "linear", [model("m1", weight=[0, 1]), model("m2", weight=[1, 0.1, 0.8, 0])], None,
         differs=GRADIENT)
     case("slerp", "slerp", [model("base"), model("m2")], tolerance=ANGLE, t=0.3)
     case("slerp-near", "slerp", [model("base"), model("m3")], tolerance=ANGLE, t=0.6,
         note="closer than the threshold: linear interpolation")
     case("slerp-filters", "slerp", [model("base"), model("m1")], tolerance=ANGLE, t=[
-        {"filter": "self_attn", "value": [0.2, 0.8]}, {"filter": "mlp", "value": [1, 0.4, 0]}, {"value": 0.5}])
+        {"filter": "self_attn", "value": [0.2, 0.8]}, {"filter": "mlp", "value": [1, 0.4, 0.7, 0]}, {"value": 0.5}])
     case("slerp-slices", "slerp", tolerance=ANGLE, t=0.25, slices=[
         {"sources": [source("base", (0, 1)), source("m1", (1, 2))]},
         {"sources": [source("base", (1, 2)), source("m1", (0, 1))], "parameters": {"t": 0.75}}])
