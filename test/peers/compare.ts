@@ -1,5 +1,5 @@
 /** The golden cases of other mergers (see README.md), and how a result is held against one. */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { RecipeInput } from 'weightsmith'
 import { type Raw, readSafetensors, values } from '../checkpoint.js'
@@ -28,21 +28,31 @@ export interface GoldenCase {
 export const cases = (JSON.parse(readFileSync(join(goldens, 'goldens.json'), 'utf8')) as { cases: GoldenCase[] }).cases
 
 const inputs = new Map(
-  ['base', 'm1', 'm2', 'm3'].map((name) => [name, readSafetensors(join(goldens, 'models', name, 'model.safetensors'))]),
+  readdirSync(join(goldens, 'models')).map((name) => [
+    `models/${name}`,
+    readSafetensors(join(goldens, 'models', name, 'model.safetensors')),
+  ]),
 )
 
 export function input(model: string, tensor: string): Float64Array {
-  return values(inputs.get(model)!.get(tensor)!)
+  return values(inputs.get(`models/${model}`)!.get(tensor)!)
 }
 
-const names = [...inputs.get('base')!.keys()]
+const names = [...inputs.get('models/base')!.keys()]
 const norm = 'model.norm.weight'
+const query = 'model.layers.0.self_attn.q_proj.weight'
+const down = 'model.layers.0.mlp.down_proj.weight'
 
 /** The values, in float64, of the tensors where the peer has others. */
 export const corrections: Record<string, Record<string, () => Float64Array>> = {
   'linear-gradient': { [norm]: () => reference.linear([input('m1', norm), input('m2', norm)], [1, 0]) },
   'linear-slices': { [norm]: () => reference.linear([input('m2', norm), input('m1', norm)], [0.8 / 1.8, 1 / 1.8]) },
   'nearswap-gradient': { [norm]: () => nearswap(input('base', norm), input('m2', norm), 0.02) },
+  'edge-nuslerp-base': {
+    [query]: () =>
+      reference.delta(input('edge', query), [input('edge1', query), input('edge2', query)], [2 / 3, 1 / 3]),
+  },
+  'edge-karcher': { [down]: () => reference.linear([input('edge1', down), input('edge2', down)], [0.5, 0.5]) },
   'multislerp-eps': each(names, (name) => multislerp([input('m1', name), input('m2', name)], 0.01)),
   'ties-sparse': each(
     names.filter((name) => input('base', name).length < 100), // int(0.01 n) is 0
@@ -90,7 +100,7 @@ export function compare(golden: GoldenCase, got: Map<string, Raw>): Comparison {
     }
     const [x, g] = [values(merged), corrections[golden.name]?.[tensor]?.() ?? values(raw)]
     const scale = largestInput(golden, tensor, g.length)
-    const base = golden.cut ? input('base', tensor) : undefined
+    const base = golden.cut ? values(inputs.get(golden.recipe.base_model!)!.get(tensor)!) : undefined
     const tied = golden.tied?.[tensor] ?? 0
     const errors: number[] = []
     const off: number[] = []
@@ -111,9 +121,11 @@ export function compare(golden: GoldenCase, got: Map<string, Raw>): Comparison {
 }
 
 /** The largest magnitude that goes into each element; where a recipe moves layers, that of any layer. */
-function largestInput(golden: GoldenCase, tensor: string, length: number): Float64Array {
+function largestInput({ recipe }: GoldenCase, tensor: string, length: number): Float64Array {
   const part = /^model\.layers\.\d+\.(.*)$/.exec(tensor)?.[1]
-  const names = golden.recipe.slices && part ? [0, 1, 2].map((layer) => `model.layers.${layer}.${part}`) : [tensor]
-  const all = [...inputs.keys()].flatMap((model) => names.map((name) => input(model, name)))
+  const names = recipe.slices && part ? [0, 1, 2].map((layer) => `model.layers.${layer}.${part}`) : [tensor]
+  const sources = recipe.models ?? recipe.slices?.flatMap((slice) => slice.sources) ?? []
+  const models = new Set([...sources.map(({ model }) => model), ...(recipe.base_model ? [recipe.base_model] : [])])
+  const all = [...models].flatMap((model) => names.map((name) => values(inputs.get(model)!.get(name)!)))
   return Float64Array.from({ length }, (_, i) => Math.max(...all.map((x) => Math.abs(x[i]!))))
 }

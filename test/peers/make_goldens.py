@@ -27,12 +27,12 @@ CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 13,
-    "intermediate_size": 5,
+    "intermediate_size": 3,
     "num_hidden_layers": 3,
     "num_attention_heads": 1,
     "num_key_value_heads": 1,
-    "head_dim": 8,
-    "vocab_size": 158,
+    "head_dim": 6,
+    "vocab_size": 158,  # 2,054 elements in the embedding: more than one block of 2,048
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
@@ -42,12 +42,13 @@ CONFIG = {
 # them where the peer computes angles and norms in f32.
 SUM = 1e-6
 ANGLE = 2e-6
+SHORT = 2e-5  # angles of rows and columns, short vectors that may be nearly parallel
 
 
-def shapes():
+def shapes(vocabulary, layers):
     h, f, q = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["head_dim"]  # one head
-    yield "model.embed_tokens.weight", (CONFIG["vocab_size"], h)  # 2,054 elements: more than one block of 2,048
-    for i in range(CONFIG["num_hidden_layers"]):
+    yield "model.embed_tokens.weight", (vocabulary, h)
+    for i in range(layers):
         layer = f"model.layers.{i}."
         for part, shape in {
             "input_layernorm": (h,),
@@ -68,7 +69,7 @@ def make_models():
     """base, two models that change most entries (by equal and opposite amounts here and there), one that is close."""
     rng = np.random.default_rng(20240607)
     models = {name: {} for name in ("base", "m1", "m2", "m3")}
-    for name, shape in shapes():
+    for name, shape in shapes(CONFIG["vocab_size"], CONFIG["num_hidden_layers"]):
         base = rng.normal(0, 0.05, shape) + (1 if "norm" in name else 0)
         coarse = rng.random(shape) < 0.06  # on a grid, so that differences tie and cancel exactly
         base = np.where(coarse, np.round(base * 64) / 64, base).astype(np.float32)
@@ -80,10 +81,48 @@ def make_models():
                 step = np.where(coarse, np.sign(step) / 64, step)
             step = np.where(rng.random(shape) < changed, step, 0)
             models[model][name] = (base + step.astype(np.float32)).astype(np.float32)
+    write_models(models, CONFIG)
+
+
+def make_edges():
+    """edge, edge1 and edge2: a tensor each for what formulas stumble over."""
+    rng = np.random.default_rng(7)
+    models = {name: {} for name in ("edge", "edge1", "edge2")}
+    for name, shape in shapes(5, 1):
+        part = name.split(".")[-2]
+        base, one, two = (rng.normal(0, scale, shape) for scale in (0.05, 0.02, 0.03))
+        signs = np.sign(rng.normal(0, 1, shape))
+        signs.flat[64:] = 0
+        if part == "input_layernorm":  # nothing changes
+            one, two = 0 * one, 0 * two
+        elif part == "post_attention_layernorm":  # nothing there at all
+            base, one, two = 0 * base, 0 * one, 0 * two
+        elif part == "q_proj":  # opposite changes, on a grid so that they cancel exactly
+            base, one = np.round(base * 256) / 256, np.round(one * 256) / 256
+            two = -one
+        elif part == "k_proj":  # opposite models of length 2, no base
+            base, one, two = 0 * base, signs / 4, -signs / 4
+        elif part == "v_proj":  # parallel models
+            base, one, two = signs / 4, signs / 4, signs / 2
+        elif part == "o_proj":  # changes about as small as the constants of some formulas
+            one, two = one / 2000, two / 2000
+        elif part == "gate_proj":  # one element each
+            one[1:], one[0, 1:], two[:2], two[2, :-1] = 0, 0, 0, 0
+        elif part == "up_proj":
+            base, one, two = base * 1e5, one * 1e5, two * 1e5
+        elif part == "down_proj":
+            base, one, two = base * 1e-12, one * 1e-12, two * 1e-12
+        base = base.astype(np.float32)
+        for model, change in (("edge", 0), ("edge1", one), ("edge2", two)):
+            models[model][name] = (base + np.float32(change)).astype(np.float32)
+    write_models(models, CONFIG | {"vocab_size": 5, "num_hidden_layers": 1})
+
+
+def write_models(models, config):
     for model, tensors in models.items():
         folder = GOLDENS / "models" / model
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file({k: torch.from_numpy(v) for k, v in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -141,11 +180,11 @@ def list_cases():
         {"sources": [source("base", (0, 1)), source("m1", (1, 2))]},
         {"sources": [source("base", (1, 2)), source("m1", (0, 1))], "parameters": {"t": 0.75}}])
     case("nuslerp", "nuslerp", two(0.3, 0.6), None, ANGLE)
-    case("nuslerp-columns", "nuslerp", two(1, 0.5), None, ANGLE, nuslerp_flatten=False)
-    case("nuslerp-rows", "nuslerp", two(1, 0.5), None, ANGLE, nuslerp_flatten=False, nuslerp_row_wise=True)
+    case("nuslerp-columns", "nuslerp", two(1, 0.5), None, SHORT, nuslerp_flatten=False)
+    case("nuslerp-rows", "nuslerp", two(1, 0.5), None, SHORT, nuslerp_flatten=False, nuslerp_row_wise=True)
     case("nuslerp-base", "nuslerp", two(0.4, 0.8), tolerance=ANGLE)
-    case("nuslerp-base-columns", "nuslerp", two(0.4, 0.8), tolerance=ANGLE, nuslerp_flatten=False)
-    case("nuslerp-base-rows", "nuslerp", two(0.4, 0.8), tolerance=ANGLE, nuslerp_flatten=False, nuslerp_row_wise=True)
+    case("nuslerp-base-columns", "nuslerp", two(0.4, 0.8), tolerance=SHORT, nuslerp_flatten=False)
+    case("nuslerp-base-rows", "nuslerp", two(0.4, 0.8), tolerance=SHORT, nuslerp_flatten=False, nuslerp_row_wise=True)
     case("multislerp", "multislerp", three(1, 2, 0.5), None, ANGLE)
     case("multislerp-sum", "multislerp", two(0.5, 0.7), None, ANGLE, normalize_weights=False)
     case("multislerp-base", "multislerp", three(1, 1, 1), tolerance=ANGLE)
@@ -216,7 +255,27 @@ def list_cases():
     case("nearswap-gradient", "nearswap", [model("base"), model("m2")], t=[0.001, 0.02],
         differs=GRADIENT)
     case("arcee_fusion", "arcee_fusion", [model("base"), model("m1")], cuts="importance")
+    list_edge_cases(top, crumbs)
     list_peft_cases(two, three, top)
+
+
+def list_edge_cases(top, crumbs):
+    plain = [model("edge1"), model("edge2")]
+    weighted = lambda **p: [model("edge1", weight=0.5, **p), model("edge2", weight=0.25, **p)]
+    case("edge-slerp", "slerp", [model("edge"), model("edge2")], "edge", t=0.4)
+    case("edge-nuslerp", "nuslerp", weighted(), None)
+    case("edge-nuslerp-base", "nuslerp", weighted(), "edge",
+        differs="its norms in float32 miss that two differences are exactly opposite, and it divides by their sine")
+    case("edge-multislerp", "multislerp", weighted(), None)
+    case("edge-karcher", "karcher", plain, None, differs="it makes a tensor zero whose lengths are below tol, instead of the mean")
+    case("edge-ties", "ties", weighted(density=0.5), "edge", cuts=top(0.5))
+    case("edge-breadcrumbs", "breadcrumbs", weighted(density=0.5, gamma=0.1), "edge", cuts=crumbs(0.5, 0.1))
+    case("edge-sce", "sce", plain, "edge", cuts="variance", select_topk=0.5)
+    case("edge-model_stock", "model_stock", plain, "edge")
+    case("edge-ram", "ram", plain, "edge")
+    case("edge-ramplus_tl", "ramplus_tl", plain, "edge")
+    case("edge-nearswap", "nearswap", [model("edge"), model("edge1")], "edge", t=1e-5)
+    case("edge-arcee_fusion", "arcee_fusion", [model("edge"), model("edge1")], "edge", cuts="importance")
 
 
 def list_peft_cases(two, three, top):
@@ -276,9 +335,9 @@ def published_cut(flat, density):
 
 def tied(entry, cuts, inputs):
     """Elements a tensor whose fate is open, because they tie (or nearly) with the last one that is kept."""
-    base = inputs["base"]
+    base = inputs[entry["recipe"]["base_model"].split("/")[1]]
     used = [m["model"].split("/")[1] for m in entry["recipe"]["models"]]
-    deltas = [{k: inputs[m][k] - b for k, b in base.items()} for m in used if m != "base"]
+    deltas = [{k: inputs[m][k] - b for k, b in base.items()} for m in used if inputs[m] is not base]
     counts = {}
 
     def at_rank(magnitudes, rank, band=0.0):
@@ -320,9 +379,10 @@ def main():
     shutil.rmtree(GOLDENS, ignore_errors=True)
     (GOLDENS / "outputs").mkdir(parents=True)
     make_models()
+    make_edges()
     list_cases()
     os.chdir(GOLDENS)
-    inputs = {name: load_file(f"models/{name}/model.safetensors") for name in ("base", "m1", "m2", "m3")}
+    inputs = {name: load_file(f"models/{name}/model.safetensors") for name in os.listdir("models")}
     options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True, clone_tensors=True)
     written = []
     for entry, cuts, run in cases:
