@@ -30,7 +30,7 @@ const ordered = new Set(['imm', 'dare_linear', 'dare_ties', 'della', 'della_line
 /** They compare with, or add, a number that does not grow with the weights. */
 const absolute = new Set(['ram', 'ramplus_tl', 'nearswap', 'arcee_fusion', 'sce', 'model_stock', 'multislerp'])
 /** They take differences from the first model, whichever that is. */
-const fromFirst = new Set(['geometric_median'])
+const fromFirst = new Set(['geometric_median', 'fisher'])
 /** They keep int(density * n) entries of a difference. */
 const sparse = ['ties', 'breadcrumbs', 'breadcrumbs_ties']
 
@@ -225,7 +225,7 @@ const all = [...methods.values()].flatMap((method): Case[] =>
         { title: method.name, method, withBase: false },
         { title: `${method.name} with a base`, method, withBase: true },
       ]
-    : [{ title: method.name, method, withBase: method.needsBase }],
+    : [{ title: method.name, method, withBase: method.needsBase === true }],
 )
 const several = all.filter(({ method }) => method.models.max > 1 && !ordered.has(method.name))
 const caseOf = (name: string) => all.find(({ method }) => method.name === name)!
