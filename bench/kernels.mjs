@@ -30,14 +30,14 @@ function inputs(dtype, bytes, count) {
   })
 }
 
-async function measure(engine, { kernel: name, dtype, bytes }, runs) {
+async function measure(engine, { kernel: name, dtype, bytes }, memcpyBytes, runs) {
   const kernel = engine.kernel(name)
   const { spec } = kernel
   const count = Math.min(spec.inputs.max, Math.max(2, spec.inputs.min))
   const call = { inputs: inputs(dtype, bytes, count), outDtype: dtype, coefficients: spec.example(count) }
   const first = await kernel.measure(call) // compiles the pipeline and touches the memory
   const compute = []
-  const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(4 * MiB, headline.bytes))
+  const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(4 * MiB, memcpyBytes))
   const calls = await timeCalls(async () => compute.push((await kernel.measure(call)).time.compute), {
     samples: runs,
     single: true,
@@ -80,7 +80,10 @@ async function adapterTable(engine, { size, runs, say }) {
   const rows = []
   const add = async (item, extra = {}) => {
     say(`kernels: ${item.kernel} ${item.dtype} on ${info.device}`)
-    rows.push({ ...(await measure(engine, { ...item, bytes: small(item.bytes) }, runs)), ...extra })
+    rows.push({
+      ...(await measure(engine, { ...item, bytes: small(item.bytes) }, small(headline.bytes), runs)),
+      ...extra,
+    })
   }
   await add(headline, target ? { target } : {})
   const left = []

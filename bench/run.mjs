@@ -52,7 +52,7 @@ const program = new Command('npm run bench --')
   .option('--folder <path>', 'where the synthetic checkpoints go (default: a temporary folder)')
   .option('--venv <path>', "where the Python peers are installed (default: the user's cache folder)")
   .option('--json', 'print one JSON document')
-  .option('--write', 'write bench/RESULTS.md')
+  .addOption(new Option('--write', 'write bench/RESULTS.md, which holds all groups').conflicts(['only', 'size']))
   .addHelpText('after', '\nExample:\n  npm run bench -- --only merge --size 512MiB --runs 3')
   .parse()
 const flags = program.opts()
@@ -108,6 +108,8 @@ for (const [group, tablesOf] of Object.entries(groups)) {
     print(`\n${asText(table)}`)
   }
 }
-const report = { command: ['npm run bench', '--', ...process.argv.slice(2)].join(' '), machine, tables }
+const given = process.argv.slice(2)
+const command = ['npm run bench', ...(given.length > 0 ? ['--', ...given] : [])].join(' ')
+const report = { command, machine, tables }
 if (flags.json) console.log(JSON.stringify(report, null, 2))
 if (flags.write) writeFileSync(fileURLToPath(new URL('RESULTS.md', import.meta.url)), resultsPage(report))
