@@ -22,9 +22,10 @@ import {
   torchName,
 } from './checkpoint/index.js'
 import { messageOf, WeightsmithError } from './errors.js'
+import { makeLevels } from './levels.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
 import { type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
-import { loadRecipe, parseDType, type Recipe, type RecipeInput, resolveModel } from './recipe/index.js'
+import { loadRecipe, modelsOf, parseDType, type Recipe, type RecipeInput, resolveModel } from './recipe/index.js'
 
 export interface MergeContext {
   addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File'>
@@ -37,7 +38,8 @@ export interface MergeContext {
 export type Checksum = 'full' | 'outputs' | 'none'
 
 export interface MergeProgress extends NativeProgress {
-  stage: 'run' | 'finish'
+  /** `prepare`: results of earlier stages and the like, which the merge reads. */
+  stage: 'prepare' | 'run' | 'finish'
 }
 
 export interface MergeOptions {
@@ -113,8 +115,13 @@ export async function merge(
   throwIfAborted(signal)
   const plan = planMerge(recipe, checkpoints, settings)
   const target = await checkOutput(options.out, [...new Set(checkpoints.values())], options.overwrite === true)
-  const tokenizer = recipe.tokenizer === 'none' ? undefined : (checkpoints.get(recipe.tokenizer) ?? plan.donor)
-  await checkDisk(target, plan.layout.bytes)
+  const models = [...checkpoints.keys()]
+  const { source: named } = recipe.tokenizer
+  const tokenizer = named === 'none' ? undefined : (checkpoints.get(named) ?? plan.donor)
+  await checkDisk(
+    target,
+    plan.levels.reduce((sum, level) => sum + level.bytes, plan.layout.bytes),
+  )
   if (options.dryRun) return { ...summary(plan, recipe, target, settings.seed), plan: planRows(plan) }
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
@@ -122,12 +129,22 @@ export async function merge(
   const stage = await Stage.create(target, settings.sync)
   try {
     throwIfAborted(signal)
-    const native = toNative(plan, join, { ...settings, folder: stage.folder, checksum: settings.checksum !== 'none' })
+    const made = await makeLevels(plan, { ...settings, folder: stage.folder }, (native) =>
+      runJob(device, native, signal, (event) => options.onProgress?.({ ...event, stage: 'prepare' })),
+    )
+    const native = toNative(plan, join, {
+      ...settings,
+      memory: made.memory,
+      folder: stage.folder,
+      checksum: settings.checksum !== 'none',
+      levels: made.places,
+    })
     let latest: NativeProgress | undefined
     const result = await runJob(device, native, signal, (event) => {
       latest = event
       options.onProgress?.({ ...event, stage: 'run' })
     })
+    await made.discard()
     const nonFinite = result.nonFiniteJobs.map(({ job, count }) => ({ tensor: native.jobs[job]?.name ?? '', count }))
     if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
     if (latest) options.onProgress?.({ ...latest, stage: 'finish' })
@@ -147,7 +164,10 @@ export async function merge(
     }
     for (const { from, name } of await auxiliaryFiles(plan.donor, tokenizer))
       await write(name, await readAuxiliary(from))
-    await write('README.md', modelCard(basename(target), recipe, settings.seed, context.version))
+    await write(
+      'README.md',
+      modelCard(basename(target), { recipe, models, seed: settings.seed, version: context.version }),
+    )
     const inputs = await describeInputs(context, checkpoints, settings.checksum === 'full')
     throwIfAborted(signal)
     const manifest: Manifest = {
@@ -199,12 +219,8 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
 
 /** Opens each model once, by its name in the recipe; two names of one folder share a checkpoint. */
 async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<string, Checkpoint>> {
-  const names = new Set(recipe.slices.flatMap((slice) => slice.sources.map(({ model }) => model)))
-  if (recipe.base !== undefined) names.add(recipe.base)
-  for (const { name, type } of recipe.method.parameters) {
-    const model = type === 'model' ? recipe.parameters[name] : undefined
-    if (typeof model === 'string') names.add(model)
-  }
+  const recipes = [...recipe.stages.values(), recipe]
+  const names = new Set(recipes.flatMap(modelsOf).filter((name) => !recipe.stages.has(name)))
   const opened = new Map<string, Checkpoint>()
   const byPath = new Map<string, Checkpoint>()
   for (const name of names) {

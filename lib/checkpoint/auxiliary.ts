@@ -26,11 +26,20 @@ export async function auxiliaryFiles(model: Checkpoint, tokenizer: Checkpoint | 
   return [...(await pick(model, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
 }
 
-/** The output's config: the model's own, with the type and the number of layers of the output. */
+/** What moved layers change in a config. */
+export interface LayerChange {
+  /** Key of config.json that holds the module's config; absent: the language model. */
+  section?: string
+  count: number
+  /** New values of keys beside the number of layers, such as `layer_types`. */
+  lists: Record<string, unknown[]>
+}
+
+/** The output's config: the model's own, with the type and the layers of the output. */
 export function outputConfig(
   config: Record<string, unknown>,
   dtype: StoreDType | undefined,
-  layers: { count: number; kinds?: unknown[] } | undefined,
+  layers: LayerChange[],
 ): Record<string, unknown> {
   const out = structuredClone(config)
   const text = textConfig(out)
@@ -40,10 +49,11 @@ export function outputConfig(
     }
     if (out.torch_dtype === undefined && out.dtype === undefined) out.torch_dtype = torchName(dtype)
   }
-  if (layers !== undefined) {
-    const found = layerKey(out)
-    if (found) found.holder[found.key] = layers.count
-    if (layers.kinds !== undefined) text.layer_types = layers.kinds
+  for (const { section, count, lists } of layers) {
+    const part = section === undefined ? out : (out[section] as Record<string, unknown>)
+    const found = layerKey(part)
+    if (found) found.holder[found.key] = count
+    Object.assign(section === undefined ? text : part, lists)
   }
   return out
 }

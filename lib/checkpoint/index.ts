@@ -1,6 +1,6 @@
 /** Checkpoints on disk: reading, laying out and staging. */
 
-export { auxiliaryFiles, type Copy, outputConfig } from './auxiliary.js'
+export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
 export { modelCard } from './card.js'
 export { bytesOf, isFloat, isLoadable, isStorable, storedAs, torchName } from './dtypes.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
