@@ -11,6 +11,7 @@ import {
   type Checkpoint,
   checkDisk,
   checkOutput,
+  editTokenizer,
   isStorable,
   type Manifest,
   type ManifestInput,
@@ -18,6 +19,7 @@ import {
   modelCard,
   openCheckpoint,
   outputConfig,
+  readVocabulary,
   Stage,
   torchName,
 } from './checkpoint/index.js'
@@ -116,8 +118,6 @@ export async function merge(
   const plan = planMerge(recipe, checkpoints, settings)
   const target = await checkOutput(options.out, [...new Set(checkpoints.values())], options.overwrite === true)
   const models = [...checkpoints.keys()]
-  const { source: named } = recipe.tokenizer
-  const tokenizer = named === 'none' ? undefined : (checkpoints.get(named) ?? plan.donor)
   await checkDisk(
     target,
     plan.levels.reduce((sum, level) => sum + level.bytes, plan.layout.bytes),
@@ -160,10 +160,15 @@ export async function merge(
     }
     if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
     if (plan.donor.config !== undefined) {
-      await write('config.json', json(outputConfig(plan.donor.config, plan.dtype, plan.layers)))
+      await write(
+        'config.json',
+        json(outputConfig(plan.donor.config, { ...plan, dtype: plan.dtype, vocabulary: plan.vocabulary })),
+      )
     }
-    for (const { from, name } of await auxiliaryFiles(plan.donor, tokenizer))
-      await write(name, await readAuxiliary(from))
+    const { extra = [] } = plan.tokenizer ?? {}
+    for (const { from, name } of await auxiliaryFiles(plan.donor, plan.tokenizer?.folder)) {
+      await write(name, editTokenizer(name, await readAuxiliary(from), { extra }))
+    }
     await write(
       'README.md',
       modelCard(basename(target), { recipe, models, seed: settings.seed, version: context.version }),
@@ -221,11 +226,18 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
 async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<string, Checkpoint>> {
   const recipes = [...recipe.stages.values(), recipe]
   const names = new Set(recipes.flatMap(modelsOf).filter((name) => !recipe.stages.has(name)))
+  const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
+  const openModel = async (path: string, name: string): Promise<Checkpoint> => {
+    const checkpoint = await openCheckpoint(context.addon, path, name)
+    const { folder } = checkpoint
+    const vocabulary = vocabularies && folder !== undefined ? await readVocabulary(folder) : undefined
+    return vocabulary === undefined ? checkpoint : { ...checkpoint, vocabulary }
+  }
   const opened = new Map<string, Checkpoint>()
   const byPath = new Map<string, Checkpoint>()
   for (const name of names) {
     const path = await resolveModel(name, recipe.folder)
-    const checkpoint = byPath.get(path) ?? (await openCheckpoint(context.addon, path, name))
+    const checkpoint = byPath.get(path) ?? (await openModel(path, name))
     byPath.set(path, checkpoint)
     opened.set(name, checkpoint)
   }

@@ -15,15 +15,14 @@ export interface Copy {
   name: string
 }
 
-/** What to copy: model files of `model`, tokenizer and template of `tokenizer`. */
-export async function auxiliaryFiles(model: Checkpoint, tokenizer: Checkpoint | undefined): Promise<Copy[]> {
-  const pick = async (checkpoint: Checkpoint | undefined, pattern: RegExp) => {
-    const { folder } = checkpoint ?? {}
+/** What to copy: model files of `model`, tokenizer and template of the folder `tokenizer`. */
+export async function auxiliaryFiles(model: Checkpoint, tokenizer: string | undefined): Promise<Copy[]> {
+  const pick = async (folder: string | undefined, pattern: RegExp) => {
     if (folder === undefined) return []
     const names = (await readdir(folder)).filter((name) => pattern.test(name)).sort()
     return names.map((name) => ({ from: join(folder, name), name }))
   }
-  return [...(await pick(model, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
+  return [...(await pick(model.folder, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
 }
 
 /** What moved layers change in a config. */
@@ -35,11 +34,17 @@ export interface LayerChange {
   lists: Record<string, unknown[]>
 }
 
-/** The output's config: the model's own, with the type and the layers of the output. */
+export interface ConfigChange {
+  dtype: StoreDType | undefined
+  layers: LayerChange[]
+  /** Rows of the tables of tokens, where they change. */
+  vocabulary: number | undefined
+}
+
+/** The output's config: the model's own, with the type, the layers and the vocabulary of the output. */
 export function outputConfig(
   config: Record<string, unknown>,
-  dtype: StoreDType | undefined,
-  layers: LayerChange[],
+  { dtype, layers, vocabulary }: ConfigChange,
 ): Record<string, unknown> {
   const out = structuredClone(config)
   const text = textConfig(out)
@@ -48,6 +53,11 @@ export function outputConfig(
       for (const key of ['torch_dtype', 'dtype']) if (typeof holder[key] === 'string') holder[key] = torchName(dtype)
     }
     if (out.torch_dtype === undefined && out.dtype === undefined) out.torch_dtype = torchName(dtype)
+  }
+  if (vocabulary !== undefined) {
+    for (const holder of new Set([out, text])) {
+      if (typeof holder.vocab_size === 'number' || holder === text) holder.vocab_size = vocabulary
+    }
   }
   for (const { section, count, lists } of layers) {
     const part = section === undefined ? out : (out[section] as Record<string, unknown>)

@@ -15,3 +15,4 @@ export {
   tiesEmbeddings,
 } from './open.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
+export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'

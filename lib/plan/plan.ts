@@ -5,6 +5,7 @@
  */
 
 import {
+  type AddedToken,
   bytesOf,
   type Checkpoint,
   type CheckpointTensor,
@@ -15,11 +16,12 @@ import {
   layOut,
   type OutputLayout,
   storedAs,
+  type Vocabulary,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
 import type { NativePlace, NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
-import { evaluate, type Merge, type Module, type Parameters, type Recipe } from '../recipe/index.js'
+import { evaluate, type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import {
   type DerivedTensor,
   fused,
@@ -36,6 +38,7 @@ import { layerChange } from './layers.js'
 import { type View, viewOf } from './modules.js'
 import { stageCheckpoint } from './stages.js'
 import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
+import { mapTables, planVocabulary } from './vocabulary.js'
 
 export interface PlannedTensor {
   name: string
@@ -62,6 +65,10 @@ export interface MergePlan {
   dtype?: StoreDType
   /** Modules whose layers the recipe moves. */
   layers: LayerChange[]
+  /** Rows of the tables of tokens, where the recipe chooses a vocabulary. */
+  vocabulary?: number
+  /** Whose tokenizer the output gets. */
+  tokenizer?: { folder: string; extra: AddedToken[] }
   /** Tensors to make before the merge. */
   levels: Level[]
   notes: string[]
@@ -96,6 +103,8 @@ export function planMerge(
     donor: planned.donor,
     ...(dtype === undefined ? {} : { dtype }),
     layers: planned.layers,
+    ...(planned.vocabulary === undefined ? {} : { vocabulary: planned.vocabulary }),
+    ...(planned.tokenizer === undefined ? {} : { tokenizer: planned.tokenizer }),
     levels,
     notes: planned.notes,
   }
@@ -114,6 +123,8 @@ interface PlannedTensors {
   sources: Planned[]
   donor: Checkpoint
   layers: LayerChange[]
+  vocabulary?: number
+  tokenizer?: Vocabulary | { folder: string; extra: AddedToken[] }
   notes: string[]
 }
 
@@ -129,6 +140,22 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
   if (donorName === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The recipe has no models.')
   const donor = checkpointOf(donorName)
   const layers: LayerChange[] = []
+  const chosen = checkpoints.get(recipe.tokenizer.source) ?? donor
+  const vocabulary = planVocabulary(recipe.tokenizer, modelsOf(recipe).map(checkpointOf), chosen)
+  const { folder } = chosen
+  const files = chosen.vocabulary ?? (folder === undefined ? undefined : { folder, extra: [] })
+  const tokenizer = recipe.tokenizer.source === 'none' ? undefined : (vocabulary ?? files)
+  const finish = (sources: Planned[]): PlannedTensors => {
+    const mapped = vocabulary && mapTables(vocabulary, sources, recipe.base && donor.name, notes)
+    return {
+      sources: mapped?.sources ?? sources,
+      donor,
+      layers,
+      ...(mapped?.rows === undefined ? {} : { vocabulary: mapped.rows }),
+      ...(tokenizer === undefined ? {} : { tokenizer }),
+      notes,
+    }
+  }
   const planOne = (merge: Merge, above: Parameters[], seen: Seen<Checkpoint>, view?: View): Planned[] => {
     const globals = topLevelScalars(merge.method, above)
     const { pretrained } = globals
@@ -136,7 +163,7 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
     const slices = planSlices(merge, roles)
     if (merge.sliced) layers.push(layerChange(slices, view?.section))
     const { method } = merge
-    return planTensors(slices, view ?? donor, merge.sliced, notes, false).map((source) => ({
+    return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => ({
       ...source,
       name: view?.stored(source.name) ?? source.name,
       step: () => method.step(parametersOf(method, above, source)),
@@ -144,8 +171,7 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
     }))
   }
   if (recipe.modules.length === 0) {
-    const sources = planOne(recipe, [recipe.parameters], ({ model }) => checkpointOf(model))
-    return { sources, donor, layers, notes }
+    return finish(planOne(recipe, [recipe.parameters], ({ model }) => checkpointOf(model)))
   }
   const covered = new Set<string>()
   const sources = recipe.modules.flatMap((module) => {
@@ -164,7 +190,7 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
   for (const [name, tensor] of rest) {
     sources.push({ name, origins: [{ checkpoint: donor, tensor }], step: () => ({ copy: 0 }), needsBase: false })
   }
-  return { sources, donor, layers, notes }
+  return finish(sources)
 }
 
 function twice(module: Module, name: string): WeightsmithError {

@@ -7,6 +7,7 @@ import {
   mainStack,
   outputConfig,
   stacksOf,
+  type Vocabulary,
 } from '../checkpoint/index.js'
 import type { StoreDType } from '../native/border.js'
 import { type DerivedTensor, Files } from './derived.js'
@@ -17,9 +18,14 @@ export interface Stage {
   donor: Checkpoint
   layers: LayerChange[]
   dtype: StoreDType | undefined
+  vocabulary?: number
+  tokenizer?: Vocabulary | { folder: string }
 }
 
-export function stageCheckpoint(name: string, { tensors, donor, layers, dtype }: Stage): Checkpoint {
+export function stageCheckpoint(
+  name: string,
+  { tensors, donor, layers, dtype, vocabulary, tokenizer }: Stage,
+): Checkpoint {
   const files = new Files()
   const made = new Map<string, CheckpointTensor>()
   for (const tensor of tensors) {
@@ -29,7 +35,8 @@ export function stageCheckpoint(name: string, { tensors, donor, layers, dtype }:
     else made.set(tensor.name, derivedFrom(tensor))
   }
   const stacks = stacksOf(made.keys())
-  const { stack: _, ...rest } = donor
+  const { stack: _, vocabulary: own, ...rest } = donor
+  const known = tokenizer !== undefined && 'ids' in tokenizer ? tokenizer : own
   const depth = layers.find(({ section }) => section === undefined)?.count ?? stacks.get(donor.stack ?? '')
   const stack = mainStack(stacks, depth)
   return {
@@ -39,7 +46,8 @@ export function stageCheckpoint(name: string, { tensors, donor, layers, dtype }:
     tensors: made,
     stacks,
     ...(stack === undefined ? {} : { stack }),
-    ...(donor.config === undefined ? {} : { config: outputConfig(donor.config, dtype, layers) }),
+    ...(donor.config === undefined ? {} : { config: outputConfig(donor.config, { dtype, layers, vocabulary }) }),
+    ...(known === undefined ? {} : { vocabulary: known }),
   }
 }
 
