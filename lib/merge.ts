@@ -11,6 +11,7 @@ import {
   type Checkpoint,
   checkDisk,
   checkOutput,
+  commonTemplate,
   editTokenizer,
   isStorable,
   type Manifest,
@@ -166,9 +167,16 @@ export async function merge(
       )
     }
     const { extra = [] } = plan.tokenizer ?? {}
+    const { chatTemplate } = recipe
+    const folders = [...checkpoints.values()].flatMap(({ folder }) => folder ?? [])
+    const template = chatTemplate === 'auto' ? await commonTemplate(folders) : chatTemplate
     for (const { from, name } of await auxiliaryFiles(plan.donor, plan.tokenizer?.folder)) {
-      await write(name, editTokenizer(name, await readAuxiliary(from), { extra }))
+      if (template !== undefined && name.startsWith('chat_template')) continue
+      await write(name, editTokenizer(name, await readAuxiliary(from), { extra, template }))
     }
+    if (template !== undefined) await write('chat_template.jinja', template)
+    else if (chatTemplate !== undefined)
+      plan.notes.push('chat_template: auto changes nothing: no model has a template.')
     await write(
       'README.md',
       modelCard(basename(target), { recipe, models, seed: settings.seed, version: context.version }),

@@ -364,3 +364,46 @@ slices:
     expect(await failure(final({ ...stage('x', a), parameters: { scael: 2 } }))).toMatch(/Stage x: parameters\.scael/)
   })
 })
+
+describe('a chat template', () => {
+  const chatty = (template: string | undefined, file = false) => {
+    const path = model(1, 0)
+    const config = template === undefined || file ? {} : { chat_template: template }
+    writeFileSync(join(path, 'tokenizer_config.json'), JSON.stringify({ model_max_length: 7, ...config }))
+    if (file) writeFileSync(join(path, 'chat_template.jinja'), template!)
+    return path
+  }
+  const merged = async (models: string[], chat_template: string) => {
+    const { out, report } = await run({
+      merge_method: 'linear',
+      models: models.map((path) => ({ model: path })),
+      parameters: { weight: 1 },
+      chat_template,
+    })
+    const text = (name: string) => (existsSync(join(out, name)) ? readFileSync(join(out, name), 'utf8') : undefined)
+    const config = JSON.parse(text('tokenizer_config.json')!) as Record<string, unknown>
+    return { file: text('chat_template.jinja'), config, report }
+  }
+  const [x, y] = ['{% for m in messages %}x{% endfor %}', '{% for m in messages %}y{% endfor %}']
+
+  test('by name or as it is goes to both places transformers looks in', async () => {
+    const named = await merged([chatty(x)], 'chatml')
+    expect(named.file).toMatch(/<\|im_start\|>/)
+    expect(named.config).toEqual({ model_max_length: 7, chat_template: named.file })
+    expect((await merged([chatty(x, true)], y)).file).toBe(y)
+  })
+
+  test('auto is what most models have', async () => {
+    const { file, config } = await merged([chatty(y), chatty(x), chatty(x, true)], 'auto')
+    expect([file, config.chat_template]).toEqual([x, x])
+    const none = await merged([chatty(undefined)], 'auto')
+    expect(none.file).toBeUndefined()
+    expect(none.report.notes.join()).toMatch(/no model has a template/)
+  })
+
+  test('of an unknown name is refused', async () => {
+    expect(
+      await failure({ merge_method: 'passthrough', models: [{ model: chatty(x) }], chat_template: 'cahtml' }),
+    ).toMatch(/chat_template of the recipe should be auto, alpaca, chatml, exaone, llama3, mistral or a Jinja template/)
+  })
+})

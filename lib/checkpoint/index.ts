@@ -15,4 +15,5 @@ export {
   tiesEmbeddings,
 } from './open.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
+export { commonTemplate } from './templates.js'
 export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'

@@ -86,12 +86,12 @@ export function editTokenizer(name: string, data: Uint8Array, { extra, template 
       file.added_tokens = all.sort((a, b) => a.id - b.id)
     })
   }
-  if (name === 'tokenizer_config.json') {
+  if (name === 'tokenizer_config.json' && (extra.length > 0 || template !== undefined)) {
     return edited(data, name, (file) => {
       const decoder = file.added_tokens_decoder
       if (isRecord(decoder)) for (const { id, ...entry } of extra) decoder[id] = entry
-      // transformers prefers the file; an old entry would only contradict it
-      if (template !== undefined) delete file.chat_template
+      // where older transformers look; newer ones prefer chat_template.jinja
+      if (template !== undefined) file.chat_template = template
     })
   }
   if (name === 'added_tokens.json' && extra.length > 0) {

@@ -14,6 +14,7 @@ import { checkModules, type Module } from './modules.js'
 import { checkParameters } from './parameters.js'
 import { checkSources, type Merge } from './sources.js'
 import { expandSweep } from './sweep.js'
+import { chatTemplates } from './templates.js'
 import { checkTokenizer, type TokenizerInput, type TokenizerPolicy } from './tokenizer.js'
 import type { ParameterValue } from './values.js'
 
@@ -71,6 +72,7 @@ export interface Recipe extends Merge {
   modules: Module[]
   dtype?: StoreDType
   tokenizer: TokenizerPolicy
+  /** `auto`, or the template itself. */
   chatTemplate?: string
   /** Earlier stages, whose results are named like models. */
   stages: ReadonlyMap<string, Recipe>
@@ -187,17 +189,14 @@ function checkOne(top: Record<string, unknown>, folder: string): Recipe {
   const merge = { method, ...(base === undefined ? {} : { base }), ...sources, parameters }
   const stages = checkStages(top.stages, folder)
   const models = new Set(modelsOf({ ...merge, modules }))
-  const template = top.chat_template ?? undefined
-  if (template !== undefined && (typeof template !== 'string' || template.trim() === '')) {
-    fail('chat_template', 'auto, the name of a template or a Jinja template', template)
-  }
+  const template = checkTemplate(top.chat_template)
   if (top.name !== undefined) stageName(top.name, 'name')
   return {
     ...merge,
     modules,
     ...(outDType === undefined ? {} : { dtype: outDType }),
     tokenizer: checkTokenizer(top, models, notes),
-    ...(typeof template === 'string' ? { chatTemplate: template } : {}),
+    ...(template === undefined ? {} : { chatTemplate: template }),
     stages,
     sweep: [],
     notes: [...[...stages].flatMap(([name, stage]) => stage.notes.map((note) => `Stage ${name}: ${note}`)), ...notes],
@@ -254,6 +253,14 @@ function checkStages(raw: unknown, folder: string): Map<string, Recipe> {
   }
   for (const [name, recipe] of checked) visit(name, recipe, [])
   return sorted
+}
+
+/** mergekit's rule: what has no braces is a name. */
+function checkTemplate(value: unknown): string | undefined {
+  if (value === undefined || value === null || value === '') return undefined
+  const text = typeof value === 'string' ? (chatTemplates.get(value) ?? value) : undefined
+  if (text === 'auto' || (text?.includes('{') && text.length >= 20)) return text
+  return fail('chat_template', `auto, ${[...chatTemplates.keys()].join(', ')} or a Jinja template`, value)
 }
 
 function stageName(value: unknown, path: string): string {
