@@ -18,17 +18,16 @@ import {
   type ManifestInput,
   manifestName,
   modelCard,
-  openCheckpoint,
   outputConfig,
-  readVocabulary,
   Stage,
   torchName,
 } from './checkpoint/index.js'
 import { messageOf, WeightsmithError } from './errors.js'
 import { makeLevels } from './levels.js'
+import { openModels } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
 import { type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
-import { loadRecipe, modelsOf, parseDType, type Recipe, type RecipeInput, resolveModel } from './recipe/index.js'
+import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
   addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File'>
@@ -114,7 +113,7 @@ export async function merge(
   const { signal } = options
   throwIfAborted(signal)
   const recipe = await loadRecipe(source, options.folder)
-  const checkpoints = await openModels(context, recipe)
+  const checkpoints = await openModels(context.addon, recipe)
   throwIfAborted(signal)
   const plan = planMerge(recipe, checkpoints, settings)
   const target = await checkOutput(options.out, [...new Set(checkpoints.values())], options.overwrite === true)
@@ -228,28 +227,6 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
     'ERR_WEIGHTSMITH_ARGUMENT',
     `The option ${name} should be ${expected}, but "${String(found)}" was found.`,
   )
-}
-
-/** Opens each model once, by its name in the recipe; two names of one folder share a checkpoint. */
-async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<string, Checkpoint>> {
-  const recipes = [...recipe.stages.values(), recipe]
-  const names = new Set(recipes.flatMap(modelsOf).filter((name) => !recipe.stages.has(name)))
-  const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
-  const openModel = async (path: string, name: string): Promise<Checkpoint> => {
-    const checkpoint = await openCheckpoint(context.addon, path, name)
-    const { folder } = checkpoint
-    const vocabulary = vocabularies && folder !== undefined ? await readVocabulary(folder) : undefined
-    return vocabulary === undefined ? checkpoint : { ...checkpoint, vocabulary }
-  }
-  const opened = new Map<string, Checkpoint>()
-  const byPath = new Map<string, Checkpoint>()
-  for (const name of names) {
-    const path = await resolveModel(name, recipe.folder)
-    const checkpoint = byPath.get(path) ?? (await openModel(path, name))
-    byPath.set(path, checkpoint)
-    opened.set(name, checkpoint)
-  }
-  return opened
 }
 
 async function runJob(
