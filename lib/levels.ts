@@ -6,7 +6,7 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { NativePlace, NativePlan } from './native/border.js'
-import { levelToNative, type MergePlan } from './plan/index.js'
+import { type JointPlan, levelToNative } from './plan/index.js'
 
 export interface MadeLevels {
   places: NativePlace[]
@@ -20,7 +20,7 @@ export interface MadeLevels {
 const share = 0.25
 
 export async function makeLevels(
-  plan: MergePlan,
+  plan: JointPlan,
   run: { folder: string; memory: number; seed: number },
   execute: (plan: NativePlan) => Promise<unknown>,
 ): Promise<MadeLevels> {

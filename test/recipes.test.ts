@@ -1,9 +1,9 @@
 /** What recipes can say beside a method: moved layers, modules, stages. Values are compared with plain arithmetic. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, type MergeOptions, type MergeReport, merge, type RecipeInput } from 'weightsmith'
+import { Engine, type MergeOptions, type MergeReport, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
 
 let engine: Engine
@@ -405,5 +405,165 @@ describe('a chat template', () => {
     expect(
       await failure({ merge_method: 'passthrough', models: [{ model: chatty(x) }], chat_template: 'cahtml' }),
     ).toMatch(/chat_template of the recipe should be auto, alpaca, chatml, exaone, llama3, mistral or a Jinja template/)
+  })
+})
+
+describe('a sweep', () => {
+  const ramp = (seed: number, store = bf16) =>
+    writeModel(
+      fresh('model'),
+      Object.fromEntries(
+        ['x', 'y'].map((name, k) => [
+          `model.layers.0.${name}.weight`,
+          store(
+            Array.from({ length: 9000 }, (_, i) => Math.sin(seed + k + i * seed)),
+            [90, 100],
+          ),
+        ]),
+      ),
+      config(1),
+    )
+  const swept = async (recipe: RecipeInput, options: Partial<MergeOptions> = {}) => {
+    const out = fresh('sweep')
+    return { out, report: await merge(engine, recipe, { out, sync: false, ...options }) }
+  }
+  const same = async (path: string, recipe: RecipeInput) => {
+    const { tensors } = await run(recipe)
+    const got = readFolder(path)
+    expect([...got.keys()]).toEqual([...tensors.keys()])
+    for (const [name, { bytes }] of tensors) expect(got.get(name)!.bytes.equals(bytes)).toBe(true)
+  }
+
+  test('gives the outputs of its recipes from one read of the inputs', async () => {
+    const [a, b] = [ramp(1), ramp(2)]
+    const size = 2 * 18000
+    for (const method of ['linear', 'ties', 'dare_linear']) {
+      const weights = [0.125, 0.25, 0.5, 0.75]
+      const recipe = (more: Partial<RecipeInput>): RecipeInput => ({
+        merge_method: method,
+        ...(method === 'linear' ? {} : { base_model: a }),
+        models: method === 'linear' ? [{ model: a }, { model: b, parameters: { weight: 1 } }] : [{ model: b }],
+        ...more,
+      })
+      const { out, report } = await swept(
+        recipe({ sweep: { weight: weights } }).merge_method === 'linear'
+          ? recipe({ sweep: { 'models[0].parameters.weight': weights } })
+          : recipe({ sweep: { weight: weights } }),
+      )
+      const label = method === 'linear' ? 'models.0.weight' : 'weight'
+      expect(report.sweep!.map((point) => point.label)).toEqual(weights.map((w) => `${label}=${w}`))
+      expect(report.run!.bytesRead).toBe(2 * size)
+      expect(report.run!.bytesWritten).toBeGreaterThanOrEqual(weights.length * size)
+      for (const [i, weight] of weights.entries()) {
+        const path = report.sweep![i]!.out
+        expect(path).toBe(join(out, `${label}=${weight}`))
+        const single =
+          method === 'linear'
+            ? recipe({
+                models: [
+                  { model: a, parameters: { weight } },
+                  { model: b, parameters: { weight: 1 } },
+                ],
+              })
+            : recipe({ parameters: { weight } })
+        await same(path, single)
+        expect((await verify(path)).tensors).toBe(2)
+        const manifest = JSON.parse(readFileSync(join(path, 'weightsmith.json'), 'utf8')) as { recipe: object }
+        expect(manifest.recipe).not.toHaveProperty('sweep')
+      }
+    }
+  })
+
+  test('combines several parameters, with gradients, and values that need no kernel', async () => {
+    const [a, b] = [ramp(1), ramp(2)]
+    const recipe: RecipeInput = {
+      merge_method: 'task_arithmetic',
+      base_model: a,
+      models: [{ model: b, parameters: { weight: 1 } }],
+    }
+    const { report } = await swept({
+      ...recipe,
+      sweep: { 'models[0].parameters.weight': [0, [0, 1]], lambda: [0.5, 1] },
+    })
+    expect(report.sweep!.map(({ label }) => label)).toEqual([
+      'models.0.weight=0,lambda=0.5',
+      'models.0.weight=0,lambda=1',
+      'models.0.weight=0_1,lambda=0.5',
+      'models.0.weight=0_1,lambda=1',
+    ])
+    const at = (weight: number | number[], lambda: number) => ({
+      ...recipe,
+      models: [{ model: b, parameters: { weight } }],
+      parameters: { lambda },
+    })
+    for (const [i, [weight, lambda]] of (
+      [
+        [0, 0.5],
+        [0, 1],
+        [[0, 1], 0.5],
+        [[0, 1], 1],
+      ] as const
+    ).entries()) {
+      await same(report.sweep![i]!.out, at(weight as number, lambda))
+    }
+  })
+
+  test('makes what its recipes share only once', async () => {
+    const [a, b] = [ramp(1), ramp(2)]
+    const stage: RecipeInput = {
+      name: 'mixed',
+      merge_method: 'slerp',
+      base_model: a,
+      models: [{ model: b }],
+      parameters: { t: 0.5 },
+    }
+    const recipe: RecipeInput = { merge_method: 'slerp', base_model: a, models: [{ model: 'mixed' }], stages: [stage] }
+    const { report } = await swept({ ...recipe, sweep: { t: [0.2, 0.4, 0.6] } })
+    // a (bf16) and the stage (f32), once for all three
+    expect(report.run!.bytesRead).toBe(36000 + 72000)
+    for (const [i, t] of [0.2, 0.4, 0.6].entries()) await same(report.sweep![i]!.out, { ...recipe, parameters: { t } })
+  })
+
+  test('publishes all outputs or none, and plans without writing', async () => {
+    const [a, b] = [ramp(1), ramp(2)]
+    const recipe: RecipeInput = {
+      merge_method: 'slerp',
+      base_model: a,
+      models: [{ model: b }],
+      sweep: { t: [0.25, 0.5] },
+    }
+    const { out, report } = await swept(recipe, { dryRun: true })
+    expect(existsSync(out)).toBe(false)
+    expect(report.plan!.map(({ file }) => file)).toContain('t=0.5/model.safetensors')
+    const controller = new AbortController()
+    const target = fresh('sweep')
+    await expect(
+      merge(engine, recipe, { out: target, signal: controller.signal, onProgress: () => controller.abort() }),
+    ).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED' })
+    expect(existsSync(target) ? readdirSync(target) : []).toEqual([])
+  })
+
+  test('is refused where it would change nothing, or is no list', async () => {
+    const a = ramp(1)
+    const recipe = (sweep: unknown): RecipeInput => ({
+      merge_method: 'linear',
+      models: [{ model: a, parameters: { weight: 1 } }],
+      sweep: sweep as never,
+    })
+    expect(await failure(recipe({ weight: [1, 2] }))).toMatch(
+      /sweep\.weight of the recipe should be the path of the value to change, such as models\[0\]\.parameters\.weight/,
+    )
+    expect(await failure(recipe({ 'models[3].parameters.weight': [1] }))).toMatch(
+      /sweep\.models\[3\]\.parameters\.weight .* path of a value/,
+    )
+    expect(await failure(recipe({ 'models[0].parameters.weight': 1 }))).toMatch(/a list of values, one an output/)
+    expect(await failure(recipe({ 'models[0].parameters.weight': [1, 1] }))).toMatch(/values that differ/)
+    expect(await failure(recipe({ 'models[0].parameters.weight': [1, 'x'] }))).toMatch(
+      /models\[0\]\.parameters\.weight of the recipe should be a number/,
+    )
+    expect(await failure(recipe({ 'models[0].parameters.weight': Array.from({ length: 300 }, (_, i) => i) }))).toMatch(
+      /at most 256/,
+    )
+    expect(await failure(recipe({}))).toMatch(/at least one parameter/)
   })
 })

@@ -3,4 +3,5 @@
 export { withAdapter } from './adapter.js'
 export { parseBytes } from './bytes.js'
 export type { Origin } from './derived.js'
-export { levelToNative, type MergePlan, type PlannedTensor, planMerge, toNative } from './plan.js'
+export { type JointPlan, joinPlans, levelToNative, type NativeRun, toNative } from './native.js'
+export { type MergePlan, type PlannedTensor, planMerge } from './plan.js'

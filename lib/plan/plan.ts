@@ -8,7 +8,6 @@ import {
   type AddedToken,
   bytesOf,
   type Checkpoint,
-  type CheckpointTensor,
   isFloat,
   isLoadable,
   isStorable,
@@ -20,10 +19,9 @@ import {
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
-import type { NativePlace, NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
+import type { NativeProgram, StoreDType } from '../native/border.js'
 import { evaluate, type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import {
-  type DerivedTensor,
   fused,
   isDerived,
   type Level,
@@ -310,137 +308,4 @@ function mainType(tensors: PlannedTensor[]): StoreDType | undefined {
     if (isStorable(tensor.dtype)) bytes.set(tensor.dtype, (bytes.get(tensor.dtype) ?? 0) + tensor.elements)
   }
   return [...bytes].sort((a, b) => b[1] - a[1])[0]?.[0]
-}
-
-export interface RunOptions {
-  /** Folder the output files are made in. */
-  folder: string
-  memory: number
-  seed: number
-  checksum: boolean
-  sync: boolean
-  /** Where the tensors of each level of `plan.levels` lie. */
-  levels?: NativePlace[]
-}
-
-/** The plan as the engine takes it: files, programs, and jobs in the order of the output. */
-export function toNative(plan: MergePlan, join: (folder: string, name: string) => string, run: RunOptions): NativePlan {
-  const sources = new Sources(plan.levels, run.levels ?? [])
-  const jobs = plan.tensors
-    .filter((tensor) => tensor.elements > 0)
-    .map((tensor): NativeTensorJob => {
-      const place = plan.layout.places.get(tensor.name)
-      if (place === undefined) {
-        throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no place in the output.`)
-      }
-      return {
-        name: tensor.key ?? tensor.name,
-        program: sources.programOf(tensor.program),
-        elements: tensor.elements,
-        inputs: tensor.origins.map((origin) => sources.inputOf(origin)),
-        variants: [
-          {
-            coefficients: tensor.coefficients,
-            output: { place: place.file, offset: place.offset, dtype: tensor.dtype },
-          },
-        ],
-      }
-    })
-    .sort((a, b) => compareWrites(a, b))
-  const { inputs, programs } = sources
-  const { memory, seed, checksum, sync } = run
-  const outputs = plan.layout.files.map(({ name, size, header }) => ({ path: join(run.folder, name), size, header }))
-  return { inputs, outputs, programs, jobs, memory, seed, checksum, sync }
-}
-
-/** What makes the tensors of one level, at `run.levels[index]`. */
-export function levelToNative(
-  plan: MergePlan,
-  index: number,
-  run: Required<Pick<RunOptions, 'levels' | 'memory' | 'seed'>>,
-): NativePlan {
-  const { levels, memory, seed } = run
-  const output = levels[index]
-  const level = plan.levels[index]
-  if (output === undefined || level === undefined) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `There is no level ${index} to make.`)
-  }
-  const sources = new Sources(plan.levels, levels)
-  const jobs: NativeTensorJob[] = []
-  for (const [tensor, place] of level.places) {
-    for (const part of tensor.parts) {
-      if (part.elements === 0) continue
-      jobs.push({
-        name: part.key,
-        program: sources.programOf(part.program),
-        elements: part.elements,
-        inputs: part.origins.map((origin) => sources.inputOf(origin)),
-        variants: [
-          {
-            coefficients: part.coefficients,
-            output: { place: 0, offset: place + part.first * bytesOfAny(tensor.dtype), dtype: tensor.dtype },
-          },
-        ],
-      })
-    }
-  }
-  jobs.sort((a, b) => compareWrites(a, b))
-  const { inputs, programs } = sources
-  return { inputs, outputs: [output], programs, jobs, memory, seed, checksum: false, sync: false }
-}
-
-function bytesOfAny(dtype: string): number {
-  return isLoadable(dtype) ? bytesOf(dtype) : 1
-}
-
-/** Files and programs of a native plan, each once. */
-class Sources {
-  readonly inputs: NativePlace[] = []
-  readonly programs: NativeProgram[] = []
-  private readonly places = new Map<string, number>()
-  private readonly known = new Map<string, number>()
-
-  constructor(
-    private readonly levels: Level[],
-    private readonly made: NativePlace[],
-  ) {}
-
-  programOf(program: NativeProgram | undefined): number {
-    if (program === undefined) return -1
-    const key = JSON.stringify(program)
-    const index = this.known.get(key) ?? this.programs.push(program) - 1
-    this.known.set(key, index)
-    return index
-  }
-
-  inputOf({ checkpoint, tensor, skip = 0, whole }: Origin): NativeTensorJob['inputs'][number] {
-    const { place, offset } = isDerived(tensor) ? this.madeAt(tensor) : this.storedAt(checkpoint, tensor)
-    return { place, offset: offset + skip, dtype: tensor.dtype, ...(whole === undefined ? {} : { whole }) }
-  }
-
-  private storedAt(checkpoint: Checkpoint, tensor: CheckpointTensor): { place: number; offset: number } {
-    const file = checkpoint.files[tensor.file]
-    if (file === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no file.`)
-    return { place: this.placeOf(file.path, { path: file.path, size: file.size }), offset: tensor.begin }
-  }
-
-  private madeAt(tensor: DerivedTensor): { place: number; offset: number } {
-    const index = this.levels.findIndex(({ places }) => places.has(tensor))
-    const made = this.made[index]
-    if (made === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} is not made.`)
-    return { place: this.placeOf(`level ${index}`, made), offset: this.levels[index]?.places.get(tensor) ?? 0 }
-  }
-
-  private placeOf(key: string, place: NativePlace): number {
-    const index = this.places.get(key) ?? this.inputs.push(place) - 1
-    this.places.set(key, index)
-    return index
-  }
-}
-
-function compareWrites(a: NativeTensorJob, b: NativeTensorJob): number {
-  const x = a.variants[0]?.output
-  const y = b.variants[0]?.output
-  if (x === undefined || y === undefined) return 0
-  return x.place - y.place || x.offset - y.offset
 }

@@ -53,7 +53,7 @@ function shortValue(value: unknown): string {
 }
 
 /** What a model or slice says goes before what the recipe says, so the sweep would change nothing there. */
-function refuseHidden(recipe: unknown, name: string, at: string): void {
+function refuseHidden(recipe: Record<string, unknown>, name: string, at: string): void {
   const visit = (value: unknown, path: string): void => {
     if (typeof value !== 'object' || value === null) return
     for (const [key, inner] of Object.entries(value)) {
@@ -70,7 +70,8 @@ function refuseHidden(recipe: unknown, name: string, at: string): void {
       visit(inner, here)
     }
   }
-  visit(recipe, '')
+  const { stages: _, ...last } = recipe
+  visit(last, '')
 }
 
 function put(recipe: Record<string, unknown>, path: string[], value: unknown, at: string): Record<string, unknown> {
