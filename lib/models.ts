@@ -4,7 +4,7 @@ import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from './checkpoint/index.js'
 import type { NativeAddon } from './native/border.js'
-import { withAdapter } from './plan/index.js'
+import { isVocabulary, withAdapter } from './plan/index.js'
 import { modelsOf, type Recipe, resolveModel } from './recipe/index.js'
 
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
@@ -21,7 +21,8 @@ export async function openModels(addon: Reader, recipe: Recipe): Promise<Map<str
     if (known !== undefined) return known
     const checkpoint = await openCheckpoint(addon, path, name)
     const { folder } = checkpoint
-    const vocabulary = vocabularies && folder !== undefined ? await readVocabulary(folder) : undefined
+    const tables = vocabularies && [...checkpoint.tensors.keys()].some(isVocabulary)
+    const vocabulary = tables && folder !== undefined ? await readVocabulary(folder) : undefined
     const opened = vocabulary === undefined ? checkpoint : { ...checkpoint, vocabulary }
     byPath.set(path, opened)
     return opened

@@ -78,13 +78,13 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
       const uint64_t all = kSlots * (input + table) + kResults * result;
       const uint64_t binding = limits.binding - std::min(limits.binding, kind.whole);
       const uint64_t memory = limits.memory - std::min(limits.memory, kSlots * kind.whole);
-      maxBlocks = std::min({binding / input, limits.binding / result, memory / all,
-                            std::max<uint64_t>(1, kTileTarget / widest)});
+      maxBlocks = std::min(
+          {binding / input, limits.binding / result, memory / all, std::max<uint64_t>(1, kTileTarget / widest)});
       if (maxBlocks == 0) {
         throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " +
-                                             std::to_string(all + kSlots * kind.whole) + " bytes, but a run may take " + std::to_string(limits.memory) +
-                                             " and a binding " + std::to_string(limits.binding) +
-                                             "; give more memory.");
+                                             std::to_string(all + kSlots * kind.whole) + " bytes, but a run may take " +
+                                             std::to_string(limits.memory) + " and a binding " +
+                                             std::to_string(limits.binding) + "; give more memory.");
       }
     }
     const uint64_t units = copy ? bytesOf(job.inputs[0].dtype, job.elements) : job.elements;
