@@ -3,6 +3,7 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from './checkpoint/index.js'
+import { WeightsmithError } from './errors.js'
 import type { NativeAddon } from './native/border.js'
 import { isVocabulary, withAdapter } from './plan/index.js'
 import { modelsOf, type Recipe, resolveModel } from './recipe/index.js'
@@ -33,6 +34,13 @@ export async function openModels(addon: Reader, recipe: Recipe): Promise<Map<str
     if (parts === undefined) {
       opened.set(name, await openOne(name))
       continue
+    }
+    if (recipe.stages.has(parts.model)) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_RECIPE',
+        `The recipe puts the adapter ${parts.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
+          'put it on the models of the stage.',
+      )
     }
     const adapter = await openAdapter(addon, await resolveModel(parts.adapter, recipe.folder), name)
     opened.set(name, withAdapter(name, await openOne(parts.model), adapter))

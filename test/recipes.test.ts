@@ -207,6 +207,35 @@ describe('modules', () => {
     },
   )
 
+  test('match tokens where the vision model has more of them', async () => {
+    const a = vision('old', 0)
+    const b = writeModel(
+      fresh('model'),
+      {
+        ...language(2, 100, 'model.'),
+        'model.embed_tokens.weight': f32([700], [1, 1]),
+        'lm_head.weight': f32([800], [1, 1]),
+      },
+      config(2, { vocab_size: 1 }),
+    )
+    const tokens = (...names: string[]) =>
+      JSON.stringify({ model: { vocab: Object.fromEntries(names.map((name, id) => [name, id])) } })
+    writeFileSync(join(a, 'tokenizer.json'), tokens('<image>', 'x'))
+    writeFileSync(join(b, 'tokenizer.json'), tokens('x'))
+    const recipe: RecipeInput = {
+      merge_method: 'linear',
+      base_model: a,
+      modules: { language_model: { models: [{ model: a }, { model: b }] } },
+      parameters: { weight: 1 },
+    }
+    expect(await failure(recipe)).toMatch(/has 2 rows in .*, but 1 in .*: their vocabularies differ/)
+    const { tensors, config: written } = await run({ ...recipe, tokenizer_source: 'base' })
+    // <image> is the vision model's alone; x is its second row
+    expect(at(tensors, 'language_model.model.embed_tokens.weight')).toEqual([0, (1 + 700) / 2])
+    expect(at(tensors, 'language_model.lm_head.weight')).toEqual([600, (601 + 800) / 2])
+    expect(written).toMatchObject({ text_config: { vocab_size: 2 } })
+  })
+
   test('match names of older and newer vision models, and prefixes that are given', async () => {
     const [a, b] = [vision('old', 0), vision('new', 100)]
     const odd = writeModel(fresh('model'), language(2, 300, 'odd.'), config(2))
@@ -360,6 +389,9 @@ slices:
     )
     expect(await failure(final(stage('x', a), stage('x', a)))).toMatch(/stages\[1\]\.name .* a name of its own/)
     const { name: _, ...unnamed } = stage('x', a)
+    const unread = await run({ ...stage('last', a), stages: [stage('x', a)] })
+    expect(unread.report.notes.join()).toMatch(/Stage x changes nothing: no other reads it/)
+    expect(await failure({ ...stage('last', 'x+y'), stages: [stage('x', a)] })).toMatch(/RECIPE: .*only stored models/)
     expect(await failure(final(unnamed))).toMatch(/stages\[0\]\.name of the recipe .* is missing/)
     expect(await failure(final({ ...stage('x', a), parameters: { scael: 2 } }))).toMatch(/Stage x: parameters\.scael/)
   })

@@ -191,6 +191,8 @@ function checkOne(top: Record<string, unknown>, folder: string): Recipe {
   const models = new Set(modelsOf({ ...merge, modules }))
   const template = checkTemplate(top.chat_template)
   if (top.name !== undefined) stageName(top.name, 'name')
+  const read = new Set([...models, ...[...stages.values()].flatMap(modelsOf)])
+  for (const name of stages.keys()) if (!read.has(name)) notes.push(`Stage ${name} changes nothing: no other reads it.`)
   return {
     ...merge,
     modules,

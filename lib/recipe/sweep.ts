@@ -44,11 +44,15 @@ function steps(key: string): string[] {
 }
 
 function shortName(path: string[]): string {
-  return path.filter((step) => step !== 'parameters').join('.')
+  return plain(path.filter((step) => step !== 'parameters').join('.'))
 }
 
 function shortValue(value: unknown): string {
-  const text = typeof value === 'object' ? JSON.stringify(value) : String(value)
+  return plain(typeof value === 'object' ? JSON.stringify(value) : String(value))
+}
+
+/** Letters, digits, dots, plus and minus: what a folder may be called anywhere. */
+function plain(text: string): string {
   return text.replace(/[^\w.+]+/g, (gap) => (gap.includes('-') ? '-' : '_')).replace(/^_|_$/g, '')
 }
 
