@@ -37,6 +37,15 @@ const recipes: Record<string, RecipeInput> = {
   ties: withBase('ties'),
   dare_linear: withBase('dare_linear'),
   dare_ties: withBase('dare_ties'),
+  breadcrumbs: withBase('breadcrumbs'),
+  breadcrumbs_ties: withBase('breadcrumbs_ties', { rescale: true }),
+  ramplus_tl: withBase('ramplus_tl'),
+  sce: withBase('sce', { select_topk: 0.4 }),
+  'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
+  'ties (whole model)': withBase('ties', { consensus: 'reference', scope: 'model' }),
+  della: withBase('della'),
+  della_linear: withBase('della_linear'),
+  'ties (reference)': withBase('ties', { consensus: 'reference' }),
 }
 
 const adapters: Record<string, string> = {}

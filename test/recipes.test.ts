@@ -376,6 +376,43 @@ slices:
     }
   })
 
+  test('keep facts of a whole model, whatever later ones take from it', async () => {
+    const layers = (seed: number) =>
+      writeModel(
+        fresh('model'),
+        Object.fromEntries(
+          [0, 1, 2].map((i) => [
+            `model.layers.${i}.x.weight`,
+            f32(
+              Array.from({ length: 500 }, (_, k) => (i + 1) * Math.sin(seed + k * (seed + i))),
+              [20, 25],
+            ),
+          ]),
+        ),
+        config(3),
+      )
+    const [a, b, c] = [layers(1), layers(2), layers(3)]
+    const stage: RecipeInput = {
+      merge_method: 'ties',
+      base_model: a,
+      models: [b, c].map((path) => ({ model: path, parameters: { weight: 1, density: 0.3 } })),
+      parameters: { scope: 'model' },
+    }
+    const direct = await run(stage)
+    const later = (store: string, more: Partial<RecipeInput> = {}): RecipeInput => ({
+      merge_method: 'passthrough',
+      slices: [{ sources: [{ model: store, layer_range: [1, 2] }] }],
+      ...more,
+    })
+    const { tensors } = await run(later('whole', { stages: [{ ...stage, name: 'whole' }] }))
+    const name = 'model.layers.0.x.weight'
+    expect(tensors.get(name)!.bytes.equals(direct.tensors.get('model.layers.1.x.weight')!.bytes)).toBe(true)
+    const out = fresh('sweep')
+    const { report } = { report: await merge(engine, { ...stage, sweep: { lambda: [0.5, 1] } }, { out, sync: false }) }
+    for (const [key, { bytes }] of direct.tensors)
+      expect(readFolder(report.sweep![1]!.out).get(key)!.bytes.equals(bytes)).toBe(true)
+  })
+
   test('are refused in circles, without a name or with the same one', async () => {
     const a = model(1, 0)
     const stage = (name: string, from: string): RecipeInput => ({

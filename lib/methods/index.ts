@@ -1,10 +1,14 @@
 /** The registry of merge methods; recipes, documentation and tests iterate it. */
 
+import { breadcrumbs, breadcrumbsTies } from './breadcrumbs.js'
 import { dareLinear, dareTies } from './dare.js'
+import { della, dellaLinear } from './della.js'
 import { imm } from './imm.js'
 import { linear } from './linear.js'
 import type { Method } from './method.js'
 import { passthrough } from './passthrough.js'
+import { ram, ramPlusTl } from './ram.js'
+import { sce } from './sce.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
 import { ties } from './ties.js'
@@ -12,7 +16,23 @@ import { ties } from './ties.js'
 export type { Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
 
 export const methods: ReadonlyMap<string, Method> = new Map(
-  [linear, slerp, taskArithmetic, ties, dareLinear, dareTies, passthrough, imm].map((m) => [m.name, m]),
+  [
+    linear,
+    slerp,
+    taskArithmetic,
+    ties,
+    dareLinear,
+    dareTies,
+    breadcrumbs,
+    breadcrumbsTies,
+    della,
+    dellaLinear,
+    ram,
+    ramPlusTl,
+    sce,
+    passthrough,
+    imm,
+  ].map((m) => [m.name, m]),
 )
 
 /**
@@ -37,6 +57,8 @@ export const ignoredParameters: ReadonlySet<string> = new Set([
   'nuslerp_row_wise',
   'normalize_weights',
   'eps',
+  'r',
+  'alpha',
   'max_iter',
   'tol',
 ])

@@ -43,6 +43,8 @@ export interface Method {
   about: string
   /** Where the formula comes from. */
   source: string
+  /** Where the result differs from mergekit's or another published program's, and why. */
+  differences?: string
   /** Whether input 0 is a base that the deltas are taken against. */
   needsBase: boolean
   /** How many models besides the base. */

@@ -111,6 +111,10 @@ export interface NativePlan {
  */
 export interface NativeProgram {
   host?: string
+  /** The host steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */
+  shared?: boolean
+  /** Its kernels look at whole rows: jobs say how long one is. */
+  rows?: boolean
   kernels: NativeKernelStep[]
 }
 
@@ -128,6 +132,8 @@ export interface NativeTensorJob {
   /** Index into `programs`, or -1: copy the bytes of the one input. */
   program: number
   elements: number
+  /** Elements of a row, where the program looks at rows. */
+  row?: number
   /** `whole`: elements of an input that every tile reads completely; else there are as many as the job has. */
   inputs: { place: number; offset: number; dtype: string; whole?: number }[]
   /** What is computed from one read of the inputs: one result, or k of them in a sweep. All are stored as one dtype. */

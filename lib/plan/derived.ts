@@ -32,6 +32,8 @@ export interface Part {
 export interface DerivedTensor extends CheckpointTensor {
   /** What is not in any part is zero. */
   parts: Part[]
+  /** In the order of the network: the tensors whose programs share facts with this one's, so all of them are made. */
+  together?: DerivedTensor[]
   /** The type that a tensor made from it has by default: that of the stored weights behind it. */
   as: string
 }
@@ -103,7 +105,7 @@ export function fused(work: Work): Work {
   const [only] = origins
   if (program === linear && coefficients.length === 1 && coefficients[0] === 1 && only && isDerived(only.tensor)) {
     const part = solePart(only.tensor)
-    if (part?.program !== undefined) return fused(part)
+    if (part?.program !== undefined && !part.program.shared) return fused(part)
   }
   return { ...work, ...joinSums(program, coefficients, origins) }
 }
@@ -137,13 +139,15 @@ export function levelsOf(origins: Iterable<Origin>): Level[] {
   const depthOf = (tensor: DerivedTensor): number => {
     const known = depths.get(tensor)
     if (known !== undefined) return known
+    const { together } = tensor
     let depth = 0
-    for (const part of tensor.parts) {
+    const parts = together === undefined ? tensor.parts : together.flatMap((one) => one.parts)
+    for (const part of parts) {
       for (const origin of part.origins) {
         if (isDerived(origin.tensor)) depth = Math.max(depth, 1 + depthOf(origin.tensor))
       }
     }
-    depths.set(tensor, depth)
+    for (const one of together ?? [tensor]) depths.set(one, depth)
     return depth
   }
   for (const { tensor } of origins) if (isDerived(tensor)) depthOf(tensor)

@@ -70,8 +70,9 @@ export function toNative(
       const output = { place: before + place.file, offset: place.offset, dtype: tensor.dtype }
       const variant: NativeVariant = { coefficients: tensor.coefficients, output }
       const owner = { plan: index, tensor: tensor.name }
-      const job = jobOf(tensor, sources)
-      const key = plans.length === 1 ? undefined : JSON.stringify([job, tensor.dtype])
+      const job = jobOf(tensor, sources, index)
+      const alone = plans.length === 1 || tensor.program?.shared === true
+      const key = alone ? undefined : JSON.stringify([job, tensor.dtype])
       const same = key === undefined ? undefined : jobs[known.get(key) ?? -1]
       if (same !== undefined) {
         same.job.variants.push(variant)
@@ -82,22 +83,39 @@ export function toNative(
       if (key !== undefined) known.set(key, at)
     }
   }
-  jobs.sort((a, b) => compareWrites(a.job, b.job))
   const { inputs, programs } = sources
+  const ordered = inOrder(jobs, programs)
   const { memory, seed, checksum, sync } = run
   return {
-    plan: { inputs, outputs, programs, jobs: jobs.map(({ job }) => job), memory, seed, checksum, sync },
-    owners: jobs.map(({ owners }) => owners),
+    plan: { inputs, outputs, programs, jobs: ordered.map(({ job }) => job), memory, seed, checksum, sync },
+    owners: ordered.map(({ owners }) => owners),
   }
 }
 
-function jobOf(tensor: PlannedTensor, sources: Sources): Omit<NativeTensorJob, 'variants'> {
+/** Tensors of one plan that share their facts share them with no other plan. */
+function jobOf(tensor: PlannedTensor, sources: Sources, plan: number): Omit<NativeTensorJob, 'variants'> {
   return {
     name: tensor.key ?? tensor.name,
-    program: sources.programOf(tensor.program),
+    program: sources.programOf(tensor.program, plan),
     elements: tensor.elements,
+    ...rowOf(tensor.program, tensor.shape),
     inputs: tensor.origins.map((origin) => sources.inputOf(origin)),
   }
+}
+
+/**
+ * In the order of the output, but for tensors that share their facts: these keep the order of the network among
+ * themselves, because equal magnitudes are told apart by it, and a result must not depend on its shards.
+ */
+function inOrder<T extends { job: NativeTensorJob }>(jobs: T[], programs: NativeProgram[]): T[] {
+  const joint = ({ job }: T) => programs[job.program]?.shared === true
+  const network = jobs.filter(joint).values()
+  const written = [...jobs].sort((a, b) => compareWrites(a.job, b.job))
+  return written.map((entry) => (joint(entry) ? (network.next().value ?? entry) : entry))
+}
+
+function rowOf(program: NativeProgram | undefined, shape: number[]): { row?: number } {
+  return program?.rows ? { row: shape.at(-1) ?? 1 } : {}
 }
 
 /** What makes the tensors of one level, at `run.levels[index]`. */
@@ -120,8 +138,9 @@ export function levelToNative(
       if (part.elements === 0) continue
       jobs.push({
         name: part.key,
-        program: sources.programOf(part.program),
+        program: sources.programOf(part.program, tensor.together),
         elements: part.elements,
+        ...rowOf(part.program, tensor.shape),
         inputs: part.origins.map((origin) => sources.inputOf(origin)),
         variants: [
           {
@@ -143,17 +162,21 @@ class Sources {
   readonly programs: NativeProgram[] = []
   private readonly places = new Map<string, number>()
   private readonly known = new Map<string, number>()
+  private readonly shared = new Map<unknown, Map<string, number>>()
 
   constructor(
     private readonly levels: Level[],
     private readonly made: NativePlace[],
   ) {}
 
-  programOf(program: NativeProgram | undefined): number {
+  /** A program that shares facts between its jobs is another one for each `owner` of such facts. */
+  programOf(program: NativeProgram | undefined, owner: unknown): number {
     if (program === undefined) return -1
+    const known = program.shared ? (this.shared.get(owner) ?? new Map<string, number>()) : this.known
+    if (program.shared) this.shared.set(owner, known)
     const key = JSON.stringify(program)
-    const index = this.known.get(key) ?? this.programs.push(program) - 1
-    this.known.set(key, index)
+    const index = known.get(key) ?? this.programs.push(program) - 1
+    known.set(key, index)
     return index
   }
 
@@ -195,6 +218,7 @@ class Interned {
   private tensor(tensor: DerivedTensor): DerivedTensor {
     const seen = this.seen.get(tensor)
     if (seen !== undefined) return seen
+    if (tensor.together !== undefined) return tensor
     const parts = tensor.parts.map((part) => ({ ...part, origins: part.origins.map((origin) => this.origin(origin)) }))
     const key = JSON.stringify([
       tensor.dtype,

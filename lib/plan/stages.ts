@@ -10,7 +10,7 @@ import {
   type Vocabulary,
 } from '../checkpoint/index.js'
 import type { StoreDType } from '../native/border.js'
-import { type DerivedTensor, Files } from './derived.js'
+import { type DerivedTensor, Files, isDerived } from './derived.js'
 import type { PlannedTensor } from './plan.js'
 
 export interface Stage {
@@ -27,13 +27,18 @@ export function stageCheckpoint(
   { tensors, donor, layers, dtype, vocabulary, tokenizer }: Stage,
 ): Checkpoint {
   const files = new Files()
+  const together: DerivedTensor[] = []
   const made = new Map<string, CheckpointTensor>()
   for (const tensor of tensors) {
     const [only] = tensor.origins
     if (tensor.program === undefined && only !== undefined)
       made.set(tensor.name, files.take(only.tensor, only.checkpoint))
-    else made.set(tensor.name, derivedFrom(tensor))
+    else {
+      const derived = derivedFrom(tensor)
+      made.set(tensor.name, tensor.program?.shared ? { ...derived, together } : derived)
+    }
   }
+  for (const tensor of made.values()) if (isDerived(tensor) && tensor.together === together) together.push(tensor)
   const stacks = stacksOf(made.keys())
   const { stack: _, vocabulary: own, ...rest } = donor
   const known = tokenizer !== undefined && 'ids' in tokenizer ? tokenizer : own

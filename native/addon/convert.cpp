@@ -171,6 +171,8 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
     const Napi::Object source = item(programs, i);
     Program program;
     program.host = optionalText(source, "host");
+    program.shared = source.Get("shared").ToBoolean();
+    program.rows = source.Get("rows").ToBoolean();
     const Napi::Array kernels = list(source, "kernels");
     for (uint32_t k = 0; k < kernels.Length(); k++) {
       const Napi::Object entry = item(kernels, k);
@@ -204,6 +206,10 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
     if (program >= static_cast<double>(plan.programs.size())) misuse("a program number beyond the list of programs");
     job.program = program < 0 ? -1 : static_cast<int32_t>(program);
     job.elements = natural(entry, "elements");
+    if (job.program >= 0 && plan.programs[job.program].rows) {
+      job.row = natural(entry, "row");
+      if (job.row == 0 && job.elements > 0) misuse("a row of no elements");
+    }
     const Napi::Array sources = list(entry, "inputs");
     for (uint32_t s = 0; s < sources.Length(); s++) {
       job.inputs.push_back(sourceFrom(item(sources, s), plan.inputs.size()));

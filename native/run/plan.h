@@ -25,7 +25,9 @@ struct KernelStep {
 };
 
 struct Program {
-  std::string host;  // empty: none
+  std::string host;     // empty: none
+  bool shared = false;  // the host steps of its jobs know each other: each kernel sees all jobs before the next starts
+  bool rows = false;    // its kernels look at whole rows
   std::vector<KernelStep> kernels;
 };
 
@@ -46,6 +48,7 @@ struct Job {
   std::string name;
   int32_t program = -1;  // -1: copy bytes
   uint64_t elements = 0;
+  uint64_t row = 0;  // elements of a row, for a program that looks at them
   std::vector<Source> inputs;
   std::vector<Variant> variants;  // outputs of one dtype
 };

@@ -21,7 +21,7 @@ class Stages {
   bool done() const { return kernel_ == program_.kernels.size(); }
   const KernelStep& step() const { return program_.kernels[kernel_]; }
   // Coefficients of a job for the kernel at hand.
-  const std::vector<uint32_t>& words(uint32_t job) const { return jobs_.at(job).words; }
+  const std::vector<uint32_t>& words(uint32_t job) const { return jobs_[positions_.at(job)].words; }
   // Partial results of a tile. What no host step takes is added to `results`, one row a job.
   void consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results);
   // A tile has been through the kernel; after the last one the next kernel (or the same once more) is at hand. True
@@ -30,6 +30,7 @@ class Stages {
 
  private:
   struct JobState {
+    uint32_t job = 0;
     std::unique_ptr<HostStep> host;
     std::vector<uint32_t> words, next;  // `next` is for the kernel that follows, once all jobs are settled
     bool settled = false;               // needs no repetition of this kernel
@@ -38,7 +39,8 @@ class Stages {
   const Program& program_;
   size_t tiles_;
   size_t kernel_ = 0, tilesDone_ = 0;
-  std::unordered_map<uint32_t, JobState> jobs_;
+  std::vector<JobState> jobs_;                      // in the order in which their tiles come
+  std::unordered_map<uint32_t, size_t> positions_;  // of a job in `jobs_`
 };
 
 }  // namespace weightsmith
