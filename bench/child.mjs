@@ -1,0 +1,88 @@
+/**
+ * One measurement that needs a process of its own: `node child.mjs memory|loop|open <options as JSON>`. Prints one JSON
+ * document.
+ */
+import { openSync, readFileSync, readSync } from 'node:fs'
+
+const [what, text] = process.argv.slice(2)
+const options = JSON.parse(text)
+const start = performance.now()
+const { Engine, merge } = await import('../dist/esm/index.js')
+const imported = performance.now() - start
+
+/** Bytes of a field of the process's status, as Linux counts them. */
+function status(field) {
+  const kilobytes = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))
+  return 1024 * Number(kilobytes?.[1])
+}
+
+async function memory({ adapter, recipe, out, budget }) {
+  const engine = await Engine.open({ adapter, memory: budget })
+  const afterOpen = status('VmRSS')
+  let anonymous = 0
+  const sample = () => {
+    anonymous = Math.max(anonymous, status('RssAnon'))
+  }
+  const timer = setInterval(sample, 5)
+  await merge(engine, recipe, { out, checksum: 'none' })
+  clearInterval(timer)
+  sample()
+  const peak = status('VmHWM')
+  await engine.close()
+  return { afterOpen, peak, anonymous }
+}
+
+/**
+ * Nanoseconds that the main thread was ready to run and had no core: other processes' doing, and the device's own
+ * threads', but no block of the event loop.
+ */
+function waitedForCore() {
+  let file
+  try {
+    file = openSync('/proc/self/schedstat', 'r')
+  } catch {
+    return () => 0
+  }
+  const buffer = Buffer.alloc(64)
+  return () => Number(buffer.toString('latin1', 0, readSync(file, buffer, 0, 64, 0)).split(' ')[1])
+}
+
+/** The worst ticks of a timer of 1 ms: over the whole merge, and while the engine ran its plan. */
+async function loop({ adapter, recipe, out }) {
+  const engine = await Engine.open({ adapter })
+  const waited = waitedForCore()
+  const gaps = []
+  let last = { time: performance.now(), waited: waited() }
+  const tick = () => {
+    const now = { time: performance.now(), waited: waited() }
+    // The timer itself asks for one millisecond.
+    const late = now.time - last.time - 1
+    gaps.push({ end: now.time, late, blocked: Math.max(0, late - (now.waited - last.waited) / 1e6) })
+    last = now
+  }
+  const timer = setInterval(tick, 1)
+  let end = 0
+  const onProgress = ({ stage }) => {
+    if (stage === 'finish') end = performance.now()
+  }
+  const { run } = await merge(engine, recipe, { out, checksum: 'none', onProgress })
+  clearInterval(timer)
+  tick()
+  await engine.close()
+  const worst = (some, key) => Math.max(0, ...some.map((gap) => gap[key]))
+  const running = gaps.filter((gap) => gap.end - gap.late >= end - run.time.total && gap.end <= end)
+  return { blocked: worst(running, 'blocked'), late: worst(running, 'late'), whole: worst(gaps, 'blocked') }
+}
+
+async function open({ adapter }) {
+  const before = performance.now()
+  const engine = await Engine.open({ adapter })
+  const opened = performance.now()
+  const call = { inputs: [new Float32Array(256), new Float32Array(256)], coefficients: [0.5, 0.5] }
+  await engine.kernel('linear').run(call)
+  const first = performance.now()
+  await engine.close()
+  return { imported, open: opened - before, firstCall: first - opened }
+}
+
+console.log(JSON.stringify(await { memory, loop, open }[what](options)))

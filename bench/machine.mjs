@@ -1,0 +1,14 @@
+/** What the figures were measured on. */
+import { availableParallelism, cpus, release, totalmem, type } from 'node:os'
+import { bytes } from '../dist/esm/cli/format.js'
+
+export function machineFacts({ info, driver }) {
+  return {
+    processor: `${cpus()[0]?.model ?? 'unknown'}, ${availableParallelism()} cores`,
+    memory: bytes(totalmem()),
+    adapter: info.device,
+    driver: `${info.description} (${driver})`,
+    system: `${type()} ${release()}`,
+    node: process.version,
+  }
+}

@@ -1,0 +1,115 @@
+/**
+ * `npm run bench`: every figure the project promises, as ratios measured in one run. Nothing here fails on a time; a
+ * missed target is printed as missed.
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { Engine } from '../dist/esm/index.js'
+import { parseBytes } from '../dist/esm/plan/index.js'
+import { kernelTables } from './kernels.mjs'
+import { loopTables } from './loop.mjs'
+import { machineFacts } from './machine.mjs'
+import { memoryTables } from './memory.mjs'
+import { mergeTables } from './merge.mjs'
+import { openTables } from './open.mjs'
+import { peerTables } from './peers/index.mjs'
+import { asText, resultsPage } from './results.mjs'
+import { writeCheckpoints } from './synthetic.mjs'
+
+/** In this order: the kernels come last, because they open the bundled driver, which stays visible to the process. */
+const groups = {
+  open: openTables,
+  loop: loopTables,
+  memory: memoryTables,
+  merge: mergeTables,
+  peers: peerTables,
+  kernels: kernelTables,
+}
+
+function whole(text) {
+  const value = Number(text)
+  if (Number.isInteger(value) && value > 0) return value
+  throw new InvalidArgumentError('It should be a whole number from 1.')
+}
+
+function size(text) {
+  try {
+    return parseBytes(text, 'size')
+  } catch (error) {
+    throw new InvalidArgumentError(error.message)
+  }
+}
+
+const program = new Command('npm run bench --')
+  .description('Print the figures of this machine: kernels, merges, memory, event loop, opening, Python peers.')
+  .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
+  .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)
+  .option('--runs <number>', 'measurements a figure', whole, 7)
+  .option('--adapter <name>', "auto, discrete, integrated, cpu, or a part of the adapter's name")
+  .option('--folder <path>', 'where the synthetic checkpoints go (default: a temporary folder)')
+  .option('--venv <path>', "where the Python peers are installed (default: the user's cache folder)")
+  .option('--json', 'print one JSON document')
+  .addOption(new Option('--write', 'write bench/RESULTS.md, which holds all groups').conflicts(['only', 'size']))
+  .addHelpText('after', '\nExample:\n  npm run bench -- --only merge --size 512MiB --runs 3')
+  .parse()
+const flags = program.opts()
+
+/** What is going on, for people who wait. */
+const say = (text) => {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+}
+
+async function probe() {
+  const engine = await Engine.open({ adapter: flags.adapter })
+  try {
+    return engine.adapter
+  } finally {
+    await engine.close()
+  }
+}
+
+if (flags.folder !== undefined) mkdirSync(flags.folder, { recursive: true })
+const folder = mkdtempSync(join(flags.folder ?? tmpdir(), 'weightsmith-bench-'))
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130))
+
+const adapter = await probe()
+const written = new Map()
+const options = {
+  ...flags,
+  folder,
+  say,
+  adapterName: adapter.info.device,
+  /** A base and two siblings of `bytes` each, written when the first group asks for them. */
+  checkpoints: (bytes = flags.size) => {
+    if (!written.has(bytes)) {
+      say('writing the synthetic checkpoints')
+      written.set(bytes, writeCheckpoints(join(folder, `checkpoints-${bytes}`), bytes, 3))
+    }
+    return written.get(bytes)
+  },
+}
+
+const machine = machineFacts(adapter)
+const print = (text) => {
+  if (!flags.json) console.log(text)
+}
+const tables = []
+const lines = Object.entries(machine).map(([name, value]) => `${name}: ${value}`)
+print(lines.join('\n'))
+for (const [group, tablesOf] of Object.entries(groups)) {
+  if (flags.only !== undefined && !flags.only.includes(group)) continue
+  for (const table of await tablesOf(options)) {
+    tables.push({ group, ...table })
+    say('')
+    print(`\n${asText(table)}`)
+  }
+}
+const given = process.argv.slice(2)
+const command = ['npm run bench', ...(given.length > 0 ? ['--', ...given] : [])].join(' ')
+const report = { command, machine, tables }
+if (flags.json) console.log(JSON.stringify(report, null, 2))
+if (flags.write) writeFileSync(fileURLToPath(new URL('RESULTS.md', import.meta.url)), resultsPage(report))

@@ -1,0 +1,74 @@
+/** `npm run bench` on tiny checkpoints: that it prints its rows. What they say is no business of a test. */
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from '@jest/globals'
+import { kernels, methods } from 'weightsmith'
+import { start } from './child.js'
+
+interface Table {
+  group: string
+  title: string
+  about: string[]
+  rows: Record<string, unknown>[]
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'weightsmith-bench-test-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const tiny = ['--size', '64KiB', '--runs', '1', '--folder', folder]
+const bench = (...args: string[]) => start(['bench/run.mjs', ...tiny, ...args]).ended
+
+async function tables(...args: string[]): Promise<Table[]> {
+  const { code, stdout, stderr } = await bench('--json', ...args)
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  expect(readdirSync(folder)).toEqual([])
+  return (JSON.parse(stdout) as { tables: Table[] }).tables
+}
+
+describe('the bench', () => {
+  test('has a row a kernel and type, and a row a merge method, or says why not', async () => {
+    const found = await tables('--only', 'kernels', 'merge', '--adapter', process.env.WEIGHTSMITH_ADAPTER ?? 'auto')
+    const [kernelTable] = found.filter(({ group }) => group === 'kernels')
+    for (const name of kernels.keys()) {
+      const rows = kernelTable!.rows.filter(({ kernel }) => kernel === name)
+      const left = kernelTable!.about.filter((line) => line.startsWith(`${name} `))
+      expect(new Set([...rows.map(({ dtype }) => dtype), ...left.map((line) => line.split(' ')[1])]).size).toBe(2)
+      for (const row of rows) expect(row).toMatchObject({ compute: expect.any(Number), call: expect.any(Number) })
+    }
+    const merges = found.filter(({ group }) => group === 'merge')
+    const said = merges.flatMap(({ rows, about }) => [...rows.map(({ method }) => method), ...about])
+    for (const name of methods.keys()) {
+      expect(said.some((text) => text === name || String(text).startsWith(`${name} is left out: `))).toBe(true)
+    }
+    for (const name of ['linear', 'slerp', 'ties', 'dare_linear']) {
+      const rows = merges[0]!.rows.filter(({ method }) => method === name)
+      expect(new Set(rows.map(({ checksum }) => checksum))).toEqual(new Set(['none', 'outputs']))
+      for (const row of rows) expect(Number(row.ratio)).toBeGreaterThan(0)
+    }
+  })
+
+  test('has rows of memory, event loop and opening, as a table for people', async () => {
+    const { code, stdout, stderr } = await bench('--only', 'memory', 'loop', 'open')
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    for (const row of [/^linear +2 +268 MB .*≤ .*: /m, /^ties +3 .*≤ 5 ms: /m, /^Engine\.open .*≤ 150 ms: /m]) {
+      expect(stdout).toMatch(row)
+    }
+    expect(stdout).toMatch(/^kernel call of 1 KiB .*≤ 0\.3 ms: /m)
+  })
+
+  test('says in one line that the Python peers cannot be installed', async () => {
+    // No folder can be made below a file.
+    const [table] = await tables('--only', 'peers', '--venv', 'package.json/venv')
+    expect(table).toMatchObject({
+      rows: [],
+      about: [expect.stringMatching(/^Left out: mergekit cannot be installed: /)],
+    })
+  })
+
+  test('shows its flags with an example', async () => {
+    const { code, stdout } = await bench('--help')
+    expect(code).toBe(0)
+    expect(stdout).toContain('Example:')
+  })
+})
