@@ -59,6 +59,22 @@ const list: KernelSpec[] = [
     example: () => [],
   },
   {
+    name: 'gram',
+    about: 'Inner products of every two inputs: the lower triangle of the matrix, row by row',
+    inputs: { min: 1, max: 16 },
+    writes: (inputs) => (inputs * (inputs + 1)) / 2,
+    coefficients: 'none',
+    example: () => [],
+  },
+  {
+    name: 'nearswap',
+    about: 'The base, moved towards the model by at most t an element',
+    inputs: { min: 2, max: 2 },
+    writes: 'output',
+    coefficients: 't',
+    example: () => [0.1],
+  },
+  {
     name: 'diff',
     about: 'How two inputs differ: Σ|d|, Σd², a·a, b·b, a·b, changed, max |d|, not finite',
     inputs: { min: 2, max: 2 },

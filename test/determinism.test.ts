@@ -3,41 +3,39 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from '@jest/globals'
-import { Engine, merge, type RecipeInput } from 'weightsmith'
+import { Engine, type Method, merge, methods, type RecipeInput } from 'weightsmith'
 import { readFolder } from './checkpoint.js'
 
 const model = (name: string) => join(process.cwd(), 'demo/models', name)
 const folder = mkdtempSync(join(tmpdir(), 'weightsmith-same-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-const withBase = (merge_method: string, parameters: Record<string, unknown> = {}): RecipeInput =>
-  ({
-    merge_method,
-    base_model: model('base'),
-    models: ['improved-1', 'improved-2'].map((name) => ({
-      model: model(name),
-      parameters: { weight: 0.4, density: 0.6 },
-    })),
-    parameters,
-  }) as RecipeInput
+/** Values for parameters without a default. */
+const needed: Record<string, number> = { weight: 0.4, t: 0.02 }
 
-const recipes: Record<string, RecipeInput> = {
-  linear: {
-    merge_method: 'linear',
-    models: ['base', 'improved-1', 'improved-3'].map((name, i) => ({
-      model: model(name),
-      parameters: { weight: 1 + i },
+/** A recipe of two or three models with the parameters a method needs, and densities that drop something. */
+function recipeOf(method: Method): RecipeInput {
+  const { name, needsBase, models, parameters } = method
+  const used = ['improved-1', 'improved-2', 'improved-3'].slice(0, Math.max(models.min, Math.min(models.max, 2)))
+  const given = parameters.flatMap(({ name, scope, default: byDefault }) => {
+    const value = name === 'density' ? 0.6 : byDefault === undefined ? needed[name] : undefined
+    return value === undefined ? [] : [{ scope, entry: [name, value] as const }]
+  })
+  const of = (scope: string) => Object.fromEntries(given.filter((p) => p.scope === scope).map((p) => p.entry))
+  return {
+    merge_method: name,
+    ...(needsBase ? { base_model: model('base') } : {}),
+    models: used.map((m, i) => ({
+      model: model(m),
+      parameters: Object.fromEntries(Object.entries(of('model')).map(([key, value]) => [key, value + i / 10])),
     })),
-  },
-  task_arithmetic: {
-    merge_method: 'task_arithmetic',
-    base_model: model('base'),
-    models: [{ model: model('improved-1'), parameters: { weight: 0.3 } }],
-  },
-  ties: withBase('ties'),
-  dare_linear: withBase('dare_linear'),
-  dare_ties: withBase('dare_ties'),
+    parameters: of('global'),
+  }
 }
+
+const recipes: Record<string, RecipeInput> = Object.fromEntries(
+  [...methods.values()].filter((m) => m.determinism === 'exact').map((m) => [m.name, recipeOf(m)]),
+)
 
 const adapters: Record<string, string> = {}
 

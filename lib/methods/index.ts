@@ -1,9 +1,15 @@
 /** The registry of merge methods; recipes, documentation and tests iterate it. */
 
 import { dareLinear, dareTies } from './dare.js'
+import { geometricMedian } from './geometric_median.js'
 import { imm } from './imm.js'
+import { karcher } from './karcher.js'
 import { linear } from './linear.js'
 import type { Method } from './method.js'
+import { modelStock } from './model_stock.js'
+import { multislerp } from './multislerp.js'
+import { nearswap } from './nearswap.js'
+import { nuslerp } from './nuslerp.js'
 import { passthrough } from './passthrough.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
@@ -12,7 +18,22 @@ import { ties } from './ties.js'
 export type { Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
 
 export const methods: ReadonlyMap<string, Method> = new Map(
-  [linear, slerp, taskArithmetic, ties, dareLinear, dareTies, passthrough, imm].map((m) => [m.name, m]),
+  [
+    linear,
+    slerp,
+    nuslerp,
+    multislerp,
+    karcher,
+    geometricMedian,
+    taskArithmetic,
+    ties,
+    dareLinear,
+    dareTies,
+    modelStock,
+    nearswap,
+    passthrough,
+    imm,
+  ].map((m) => [m.name, m]),
 )
 
 /**

@@ -25,8 +25,11 @@ export interface ParameterSpec {
   aliases?: ReadonlyMap<Scalar, Scalar>
 }
 
-/** Evaluated parameters of one tensor. */
+/** Evaluated parameters of one tensor, and what a method may have to know of it. */
 export interface TensorParameters {
+  shape: readonly number[]
+  /** Whether input 0 is a base. */
+  base: boolean
   global: Readonly<Record<string, Scalar | undefined>>
   /** One an input that is not a base, in the order of the inputs. */
   models: readonly Readonly<Record<string, Scalar | undefined>>[]
@@ -41,10 +44,14 @@ export type Step =
 export interface Method {
   name: string
   about: string
+  /** What one tensor becomes: B is the base, M the models, d = M - B; one line of plain text. */
+  formula?: string
   /** Where the formula comes from. */
   source: string
-  /** Whether input 0 is a base that the deltas are taken against. */
-  needsBase: boolean
+  /** Where the result is not mergekit's, and why: whole sentences. Absent: only rounding differs. */
+  differences?: string
+  /** Whether input 0 is a base that the deltas are taken against; `optional`: where the recipe names one. */
+  needsBase: boolean | 'optional'
   /** How many models besides the base. */
   models: { min: number; max: number }
   parameters: readonly ParameterSpec[]

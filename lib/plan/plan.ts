@@ -16,7 +16,7 @@ import {
   textConfig,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
-import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
+import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../methods/index.js'
 import type { NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
 import { evaluate, type Parameters, type Recipe } from '../recipe/index.js'
 import { isBuffer, type Origin, type OutputSource, planSlices, planTensors } from './tensors.js'
@@ -100,7 +100,10 @@ function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | un
   const elements = shape.reduce((a, b) => a * b, 1)
   const same = { name, shape, elements }
   if (!isFloat(first.tensor.dtype) || isBuffer(name)) return copyOf(same, first)
-  const step = recipe.method.step(parametersOf(recipe.method, recipe.parameters, source))
+  const step = recipe.method.step({
+    ...parametersOf(recipe.method, recipe.parameters, source),
+    ...factsOf(source, shape),
+  })
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
   const kept = recipe.method.needsBase || origins.length > 1 ? storedAs(first.tensor.dtype) : first.tensor.dtype
@@ -158,6 +161,10 @@ function parametersOf(method: Method, top: Parameters, { name, t, slice }: Outpu
       values('model', [parameters, slice.parameters, top], `${path}.parameters`),
     ),
   }
+}
+
+function factsOf({ slice }: OutputSource, shape: readonly number[]): Pick<TensorParameters, 'shape' | 'base'> {
+  return { shape, base: slice.inputs.length > slice.models.length }
 }
 
 function mainType(tensors: PlannedTensor[]): StoreDType | undefined {

@@ -144,7 +144,7 @@ export function checkRecipe(raw: unknown, folder: string): Recipe {
   knownKeys(top, '', keys.top, notes)
   const method = checkMethod(top.merge_method)
   const base = top.base_model === undefined ? undefined : modelName(top.base_model, 'base_model')
-  if (method.needsBase && base === undefined) {
+  if (method.needsBase === true && base === undefined) {
     fail('base_model', `a model, because method ${method.name} needs one`, undefined)
   }
   if (top.models !== undefined && top.slices !== undefined) fail('', 'either models or slices', 'both')
@@ -241,7 +241,7 @@ function checkCount(method: Method, base: string | undefined, slice: Slice, path
   const { min, max } = method.models
   if (models.length >= min && models.length <= max) return
   const wanted = min === max ? `exactly ${min}` : `${min} to ${max}`
-  const beside = method.needsBase ? ` besides the base ${base}` : ''
+  const beside = method.needsBase && base !== undefined ? ` besides the base ${base}` : ''
   fail(path, `${wanted} model${max === 1 ? '' : 's'}${beside} for method ${method.name}`, `${models.length}`)
 }
 
@@ -337,7 +337,8 @@ function expectation(spec: ParameterSpec): string {
   if (spec.min !== undefined && spec.max !== undefined) {
     return `a number from ${spec.min} to ${spec.max}, a gradient or a list of filters`
   }
-  return 'a number, a gradient or a list of filters'
+  const least = spec.min === undefined ? '' : ` of at least ${spec.min}`
+  return `a number${least}, a gradient or a list of filters`
 }
 
 function checkDType(value: unknown, path: string): StoreDType | undefined {
