@@ -67,6 +67,27 @@ const list: KernelSpec[] = [
     example: () => [],
   },
   {
+    name: 'gram_lines',
+    about: 'Inner products of every two inputs, apart for every 2,048 elements of a row',
+    inputs: { min: 1, max: 16 },
+    writes: (inputs) => inputs * (inputs + 1),
+    coefficients: '1, offset of the first element in its row, 2048 (u32 bits)',
+    example: () => Uint32Array.of(1, 0, 2048),
+  },
+  {
+    name: 'line_sum',
+    about: 'Weighted sum of the inputs with weights of its own for every row or column',
+    inputs: { min: 1, max: 16 },
+    writes: 'output',
+    coefficients:
+      '1, offset of the first element in its row (or column), size of a row (number of columns) (u32 bits); a factor an input and line',
+    example: (inputs) => Uint32Array.from([1, 0, 2048, ...Array.from({ length: 4 * inputs }, () => bits(0.5))]),
+    constants: {
+      ACROSS: '0: rows; 1: columns',
+      BASE: '1: input 0 is a base, and the differences from it are added to it',
+    },
+  },
+  {
     name: 'nearswap',
     about: 'The base, moved towards the model by at most t an element',
     inputs: { min: 2, max: 2 },

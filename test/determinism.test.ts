@@ -33,9 +33,19 @@ function recipeOf(method: Method): RecipeInput {
   }
 }
 
-const recipes: Record<string, RecipeInput> = Object.fromEntries(
-  [...methods.values()].filter((m) => m.determinism === 'exact').map((m) => [m.name, recipeOf(m)]),
-)
+function withParameters(method: string, parameters: NonNullable<RecipeInput['parameters']>): RecipeInput {
+  const recipe = recipeOf(methods.get(method)!)
+  return { ...recipe, parameters: { ...recipe.parameters, ...parameters } }
+}
+
+const recipes: Record<string, RecipeInput> = {
+  ...Object.fromEntries(
+    [...methods.values()].filter((m) => m.determinism === 'exact').map((m) => [m.name, recipeOf(m)]),
+  ),
+  'nuslerp of rows': withParameters('nuslerp', { nuslerp_flatten: false }),
+  'nuslerp of columns': withParameters('nuslerp', { nuslerp_flatten: false, nuslerp_row_wise: true }),
+  'model_stock of rows': withParameters('model_stock', { filter_wise: true }),
+}
 
 const adapters: Record<string, string> = {}
 

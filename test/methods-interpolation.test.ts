@@ -40,6 +40,8 @@ const shapes: Record<string, number[]> = {
   wide: [2, 4099],
   narrow: [1000, 3],
   deep: [6, 4, 5],
+  tall: [300, 40],
+  bands: [9, 2050],
 }
 const types = { F32: f32, BF16: bf16 }
 
@@ -87,6 +89,7 @@ async function run(
   return readFolder(out)
 }
 
+const shapeOf = (tensor: string) => shapes[tensor.split('.')[0]!]!
 const load = (name: string, tensor: string) => values(tensors[name]![tensor]!)
 
 /** Every element is within `bound` of the largest value of its tensor; bf16 has half a step of its own besides. */
@@ -132,6 +135,37 @@ describe('nuslerp', () => {
     const want = (t: string) =>
       reference.onDifferences(load('base', t), [load('a', t), load('b', t)], (d) => reference.nuslerp(d, 1 / 3))
     compare(result, want, 2e-6)
+  })
+
+  const two: [string, Parameters][] = [
+    ['a', { weight: 2 }],
+    ['b', { weight: 1 }],
+  ]
+  const ofLines = (along: 'rows' | 'columns') => (t: string) =>
+    reference.byLine(shapeOf(t), along, [load('a', t), load('b', t)], (v) => reference.nuslerp(v, 1 / 3))
+
+  test('without nuslerp_flatten interpolates every row apart', async () => {
+    const result = await run('nuslerp', two, { nuslerp_flatten: false })
+    compare(result, ofLines('rows'), 1e-6)
+  })
+
+  test('and with nuslerp_row_wise every column', async () => {
+    const result = await run('nuslerp', two, { nuslerp_flatten: false, nuslerp_row_wise: true })
+    compare(result, ofLines('columns'), 1e-6)
+  })
+
+  test('rows and columns of the differences from a base', async () => {
+    for (const along of ['rows', 'columns'] as const) {
+      const parameters = { nuslerp_flatten: false, nuslerp_row_wise: along === 'columns' }
+      const result = await run('nuslerp', two, parameters, 'base')
+      // Columns of two elements: among thousands some are opposite, where the formula has a pole.
+      if (along === 'columns') for (const type of ['F32', 'BF16']) result.delete(`wide.${type}`)
+      const want = (t: string) =>
+        reference.onDifferences(load('base', t), [load('a', t), load('b', t)], (d) =>
+          reference.byLine(shapeOf(t), along, d, (v) => reference.nuslerp(v, 1 / 3)),
+        )
+      compare(result, want, 1e-6)
+    }
   })
 
   test('with weights that cancel takes the middle', async () => {
@@ -318,6 +352,18 @@ describe('model_stock', () => {
         )
       compare(await run('model_stock', models, {}, 'base'), want, 5e-6)
     }
+  })
+
+  test('with filter_wise does so row by row', async () => {
+    const models = ['a', 'b', 'far']
+    const want = (t: string) =>
+      reference.byLine(
+        shapeOf(t),
+        'rows',
+        ['base', ...models].map((name) => load(name, t)),
+        ([base = [], ...rows]) => reference.modelStock(base, rows),
+      )
+    compare(await run('model_stock', models, { filter_wise: true }, 'base'), want, 5e-6)
   })
 
   test('gives the golden value of the specification', async () => {

@@ -25,6 +25,11 @@ export const geometricMedian: Method = {
   determinism: 'exact',
   step({ global, models }) {
     if (models.length === 1) return { copy: 0 }
-    return spanStep('geometric_median', true, models.length - 1, [num(global, 'max_iter'), num(global, 'tol')])
+    return spanStep({
+      host: 'geometric_median',
+      origin: true,
+      vectors: models.length - 1,
+      parameters: [num(global, 'max_iter'), num(global, 'tol')],
+    })
   },
 }

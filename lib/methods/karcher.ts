@@ -27,6 +27,11 @@ export const karcher: Method = {
   determinism: 'exact',
   step({ global, models }) {
     if (models.length === 1) return { copy: 0 }
-    return spanStep('karcher', false, models.length, [num(global, 'max_iter'), num(global, 'tol')])
+    return spanStep({
+      host: 'karcher',
+      origin: false,
+      vectors: models.length,
+      parameters: [num(global, 'max_iter'), num(global, 'tol')],
+    })
   },
 }

@@ -1,7 +1,7 @@
 /** Model Stock: from the base towards the mean of the models, as far as the angle between their differences says. */
 
 import type { Method } from './method.js'
-import { mostVectors, spanStep } from './span.js'
+import { mostVectors, rowsOf, spanStep } from './span.js'
 
 export const modelStock: Method = {
   name: 'model_stock',
@@ -10,7 +10,22 @@ export const modelStock: Method = {
   source: 'arXiv 2403.19522, for any number of models as in mergekit',
   needsBase: true,
   models: { min: 2, max: mostVectors },
-  parameters: [],
+  parameters: [
+    {
+      name: 'filter_wise',
+      about: 'Take every row (the last dimension) apart, instead of the tensor as a whole',
+      type: 'boolean',
+      scope: 'global',
+      default: false,
+    },
+  ],
   determinism: 'exact',
-  step: ({ models }) => spanStep('model_stock', true, models.length, []),
+  step: ({ global, models, shape }) =>
+    spanStep({
+      host: 'model_stock',
+      origin: true,
+      vectors: models.length,
+      parameters: [],
+      lines: global.filter_wise === true ? rowsOf(shape) : undefined,
+    }),
 }

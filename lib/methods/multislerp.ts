@@ -47,7 +47,12 @@ export const multislerp: Method = {
     if (used.length === 1 && only !== undefined && weights[only] === 1) return { copy: only + first }
     const vectors = only === undefined ? [0] : used
     return {
-      ...spanStep('multislerp', base, vectors.length, [num(global, 'eps'), ...vectors.map((i) => weights[i] ?? 0)]),
+      ...spanStep({
+        host: 'multislerp',
+        origin: base,
+        vectors: vectors.length,
+        parameters: [num(global, 'eps'), ...vectors.map((i) => weights[i] ?? 0)],
+      }),
       inputs: [...(base ? [0] : []), ...vectors.map((i) => i + first)],
     }
   },

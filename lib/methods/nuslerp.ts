@@ -1,7 +1,7 @@
 /** NuSLERP: spherical interpolation by weights, of two models or of their differences from a base. */
 
 import { type Method, num, weight } from './method.js'
-import { spanStep } from './span.js'
+import { columnsOf, rowsOf, spanStep } from './span.js'
 
 export const nuslerp: Method = {
   name: 'nuslerp',
@@ -14,12 +14,37 @@ export const nuslerp: Method = {
     'Norms and angles are float64 instead of the stored type. Where t is 0 or 1 the model is copied as it is.',
   needsBase: 'optional',
   models: { min: 2, max: 2 },
-  parameters: [weight],
+  parameters: [
+    weight,
+    {
+      name: 'nuslerp_flatten',
+      about: 'Take the tensor as one vector; false: every vector along one dimension apart',
+      type: 'boolean',
+      scope: 'global',
+      default: true,
+    },
+    {
+      name: 'nuslerp_row_wise',
+      about:
+        'Where nuslerp_flatten is false: the vectors run along the first dimension (true; columns as stored) or along ' +
+        'the last one (false; rows as stored)',
+      type: 'boolean',
+      scope: 'global',
+      default: false,
+    },
+  ],
   determinism: 'exact',
-  step({ models, base }) {
+  step({ global, models, shape, base }) {
     const [a = 0, b = 0] = models.map((m) => num(m, 'weight'))
     const t = Math.abs(a + b) < 1e-6 ? 0.5 : b / (a + b)
     if (t === 0 || t === 1) return { copy: t + (base ? 1 : 0) }
-    return spanStep('nuslerp', base, 2, [t])
+    const linesOf = global.nuslerp_row_wise === true ? columnsOf : rowsOf
+    return spanStep({
+      host: 'nuslerp',
+      origin: base,
+      vectors: 2,
+      parameters: [t],
+      lines: global.nuslerp_flatten === false ? linesOf(shape) : undefined,
+    })
   },
 }

@@ -111,7 +111,17 @@ export interface NativePlan {
  */
 export interface NativeProgram {
   host?: string
+  /**
+   * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients of
+   * their own, which the host step gives.
+   */
+  lines?: NativeLines
   kernels: NativeKernelStep[]
+}
+
+export interface NativeLines {
+  size: number
+  across: boolean
 }
 
 export interface NativeKernelStep {

@@ -7,47 +7,64 @@
 #include "partials.wgsl"
 
 override BASE: u32 = 0u;
-const CHUNK = 48u; // pairs between two barriers, what the workgroup's memory holds
-var<workgroup> rows: array<f32, 3072>;
+override VECTORS: u32 = INPUTS - BASE;
+// Vectors are taken two by two, so that what is loaded serves two products.
+override PAIRS: u32 = (VECTORS + 1u) / 2u;
+var<workgroup> rows: array<f32, 256>;
 
-fn vector(p: Place, i: u32) -> Octet {
-  var x = load_live(p, i + BASE);
+// The vectors 2 * pair and, where there is one, 2 * pair + 1.
+struct Two { x: Octet, y: Octet }
+
+fn two(p: Place, base: Octet, pair: u32) -> Two {
+  let first = 2u * pair + BASE;
+  var t = Two(load_live(p, first), load_live(p, min(first + 1u, INPUTS - 1u)));
   if (BASE == 1u) {
-    let base = load_live(p, 0u);
-    x = Octet(delta(x.a, base.a), delta(x.b, base.b));
+    t.x = Octet(delta(t.x.a, base.a), delta(t.x.b, base.b));
+    t.y = Octet(delta(t.y.a, base.a), delta(t.y.b, base.b));
   }
-  return x;
+  return t;
+}
+
+fn products(sum: ptr<function, vec4f>, x: Octet, y: Octet) {
+  *sum += exact4(x.a * y.a);
+  *sum += exact4(x.b * y.b);
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let vectors = INPUTS - BASE;
-  let pairs = vectors * (vectors + 1u) / 2u;
   let block = wid.x + wid.y * nwg.x;
-  var pair = 0u;
-  for (var i = 0u; i < vectors; i++) {
-    for (var j = 0u; j <= i; j++) {
-      var sum = vec4f(0.0);
+  for (var g = 0u; g < PAIRS; g++) {
+    for (var h = 0u; h <= g; h++) {
+      var xx = vec4f(0.0);
+      var xy = vec4f(0.0);
+      var yx = vec4f(0.0);
+      var yy = vec4f(0.0);
       for (var k = 0u; k < ROW_OCTETS; k++) {
         let p = place(wid, nwg, lid * ROW_OCTETS + k);
         if (p.live == 0u) { break; }
-        let x = vector(p, i);
-        var y = x;
-        if (j != i) { y = vector(p, j); }
-        sum += exact4(x.a * y.a);
-        sum += exact4(x.b * y.b);
+        var base = Octet();
+        if (BASE == 1u) { base = load_live(p, 0u); }
+        let a = two(p, base, g);
+        var b = a;
+        if (g != h) { b = two(p, base, h); }
+        products(&xx, a.x, b.x);
+        products(&yx, a.y, b.x);
+        products(&yy, a.y, b.y);
+        if (PAIRS > 1u) { products(&xy, a.x, b.y); }
       }
-      rows[(pair % CHUNK) * ROWS + lid] = sum4(sum);
-      pair++;
-      if (pair % CHUNK != 0u && pair != pairs) { continue; }
-      let first = (pair - 1u) / CHUNK * CHUNK;
+      rows[lid] = sum4(xx);
+      rows[ROWS + lid] = sum4(xy);
+      rows[2u * ROWS + lid] = sum4(yx);
+      rows[3u * ROWS + lid] = sum4(yy);
       workgroupBarrier();
-      if (first + lid < pair && block < table[1]) {
+      let i = 2u * g + lid / 2u;
+      let j = 2u * h + lid % 2u;
+      if (lid < 4u && i < VECTORS && j <= i && block < table[1]) {
         var total = 0.0;
         for (var r = 0u; r < ROWS; r++) { total += rows[lid * ROWS + r]; }
-        output[block * pairs + first + lid] = bitcast<u32>(total);
+        output[block * (VECTORS * (VECTORS + 1u) / 2u) + i * (i + 1u) / 2u + j] = bitcast<u32>(total);
       }
-      workgroupBarrier();
+      if (PAIRS > 1u) { workgroupBarrier(); }
     }
   }
 }

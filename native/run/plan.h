@@ -24,8 +24,15 @@ struct KernelStep {
   std::map<std::string, double> constants;
 };
 
+// The rows of a tensor, `size` elements each, or its `size` columns. A size of 0: the tensor is one vector.
+struct Lines {
+  uint64_t size = 0;
+  bool across = false;
+};
+
 struct Program {
   std::string host;  // empty: none
+  Lines lines;
   std::vector<KernelStep> kernels;
 };
 

@@ -18,7 +18,7 @@ Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
       const auto& coefficients = job.variants[variant].coefficients;
       JobState& state = place->second;
       if (make) {
-        state.host = make({coefficients, job.inputs.size(), job.elements});
+        state.host = make({coefficients, job.inputs.size(), job.elements, program_.lines});
         state.words = state.host->begin();
       } else {
         state.words = floatWords(coefficients);

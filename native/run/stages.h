@@ -22,6 +22,11 @@ class Stages {
   const KernelStep& step() const { return program_.kernels[kernel_]; }
   // Coefficients of a job for the kernel at hand.
   const std::vector<uint32_t>& words(uint32_t job) const { return jobs_.at(job).words; }
+  // Words behind the records for a part of a job (see HostStep::part).
+  std::vector<uint32_t> part(const Segment& segment) const {
+    const auto& host = jobs_.at(segment.job).host;
+    return host ? host->part(segment.firstBlock * kBlock, segment.elements) : std::vector<uint32_t>{};
+  }
   // Partial results of a tile. What no host step takes is added to `results`, one row a job.
   void consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results);
   // A tile has been through the kernel; after the last one the next kernel (or the same once more) is at hand. True

@@ -30,6 +30,12 @@ Kind kindOf(const Job& job) {
   return kind;
 }
 
+// Words behind the records that a part of a tensor can need for its lines.
+uint64_t lineWords(const Lines& lines, size_t inputs, uint64_t elements) {
+  if (!lines.size) return 0;
+  return 2 + inputs * (lines.across ? lines.size : elements / lines.size + 2);
+}
+
 }  // namespace
 
 uint64_t bytesOf(DType dtype, uint64_t elements) { return (elements * dtypeBits(dtype) + 7) / 8; }
@@ -64,9 +70,19 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
           result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(*kind.output, kBlock));
         }
       }
-      const uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
+      uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
+      uint64_t memory = limits.memory;
+      if (!copy && plan.programs[job.program].lines.size) {
+        const Lines& lines = plan.programs[job.program].lines;
+        const uint64_t bytes = 4 * lineWords(lines, job.inputs.size(), kBlock);
+        // The words of columns are the same for every block of a tensor.
+        if (lines.across)
+          memory -= std::min(memory, kSlots * bytes);
+        else
+          table += bytes;
+      }
       const uint64_t all = kSlots * (input + table) + kResults * result;
-      maxBlocks = std::min({limits.binding / input, limits.binding / result, limits.memory / all,
+      maxBlocks = std::min({limits.binding / input, limits.binding / result, memory / all,
                             std::max<uint64_t>(1, kTileTarget / widest)});
       if (maxBlocks == 0) {
         throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " + std::to_string(all) +
@@ -127,16 +143,18 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
         }
         tiling.result = std::max(tiling.result, result);
       }
-      uint64_t coefficients = 0;
+      uint64_t coefficients = 0, lines = 0;
       const bool host = !plan.programs[group.program].host.empty();
       for (const Segment& segment : tile.segments) {
         for (const Variant& variant : plan.jobs[segment.job].variants) {
           coefficients = std::max<uint64_t>(coefficients, variant.coefficients.size());
         }
+        lines += lineWords(plan.programs[group.program].lines, group.inputs, segment.elements);
       }
       if (host) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(
-          tiling.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients)));
+          tiling.table,
+          4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
       tiling.counts = std::max<uint64_t>(tiling.counts, 4 * tile.segments.size());
     }
   }

@@ -22,6 +22,28 @@ export function onDifferences(base: Values, models: readonly Values[], method: (
   return plus(base, method(models.map((x) => minus(x, base))))
 }
 
+/**
+ * Applies a method to every row (vectors along the last dimension) or column (along the first one) of tensors.
+ */
+export function byLine(
+  shape: readonly number[],
+  along: 'rows' | 'columns',
+  tensors: readonly Values[],
+  method: (lines: Values[]) => Values,
+): Float64Array {
+  const size = tensors[0]?.length ?? 0
+  const out = new Float64Array(size)
+  const columns = shape.slice(1).reduce((a, b) => a * b, 1)
+  const length = along === 'rows' ? (shape.at(-1) ?? 1) : size / columns
+  const at = (line: number, k: number) => (along === 'rows' ? line * length + k : k * columns + line)
+  for (let line = 0; line < size / length; line++) {
+    const parts = tensors.map((x) => Float64Array.from({ length }, (_, k) => x[at(line, k)] ?? 0))
+    const result = method(parts)
+    for (let k = 0; k < length; k++) out[at(line, k)] = result[k] ?? 0
+  }
+  return out
+}
+
 export function nuslerp([a = [], b = []]: readonly Values[], t: number): Float64Array {
   const unit = (x: Values) => scaled(x, 1 / Math.max(norm(x), 1e-7))
   const cosine = Math.min(1, Math.max(-1, dot(unit(a), unit(b))))

@@ -9,12 +9,15 @@
 #include <string_view>
 #include <vector>
 
+#include "run/plan.h"
+
 namespace weightsmith {
 
 struct HostJob {
   std::vector<double> coefficients;  // of the tensor, as planned
   size_t inputs = 0;
   uint64_t elements = 0;
+  Lines lines;
 };
 
 struct Outcome {
@@ -35,6 +38,12 @@ class HostStep {
   virtual void consume(size_t kernel, std::span<const uint32_t> partials, uint64_t firstBlock) = 0;
   // Called when the kernel has seen the whole tensor.
   virtual Outcome finish(size_t kernel) = 0;
+  // For programs with lines: words that only this part of the tensor needs (see include/lines.wgsl), at most one a
+  // line and input besides the first two. They go behind the records of a tile.
+  virtual std::vector<uint32_t> part(uint64_t firstElement, uint64_t elements) const {
+    (void)firstElement, (void)elements;
+    return {};
+  }
 
  protected:
   const HostJob job_;
