@@ -53,6 +53,7 @@ class GramStep final : public HostStep {
   }
 
   std::vector<uint32_t> part(uint64_t first, uint64_t elements) const override {
+    if (!job_.lines.size) return {};
     std::vector<uint32_t> words = {static_cast<uint32_t>(first % size_), static_cast<uint32_t>(size_)};
     if (factors_.empty()) return words;
     const uint64_t from = job_.lines.across ? 0 : first / size_;
