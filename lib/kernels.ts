@@ -96,6 +96,14 @@ const list: KernelSpec[] = [
     example: () => [0.1],
   },
   {
+    name: 'fisher',
+    about: 'Mean of the models in which every element counts by its Fisher information',
+    inputs: { min: 2, max: 16 },
+    writes: 'output',
+    coefficients: 'eps; a factor a model',
+    example: (inputs) => [1e-6, ...Array.from({ length: inputs >> 1 }, () => 0.5)],
+  },
+  {
     name: 'diff',
     about: 'How two inputs differ: Σ|d|, Σd², a·a, b·b, a·b, changed, max |d|, not finite',
     inputs: { min: 2, max: 2 },

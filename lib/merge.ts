@@ -201,9 +201,15 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
 async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<string, Checkpoint>> {
   const names = new Set(recipe.slices.flatMap((slice) => slice.sources.map(({ model }) => model)))
   if (recipe.base !== undefined) names.add(recipe.base)
+  const levels = [
+    recipe.parameters,
+    ...recipe.slices.flatMap((s) => [s.parameters, ...s.sources.map((m) => m.parameters)]),
+  ]
   for (const { name, type } of recipe.method.parameters) {
-    const model = type === 'model' ? recipe.parameters[name] : undefined
-    if (typeof model === 'string') names.add(model)
+    for (const parameters of levels) {
+      const model = type === 'model' ? parameters[name] : undefined
+      if (typeof model === 'string') names.add(model)
+    }
   }
   const opened = new Map<string, Checkpoint>()
   const byPath = new Map<string, Checkpoint>()

@@ -17,8 +17,10 @@ const needed: Record<string, number> = { weight: 0.4, t: 0.02 }
 function recipeOf(method: Method): RecipeInput {
   const { name, needsBase, models, parameters } = method
   const used = ['improved-1', 'improved-2', 'improved-3'].slice(0, Math.max(models.min, Math.min(models.max, 2)))
-  const given = parameters.flatMap(({ name, scope, default: byDefault }) => {
-    const value = name === 'density' ? 0.6 : byDefault === undefined ? needed[name] : undefined
+  const given = parameters.flatMap(({ name, type, scope, default: byDefault }) => {
+    // Any float tensors of the right shapes can stand for statistics.
+    const statistics = type === 'model' && scope === 'model' ? model('base') : undefined
+    const value = name === 'density' ? 0.6 : byDefault === undefined ? (statistics ?? needed[name]) : undefined
     return value === undefined ? [] : [{ scope, entry: [name, value] as const }]
   })
   const of = (scope: string) => Object.fromEntries(given.filter((p) => p.scope === scope).map((p) => p.entry))
@@ -27,7 +29,9 @@ function recipeOf(method: Method): RecipeInput {
     ...(needsBase ? { base_model: model('base') } : {}),
     models: used.map((m, i) => ({
       model: model(m),
-      parameters: Object.fromEntries(Object.entries(of('model')).map(([key, value]) => [key, value + i / 10])),
+      parameters: Object.fromEntries(
+        Object.entries(of('model')).map(([key, value]) => [key, typeof value === 'number' ? value + i / 10 : value]),
+      ),
     })),
     parameters: of('global'),
   }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
-import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { bf16, f32, type Raw, readFolder, values, writeModel, writeSafetensors } from './checkpoint.js'
 import { spacing } from './reference/dtypes.js'
 import type { Values } from './reference/merge.js'
 import * as reference from './reference/span.js'
@@ -67,6 +67,8 @@ beforeAll(() => {
     tensors[name] = all
     paths[name] = writeModel(join(folder, name), all)
   }
+  tensors.twin = tensors.a!
+  paths.twin = writeModel(join(folder, 'twin'), tensors.twin)
 })
 
 let runs = 0
@@ -174,8 +176,6 @@ describe('nuslerp', () => {
   })
 
   test('of a model and itself is that model', async () => {
-    tensors.twin = tensors.a!
-    paths.twin = writeModel(join(folder, 'twin'), tensors.twin)
     const result = await run('nuslerp', [
       ['a', { weight: 0.25 }],
       ['twin', { weight: 0.75 }],
@@ -416,5 +416,92 @@ describe('task_arithmetic', () => {
       },
       2e-7,
     )
+  })
+})
+
+describe('fisher', () => {
+  const models = ['a', 'far', 'b']
+  const weights = [1, 2, 0.5]
+  const information: Record<string, Record<string, Raw>> = {}
+  const files: Record<string, string> = {}
+  const recipe = (statistics: Record<string, string>) =>
+    models.map((name, i): [string, Parameters] => [name, { weight: weights[i]!, statistics: statistics[name]! }])
+
+  beforeAll(() => {
+    for (const [k, name] of models.entries()) {
+      const all: Record<string, Raw> = {}
+      for (const [tensor, { shape, dtype }] of Object.entries(tensors[name]!)) {
+        const size = shape.reduce((x, y) => x * y, 1)
+        // from 1e-12 to 1, and zero now and then
+        const values = numbers(size, 500 + k).map((v, i) => (i % 7 === k ? 0 : 10 ** (6 * v - 6)))
+        if (k === 1 || tensor !== 'seven.F32') all[tensor] = dtype === 'F32' ? f32(values, shape) : bf16(values, shape)
+      }
+      information[name] = all
+      files[name] = join(folder, `fisher-${name}.safetensors`)
+      writeSafetensors(files[name], all)
+    }
+  })
+
+  test('averages every element by its Fisher information', async () => {
+    for (const eps of [1e-6, 0]) {
+      const result = await run('fisher', recipe(files), { eps })
+      result.delete('seven.F32') // has statistics for one model only: see below
+      const want = (t: string) =>
+        reference.fisher(
+          models.map((name) => load(name, t)),
+          models.map((name) => values(information[name]![t]!)),
+          weights,
+          eps,
+        )
+      compare(result, want, 5e-7)
+    }
+  })
+
+  test('averages tensors without statistics by the weights alone, and says so', async () => {
+    const out = join(folder, 'fisher-notes')
+    const report = await merge(
+      engine,
+      {
+        merge_method: 'fisher',
+        models: recipe(files).map(([name, parameters]) => ({ model: paths[name]!, parameters })),
+      },
+      { out, sync: false },
+    )
+    expect(report.notes.filter((note) => note.includes('statistics'))).toEqual([
+      `seven.F32 has no statistics in ${files.a}: its models are averaged.`,
+    ])
+    const got = readFolder(out).get('seven.F32')!
+    const want = (t: string) => {
+      const [x, y, z] = models.map((name) => load(name, t))
+      return x!.map((v, i) => (v + 2 * y![i]! + 0.5 * z![i]!) / 3.5)
+    }
+    compare(new Map([['seven.F32', got]]), want, 5e-7)
+  })
+
+  test('takes statistics of all zeros for no preference, and leaves equal models as they are', async () => {
+    const zero = { a: paths.zero!, far: paths.zero!, b: paths.zero! }
+    const result = await run('fisher', recipe(zero), { eps: 0 })
+    const want = (t: string) => {
+      const [x, y, z] = models.map((name) => load(name, t))
+      return x!.map((v, i) => (v + 2 * y![i]! + 0.5 * z![i]!) / 3.5)
+    }
+    compare(result, want, 5e-7)
+    const same = await run('fisher', [
+      ['a', { statistics: files.a! }],
+      ['twin', { statistics: files.far! }],
+    ])
+    sameBytes(same, 'a')
+  })
+
+  test('refuses statistics of another shape, and a recipe without them', async () => {
+    const path = join(folder, 'fisher-bad.safetensors')
+    writeSafetensors(path, { 'one.F32': f32([1, 2]) })
+    await expect(run('fisher', recipe({ ...files, a: path }))).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+      tensor: 'one.F32',
+    })
+    await expect(run('fisher', ['a', 'b'])).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_RECIPE' })
+    const gone = { ...files, a: join(folder, 'gone.safetensors') }
+    await expect(run('fisher', recipe(gone))).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_NOT_FOUND' })
   })
 })

@@ -126,7 +126,7 @@ describe('every merge method', () => {
         for (const model of combinations(method.parameters.filter((spec) => spec.scope === 'model'))) {
           for (const base of method.needsBase === 'optional' ? [true, false] : [method.needsBase]) {
             const models = Array.from({ length: method.models.min + 1 }, () => model)
-            const step = method.step({ global, models, base, shape: [48, 96] })
+            const step = method.step({ global, models, base, shape: [48, 96], statistics: true })
             if (!('program' in step)) continue
             if (step.program.host !== undefined) hosts.add(step.program.host)
             for (const { kernel } of step.program.kernels) expect(addon.kernels).toContain(kernel)

@@ -1,6 +1,7 @@
 /** The registry of merge methods; recipes, documentation and tests iterate it. */
 
 import { dareLinear, dareTies } from './dare.js'
+import { fisher } from './fisher.js'
 import { geometricMedian } from './geometric_median.js'
 import { imm } from './imm.js'
 import { karcher } from './karcher.js'
@@ -31,6 +32,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
     dareTies,
     modelStock,
     nearswap,
+    fisher,
     passthrough,
     imm,
   ].map((m) => [m.name, m]),

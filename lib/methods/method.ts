@@ -11,7 +11,10 @@ export type Scalar = number | boolean | string
 export interface ParameterSpec {
   name: string
   about: string
-  /** `model`: a model reference, given once at top level. `choice`: one of `values`. */
+  /**
+   * `model`: a model reference; of scope `global` it is given once at top level, of scope `model` it names the
+   * statistics of each model, whose tensors follow the inputs. `choice`: one of `values`.
+   */
   type: 'number' | 'boolean' | 'choice' | 'model'
   /** `model`: may differ between models; `global`: one value for a tensor. */
   scope: 'global' | 'model'
@@ -30,6 +33,8 @@ export interface TensorParameters {
   shape: readonly number[]
   /** Whether input 0 is a base. */
   base: boolean
+  /** Whether the inputs are followed by as many tensors of statistics (see `ParameterSpec.type`). */
+  statistics: boolean
   global: Readonly<Record<string, Scalar | undefined>>
   /** One an input that is not a base, in the order of the inputs. */
   models: readonly Readonly<Record<string, Scalar | undefined>>[]

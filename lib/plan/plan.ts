@@ -70,7 +70,9 @@ export function planMerge(
   const donor = base ?? slices[0]?.inputs[0]?.checkpoint
   if (donor === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The recipe has no models.')
   const asked = options.dtype ?? recipe.dtype
-  const tensors = planTensors(slices, donor, recipe.sliced, notes).map((source) => planTensor(recipe, source, asked))
+  const tensors = planTensors(slices, donor, recipe.sliced, notes).map((source) =>
+    planTensor(recipe, source, asked, checkpointOf, notes),
+  )
   const layout = layOut(tensors, options.shardSize)
   const dtype = mainType(tensors)
   return {
@@ -92,7 +94,13 @@ function topLevelScalars(recipe: Recipe): Record<string, Scalar | undefined> {
   return Object.fromEntries(values)
 }
 
-function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | undefined): PlannedTensor {
+function planTensor(
+  recipe: Recipe,
+  source: OutputSource,
+  asked: StoreDType | undefined,
+  checkpointOf: (model: string) => Checkpoint,
+  notes: string[],
+): PlannedTensor {
   const { name, origins } = source
   const [first] = origins
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${name} has no origin.`)
@@ -100,10 +108,10 @@ function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | un
   const elements = shape.reduce((a, b) => a * b, 1)
   const same = { name, shape, elements }
   if (!isFloat(first.tensor.dtype) || isBuffer(name)) return copyOf(same, first)
-  const step = recipe.method.step({
-    ...parametersOf(recipe.method, recipe.parameters, source),
-    ...factsOf(source, shape),
-  })
+  const parameters = parametersOf(recipe.method, recipe.parameters, source)
+  const statistics = statisticsOf(recipe.method, parameters, source, checkpointOf, notes)
+  const base = source.slice.inputs.length > source.slice.models.length
+  const step = recipe.method.step({ ...parameters, shape, base, statistics: statistics.length > 0 })
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
   const kept = recipe.method.needsBase || origins.length > 1 ? storedAs(first.tensor.dtype) : first.tensor.dtype
@@ -114,7 +122,8 @@ function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | un
     'copy' in step
       ? { program: { kernels: [{ kernel: 'linear', writes: 'output' }] }, coefficients: [1], inputs: [step.copy] }
       : step
-  const read = inputs === undefined ? origins : inputs.flatMap((i) => origins[i] ?? [])
+  const all = [...origins, ...statistics]
+  const read = inputs === undefined ? all : inputs.flatMap((i) => all[i] ?? [])
   for (const { tensor, checkpoint } of read) {
     if (!isLoadable(tensor.dtype)) {
       throw new WeightsmithError(
@@ -163,8 +172,36 @@ function parametersOf(method: Method, top: Parameters, { name, t, slice }: Outpu
   }
 }
 
-function factsOf({ slice }: OutputSource, shape: readonly number[]): Pick<TensorParameters, 'shape' | 'base'> {
-  return { shape, base: slice.inputs.length > slice.models.length }
+/** Tensors of statistics beside those of the models, where the method takes some and every model has them. */
+function statisticsOf(
+  method: Method,
+  { models }: Pick<TensorParameters, 'models'>,
+  { name, origins }: OutputSource,
+  checkpointOf: (model: string) => Checkpoint,
+  notes: string[],
+): Origin[] {
+  const spec = method.parameters.find(({ type, scope }) => type === 'model' && scope === 'model')
+  if (spec === undefined) return []
+  const found: Origin[] = []
+  for (const [i, model] of models.entries()) {
+    const own = origins[origins.length - models.length + i]
+    const checkpoint = checkpointOf(String(model[spec.name]))
+    const tensor = own && checkpoint.tensors.get(own.tensor.name)
+    if (own === undefined || tensor === undefined) {
+      notes.push(`${name} has no statistics in ${checkpoint.name}: its models are averaged.`)
+      return []
+    }
+    if (`${tensor.shape}` !== `${own.tensor.shape}`) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+        `Tensor ${tensor.name} has shape [${own.tensor.shape.join(', ')}] in ${own.checkpoint.name}, but ` +
+          `[${tensor.shape.join(', ')}] in its statistics ${checkpoint.name}.`,
+        { tensor: tensor.name, file: checkpoint.path },
+      )
+    }
+    found.push({ checkpoint, tensor })
+  }
+  return found
 }
 
 function mainType(tensors: PlannedTensor[]): StoreDType | undefined {

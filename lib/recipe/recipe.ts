@@ -266,7 +266,7 @@ function checkParameters(raw: unknown, path: string, method: Method, level: Leve
     if (spec.scope === 'global' && level === 'model') {
       fail(at, `${name} under parameters at top level or of a slice, because it is one for all models`, value)
     }
-    if ((spec.type === 'model' || spec.name === 'history') && level !== 'top') {
+    if (((spec.type === 'model' && spec.scope === 'global') || spec.name === 'history') && level !== 'top') {
       fail(at, `${name} under parameters at top level`, value)
     }
     checked[name] = checkValue(value, at, spec)

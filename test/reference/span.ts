@@ -134,3 +134,19 @@ export function modelStock(base: Values, models: readonly Values[]): Float64Arra
 export function nearswap(base: Values, model: Values, t: number): Float64Array {
   return zip(base, model, (b, x) => (x === b ? b : b + Math.min(1, t / Math.abs(x - b)) * (x - b)))
 }
+
+/** `sum w (F + eps) x / sum w (F + eps)`, the plain mean where that is nothing by nothing. */
+export function fisher(
+  models: readonly Values[],
+  information: readonly Values[],
+  weights: readonly number[],
+  eps: number,
+): Float64Array {
+  return Float64Array.from(models[0] ?? [], (_, e) => {
+    const shares = information.map((f, i) => (weights[i] ?? 0) * ((f[e] ?? 0) + eps))
+    const total = shares.reduce((a, b) => a + b, 0)
+    const used = total > 0 ? shares : weights
+    const sum = used.reduce((a, b) => a + b, 0)
+    return models.reduce((mean, x, i) => mean + ((x[e] ?? 0) * (used[i] ?? 0)) / sum, 0)
+  })
+}
