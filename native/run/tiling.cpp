@@ -82,8 +82,8 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
           table += bytes;
       }
       const uint64_t all = kSlots * (input + table) + kResults * result;
-      maxBlocks = std::min({limits.binding / input, limits.binding / result, memory / all,
-                            std::max<uint64_t>(1, kTileTarget / widest)});
+      maxBlocks = std::min(
+          {limits.binding / input, limits.binding / result, memory / all, std::max<uint64_t>(1, kTileTarget / widest)});
       if (maxBlocks == 0) {
         throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " + std::to_string(all) +
                                              " bytes, but a run may take " + std::to_string(limits.memory) +
@@ -153,8 +153,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
       }
       if (host) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(
-          tiling.table,
-          4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
+          tiling.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
       tiling.counts = std::max<uint64_t>(tiling.counts, 4 * tile.segments.size());
     }
   }

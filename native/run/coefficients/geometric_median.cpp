@@ -1,6 +1,7 @@
 // Geometric median by Weiszfeld's iteration, in the form of Vardi and Zhang (PNAS 2000), which does not stall where an
 // iterate meets one of the points. Input 0 is the origin, so that the distances, which are small beside the tensors,
-// do not come from differences of large numbers; it is a point as well. Parameters: largest number of iterations, tolerance.
+// do not come from differences of large numbers; it is a point as well. Parameters: largest number of iterations,
+// tolerance.
 #include "run/coefficients/gram.h"
 
 namespace weightsmith {
