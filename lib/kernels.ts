@@ -33,6 +33,8 @@ function signTable(n: number): number[] {
   })
 }
 
+const ranked = '1: thresholds by the rank of a magnitude in its row, which has to be whole (see include/drop.wgsl)'
+
 const list: KernelSpec[] = [
   {
     name: 'linear',
@@ -114,7 +116,7 @@ const list: KernelSpec[] = [
   {
     name: 'select_sample',
     about: 'A fixed sample of the magnitude keys of each difference',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: (inputs) => 32 * (inputs - 1),
     coefficients: 'none',
     example: () => [],
@@ -122,9 +124,9 @@ const list: KernelSpec[] = [
   {
     name: 'select',
     about: 'Counts the magnitude keys above a bracket and lists those inside it',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: (inputs) => 128 * (inputs - 1),
-    coefficients: 'a model (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
+    coefficients: 'a bracket (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
     example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.0101), 2 ** 12, 0, 0])),
   },
   {
@@ -139,6 +141,57 @@ const list: KernelSpec[] = [
         ...models(inputs).flatMap(() => [bits(0.01), 0, 0, bits(1)]),
         ...signTable(inputs - 1).map(bits),
       ]),
+    constants: {
+      OUTLIERS: '1: three more words a model, before its weight, trim the largest magnitudes',
+      CONSENSUS: '0: add up, with one factor instead of the table; 1 to 4: elect a sign (see include/consensus.wgsl)',
+    },
+  },
+  {
+    name: 'ties_facts',
+    about: 'L1 norms of each difference before and after the trim, and how many elections each sign wins',
+    inputs: { min: 2, max: 17 },
+    writes: (inputs) => 2 * inputs,
+    coefficients: 'as for ties, up to the weights',
+    example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.01), 0, 0, 0])),
+    constants: { OUTLIERS: '1: three more words a model, before its weight, trim the largest magnitudes' },
+  },
+  {
+    name: 'ram',
+    about: 'What one model changed by more than epsilon, or the mean of what several changed',
+    inputs: { min: 2, max: 17 },
+    writes: 'output',
+    coefficients: 'epsilon; a factor a model for what it changed alone; 1 / k for k = 0 to the number of models',
+    example: (inputs) => [
+      1e-5,
+      ...models(inputs).map(() => 1.1),
+      ...Array.from({ length: inputs }, (_, k) => 1 / Math.max(1, k)),
+    ],
+  },
+  {
+    name: 'ram_counts',
+    about: 'How many elements each model changed by more than epsilon, with others and alone',
+    inputs: { min: 2, max: 17 },
+    writes: (inputs) => 2 * (inputs - 1),
+    coefficients: 'epsilon',
+    example: () => [1e-5],
+  },
+  {
+    name: 'sce',
+    about: 'Average what agrees in sign, by weights of the models, where the spread of the models is large',
+    inputs: { min: 2, max: 9 },
+    writes: 'output',
+    coefficients:
+      'threshold key, cut low, cut high (u32 bits); a weight a model; 2^models reciprocals, one a subset that agrees',
+    example: (inputs) =>
+      Uint32Array.from([0, 0, 0, ...models(inputs).map(() => bits(1)), ...signTable(inputs - 1).map(bits)]),
+  },
+  {
+    name: 'sce_squares',
+    about: 'Squared norm of each difference where the spread of the models is large',
+    inputs: { min: 2, max: 9 },
+    writes: (inputs) => inputs - 1,
+    coefficients: 'threshold key, cut low, cut high (u32 bits)',
+    example: () => Uint32Array.of(0, 0, 0),
   },
   {
     name: 'dare',
@@ -148,7 +201,7 @@ const list: KernelSpec[] = [
     coefficients:
       'a model: drop threshold (u32 bits), weight · rescale; then the scale, or with CONSENSUS 1 2^models reciprocals',
     example: (inputs) => Uint32Array.from([...models(inputs).flatMap(() => [0x33333333, bits(1.25)]), bits(0.5)]),
-    constants: { CONSENSUS: '0: add up; 1: elect a sign (up to 8 models)' },
+    constants: { CONSENSUS: '0: add up; 1: elect a sign (up to 8 models)', RANKED: ranked },
   },
   {
     name: 'dare_norms',
@@ -157,6 +210,7 @@ const list: KernelSpec[] = [
     writes: (inputs) => 2 * (inputs - 1),
     coefficients: 'a model: drop threshold (u32 bits), anything',
     example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [0x33333333, 0])),
+    constants: { RANKED: ranked },
   },
 ]
 

@@ -49,6 +49,11 @@ const recipes: Record<string, RecipeInput> = {
   'nuslerp of rows': withParameters('nuslerp', { nuslerp_flatten: false }),
   'nuslerp of columns': withParameters('nuslerp', { nuslerp_flatten: false, nuslerp_row_wise: true }),
   'model_stock of rows': withParameters('model_stock', { filter_wise: true }),
+  'breadcrumbs_ties (rescale)': withParameters('breadcrumbs_ties', { rescale: true }),
+  'sce (topk)': withParameters('sce', { select_topk: 0.4 }),
+  'ties (peft)': withParameters('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
+  'ties (whole model)': withParameters('ties', { consensus: 'reference', scope: 'model' }),
+  'ties (reference)': withParameters('ties', { consensus: 'reference' }),
 }
 
 const adapters: Record<string, string> = {}

@@ -33,7 +33,7 @@ const programs: Record<string, { program: NativeProgram; coefficients: number[][
         { kernel: 'ties', writes: 'output' },
       ],
     },
-    coefficients: [0.1, 0.5, 1].map((density) => [1, 1, 0.6, 0.4, density, density]),
+    coefficients: [0.1, 0.5, 1].map((density) => [1, 1, 1, 0, 0.6, 0.4, density, density]),
     inputs: 3,
   },
 }

@@ -15,6 +15,8 @@ export type Rescale = keyof typeof rescaleCodes
 export interface Dare {
   weights: number[]
   densities: number[]
+  /** DELLA: how far the densities of a row's smallest and largest entries lie from the mean; absent: they are alike. */
+  epsilons?: number[]
   lambda: number
   normalize: boolean
   consensus: 'linear' | 'ties'
@@ -22,27 +24,33 @@ export interface Dare {
 }
 
 export function dareStep(dare: Dare): Step {
-  const { weights, densities } = dare
+  const { weights, densities, epsilons = [] } = dare
   if (dare.lambda === 0 || weights.every((w, i) => w === 0 || densities[i] === 0)) return { copy: 0 }
   if (dare.consensus === 'linear' && densities.every((d) => d === 1)) {
     const shares = dare.normalize ? normalized(weights) : weights
     return weightedDeltas(shares.map((w) => dare.lambda * w))
   }
   const consensus = dare.consensus === 'ties' ? 1 : 0
-  const apply: NativeKernelStep = { kernel: 'dare', writes: 'output', constants: { CONSENSUS: consensus } }
-  const program: NativeProgram =
+  const ranked = epsilons.length > 0
+  const constants = { RANKED: ranked ? 1 : 0 }
+  const apply: NativeKernelStep = {
+    kernel: 'dare',
+    writes: 'output',
+    constants: { ...constants, CONSENSUS: consensus },
+  }
+  const program: Pick<NativeProgram, 'host' | 'kernels'> =
     dare.rescale === 'l1'
       ? {
           host: 'dare_l1',
           kernels: [
             // L1 norms of a difference before and after the drop, two words a model
-            { kernel: 'dare_norms', writes: 2 * weights.length },
+            { kernel: 'dare_norms', writes: 2 * weights.length, constants },
             apply,
           ],
         }
       : { host: 'dare', kernels: [apply] }
   return {
-    program,
+    program: ranked ? { ...program, rows: true } : program,
     coefficients: [
       dare.lambda,
       dare.normalize ? 1 : 0,
@@ -50,6 +58,7 @@ export function dareStep(dare: Dare): Step {
       rescaleCodes[dare.rescale],
       ...weights,
       ...densities,
+      ...epsilons,
     ],
   }
 }

@@ -1,6 +1,8 @@
 /** The registry of merge methods; recipes, documentation and tests iterate it. */
 
+import { breadcrumbs, breadcrumbsTies } from './breadcrumbs.js'
 import { dareLinear, dareTies } from './dare.js'
+import { della, dellaLinear } from './della.js'
 import { fisher } from './fisher.js'
 import { geometricMedian } from './geometric_median.js'
 import { imm } from './imm.js'
@@ -12,6 +14,8 @@ import { multislerp } from './multislerp.js'
 import { nearswap } from './nearswap.js'
 import { nuslerp } from './nuslerp.js'
 import { passthrough } from './passthrough.js'
+import { ram, ramPlusTl } from './ram.js'
+import { sce } from './sce.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
 import { ties } from './ties.js'
@@ -33,6 +37,13 @@ export const methods: ReadonlyMap<string, Method> = new Map(
     modelStock,
     nearswap,
     fisher,
+    breadcrumbs,
+    breadcrumbsTies,
+    della,
+    dellaLinear,
+    ram,
+    ramPlusTl,
+    sce,
     passthrough,
     imm,
   ].map((m) => [m.name, m]),
@@ -60,6 +71,8 @@ export const ignoredParameters: ReadonlySet<string> = new Set([
   'nuslerp_row_wise',
   'normalize_weights',
   'eps',
+  'r',
+  'alpha',
   'max_iter',
   'tol',
 ])

@@ -6,6 +6,6 @@ export function sampleWords(models: number): number {
 }
 
 /** Words a block of `select`. */
-export function selectWords(models: number): number {
-  return 128 * models
+export function selectWords(brackets: number): number {
+  return 128 * brackets
 }

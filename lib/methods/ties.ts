@@ -1,12 +1,16 @@
 /** TIES: trim each difference to its largest entries, elect a sign, average those that agree with it. */
 
+import { WeightsmithError } from '../errors.js'
 import { density, lambda, type Method, mostVoters, normalize, num, weight } from './method.js'
-import { sampleWords, selectWords } from './select.js'
+import { rescaleNorm, trimStep } from './trim.js'
 
 export const ties: Method = {
   name: 'ties',
   about: 'Trims each difference to its largest entries, elects a sign an entry and averages the ones that agree',
-  source: 'arXiv 2306.01708; trimmed per tensor and voted on weighted differences, as in mergekit',
+  source: 'arXiv 2306.01708, in the readings of mergekit, PEFT (merge_utils.ties) and the authors (ties-merging)',
+  differences:
+    'int(density * n) entries stay, equal magnitudes by index, which may be none; mergekit keeps at least one, and the ' +
+    "authors' code, which is consensus: reference with scope: model, keeps one more and all equal ones.",
   needsBase: true,
   models: { min: 1, max: mostVoters },
   parameters: [
@@ -14,31 +18,54 @@ export const ties: Method = {
     density,
     lambda,
     normalize(true),
+    rescaleNorm,
     {
-      name: 'rescale',
-      about: 'Rescaling after the trim; not offered',
-      type: 'boolean',
+      name: 'consensus',
+      about:
+        'mergekit: weighted differences vote, the sum of those that agree is divided by their weights; peft: ' +
+        'unweighted ones vote, and it is divided by how many agree; reference: as peft, but a vote that is drawn goes to ' +
+        'the sign that won most entries, instead of +',
+      type: 'choice',
       scope: 'global',
-      default: false,
-      values: [false],
+      default: 'mergekit',
+      values: ['mergekit', 'peft', 'reference'],
+    },
+    {
+      name: 'majority_sign_method',
+      about: 'With consensus peft: what is counted, the total of the differences or the frequency of each sign',
+      type: 'choice',
+      scope: 'global',
+      default: 'total',
+      values: ['total', 'frequency'],
+    },
+    {
+      name: 'scope',
+      about: 'What the density is a share of: each tensor, or all tensors of the model together',
+      type: 'choice',
+      scope: 'global',
+      default: 'tensor',
+      values: ['tensor', 'model'],
     },
   ],
   determinism: 'exact',
   step({ global, models }) {
-    const weights = models.map((m) => num(m, 'weight'))
-    const densities = models.map((m) => num(m, 'density'))
-    const scale = num(global, 'lambda')
-    if (scale === 0 || weights.every((w, i) => w === 0 || densities[i] === 0)) return { copy: 0 }
-    return {
-      program: {
-        host: 'ties',
-        kernels: [
-          { kernel: 'select_sample', writes: sampleWords(models.length) },
-          { kernel: 'select', writes: selectWords(models.length) },
-          { kernel: 'ties', writes: 'output' },
-        ],
-      },
-      coefficients: [scale, global.normalize === true ? 1 : 0, ...weights, ...densities],
+    const majority = global.majority_sign_method === 'frequency' ? 'frequency' : 'total'
+    const reading = global.consensus === 'reference' || global.consensus === 'peft' ? global.consensus : 'mergekit'
+    if (reading !== 'mergekit' && global.rescale === true) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_RECIPE',
+        `parameters.rescale of the recipe should be false with consensus ${reading}, which is published without a ` +
+          'rescale, but true was found.',
+      )
     }
+    return trimStep({
+      weights: models.map((m) => num(m, 'weight')),
+      densities: models.map((m) => num(m, 'density')),
+      lambda: num(global, 'lambda'),
+      normalize: global.normalize === true,
+      rescale: global.rescale === true,
+      consensus: reading === 'peft' ? majority : reading,
+      scope: global.scope === 'model' ? 'model' : 'tensor',
+    })
   },
 }

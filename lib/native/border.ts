@@ -116,6 +116,10 @@ export interface NativeProgram {
    * their own, which the host step gives.
    */
   lines?: NativeLines
+  /** The host steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */
+  shared?: boolean
+  /** Its kernels look at whole rows: jobs say how long one is. */
+  rows?: boolean
   kernels: NativeKernelStep[]
 }
 
@@ -138,6 +142,8 @@ export interface NativeTensorJob {
   /** Index into `programs`, or -1: copy the bytes of the one input. */
   program: number
   elements: number
+  /** Elements of a row, where the program looks at rows. */
+  row?: number
   inputs: { place: number; offset: number; dtype: string }[]
   /** What is computed from one read of the inputs: one result, or k of them in a sweep. All are stored as one dtype. */
   variants: NativeVariant[]

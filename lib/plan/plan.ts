@@ -263,6 +263,7 @@ export function toNative(plan: MergePlan, join: (folder: string, name: string) =
         name: tensor.name,
         program: programOf(tensor.program),
         elements: tensor.elements,
+        ...(tensor.program?.rows ? { row: tensor.shape.at(-1) ?? 1 } : {}),
         inputs: tensor.origins.map((o) => ({ place: placeOf(o), offset: o.tensor.begin, dtype: o.tensor.dtype })),
         variants: [
           {
@@ -272,10 +273,20 @@ export function toNative(plan: MergePlan, join: (folder: string, name: string) =
         ],
       }
     })
-    .sort((a, b) => compareWrites(a, b))
+  const ordered = inOrder(jobs, programs)
   const { memory, seed, checksum, sync } = run
   const outputs = plan.layout.files.map(({ name, size, header }) => ({ path: join(run.folder, name), size, header }))
-  return { inputs, outputs, programs, jobs, memory, seed, checksum, sync }
+  return { inputs, outputs, programs, jobs: ordered, memory, seed, checksum, sync }
+}
+
+/**
+ * In the order of the output, but for tensors that share their facts: these keep the order of the network among
+ * themselves, because equal magnitudes are told apart by it, and a result must not depend on its shards.
+ */
+function inOrder(jobs: NativeTensorJob[], programs: NativeProgram[]): NativeTensorJob[] {
+  const joint = (job: NativeTensorJob) => programs[job.program]?.shared === true
+  const network = jobs.filter(joint).values()
+  return [...jobs].sort(compareWrites).map((job) => (joint(job) ? (network.next().value ?? job) : job))
 }
 
 function compareWrites(a: NativeTensorJob, b: NativeTensorJob): number {

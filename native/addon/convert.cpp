@@ -174,6 +174,8 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
       program.lines = {natural(lines, "size"), flag(lines, "across")};
       if (program.lines.size == 0 || program.lines.size >> 31) misuse("lines of no or of 2^31 elements");
     }
+    program.shared = source.Get("shared").ToBoolean();
+    program.rows = source.Get("rows").ToBoolean();
     const Napi::Array kernels = list(source, "kernels");
     for (uint32_t k = 0; k < kernels.Length(); k++) {
       const Napi::Object entry = item(kernels, k);
@@ -207,6 +209,10 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
     if (program >= static_cast<double>(plan.programs.size())) misuse("a program number beyond the list of programs");
     job.program = program < 0 ? -1 : static_cast<int32_t>(program);
     job.elements = natural(entry, "elements");
+    if (job.program >= 0 && plan.programs[job.program].rows) {
+      job.row = natural(entry, "row");
+      if (job.row == 0 && job.elements > 0) misuse("a row of no elements");
+    }
     const Napi::Array sources = list(entry, "inputs");
     for (uint32_t s = 0; s < sources.Length(); s++) {
       job.inputs.push_back(sourceFrom(item(sources, s), plan.inputs.size()));

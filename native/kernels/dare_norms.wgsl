@@ -1,9 +1,10 @@
 // L1 norms of each delta before and after the random drop, for DARE's norm-matching rescale (mergekit's default).
-// Coefficients: (drop threshold, anything) a model. Words a block: 2 a model (f32): sum|d|, sum|d| of the kept.
+// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the kept.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
 #include "philox.wgsl"
+#include "drop.wgsl"
 
 var<workgroup> rows: array<vec2f, 64>;
 
@@ -12,22 +13,21 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let block = wid.x + wid.y * nwg.x;
   for (var i = 1u; i < INPUTS; i++) {
     var all = vec4f(0.0);
-    var kept = vec4f(0.0);
+    var rest = vec4f(0.0);
     for (var k = 0u; k < ROW_OCTETS; k++) {
       let p = place(wid, nwg, lid * ROW_OCTETS + k);
       if (p.live == 0u) { break; }
       let base = load_live(p, 0u);
       let x = load_live(p, i);
-      let random = draw(p, i);
-      let limit = vec4u(coef_bits(p, 2u * (i - 1u)));
+      let left = kept(p, i);
       let a = abs(delta(x.a, base.a));
       let b = abs(delta(x.b, base.b));
       all += a;
       all += b;
-      kept += select(vec4f(0.0), a, random.a >= limit);
-      kept += select(vec4f(0.0), b, random.b >= limit);
+      rest += select(vec4f(0.0), a, left.a);
+      rest += select(vec4f(0.0), b, left.b);
     }
-    rows[lid] = vec2f(sum4(all), sum4(kept));
+    rows[lid] = vec2f(sum4(all), sum4(rest));
     workgroupBarrier();
     if (lid == 0u && block < table[1]) {
       var sum = vec2f(0.0);

@@ -3,6 +3,7 @@
 // Words a block: 32 a model; 0 where there is no element.
 #include "tile.wgsl"
 #include "delta.wgsl"
+#include "keys.wgsl"
 
 @group(0) @binding(1) var<storage, read_write> output: array<u32>;
 
@@ -16,12 +17,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let shift = (block * 0x9e3779b9u + lid * 0x85ebca6bu) >> 26u;
   let p = place(wid, nwg, lid * STRIDE + shift);
   if (p.live == 0u) { return; }
-  let base = load(p, 0u);
-  for (var i = 1u; i < INPUTS; i++) {
-    let x = load(p, i);
-    let a = select(vec4u(0u), magnitude(delta(x.a, base.a)), live4(p.live, 0u));
-    let b = select(vec4u(0u), magnitude(delta(x.b, base.b)), live4(p.live, 4u));
-    let first = (block * (INPUTS - 1u) + i - 1u) * KEYS + lid * 8u;
+  for (var s = 0u; s < selections(); s++) {
+    let key = keys(p, s);
+    let a = select(vec4u(0u), key.a, live4(p.live, 0u));
+    let b = select(vec4u(0u), key.b, live4(p.live, 4u));
+    let first = (block * selections() + s) * KEYS + lid * 8u;
     output[first] = a.x;
     output[first + 1u] = a.y;
     output[first + 2u] = a.z;

@@ -119,7 +119,7 @@ class Execution {
 
   uint64_t sourceBytes(const Group& group, const Segment& segment, size_t input) const {
     if (group.program < 0) return segment.elements;
-    return bytesOf(plan_.jobs[segment.job].inputs[input].dtype, segment.elements);
+    return bytesOf(plan_.jobs[segment.job].inputs[input].dtype, segment.before + segment.elements + segment.after);
   }
 
   uint64_t visitBytes(const Visit& visit) const {
@@ -206,9 +206,10 @@ class Execution {
 
   void readSegment(const Group& group, const Segment& segment, size_t input, uint8_t* memory) const {
     const Source& source = plan_.jobs[segment.job].inputs[input];
-    const uint64_t first = segment.firstBlock * kBlock;
+    const uint64_t first = segment.firstBlock * kBlock - segment.before;
     inputs_[source.place]->read(source.offset + (group.program < 0 ? first : bytesOf(source.dtype, first)),
-                                memory + segment.inputOffsets[input], sourceBytes(group, segment, input));
+                                memory + segment.inputOffsets[input] - bytesOf(source.dtype, segment.before),
+                                sourceBytes(group, segment, input));
   }
 
   std::unique_ptr<Slot> takeSlot() {
@@ -278,8 +279,8 @@ class Execution {
     dispatch.kernel = step.kernel;
     dispatch.constants = step.constants;
     dispatch.constants["INPUTS"] = group.inputs;
-    dispatch.constants["IN_DTYPE"] = group.inputCode;
-    dispatch.constants["OUT_DTYPE"] = group.outputCode;
+    dispatch.constants["IN_DTYPE"] = tile.inputCode;
+    dispatch.constants["OUT_DTYPE"] = tile.outputCode;
     dispatch.blocks = tile.blocks;
     dispatch.reduce = step.words != 0;
     if (step.words) {

@@ -31,8 +31,10 @@ struct Lines {
 };
 
 struct Program {
-  std::string host;  // empty: none
-  Lines lines;
+  std::string host;     // empty: none
+  bool shared = false;  // the host steps of its jobs know each other: each kernel sees all jobs before the next starts
+  bool rows = false;    // its kernels look at whole rows
+  Lines lines;          // that have coefficients of their own
   std::vector<KernelStep> kernels;
 };
 
@@ -52,6 +54,7 @@ struct Job {
   std::string name;
   int32_t program = -1;  // -1: copy bytes
   uint64_t elements = 0;
+  uint64_t row = 0;  // elements of a row, for a program that looks at them
   std::vector<Source> inputs;
   std::vector<Variant> variants;  // outputs of one dtype
 };

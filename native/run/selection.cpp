@@ -152,7 +152,7 @@ void Selection::close() {
   uint64_t rank = keep_ - above_;  // of the cut inside the bracket, from 1
   if (low_ == high_) {
     if (rank == within_) {  // all equal keys stay: no need to know where they are
-      settle(low_, elements_);
+      settle(low_, kFlatMask);
       return;
     }
     uint64_t block = 0;

@@ -13,6 +13,7 @@ class Selection {
   static constexpr size_t kSelectWords = 128;  // a block, in a select pass
   static constexpr size_t kBracketWords = 4;
 
+  // `elements` to choose from, in blocks that follow each other from 0 on; only the last block of a tensor is partial.
   Selection(uint64_t elements, uint64_t keep);
 
   bool done() const { return done_; }

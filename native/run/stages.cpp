@@ -10,20 +10,30 @@ Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
   if (!make && !program_.host.empty()) {
     throw Error(Code::INTERNAL, "There is no host step named '" + program_.host + "'.");
   }
+  uint64_t blocks = 0;
   for (const Tile& tile : group.tiles) {
     for (const Segment& segment : tile.segments) {
-      const auto [place, added] = jobs_.try_emplace(segment.job);
-      if (!added) continue;
+      const uint64_t before = blocks;
+      blocks += segment.blocks;
+      if (!positions_.try_emplace(segment.job, jobs_.size()).second) continue;
       const Job& job = plan.jobs[segment.job];
       const auto& coefficients = job.variants[variant].coefficients;
-      JobState& state = place->second;
-      if (make) {
-        state.host = make({coefficients, job.inputs.size(), job.elements, program_.lines});
-        state.words = state.host->begin();
-      } else {
+      JobState& state = jobs_.emplace_back();
+      state.job = segment.job;
+      if (!make) {
         state.words = floatWords(coefficients);
+        continue;
       }
+      HostJob host{coefficients, job.inputs.size(), job.elements, job.row, program_.lines};
+      if (program_.shared) {
+        host.first = jobs_[0].host.get();
+        host.firstBlock = before;
+      }
+      state.host = make(host);
     }
+  }
+  for (JobState& state : jobs_) {
+    if (state.host) state.words = state.host->begin();
   }
 }
 
@@ -32,7 +42,7 @@ void Stages::consume(const Tile& tile, const uint32_t* partials, std::vector<std
   for (const Segment& segment : tile.segments) {
     const std::span<const uint32_t> part(partials, segment.blocks * words);
     partials += part.size();
-    JobState& state = jobs_.at(segment.job);
+    JobState& state = jobs_[positions_.at(segment.job)];
     if (!state.host) {
       // The partial results themselves are the result (a kernel called on its own).
       results[segment.job].insert(results[segment.job].end(), part.begin(), part.end());
@@ -47,17 +57,17 @@ bool Stages::tileDone(std::vector<std::vector<double>>& results) {
   tilesDone_ = 0;
   bool again = false;
   if (step().words) {
-    for (auto& [job, state] : jobs_) {
+    for (JobState& state : jobs_) {
       if (!state.host || state.settled) continue;
       Outcome outcome = state.host->finish(kernel_);
-      if (!outcome.result.empty()) results[job] = std::move(outcome.result);
+      if (!outcome.result.empty()) results[state.job] = std::move(outcome.result);
       state.settled = !outcome.again;
       again = again || outcome.again;
       (outcome.again ? state.words : state.next) = std::move(outcome.words);
     }
   }
   if (again) return true;
-  for (auto& [job, state] : jobs_) {
+  for (JobState& state : jobs_) {
     if (state.settled) state.words = std::move(state.next);
     state.settled = false;
   }

@@ -21,10 +21,10 @@ class Stages {
   bool done() const { return kernel_ == program_.kernels.size(); }
   const KernelStep& step() const { return program_.kernels[kernel_]; }
   // Coefficients of a job for the kernel at hand.
-  const std::vector<uint32_t>& words(uint32_t job) const { return jobs_.at(job).words; }
+  const std::vector<uint32_t>& words(uint32_t job) const { return jobs_[positions_.at(job)].words; }
   // Words behind the records for a part of a job (see HostStep::part).
   std::vector<uint32_t> part(const Segment& segment) const {
-    const auto& host = jobs_.at(segment.job).host;
+    const auto& host = jobs_[positions_.at(segment.job)].host;
     return host ? host->part(segment.firstBlock * kBlock, segment.elements) : std::vector<uint32_t>{};
   }
   // Partial results of a tile. What no host step takes is added to `results`, one row a job.
@@ -35,6 +35,7 @@ class Stages {
 
  private:
   struct JobState {
+    uint32_t job = 0;
     std::unique_ptr<HostStep> host;
     std::vector<uint32_t> words, next;  // `next` is for the kernel that follows, once all jobs are settled
     bool settled = false;               // needs no repetition of this kernel
@@ -43,7 +44,8 @@ class Stages {
   const Program& program_;
   size_t tiles_;
   size_t kernel_ = 0, tilesDone_ = 0;
-  std::unordered_map<uint32_t, JobState> jobs_;
+  std::vector<JobState> jobs_;                      // in the order in which their tiles come
+  std::unordered_map<uint32_t, size_t> positions_;  // of a job in `jobs_`
 };
 
 }  // namespace weightsmith

@@ -1,6 +1,8 @@
 #include "run/tiling.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "base/error.h"
 
@@ -9,6 +11,9 @@ namespace {
 
 constexpr uint64_t kMaxCoefficients = 512;     // words of a segment record, generous for what host steps return
 constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile: large enough to hide dispatch costs
+
+// What is read before a tile for the sake of its first row starts at a multiple of 16 bytes in any dtype.
+constexpr uint64_t kRowAlign = 16;
 
 uint64_t align16(uint64_t value) { return (value + 15) / 16 * 16; }
 // Kernels store whole octets, up to 32 bytes each: what lies past a segment's end must not be the next one's start.
@@ -19,11 +24,12 @@ struct Kind {
   std::vector<DType> inputs;
   std::optional<DType> output;
   size_t variants;
+  uint64_t row;
   bool operator==(const Kind&) const = default;
 };
 
 Kind kindOf(const Job& job) {
-  Kind kind{job.program, {}, std::nullopt, job.variants.size()};
+  Kind kind{job.program, {}, std::nullopt, job.variants.size(), job.row};
   if (job.program < 0) return kind;  // copies of any type share tiles
   for (const auto& input : job.inputs) kind.inputs.push_back(input.dtype);
   if (job.variants[0].output) kind.output = job.variants[0].output->dtype;
@@ -36,6 +42,17 @@ uint64_t lineWords(const Lines& lines, size_t inputs, uint64_t elements) {
   return 2 + inputs * (lines.across ? lines.size : elements / lines.size + 2);
 }
 
+Tile emptyTile(const Kind& kind) {
+  Tile tile;
+  if (kind.program < 0) return tile;
+  tile.inputCode = *kernelCode(kind.inputs[0]);
+  for (const DType dtype : kind.inputs) {
+    if (dtype != kind.inputs[0]) tile.inputCode = kMixedDType;
+  }
+  if (kind.output) tile.outputCode = *kernelCode(*kind.output);
+  return tile;
+}
+
 }  // namespace
 
 uint64_t bytesOf(DType dtype, uint64_t elements) { return (elements * dtypeBits(dtype) + 7) / 8; }
@@ -46,9 +63,11 @@ uint32_t recordWords(size_t inputs, size_t coefficients) {
 
 Tiling tile(const Plan& plan, const TilingLimits& limits) {
   Tiling tiling;
-  Kind open{-2, {}, std::nullopt, 0};
-  uint64_t maxBlocks = 0;
-  Group* shared = nullptr;  // the group whose one tile still takes tensors
+  Kind open{-2, {}, std::nullopt, 0, 0};
+  uint64_t maxBlocks = 0, splitBlocks = 0;  // of a tile with whole tensors, and of one with part of a tensor
+  bool room = false;                        // the last tile of `at` may take more tensors
+  size_t at = 0;                            // the group at hand
+  std::map<std::pair<int32_t, size_t>, size_t> shared;  // groups of shared programs, by program and variants
 
   for (uint32_t index = 0; index < plan.jobs.size(); index++) {
     const Job& job = plan.jobs[index];
@@ -57,14 +76,15 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
     const bool copy = job.program < 0;
     if (!(kind == open)) {
       open = kind;
-      shared = nullptr;
-      uint64_t input = 0, widest = 0, result = 16;
+      room = false;
+      uint64_t input = 0, widest = 0, result = 16, around = 0;
       if (copy) {
         input = widest = kBlock;  // one "element" is a byte
       } else {
         for (const auto& source : job.inputs) {
           input += bytesOf(source.dtype, kBlock);
           widest = std::max(widest, bytesOf(source.dtype, kBlock));
+          if (kind.row > 1) around += bytesOf(source.dtype, 2 * (kind.row + kRowAlign));
         }
         for (const auto& step : plan.programs[job.program].kernels) {
           result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(*kind.output, kBlock));
@@ -82,8 +102,13 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
           table += bytes;
       }
       const uint64_t all = kSlots * (input + table) + kResults * result;
-      maxBlocks = std::min(
-          {limits.binding / input, limits.binding / result, memory / all, std::max<uint64_t>(1, kTileTarget / widest)});
+      const auto most = [&](uint64_t reserved) -> uint64_t {
+        if (limits.binding < reserved || memory / kSlots < reserved) return 0;
+        return std::min({(limits.binding - reserved) / input, limits.binding / result,
+                         (memory - kSlots * reserved) / all, std::max<uint64_t>(1, kTileTarget / widest)});
+      };
+      maxBlocks = most(0);
+      splitBlocks = most(around);
       if (maxBlocks == 0) {
         throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " + std::to_string(all) +
                                              " bytes, but a run may take " + std::to_string(limits.memory) +
@@ -93,33 +118,48 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
     }
     const uint64_t units = copy ? bytesOf(job.inputs[0].dtype, job.elements) : job.elements;
     const uint64_t blocks = (units + kBlock - 1) / kBlock;
-    const bool fits = shared && shared->tiles[0].blocks + blocks <= maxBlocks;
-    if (!fits || blocks > maxBlocks) {
-      Group group;
-      group.program = job.program;
-      group.inputs = static_cast<uint32_t>(job.inputs.size());
-      if (!copy) {
-        group.inputCode = *kernelCode(job.inputs[0].dtype);
-        for (const auto& source : job.inputs) {
-          if (source.dtype != job.inputs[0].dtype) group.inputCode = kMixedDType;
-        }
-        if (kind.output) group.outputCode = *kernelCode(*kind.output);
-      }
-      tiling.groups.push_back(std::move(group));
-      shared = blocks > maxBlocks ? nullptr : &tiling.groups.back();
+    const bool whole = blocks <= maxBlocks;
+    if (!whole && splitBlocks == 0) {
+      throw Error(Code::OUT_OF_MEMORY, "The rows of the tensor " + job.name + " have " + std::to_string(job.row) +
+                                           " elements, and two of them of each model do not fit a run's memory of " +
+                                           std::to_string(limits.memory) + " bytes or a binding of " +
+                                           std::to_string(limits.binding) + "; give more memory.");
     }
-    Group& group = tiling.groups.back();
-    for (uint64_t first = 0; first < blocks; first += maxBlocks) {
-      if (group.tiles.empty() || blocks > maxBlocks) group.tiles.emplace_back();
-      Tile& tile = group.tiles.back();
+    if (!room || tiling.groups[at].tiles.back().blocks + blocks > maxBlocks) {
+      const bool joins = !copy && plan.programs[job.program].shared;
+      const auto known = shared.find({job.program, kind.variants});
+      if (joins && known != shared.end()) {
+        at = known->second;
+      } else {
+        at = tiling.groups.size();
+        if (joins) shared[{job.program, kind.variants}] = at;
+        tiling.groups.push_back({job.program, static_cast<uint32_t>(job.inputs.size()), {}});
+      }
+      tiling.groups[at].tiles.push_back(emptyTile(kind));
+      room = whole;
+    }
+    auto& tiles = tiling.groups[at].tiles;
+    const uint64_t step = whole ? maxBlocks : splitBlocks;
+    for (uint64_t first = 0; first < blocks; first += step) {
+      if (first > 0) tiles.push_back(emptyTile(kind));
+      Tile& tile = tiles.back();
       Segment segment;
       segment.job = index;
       segment.firstBlock = first;
-      segment.blocks = static_cast<uint32_t>(std::min(maxBlocks, blocks - first));
-      segment.elements = std::min(units - first * kBlock, segment.blocks * kBlock);
+      segment.blocks = static_cast<uint32_t>(std::min(step, blocks - first));
+      const uint64_t start = first * kBlock;
+      segment.elements = std::min(units - start, segment.blocks * kBlock);
+      if (kind.row > 1) {
+        const uint64_t end = start + segment.elements;
+        segment.before = (start % kind.row + kRowAlign - 1) / kRowAlign * kRowAlign;
+        segment.after = std::min(units, (end + kind.row - 1) / kind.row * kind.row) - end;
+      }
       for (size_t i = 0; i < job.inputs.size(); i++) {
-        segment.inputOffsets.push_back(tile.inputBytes);
-        tile.inputBytes += align16(copy ? segment.elements : bytesOf(job.inputs[i].dtype, segment.elements));
+        const DType dtype = job.inputs[i].dtype;
+        const uint64_t before = bytesOf(dtype, segment.before);
+        segment.inputOffsets.push_back(tile.inputBytes + before);
+        tile.inputBytes +=
+            align16(before + (copy ? segment.elements : bytesOf(dtype, segment.elements + segment.after)));
       }
       if (kind.output && !tile.segments.empty()) {
         const Segment& last = tile.segments.back();

@@ -18,8 +18,9 @@ struct Segment {
   uint32_t job = 0;
   uint64_t firstBlock = 0;  // in the tensor
   uint32_t blocks = 0;
-  uint64_t elements = 0;  // bytes, for a copy
-  std::vector<uint64_t> inputOffsets;
+  uint64_t elements = 0;               // bytes, for a copy
+  uint64_t before = 0, after = 0;      // elements around these that are read too, so that their rows are whole
+  std::vector<uint64_t> inputOffsets;  // of the first element proper
   uint64_t outputOffset = 0;
 };
 
@@ -27,14 +28,15 @@ struct Tile {
   std::vector<Segment> segments;
   uint32_t blocks = 0;
   uint64_t inputBytes = 0;
+  uint32_t inputCode = 0;  // kernel dtype code, or mixed
+  uint32_t outputCode = 0;
 };
 
-// Tiles that go through their program's kernels together: one tile with whole tensors, or all tiles of one tensor.
+// Tiles that go through their program's kernels together: one tile with whole tensors, all tiles of one tensor, or of
+// all tensors of a program that is shared.
 struct Group {
   int32_t program = -1;
   uint32_t inputs = 0;
-  uint32_t inputCode = 0;  // kernel dtype code, or mixed
-  uint32_t outputCode = 0;
   std::vector<Tile> tiles;
 };
 

@@ -1,24 +1,44 @@
-// TIES sign election (arXiv 2306.01708, mergekit's rule): per element, the sign of the sum of the weighted deltas wins
-// (0 counts as +) and only deltas of that sign are added. Both outcomes are carried along, so nothing is read twice.
-// Dividing by the agreeing weights is a look-up: division is not the same on every GPU. Bit i of `agree` is model i.
+// How weighted deltas become one, by CONSENSUS. 0: they are added up. Otherwise TIES (arXiv 2306.01708): an election of
+// signs, in which only deltas of the winning sign are added. What is counted differs between the published readings.
+// 1: weighted deltas (mergekit); 2: deltas (PEFT); 3: signs (PEFT, "frequency"); 4: deltas, and a zero sum goes to the
+// sign that won most elections (the authors' code). A zero sum counts as + in 1 to 3.
+// Both outcomes are carried along, so nothing is read twice. Dividing by what agrees is a look-up: division is not the
+// same on every GPU. Bit i of a set is model i.
 
 struct Votes { sum: vec4f, plus: vec4f, minus: vec4f, plus_set: vec4u, minus_set: vec4u }
 
-fn vote(votes: ptr<function, Votes>, weighted: vec4f, bit: u32) {
-  let v = bitcast<vec4f>(flush(bitcast<vec4u>(weighted)));
-  let up = v > vec4f(0.0);
-  let down = v < vec4f(0.0);
-  (*votes).sum += v;
+fn flushed(v: vec4f) -> vec4f { return bitcast<vec4f>(flush(bitcast<vec4u>(v))); }
+
+// What a delta counts in the election.
+fn ballot(d: vec4f, weighted: vec4f) -> vec4f {
+  if (CONSENSUS == 1u) { return weighted; }
+  if (CONSENSUS != 3u) { return d; }
+  return select(vec4f(0.0), vec4f(1.0), d > vec4f(0.0)) - select(vec4f(0.0), vec4f(1.0), d < vec4f(0.0));
+}
+
+fn vote(votes: ptr<function, Votes>, d: vec4f, weight: f32, bit: u32) {
+  if (CONSENSUS == 0u) {
+    (*votes).sum += prod4(d, weight);
+    return;
+  }
+  let v = flushed(prod4(d, weight));
+  let count = ballot(d, v);
+  let up = count > vec4f(0.0);
+  let down = count < vec4f(0.0);
+  (*votes).sum += count;
   (*votes).plus += select(vec4f(0.0), v, up);
   (*votes).minus += select(vec4f(0.0), v, down);
   (*votes).plus_set |= select(vec4u(0u), vec4u(bit), up);
   (*votes).minus_set |= select(vec4u(0u), vec4u(bit), down);
 }
 
-// The agreeing sum times lambda / (agreeing weights), from the table of 2^models words at coefficient `first`.
+// Coefficients from `first` on: for CONSENSUS 0 the factor of the sum; otherwise 2^models factors, one a set that
+// agrees, and for 4 one word: 1 where a zero sum counts as -.
 fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
-  let sum = bitcast<vec4f>(flush(bitcast<vec4u>(votes.sum)));
-  let negative = sum < vec4f(0.0);
+  if (CONSENSUS == 0u) { return prod4(votes.sum, coef(p, first)); }
+  let sum = flushed(votes.sum);
+  var negative = sum < vec4f(0.0);
+  if (CONSENSUS == 4u && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) { negative = !(sum > vec4f(0.0)); }
   let value = select(votes.plus, votes.minus, negative);
   let agree = select(votes.plus_set, votes.minus_set, negative);
   let scale = vec4f(coef(p, first + agree.x), coef(p, first + agree.y), coef(p, first + agree.z), coef(p, first + agree.w));

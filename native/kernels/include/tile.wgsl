@@ -105,7 +105,7 @@ fn load_f64(off: u32, o: u32) -> Bits {
 }
 
 fn load_f8(off: u32, o: u32, e5m2: bool) -> Bits {
-  let w = inputs[off + (o >> 1u)];
+  let w = inputs[off + u32(i32(o) >> 1u)]; // an octet before the tile counts below zero
   let half = select(w.xy, w.zw, (o & 1u) == 1u);
   let shifts = vec4u(0u, 8u, 16u, 24u);
   let lo = (vec4u(half.x) >> shifts) & vec4u(0xffu);

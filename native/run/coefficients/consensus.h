@@ -1,6 +1,9 @@
-// What TIES and DARE share on the host.
+// What the methods that combine deltas share on the host.
 #pragma once
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -9,17 +12,32 @@ namespace weightsmith {
 // A sum of weights that is as good as zero divides by one instead (mergekit's rule).
 inline double divisor(double sum) { return std::abs(sum) < 1e-8 ? 1 : sum; }
 
-// For every subset of models (bit i: model i agrees): lambda, over the sum of their weights where normalised.
+// What a sum of all models is divided by where it is normalised.
+inline double sumDivisor(std::span<const double> weights) {
+  double sum = 0;
+  for (double weight : weights) sum += weight;
+  return divisor(sum);
+}
+
+// For every set of models (bit i: model i agrees): lambda, over the sum of their weights where normalised.
 inline std::vector<double> agreementScales(double lambda, bool normalize, std::span<const double> weights) {
   std::vector<double> scales(size_t{1} << weights.size(), lambda);
   if (!normalize) return scales;
-  for (size_t subset = 0; subset < scales.size(); ++subset) {
+  for (size_t set = 0; set < scales.size(); ++set) {
     double sum = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
-      if (subset >> i & 1) sum += weights[i];
+      if (set >> i & 1) sum += weights[i];
     }
-    scales[subset] = lambda / divisor(sum);
+    scales[set] = lambda / divisor(sum);
   }
+  return scales;
+}
+
+// The same, over how many models agree.
+inline std::vector<double> countScales(double lambda, bool normalize, size_t models) {
+  std::vector<double> scales(size_t{1} << models, lambda);
+  if (!normalize) return scales;
+  for (size_t set = 0; set < scales.size(); ++set) scales[set] = lambda / std::max(1, std::popcount(uint64_t{set}));
   return scales;
 }
 

@@ -13,11 +13,18 @@
 
 namespace weightsmith {
 
+class HostStep;
+
 struct HostJob {
   std::vector<double> coefficients;  // of the tensor, as planned
   size_t inputs = 0;
   uint64_t elements = 0;
+  uint64_t row = 0;  // elements of a row, where the program looks at rows
   Lines lines;
+  // For a program whose jobs share their facts: the step of the first job, which is asked first (nullptr: this is it),
+  // and the blocks of the jobs before this one. All steps are made before one of them begins.
+  HostStep* first = nullptr;
+  uint64_t firstBlock = 0;
 };
 
 struct Outcome {

@@ -1,0 +1,58 @@
+/** Model breadcrumbs: drop the largest and the smallest entries of each difference, and combine the rest. */
+
+import { density, lambda, type Method, mostVoters, normalize, num, weight } from './method.js'
+import { rescaleNorm, trimStep } from './trim.js'
+
+function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: number, about: string): Method {
+  return {
+    name,
+    about,
+    source: 'arXiv 2312.06795; per tensor, as in mergekit',
+    differences:
+      'Exactly int(gamma * n) outliers go and int(density * n) entries stay, equal magnitudes by index; older versions ' +
+      'of mergekit drop the whole difference where no outlier is to go.',
+    needsBase: true,
+    models: { min: 1, max: most },
+    parameters: [
+      weight,
+      density,
+      {
+        name: 'gamma',
+        about: 'Share of the entries, the largest ones, that is dropped; less where density leaves less room',
+        type: 'number',
+        scope: 'model',
+        default: 0.01,
+        min: 0,
+        max: 1,
+      },
+      lambda,
+      normalize(false),
+      rescaleNorm,
+    ],
+    determinism: 'exact',
+    step: ({ global, models }) =>
+      trimStep({
+        weights: models.map((m) => num(m, 'weight')),
+        densities: models.map((m) => num(m, 'density')),
+        gammas: models.map((m) => num(m, 'gamma')),
+        lambda: num(global, 'lambda'),
+        normalize: global.normalize === true,
+        rescale: global.rescale === true,
+        consensus,
+        scope: 'tensor',
+      }),
+  }
+}
+
+export const breadcrumbs = breadcrumbsMethod(
+  'breadcrumbs',
+  'sum',
+  16,
+  'Drops the largest and smallest entries of each difference and adds up the rest',
+)
+export const breadcrumbsTies = breadcrumbsMethod(
+  'breadcrumbs_ties',
+  'mergekit',
+  mostVoters,
+  'Drops the largest and smallest entries of each difference and averages the rest by sign',
+)

@@ -1,0 +1,46 @@
+// How many elements each model changed by more than epsilon together with others, and alone (RAM+, arXiv 2601.13572).
+// Coefficients: epsilon. Words a block: 2 a model (u32): shared, alone.
+#include "tile.wgsl"
+#include "delta.wgsl"
+#include "partials.wgsl"
+
+const MODELS = 16u;
+var<workgroup> totals: array<atomic<u32>, 32>;
+
+fn count4(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u), mask), vec4u(1u)); }
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+  var several = array<u32, MODELS>();
+  var alone = array<u32, MODELS>();
+  for (var k = 0u; k < ROW_OCTETS; k++) {
+    let p = place(wid, nwg, lid * ROW_OCTETS + k);
+    if (p.live == 0u) { break; }
+    let base = load_live(p, 0u);
+    let epsilon = magnitude(vec4f(coef(p, 0u)));
+    var a = vec4u(0u);
+    var b = vec4u(0u);
+    // Bit i of an element: model i changed it.
+    for (var i = 0u; i + 1u < INPUTS; i++) {
+      let x = load_live(p, i + 1u);
+      a |= select(vec4u(0u), vec4u(1u << i), magnitude(delta(x.a, base.a)) > epsilon);
+      b |= select(vec4u(0u), vec4u(1u << i), magnitude(delta(x.b, base.b)) > epsilon);
+    }
+    let several_a = countOneBits(a) > vec4u(1u);
+    let several_b = countOneBits(b) > vec4u(1u);
+    for (var i = 0u; i + 1u < INPUTS; i++) {
+      let has_a = (a & vec4u(1u << i)) != vec4u(0u);
+      let has_b = (b & vec4u(1u << i)) != vec4u(0u);
+      several[i] += count4(has_a & several_a) + count4(has_b & several_b);
+      alone[i] += count4(has_a & !several_a) + count4(has_b & !several_b);
+    }
+  }
+  for (var i = 0u; i + 1u < INPUTS; i++) {
+    if (several[i] != 0u) { atomicAdd(&totals[2u * i], several[i]); }
+    if (alone[i] != 0u) { atomicAdd(&totals[2u * i + 1u], alone[i]); }
+  }
+  workgroupBarrier();
+  let block = wid.x + wid.y * nwg.x;
+  let words = 2u * (INPUTS - 1u);
+  if (lid < words && block < table[1]) { output[block * words + lid] = atomicLoad(&totals[lid]); }
+}

@@ -1,0 +1,169 @@
+/**
+ * The sparsifying merges in float64, from their definitions: which elements of each delta stay, and how the deltas
+ * become one. Decisions are taken on the f32 numbers that the kernels compare, as in merge.ts.
+ */
+
+import { difference, type Values } from './merge.js'
+
+const at = (values: Values, i: number) => values[i] ?? 0
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
+const sumF32 = (values: readonly number[]) => values.reduce((a, b) => Math.fround(a + Math.fround(b)), 0)
+const divisor = (value: number) => (Math.abs(value) < 1e-8 ? 1 : value)
+const norm = (values: Values) => sum(Array.from(values, Math.abs))
+
+/** Indices by magnitude, largest first, equal ones by index. */
+function byMagnitude(values: Values): number[] {
+  return Array.from(values, (_, i) => i).sort((i, j) => Math.abs(at(values, j)) - Math.abs(at(values, i)) || i - j)
+}
+
+/** Breadcrumbs' mask: the int(gamma n) largest go, of the rest the int(density n) largest stay. */
+export function band(values: Values, density: number, gamma: number): boolean[] {
+  const kept = new Array<boolean>(values.length).fill(density >= 1)
+  if (density >= 1) return kept
+  const count = Math.trunc(density * values.length)
+  const top = Math.min(Math.trunc(gamma * values.length), values.length - count)
+  for (const i of byMagnitude(values).slice(top, top + count)) kept[i] = true
+  return kept
+}
+
+export type Consensus = 'sum' | 'mergekit' | 'peft' | 'frequency' | 'reference'
+
+export interface Combination {
+  weights: readonly number[]
+  lambda: number
+  normalize: boolean
+  consensus: Consensus
+  /** Bring the L1 norm of what is left back to that of the whole delta. */
+  rescale?: boolean
+  /** For `reference`: the sign that wins drawn elections, where it is not this tensor's own majority. */
+  majority?: number
+}
+
+/** What is left of each delta, `kept[model][element]`, made into one and added to the base. */
+export function combine(
+  base: Values,
+  models: readonly Values[],
+  kept: readonly (readonly boolean[])[],
+  { weights, lambda, normalize, consensus, rescale = false, majority }: Combination,
+): Float64Array {
+  const whole = models.map((x) => difference(x, base))
+  const rest = whole.map((d, i) => d.map((v, e) => (kept[i]?.[e] ? v : 0)))
+  const factors = rest.map((d, i) => (rescale && norm(d) > 0 ? norm(whole[i] ?? d) / norm(d) : 1))
+  const scaled = rest.map((d, i) => d.map((v) => v * Math.fround(at(weights, i) * at(factors, i))))
+  const ballots = (e: number) =>
+    rest.map((d, i) => {
+      if (consensus === 'mergekit') return Math.fround(at(scaled[i] ?? [], e))
+      return consensus === 'frequency' ? Math.sign(at(d, e)) : at(d, e)
+    })
+  const drawn = majority ?? (consensus === 'reference' ? majorityOf(rest) : 1)
+  return Float64Array.from({ length: base.length }, (_, e) => {
+    const values = scaled.map((d) => at(d, e))
+    if (consensus === 'sum') {
+      return at(base, e) + (lambda * sum(values)) / (normalize ? divisor(sum([...weights])) : 1)
+    }
+    const votes = ballots(e)
+    const winner = Math.sign(sumF32(votes)) || drawn
+    const agree = votes.map((v) => Math.sign(v) === winner)
+    const total = sum(values.filter((_, i) => agree[i]))
+    if (!normalize) return at(base, e) + lambda * total
+    const share =
+      consensus === 'mergekit'
+        ? divisor(sum(weights.filter((_, i) => agree[i])))
+        : Math.max(1, agree.filter((yes) => yes).length)
+    return at(base, e) + (lambda * total) / share
+  })
+}
+
+/** The sign that wins most elements of the trimmed deltas; + where both win as many. */
+export function majorityOf(trimmed: readonly Values[]): number {
+  const signs = Array.from(trimmed[0] ?? [], (_, e) => Math.sign(sumF32(trimmed.map((d) => at(d, e)))))
+  return sum(signs) < 0 ? -1 : 1
+}
+
+/** RAM: the delta of the one model that changed an element, or the mean of those that did. */
+export function ram(
+  base: Values,
+  models: readonly Values[],
+  epsilon: number,
+  factors?: readonly number[],
+): Float64Array {
+  const changes = changed(base, models, epsilon)
+  return Float64Array.from({ length: base.length }, (_, e) => {
+    const by = models.flatMap((x, i) => (changes[i]?.[e] ? [{ d: at(x, e) - at(base, e), i }] : []))
+    const [only] = by
+    if (only !== undefined && by.length === 1) return at(base, e) + only.d * (factors?.[only.i] ?? 1)
+    return at(base, e) + sum(by.map(({ d }) => d)) / Math.max(1, by.length)
+  })
+}
+
+/** The factors of RAM+: 1 + r min(alpha, elements changed with others / elements changed alone). */
+export function ramPlusFactors(
+  base: Values,
+  models: readonly Values[],
+  { epsilon, r, alpha }: { epsilon: number; r: number; alpha: number },
+): number[] {
+  const changes = changed(base, models, epsilon)
+  const others = Array.from(base, (_, e) => changes.filter((mine) => mine[e]).length)
+  return changes.map((mine) => {
+    const shared = mine.filter((yes, e) => yes && at(others, e) > 1).length
+    const alone = mine.filter((yes, e) => yes && at(others, e) === 1).length
+    return 1 + r * Math.min(alpha, shared / Math.max(alone, 1e-5))
+  })
+}
+
+function changed(base: Values, models: readonly Values[], epsilon: number): boolean[][] {
+  return models.map((x) => Array.from(difference(x, base), (d) => Math.abs(d) > Math.fround(epsilon)))
+}
+
+/** SCE's selection: of the elements in which the models differ, the int(share k) of the largest variance. */
+export function widest(models: readonly Values[], share: number): boolean[] {
+  const [first = []] = models
+  const spread = Array.from(first, (_, e) => {
+    // n^3 times the variance, step by step as the kernels round it
+    const from = models.map((x) => difference([at(x, e)], [at(first, e)])[0] ?? 0)
+    const total = from.slice(1).reduce((a, b) => Math.fround(a + b), 0)
+    const square = (v: number) => Math.fround(v * v)
+    const result = sumF32(from.map((v) => square(Math.fround(Math.fround(v * models.length) - total))))
+    return result < 2 ** -126 ? 0 : result
+  })
+  const kept = new Array<boolean>(first.length).fill(share >= 1)
+  const count = Math.trunc(share * spread.filter((v) => v !== 0).length)
+  if (share < 1) for (const i of byMagnitude(spread).slice(0, count)) kept[i] = true
+  return kept
+}
+
+/** SCE: weights from the mean squares of what is selected, then a mean of what agrees in sign with the sum. */
+export function sce(base: Values, models: readonly Values[], share: number): Float64Array {
+  const kept = widest(models, share)
+  const deltas = models.map((x) => difference(x, base).map((v, e) => (kept[e] ? v : 0)))
+  const squares = deltas.map((d) => sum(Array.from(d, (v) => v * v)) / base.length)
+  const small = sum(squares) < 1e-6
+  const weights = squares.map((v) => (small ? 1 / models.length : v / sum(squares)))
+  return Float64Array.from({ length: base.length }, (_, e) => {
+    const values = deltas.map((d) => at(d, e))
+    const winner = sumF32(values) >= 0 ? 1 : -1
+    const agree = values.map((v) => Math.sign(v) === winner)
+    const total = sum(values.map((v, i) => (agree[i] ? v * at(weights, i) : 0)))
+    return at(base, e) + total / Math.max(1e-6, sum(weights.filter((_, i) => agree[i])))
+  })
+}
+
+/** What DELLA keeps of a delta: the draws of DARE against a probability that rises with the rank in the row. */
+export function keptByRank(
+  values: Values,
+  row: number,
+  { density, epsilon, words }: { density: number; epsilon: number; words: Uint32Array },
+): boolean[] {
+  const kept = new Array<boolean>(values.length).fill(false)
+  const top = Math.fround((row < 2 ? 1 - density : 1 - density + epsilon) * 2 ** 32)
+  const step = row < 2 ? 0 : Math.fround((2 * epsilon * 2 ** 32) / (row - 1))
+  for (let start = 0; start < values.length; start += row) {
+    const mine = Array.from({ length: row }, (_, j) => Math.abs(at(values, start + j)))
+    const order = mine.map((_, j) => j).sort((i, j) => at(mine, i) - at(mine, j) || i - j)
+    for (const [rank, j] of order.entries()) {
+      const limit = Math.max(0, Math.fround(top - Math.fround(rank * step)))
+      kept[start + j] = density >= 1 || at(words, start + j) >= Math.trunc(limit)
+    }
+  }
+  return kept
+}
