@@ -11,14 +11,17 @@ var<workgroup> rows: array<vec2f, 64>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let block = wid.x + wid.y * nwg.x;
+  let start = place(wid, nwg, lid * ROW_OCTETS);
+  let base_source = source(start, 0u);
   for (var i = 1u; i < INPUTS; i++) {
     var all = vec4f(0.0);
     var rest = vec4f(0.0);
+    let model_source = source(start, i);
     for (var k = 0u; k < ROW_OCTETS; k++) {
-      let p = place(wid, nwg, lid * ROW_OCTETS + k);
+      let p = along(start, k);
       if (p.live == 0u) { break; }
-      let base = load_live(p, 0u);
-      let x = load_live(p, i);
+      let base = load_live_from(p, base_source);
+      let x = load_live_from(p, model_source);
       let left = kept(p, i);
       let a = abs(delta(x.a, base.a));
       let b = abs(delta(x.b, base.b));

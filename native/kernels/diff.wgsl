@@ -31,11 +31,14 @@ fn take(row: ptr<function, Row>, x: vec4f, y: vec4f) {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   var row = Row();
+  let start = place(wid, nwg, lid * ROW_OCTETS);
+  let source0 = source(start, 0u);
+  let source1 = source(start, 1u);
   for (var k = 0u; k < ROW_OCTETS; k++) {
-    let p = place(wid, nwg, lid * ROW_OCTETS + k);
+    let p = along(start, k);
     if (p.live == 0u) { break; }
-    let x = load_live(p, 0u);
-    let y = load_live(p, 1u);
+    let x = load_live_from(p, source0);
+    let y = load_live_from(p, source1);
     take(&row, x.a, y.a);
     take(&row, x.b, y.b);
   }

@@ -10,11 +10,14 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var aa = vec4f(0.0);
   var bb = vec4f(0.0);
   var ab = vec4f(0.0);
+  let start = place(wid, nwg, lid * ROW_OCTETS);
+  let source0 = source(start, 0u);
+  let source1 = source(start, 1u);
   for (var k = 0u; k < ROW_OCTETS; k++) {
-    let p = place(wid, nwg, lid * ROW_OCTETS + k);
+    let p = along(start, k);
     if (p.live == 0u) { break; }
-    let x = load_live(p, 0u);
-    let y = load_live(p, 1u);
+    let x = load_live_from(p, source0);
+    let y = load_live_from(p, source1);
     aa += exact4(x.a * x.a);
     aa += exact4(x.b * x.b);
     bb += exact4(y.a * y.a);

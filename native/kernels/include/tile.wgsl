@@ -30,6 +30,15 @@ fn place(wid: vec3u, nwg: vec3u, lane: u32) -> Place {
   return Place(block, rec, octet, select(0u, min(8u, elements - first), first < elements));
 }
 
+// The place `octets` further in the same block. A place without live octets stays one.
+fn along(p: Place, octets: u32) -> Place {
+  if (p.live == 0u) { return p; }
+  let octet = p.octet + octets;
+  let first = octet * 8u;
+  let elements = table[p.rec];
+  return Place(p.block, p.rec, octet, select(0u, min(8u, elements - first), first < elements));
+}
+
 fn coef_bits(p: Place, j: u32) -> u32 { return table[p.rec + 6u + 3u * INPUTS + j]; }
 fn coef(p: Place, j: u32) -> f32 { return bitcast<f32>(coef_bits(p, j)); }
 
@@ -125,15 +134,20 @@ fn load_bits(off: u32, dtype: u32, o: u32) -> Bits {
   return load_f8(off, o, dtype == 5u);
 }
 
-// Input `i` of this octet, as f32.
-fn load(p: Place, i: u32) -> Octet {
-  let word = table[p.rec + 6u + i];
-  let off = word & 0x0fffffffu;
+// Where input `i` starts in the slot, and how it is stored.
+fn source(p: Place, i: u32) -> u32 { return table[p.rec + 6u + i]; }
+
+// An octet of such an input, as f32.
+fn load_from(source: u32, octet: u32) -> Octet {
+  let off = source & 0x0fffffffu;
   // Decided when the pipeline is made, except where the inputs' types differ.
   if (IN_DTYPE == 2u) {
-    let bits = load_bf16(off, p.octet);
+    let bits = load_bf16(off, octet);
     return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
   }
-  let bits = load_bits(off, select(IN_DTYPE, word >> 28u, IN_DTYPE == MIXED), p.octet);
+  let bits = load_bits(off, select(IN_DTYPE, source >> 28u, IN_DTYPE == MIXED), octet);
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
+
+// Input `i` of this octet, as f32.
+fn load(p: Place, i: u32) -> Octet { return load_from(source(p, i), p.octet); }
