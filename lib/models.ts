@@ -6,14 +6,16 @@ import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from './
 import { WeightsmithError } from './errors.js'
 import type { NativeAddon } from './native/border.js'
 import { isVocabulary, withAdapter } from './plan/index.js'
-import { modelsOf, type Recipe, resolveModel } from './recipe/index.js'
+import { modelsOf, type Recipe, resolveModel, statisticsOf } from './recipe/index.js'
 
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
 
 /** Each model once, by its name in the recipe; two names of one folder share a checkpoint. */
 export async function openModels(addon: Reader, recipe: Recipe): Promise<Map<string, Checkpoint>> {
   const recipes = [...recipe.stages.values(), recipe, ...recipe.sweep.map((point) => point.recipe)]
-  const names = new Set(recipes.flatMap(modelsOf).filter((name) => !recipe.stages.has(name)))
+  const names = new Set(
+    recipes.flatMap((one) => [...modelsOf(one), ...statisticsOf(one)]).filter((name) => !recipe.stages.has(name)),
+  )
   const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
   const byPath = new Map<string, Checkpoint>()
   const openOne = async (name: string): Promise<Checkpoint> => {

@@ -1,7 +1,6 @@
 /** Weighted mean of models ("model soup"). */
 
-import { WeightsmithError } from '../errors.js'
-import { weightedSum } from './combine.js'
+import { shares, weightedSum } from './combine.js'
 import { type Method, normalize, num, weight } from './method.js'
 
 export const linear: Method = {
@@ -15,14 +14,6 @@ export const linear: Method = {
   step({ global, models }) {
     const weights = models.map((m) => num(m, 'weight'))
     if (global.normalize === false) return weightedSum(weights)
-    const sum = weights.reduce((a, b) => a + b, 0)
-    if (Math.abs(sum) < 1e-8) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_RECIPE',
-        `The weights ${weights.join(', ')} of method linear add up to ${sum}, and cannot be normalized; set normalize: ` +
-          'false or change the weights.',
-      )
-    }
-    return weightedSum(weights.map((w) => w / sum))
+    return weightedSum(shares(weights, 'linear'))
   },
 }

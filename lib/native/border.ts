@@ -111,11 +111,21 @@ export interface NativePlan {
  */
 export interface NativeProgram {
   host?: string
+  /**
+   * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients of
+   * their own, which the host step gives.
+   */
+  lines?: NativeLines
   /** The host steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */
   shared?: boolean
   /** Its kernels look at whole rows: jobs say how long one is. */
   rows?: boolean
   kernels: NativeKernelStep[]
+}
+
+export interface NativeLines {
+  size: number
+  across: boolean
 }
 
 export interface NativeKernelStep {

@@ -171,6 +171,11 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
     const Napi::Object source = item(programs, i);
     Program program;
     program.host = optionalText(source, "host");
+    if (source.Get("lines").IsObject()) {
+      const Napi::Object lines = source.Get("lines").As<Napi::Object>();
+      program.lines = {natural(lines, "size"), flag(lines, "across")};
+      if (program.lines.size == 0 || program.lines.size >> 31) misuse("lines of no or of 2^31 elements");
+    }
     program.shared = source.Get("shared").ToBoolean();
     program.rows = source.Get("rows").ToBoolean();
     const Napi::Array kernels = list(source, "kernels");
