@@ -14,14 +14,20 @@ import { version } from './version.js'
 export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, type DiffStats, diff } from './diff.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
 export { type Adapter, Engine, type EngineOptions } from './engine.js'
-export { type ErrorCode, type ErrorDetails, errorCodes, WeightsmithError } from './errors.js'
+export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
 export { type InspectReport, inspect } from './inspect.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
 export { type KernelSpec, kernels } from './kernels.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow } from './merge.js'
-export { type Method, methods, type ParameterSpec } from './methods/index.js'
+export { type Method, methods, type ParameterSpec, type Scalar } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
-export type { FilteredValue, ParameterValue, RecipeInput } from './recipe/index.js'
+export {
+  type FilteredValue,
+  type JsonSchema,
+  type ParameterValue,
+  type RecipeInput,
+  recipeSchema,
+} from './recipe/index.js'
 export { type VerifyReport, verify } from './verify.js'
 export { version }
 

@@ -13,6 +13,7 @@ import { inspect } from '../inspect.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
+import { recipeSchema } from '../recipe/index.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
 import { bench } from './bench.js'
@@ -127,6 +128,13 @@ function main(): Promise<Command> {
     .addOption(json())
     .addHelpText('after', '\nExample:\n  weightsmith bench linear --size 128MiB')
     .action(runBench)
+
+  program
+    .command('schema')
+    .description('print the JSON Schema of recipes, for editors')
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith schema > recipe.schema.json')
+    .action(() => print(recipeSchema(), String, { json: true }))
 
   return program.parseAsync()
 }

@@ -41,8 +41,12 @@ export type Step =
 export interface Method {
   name: string
   about: string
+  /** What one tensor becomes: B is the base, M the models, d = M - B; one line of plain text. */
+  formula: string
   /** Where the formula comes from. */
   source: string
+  /** Where the result is not mergekit's, and why: whole sentences. Absent: only rounding differs. */
+  differences?: string
   /** Whether input 0 is a base that the deltas are taken against. */
   needsBase: boolean
   /** How many models besides the base. */

@@ -6,7 +6,14 @@ import { sampleWords, selectWords } from './select.js'
 export const ties: Method = {
   name: 'ties',
   about: 'Trims each difference to its largest entries, elects a sign an entry and averages the ones that agree',
+  formula:
+    'tᵢ = dᵢ where |dᵢ| is among the int(density · n) largest, else 0; s = sign Σ wᵢ tᵢ (0 counts as +); ' +
+    'B + λ Σ wᵢ tᵢ [sign wᵢ tᵢ = s] / Σ wᵢ [sign wᵢ tᵢ = s]; without normalize the divisor is 1',
   source: 'arXiv 2306.01708; trimmed per tensor and voted on weighted differences, as in mergekit',
+  differences:
+    'Equal magnitudes at the cut are kept in the order of the elements until int(density · n) are kept, whatever the ' +
+    'device; which of them mergekit keeps is arbitrary. The arithmetic is float32 with one rounding. rescale: true is ' +
+    'refused.',
   needsBase: true,
   models: { min: 1, max: mostVoters },
   parameters: [

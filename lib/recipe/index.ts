@@ -10,4 +10,5 @@ export {
   type Slice,
   type Source,
 } from './recipe.js'
+export { type JsonSchema, recipeSchema } from './schema.js'
 export { evaluate, type FilteredValue, type Parameters, type ParameterValue } from './values.js'

@@ -85,7 +85,7 @@ const refused: ReadonlyMap<string, string> = new Map([
 ])
 
 /** Keys of mergekit that change nothing in a merge. */
-const ignoredKeys: ReadonlySet<string> = new Set(['name', 'default_vocab_size'])
+export const ignoredKeys: ReadonlySet<string> = new Set(['name', 'default_vocab_size'])
 
 const dtypes: ReadonlyMap<string, StoreDType> = new Map<string, StoreDType>([
   ['float32', 'F32'],
@@ -98,6 +98,8 @@ const dtypes: ReadonlyMap<string, StoreDType> = new Map<string, StoreDType>([
   ['bfloat16', 'BF16'],
   ['bf16', 'BF16'],
 ])
+
+export const dtypeNames: readonly string[] = [...dtypes.keys()]
 
 /** The storage type that `bfloat16`, `bf16`, `F32` … stand for. */
 export function parseDType(text: string): StoreDType | undefined {
