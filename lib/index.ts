@@ -15,11 +15,12 @@ export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, typ
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
 export { type Adapter, Engine, type EngineOptions } from './engine.js'
 export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
+export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './explain.js'
 export { type InspectReport, inspect } from './inspect.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
 export { type KernelSpec, kernels } from './kernels.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow } from './merge.js'
-export { type Method, methods, type ParameterSpec, type Scalar } from './methods/index.js'
+export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
 export {
   type FilteredValue,

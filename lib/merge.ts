@@ -100,18 +100,34 @@ export interface PlanRow {
   coefficients: number[]
 }
 
+export interface PreparedMerge {
+  recipe: Recipe
+  /** By the models' names in the recipe. */
+  checkpoints: Map<string, Checkpoint>
+  plan: MergePlan
+}
+
+/** What a merge knows before it looks at its output: reads the recipe and the headers, computes nothing. */
+export async function prepareMerge(
+  context: Pick<MergeContext, 'addon'>,
+  source: string | RecipeInput,
+  options: Parameters<typeof planMerge>[2] & Pick<MergeOptions, 'folder' | 'signal'>,
+): Promise<PreparedMerge> {
+  throwIfAborted(options.signal)
+  const recipe = await loadRecipe(source, options.folder)
+  const checkpoints = await openModels(context, recipe)
+  throwIfAborted(options.signal)
+  return { recipe, checkpoints, plan: planMerge(recipe, checkpoints, options) }
+}
+
 export async function merge(
   context: MergeContext,
   source: string | RecipeInput,
   options: MergeOptions,
 ): Promise<MergeReport> {
   const settings = checkOptions(options)
-  const { signal } = options
-  throwIfAborted(signal)
-  const recipe = await loadRecipe(source, options.folder)
-  const checkpoints = await openModels(context, recipe)
-  throwIfAborted(signal)
-  const plan = planMerge(recipe, checkpoints, settings)
+  const { folder, signal } = options
+  const { recipe, checkpoints, plan } = await prepareMerge(context, source, { ...settings, folder, signal })
   const target = await checkOutput(options.out, [...new Set(checkpoints.values())], options.overwrite === true)
   const tokenizer = recipe.tokenizer === 'none' ? undefined : (checkpoints.get(recipe.tokenizer) ?? plan.donor)
   await checkDisk(target, plan.layout.bytes)
@@ -171,7 +187,7 @@ export async function merge(
   }
 }
 
-function checkOptions(options: MergeOptions) {
+export function checkOptions(options: MergeOptions) {
   const { out, seed = 0, checksum = 'outputs', sync = true, shardSize = 5e9, memory = 2 ** 30 } = options
   if (typeof out !== 'string' || out === '') throw argument('out', 'the path of a folder', out)
   if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0 to 2^53 - 1', seed)
@@ -198,7 +214,7 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
 }
 
 /** Opens each model once, by its name in the recipe; two names of one folder share a checkpoint. */
-async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<string, Checkpoint>> {
+async function openModels(context: Pick<MergeContext, 'addon'>, recipe: Recipe): Promise<Map<string, Checkpoint>> {
   const names = new Set(recipe.slices.flatMap((slice) => slice.sources.map(({ model }) => model)))
   if (recipe.base !== undefined) names.add(recipe.base)
   for (const { name, type } of recipe.method.parameters) {
@@ -311,7 +327,7 @@ function planRows(plan: MergePlan): PlanRow[] {
   }))
 }
 
-function typeName({ dtype, tensors }: MergePlan): string {
+export function typeName({ dtype, tensors }: MergePlan): string {
   return dtype !== undefined && isStorable(dtype) ? torchName(dtype) : (tensors[0]?.dtype ?? 'float32')
 }
 

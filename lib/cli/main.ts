@@ -9,6 +9,7 @@ import { diff } from '../diff.js'
 import { doctor } from '../doctor.js'
 import { Engine, type EngineOptions } from '../engine.js'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { type ExplainOptions, explain } from '../explain.js'
 import { inspect } from '../inspect.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
@@ -17,6 +18,7 @@ import { recipeSchema } from '../recipe/index.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
 import { bench } from './bench.js'
+import { explainText } from './explain.js'
 import { showProgress } from './progress.js'
 import { adapterText, benchText, diffText, doctorText, inspectText, mergeText, verifyText } from './texts.js'
 
@@ -78,6 +80,22 @@ function main(): Promise<Command> {
     .addOption(json())
     .addHelpText('after', '\nExample:\n  weightsmith merge ties.yml merged --dtype bfloat16')
     .action(runMerge)
+
+  program
+    .command('explain')
+    .description('show what a recipe would do and cost: parameters, passes, bytes, memory, disk, time')
+    .argument('<recipe>', 'the recipe file')
+    .option('--out <folder>', 'where the output is to be', '.')
+    .option('--dtype <type>', 'float32, float16 or bfloat16; goes before the recipe')
+    .option('--shard-size <size>', 'largest size of a file (default: 5GB)')
+    .addOption(memory())
+    .option('--measure', 'measure the disk and the kernels now; otherwise what doctor measured is taken')
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith explain ties.yml --memory 4GiB')
+    .action(async (recipe: string, flags: Common & ExplainOptions) =>
+      print(await explain(recipe, flags), explainText, flags),
+    )
 
   program
     .command('inspect')

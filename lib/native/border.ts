@@ -156,6 +156,17 @@ export interface NativeReport {
   results: Float64Array[]
 }
 
+/** What a run would read, write and hold: from its plan alone, without a device. */
+export interface NativeForecast {
+  bytesRead: number
+  bytesWritten: number
+  tiles: number
+  /** Bytes of all slots together. */
+  memory: number
+  /** One a job: how often its inputs are read, where no kernel has to run again. */
+  passes: Uint32Array
+}
+
 /** Numbers measured on the caller's machine (doctor, bench). */
 export interface NativeMemcpy {
   bytesPerSecond: number
@@ -173,6 +184,7 @@ export interface NativeAddon {
   sha256File(path: string): Promise<string>
   /** All adapters Dawn can see, best first. */
   adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
+  forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast
   open(options: NativeOpenOptions): Promise<NativeDevice>
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
 }

@@ -16,7 +16,7 @@ import {
   textConfig,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
-import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
+import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../methods/index.js'
 import type { NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
 import { evaluate, type Parameters, type Recipe } from '../recipe/index.js'
 import { isBuffer, type Origin, type OutputSource, planSlices, planTensors } from './tensors.js'
@@ -32,6 +32,8 @@ export interface PlannedTensor {
   /** Absent: the bytes of the one origin are copied. */
   program?: NativeProgram
   coefficients: number[]
+  /** Absent: the method has no say, as for integers. */
+  parameters?: TensorParameters
 }
 
 export interface MergePlan {
@@ -100,12 +102,13 @@ function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | un
   const elements = shape.reduce((a, b) => a * b, 1)
   const same = { name, shape, elements }
   if (!isFloat(first.tensor.dtype) || isBuffer(name)) return copyOf(same, first)
-  const step = recipe.method.step(parametersOf(recipe.method, recipe.parameters, source))
+  const parameters = parametersOf(recipe.method, recipe.parameters, source)
+  const step = recipe.method.step(parameters)
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
   const kept = recipe.method.needsBase || origins.length > 1 ? storedAs(first.tensor.dtype) : first.tensor.dtype
   const dtype = asked ?? kept
-  if (sole !== undefined && sole.tensor.dtype === dtype) return copyOf(same, sole)
+  if (sole !== undefined && sole.tensor.dtype === dtype) return { ...copyOf(same, sole), parameters }
   const computed = asked ?? storedAs(first.tensor.dtype)
   const { program, coefficients, inputs }: Exclude<Step, { copy: number }> =
     'copy' in step
@@ -122,7 +125,15 @@ function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | un
       )
     }
   }
-  return { ...same, dtype: computed, bytes: elements * bytesOf(computed), origins: read, program, coefficients }
+  return {
+    ...same,
+    dtype: computed,
+    bytes: elements * bytesOf(computed),
+    origins: read,
+    program,
+    coefficients,
+    parameters,
+  }
 }
 
 function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin: Origin): PlannedTensor {
@@ -131,7 +142,7 @@ function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin
 }
 
 /** Values for one tensor; what is nearer to the model goes first: its own, the slice's, the recipe's, the default. */
-function parametersOf(method: Method, top: Parameters, { name, t, slice }: OutputSource) {
+function parametersOf(method: Method, top: Parameters, { name, t, slice }: OutputSource): TensorParameters {
   const resolveValue = (spec: ParameterSpec, levels: Parameters[], path: string): Scalar | undefined => {
     for (const level of levels) {
       const value = level[spec.name]

@@ -254,6 +254,14 @@ Napi::Value hashOf(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value forecastOf(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    std::vector<Napi::ObjectReference> pins;
+    return toJs(info.Env(),
+                forecast(planFrom(info[0].As<Napi::Object>(), pins), deviceFacts(info[1].As<Napi::Object>())));
+  });
+}
+
 // One thread, bytes read + written a second, best of five: the yardstick of the benches.
 Napi::Value memcpyBandwidth(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(info[0].ToNumber().Int64Value());
@@ -304,6 +312,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("readHeader", Napi::Function::New(env, headerOf));
   exports.Set("readIndex", Napi::Function::New(env, indexOf));
   exports.Set("sha256File", Napi::Function::New(env, hashOf));
+  exports.Set("forecast", Napi::Function::New(env, forecastOf));
   exports.Set("adapters", Napi::Function::New(env, adapters));
   exports.Set("open", Napi::Function::New(env, open));
   exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));
