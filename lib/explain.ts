@@ -20,7 +20,7 @@ import { checkOptions, type MergeOptions, prepareMerge, typeName } from './merge
 import type { TensorParameters } from './methods/index.js'
 import { loadAddon } from './native/load.js'
 import { type PlannedTensor, toNative } from './plan/index.js'
-import type { RecipeInput } from './recipe/index.js'
+import { loadRecipe, type RecipeInput } from './recipe/index.js'
 
 const mebi = 2 ** 20
 
@@ -76,7 +76,7 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
   const { measure = false, out = '.', folder } = options
   const addon = loadAddon()
   const settings = checkOptions({ ...options, out })
-  const { plan, recipe: checked } = await prepareMerge({ addon }, recipe, { ...settings, folder })
+  const { plan, recipe: checked } = await prepareMerge({ addon }, await loadRecipe(recipe, folder), settings)
   const used = new Set(plan.tensors.flatMap(({ program }) => program?.kernels.map(({ kernel }) => kernel) ?? []))
   const disk = await existing(resolve(out))
   const known = measure ? await measureNow(disk, used, options) : await readMeasurements()

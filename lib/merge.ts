@@ -16,15 +16,15 @@ import {
   type ManifestInput,
   manifestName,
   modelCard,
-  openCheckpoint,
   outputConfig,
   Stage,
   torchName,
 } from './checkpoint/index.js'
 import { messageOf, WeightsmithError } from './errors.js'
+import { Models } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
 import { type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
-import { loadRecipe, parseDType, type Recipe, type RecipeInput, resolveModel } from './recipe/index.js'
+import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
   addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File'>
@@ -32,6 +32,8 @@ export interface MergeContext {
   device?: NativeDevice
   /** Of the package; goes to the manifest and the model card. */
   version: string
+  /** Opened models, where merges share them. */
+  models?: Models
 }
 
 export type Checksum = 'full' | 'outputs' | 'none'
@@ -107,15 +109,14 @@ export interface PreparedMerge {
   plan: MergePlan
 }
 
-/** What a merge knows before it looks at its output: reads the recipe and the headers, computes nothing. */
+/** What a merge knows before it looks at its output: reads headers, computes nothing. */
 export async function prepareMerge(
-  context: Pick<MergeContext, 'addon'>,
-  source: string | RecipeInput,
-  options: Parameters<typeof planMerge>[2] & Pick<MergeOptions, 'folder' | 'signal'>,
+  context: Pick<MergeContext, 'addon' | 'models'>,
+  recipe: Recipe,
+  options: Parameters<typeof planMerge>[2] & Pick<MergeOptions, 'signal'>,
 ): Promise<PreparedMerge> {
   throwIfAborted(options.signal)
-  const recipe = await loadRecipe(source, options.folder)
-  const checkpoints = await openModels(context, recipe)
+  const checkpoints = await openModels(recipe, context.models ?? new Models(context.addon))
   throwIfAborted(options.signal)
   return { recipe, checkpoints, plan: planMerge(recipe, checkpoints, options) }
 }
@@ -126,12 +127,40 @@ export async function merge(
   options: MergeOptions,
 ): Promise<MergeReport> {
   const settings = checkOptions(options)
-  const { folder, signal } = options
-  const { recipe, checkpoints, plan } = await prepareMerge(context, source, { ...settings, folder, signal })
-  const target = await checkOutput(options.out, [...new Set(checkpoints.values())], options.overwrite === true)
-  const tokenizer = recipe.tokenizer === 'none' ? undefined : (checkpoints.get(recipe.tokenizer) ?? plan.donor)
+  const { folder, signal, overwrite = false } = options
+  const prepared = await prepareMerge(context, await loadRecipe(source, folder), { ...settings, signal })
+  if (options.dryRun) {
+    const target = await checkTarget(prepared, options)
+    return { ...summary(prepared, target, settings.seed), plan: planRows(prepared.plan) }
+  }
+  const { report, stage } = await stageMerge(context, prepared, options)
+  try {
+    await stage.publish(overwrite)
+  } catch (error) {
+    await stage.discard()
+    throw error
+  }
+  return report
+}
+
+/** Refuses an output that would mix with an input, destroy something or not fit. Returns the absolute path. */
+async function checkTarget({ checkpoints, plan }: PreparedMerge, { out, overwrite }: MergeOptions): Promise<string> {
+  const target = await checkOutput(out, [...new Set(checkpoints.values())], overwrite === true)
   await checkDisk(target, plan.layout.bytes)
-  if (options.dryRun) return { ...summary(plan, recipe, target, settings.seed), plan: planRows(plan) }
+  return target
+}
+
+/** The merge up to, and without, the final name. */
+export async function stageMerge(
+  context: MergeContext,
+  prepared: PreparedMerge,
+  options: MergeOptions,
+): Promise<{ report: MergeReport; stage: Stage }> {
+  const settings = checkOptions(options)
+  const { recipe, checkpoints, plan } = prepared
+  const { signal } = options
+  const target = await checkTarget(prepared, options)
+  const tokenizer = recipe.tokenizer === 'none' ? undefined : (checkpoints.get(recipe.tokenizer) ?? plan.donor)
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
@@ -177,10 +206,9 @@ export async function merge(
       outputs: files,
     }
     await stage.write(manifestName, json(manifest))
-    await stage.publish(options.overwrite === true)
     const { time, bytesRead, bytesWritten, tiles } = result
     const run = { time, bytesRead, bytesWritten, tiles, adapter: device.adapter.name }
-    return { ...summary(plan, recipe, target, settings.seed), dryRun: false, files, nonFinite, run }
+    return { report: { ...summary(prepared, target, settings.seed), dryRun: false, files, nonFinite, run }, stage }
   } catch (error) {
     await stage.discard()
     throw error
@@ -213,8 +241,8 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
   )
 }
 
-/** Opens each model once, by its name in the recipe; two names of one folder share a checkpoint. */
-async function openModels(context: Pick<MergeContext, 'addon'>, recipe: Recipe): Promise<Map<string, Checkpoint>> {
+/** By the models' names in the recipe; two names of one folder share a checkpoint. */
+async function openModels(recipe: Recipe, models: Models): Promise<Map<string, Checkpoint>> {
   const names = new Set(recipe.slices.flatMap((slice) => slice.sources.map(({ model }) => model)))
   if (recipe.base !== undefined) names.add(recipe.base)
   for (const { name, type } of recipe.method.parameters) {
@@ -222,13 +250,7 @@ async function openModels(context: Pick<MergeContext, 'addon'>, recipe: Recipe):
     if (typeof model === 'string') names.add(model)
   }
   const opened = new Map<string, Checkpoint>()
-  const byPath = new Map<string, Checkpoint>()
-  for (const name of names) {
-    const path = await resolveModel(name, recipe.folder)
-    const checkpoint = byPath.get(path) ?? (await openCheckpoint(context.addon, path, name))
-    byPath.set(path, checkpoint)
-    opened.set(name, checkpoint)
-  }
+  for (const name of names) opened.set(name, await models.open(name, recipe.folder))
   return opened
 }
 
@@ -275,8 +297,8 @@ async function readAuxiliary(file: string): Promise<Uint8Array> {
   }
 }
 
-async function describeInputs(
-  context: MergeContext,
+export async function describeInputs(
+  context: { addon: Pick<NativeAddon, 'sha256File'> },
   checkpoints: ReadonlyMap<string, Checkpoint>,
   hash: boolean,
 ): Promise<ManifestInput[]> {
@@ -297,7 +319,7 @@ function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
   return { name, type, backend, driver }
 }
 
-function summary(plan: MergePlan, recipe: Recipe, out: string, seed: number): MergeReport {
+function summary({ plan, recipe }: PreparedMerge, out: string, seed: number): MergeReport {
   const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
   return {
     out,

@@ -182,6 +182,8 @@ export interface NativeAddon {
   readHeader(path: string): Promise<NativeHeader>
   readIndex(path: string): Promise<NativeIndex>
   sha256File(path: string): Promise<string>
+  /** fsyncs files and folders, many at a time; rejects with the first failure. */
+  syncFiles(paths: string[]): Promise<void>
   /** All adapters Dawn can see, best first. */
   adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
   forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast

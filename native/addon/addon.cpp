@@ -1,6 +1,7 @@
 // N-API: promises, errors, and the lifetime of engines inside one Node environment. The only room that sees napi.h.
 #include <napi.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <set>
@@ -9,6 +10,7 @@
 #include "addon/convert.h"
 #include "gpu/kernel_source.h"
 #include "io/file.h"
+#include "io/thread_pool.h"
 #include "run/coefficients/host_step.h"
 #include "run/engine.h"
 
@@ -230,6 +232,14 @@ std::string pathArgument(const Napi::CallbackInfo& info) {
   return info[0].As<Napi::String>().Utf8Value();
 }
 
+std::vector<std::string> pathList(const Napi::Value& value) {
+  if (!value.IsArray()) throw Error(Code::ARGUMENT, "The native border got no list of paths.");
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> paths;
+  for (uint32_t i = 0; i < array.Length(); i++) paths.push_back(array.Get(i).ToString().Utf8Value());
+  return paths;
+}
+
 Napi::Value headerOf(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&]() -> Napi::Value {
     return PromiseWorker<Header>::start(
@@ -251,6 +261,24 @@ Napi::Value hashOf(const Napi::CallbackInfo& info) {
     return PromiseWorker<std::string>::start(
         info.Env(), [path = pathArgument(info)] { return sha256File(path); },
         [](Napi::Env env, std::string& hash) -> Napi::Value { return Napi::String::New(env, hash); });
+  });
+}
+
+// Files in several threads: the first fsync makes the file system write for all of them, the others hardly wait.
+constexpr size_t kSyncThreads = 8;
+
+Napi::Value syncFiles(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<bool>::start(
+        info.Env(),
+        [paths = pathList(info[0])] {
+          Completion all;
+          ThreadPool pool(std::min(kSyncThreads, paths.size()));
+          for (const auto& path : paths) pool.submit(all, [&path] { File::syncPath(path); });
+          all.wait();
+          return true;
+        },
+        [](Napi::Env env, bool&) -> Napi::Value { return env.Undefined(); });
   });
 }
 
@@ -312,6 +340,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("readHeader", Napi::Function::New(env, headerOf));
   exports.Set("readIndex", Napi::Function::New(env, indexOf));
   exports.Set("sha256File", Napi::Function::New(env, hashOf));
+  exports.Set("syncFiles", Napi::Function::New(env, syncFiles));
   exports.Set("forecast", Napi::Function::New(env, forecastOf));
   exports.Set("adapters", Napi::Function::New(env, adapters));
   exports.Set("open", Napi::Function::New(env, open));

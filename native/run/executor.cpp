@@ -361,7 +361,15 @@ class Execution {
       const uint8_t* from = data + (copy ? segment.inputOffsets[0] : segment.outputOffset);
       for (uint64_t start = 0; start < size; start += kWritePiece) {
         const uint64_t part = std::min(kWritePiece, size - start);
-        batch.push_back({outputs_[output->place].get(), at + start, from + start, part});
+        Output* const target = outputs_[output->place].get();
+        Piece* const last = batch.empty() ? nullptr : &batch.back();
+        // Small tensors that are neighbours in memory and in the file are one write.
+        if (last && last->output == target && last->offset + last->size == at + start &&
+            last->data + last->size == from + start) {
+          last->size += part;
+        } else {
+          batch.push_back({target, at + start, from + start, part});
+        }
         bytes += part;
         if (bytes >= kWritePiece) flush();
       }
