@@ -8,6 +8,7 @@
 
 import type { Engine } from './engine.js'
 import { type MergeOptions, type MergeReport, merge as mergeWith } from './merge.js'
+import { LongHeaders, mergeInThread, shortHeaders } from './merge_thread.js'
 import type { RecipeInput } from './recipe/index.js'
 import { version } from './version.js'
 
@@ -36,7 +37,13 @@ export { version }
 
 /** Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. */
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
-  return engine.use(({ addon, device, memory }) =>
-    mergeWith({ addon, device, version }, recipe, { memory, ...options }),
-  )
+  return engine.use(async ({ addon, device, memory }) => {
+    const settings = { memory, ...options }
+    try {
+      return await mergeWith({ addon: shortHeaders(addon), device, version }, recipe, settings)
+    } catch (error) {
+      if (error instanceof LongHeaders) return mergeInThread({ device, version }, recipe, settings)
+      throw error
+    }
+  })
 }

@@ -64,6 +64,8 @@ export interface NativeOpenOptions {
 export interface NativeDevice {
   readonly adapter: NativeAdapter
   readonly slots: 'mapped' | 'staging'
+  /** What `join` finds the engine by, in other threads of the process. */
+  readonly id: number
   /** Runs a plan; rejects with a coded error. `onProgress` is called at most ten times a second. */
   run(plan: NativePlan, onProgress?: (event: NativeProgress) => void): NativeJob
   /** Ends the device and its thread; running plans reject with ERR_WEIGHTSMITH_DISPOSED. */
@@ -187,6 +189,8 @@ export interface NativeAddon {
   /** All adapters Dawn can see, best first. */
   adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
   forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast
+  /** The engine that another thread has opened; it stays that thread's, and ends with it. */
+  join(id: number): NativeDevice
   open(options: NativeOpenOptions): Promise<NativeDevice>
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
 }
