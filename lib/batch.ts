@@ -21,7 +21,7 @@ import {
 } from './merge.js'
 import { Models } from './models.js'
 import type { NativeAddon } from './native/border.js'
-import { loadRecipe, type Recipe } from './recipe/index.js'
+import { loadRecipe, modelsOf, type Recipe } from './recipe/index.js'
 import { version } from './version.js'
 
 /** Of every job, where the job itself says nothing. */
@@ -46,7 +46,7 @@ export interface BatchResult {
   status: 'merged' | 'skipped' | 'failed'
   /** Of the result's weights; 0 where nothing was merged. */
   bytes: number
-  /** Without the wait for the group that it reaches the disk with. */
+  /** Its share of the time of the jobs that it read its inputs with; without the wait for the disk. */
   milliseconds: number
   /** Of a failed job; `code` is absent where the error is not this package's. */
   error?: { code?: string; message: string }
@@ -59,7 +59,10 @@ export interface BatchReport {
   merged: number
   skipped: number
   failed: number
+  /** Of all results' weights. */
   bytes: number
+  /** Of the inputs: jobs that run together read them once. */
+  bytesRead: number
   milliseconds: number
 }
 
@@ -82,9 +85,9 @@ export async function batch(engine: Engine, source: string | BatchJob[], options
   const run = await engine.use(async ({ addon }) => new Run(engine, addon, jobs, options))
   const queue = (await inGroups(jobs))[Symbol.iterator]()
   const work = async () => {
-    for (const { job, recipe } of queue) {
+    for (const group of queue) {
       if (run.ended !== undefined || signal?.aborted) return
-      await run.job(job, recipe)
+      await run.group(group)
     }
   }
   await Promise.all(Array.from({ length: parallel }, work))
@@ -107,21 +110,36 @@ interface LoadedJob {
   recipe: Recipe | { error: unknown }
 }
 
-/** Jobs with the same models one after the other, groups in the order of their first job. */
-async function inGroups(jobs: NamedJob[]): Promise<LoadedJob[]> {
+/** Jobs that one read of the inputs may serve. */
+const mostTogether = 8
+
+/** Jobs of the same models, method and settings together, in the order of their first one. */
+async function inGroups(jobs: NamedJob[]): Promise<LoadedJob[][]> {
   const groups = new Map<string, LoadedJob[]>()
   for (const job of jobs) {
     const recipe = await loadRecipe(job.recipe, job.folder).catch((error: unknown) => ({ error }))
-    const key = 'error' in recipe ? '' : modelsKey(recipe)
+    const key = 'error' in recipe ? job.name : modelsKey(recipe, job)
     const group = groups.get(key)
     if (group === undefined) groups.set(key, [{ job, recipe }])
     else group.push({ job, recipe })
   }
-  return [...groups.values()].flat()
+  return [...groups.values()].flatMap((group) =>
+    Array.from({ length: Math.ceil(group.length / mostTogether) }, (_, i) =>
+      group.slice(i * mostTogether, (i + 1) * mostTogether),
+    ),
+  )
 }
 
-function modelsKey({ base, slices, folder }: Recipe): string {
-  return JSON.stringify([folder, base, ...new Set(slices.flatMap(({ sources }) => sources.map(({ model }) => model)))])
+function modelsKey(recipe: Recipe, { dtype, seed }: NamedJob): string {
+  const { folder, base, method, stages, sweep } = recipe
+  // stages and sweeps have outputs and steps of their own: such a job runs alone
+  const alone = stages.size > 0 || sweep.length > 0 ? [JSON.stringify(recipe.input)] : []
+  return JSON.stringify([folder, base, method.name, recipe.dtype, dtype, seed, modelsOf(recipe), alone])
+}
+
+interface ReadyJob {
+  job: NamedJob
+  prepared: PreparedMerge
 }
 
 class Run {
@@ -131,10 +149,11 @@ class Run {
   private readonly out: string
   private readonly models: Models
   private readonly results = new Map<NamedJob, BatchResult>()
+  private bytesRead = 0
 
   constructor(
     private readonly engine: Engine,
-    addon: NativeAddon,
+    private readonly addon: NativeAddon,
     private readonly jobs: NamedJob[],
     private readonly options: BatchOptions,
   ) {
@@ -143,29 +162,38 @@ class Run {
     this.commits = new Commits(addon, this.out, options)
   }
 
-  /** Settles when the job is merged, skipped or failed, except for the wait for its group. Never rejects. */
-  async job(job: NamedJob, recipe: LoadedJob['recipe']): Promise<void> {
+  /** Settles when the jobs are merged, skipped or failed, except for the wait for their commit. Never rejects. */
+  async group(jobs: LoadedJob[]): Promise<void> {
     const start = performance.now()
-    const settle = (outcome: Pick<BatchResult, 'status' | 'bytes' | 'error'>) => {
-      const milliseconds = performance.now() - start
-      this.settle(job, { name: job.name, out: join(this.out, job.name), ...outcome, milliseconds })
+    const ready: ReadyJob[] = []
+    for (const { job, recipe } of jobs) {
+      try {
+        if ('error' in recipe) throw recipe.error
+        const prepared = await this.prepare(job, recipe)
+        if (prepared === undefined) this.settle(job, start, { status: 'skipped', bytes: 0 })
+        else ready.push({ job, prepared })
+      } catch (error) {
+        this.fail(job, start, error)
+      }
     }
-    const fail = (error: unknown) => {
-      const code = codeOf(error)
-      if (code === 'ERR_WEIGHTSMITH_DISPOSED') this.ended = error
-      else if (code !== 'ERR_WEIGHTSMITH_ABORTED') settle({ status: 'failed', bytes: 0, error: described(error, code) })
+    if (ready.length > 1 && (await this.together(ready, start))) return
+    for (const one of ready) {
+      const begun = ready.length > 1 ? performance.now() : start
+      if (this.ended !== undefined || this.options.signal?.aborted) return
+      try {
+        await this.merge([one], begun)
+      } catch (error) {
+        this.fail(one.job, begun, error)
+      }
     }
-    try {
-      if ('error' in recipe) throw recipe.error
-      const staged = await this.merge(job, recipe)
-      if (staged === undefined) return settle({ status: 'skipped', bytes: 0 })
-      const { stage, report } = staged
-      const files = [...report.files.map(({ name }) => name), manifestName]
-      const merged = { status: 'merged', bytes: report.bytes } as const
-      await this.commits.add({ stage, files, bytes: report.bytes, done: () => settle(merged), fail })
-    } catch (error) {
-      fail(error)
-    }
+  }
+
+  /** Whether one read of the inputs served all jobs; a job that is refused must not take the others with it. */
+  private together(jobs: ReadyJob[], start: number): Promise<boolean> {
+    return this.merge(jobs, start).then(
+      () => true,
+      () => false,
+    )
   }
 
   report(milliseconds: number): BatchReport {
@@ -178,27 +206,62 @@ class Run {
       skipped: count('skipped'),
       failed: count('failed'),
       bytes: jobs.reduce((sum, { bytes }) => sum + bytes, 0),
+      bytesRead: this.bytesRead,
       milliseconds,
     }
   }
 
-  /** Undefined where there is nothing left to do. */
-  private merge(job: NamedJob, recipe: Recipe) {
+  private optionsOf(job: NamedJob): MergeOptions {
     const { dtype, seed } = this.options
     const out = join(this.out, job.name)
-    const options = { ...this.options, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false }
-    return this.engine.use(async ({ addon, device, memory }) => {
-      const settings = checkOptions({ memory, ...options })
-      const prepared = await prepareMerge({ addon, models: this.models }, recipe, {
-        ...settings,
-        signal: options.signal,
-      })
-      if (options.resume && (await isMerged(addon, out, prepared, settings.seed))) return undefined
-      return stageMerge({ addon, device, version }, prepared, { memory, ...options })
-    })
+    return { ...this.options, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false }
   }
 
-  private settle(job: NamedJob, result: BatchResult): void {
+  /** Undefined where there is nothing left to do. */
+  private async prepare(job: NamedJob, recipe: Recipe): Promise<PreparedMerge | undefined> {
+    const options = this.optionsOf(job)
+    const prepared = await prepareMerge({ addon: this.addon, models: this.models }, recipe, options)
+    const { resume = false } = this.options
+    return resume && (await isMerged(this.addon, prepared, options.seed ?? 0)) ? undefined : prepared
+  }
+
+  private async merge(jobs: ReadyJob[], start: number): Promise<void> {
+    const [first] = jobs
+    if (first === undefined) return
+    const prepared = { ...first.prepared, outputs: jobs.flatMap((job) => job.prepared.outputs) }
+    const { outputs, run } = await this.engine.use(({ addon, device, memory }) =>
+      stageMerge({ addon, device, version }, prepared, { memory, ...this.optionsOf(first.job) }),
+    )
+    this.bytesRead += run.bytesRead
+    let next = 0
+    for (const { job, prepared: own } of jobs) {
+      const staged = outputs.slice(next, next + own.outputs.length)
+      next += own.outputs.length
+      const bytes = staged.reduce((sum, { plan }) => sum + plan.layout.bytes, 0)
+      const milliseconds = (performance.now() - start) / jobs.length
+      await this.commits.add({
+        outputs: staged.map(({ stage, files }) => ({ stage, files: [...files.map(({ name }) => name), manifestName] })),
+        bytes,
+        done: () => this.finish(job, { status: 'merged', bytes, milliseconds }),
+        fail: (error) => this.fail(job, start, error),
+      })
+    }
+  }
+
+  private fail(job: NamedJob, start: number, error: unknown): void {
+    const code = codeOf(error)
+    if (code === 'ERR_WEIGHTSMITH_DISPOSED') this.ended = error
+    else if (code !== 'ERR_WEIGHTSMITH_ABORTED') {
+      this.settle(job, start, { status: 'failed', bytes: 0, error: described(error, code) })
+    }
+  }
+
+  private settle(job: NamedJob, start: number, outcome: Pick<BatchResult, 'status' | 'bytes' | 'error'>): void {
+    this.finish(job, { ...outcome, milliseconds: performance.now() - start })
+  }
+
+  private finish(job: NamedJob, outcome: Omit<BatchResult, 'name' | 'out'>): void {
+    const result = { name: job.name, out: join(this.out, job.name), ...outcome }
     this.results.set(job, result)
     this.options.onJob?.(result, { done: this.results.size, total: this.jobs.length })
   }
@@ -208,30 +271,29 @@ function described(error: unknown, code: string | undefined): NonNullable<BatchR
   return { ...(code === undefined ? {} : { code }), message: messageOf(error) }
 }
 
-/** Whether an output is complete and is what this merge would make; its bytes are not read (`verify` does that). */
-async function isMerged(addon: NativeAddon, out: string, prepared: PreparedMerge, seed: number): Promise<boolean> {
-  const manifest = await readManifest(out).catch(() => undefined)
-  if (manifest === undefined) return false
-  const { recipe, checkpoints, plan } = prepared
+/** Whether the outputs are complete and are what this merge would make; their bytes are not read (`verify` does that). */
+async function isMerged(addon: NativeAddon, { checkpoints, outputs }: PreparedMerge, seed: number): Promise<boolean> {
   const facts = (inputs: unknown) =>
     JSON.stringify(inputs, (key, value: unknown) => (key === 'sha256' ? undefined : value))
-  const inputs = await describeInputs({ addon }, checkpoints, false)
-  const same =
-    manifest.seed === seed &&
-    manifest.dtype === typeName(plan) &&
-    JSON.stringify(manifest.recipe) === JSON.stringify(recipe.input) &&
-    facts(manifest.inputs) === facts(inputs)
-  if (!same) return false
-  for (const { name, size } of manifest.outputs) {
-    const info = await stat(join(out, name)).catch(() => undefined)
-    if (info?.size !== size) return false
+  const inputs = facts(await describeInputs({ addon }, checkpoints, false))
+  for (const { out, plan, recipe } of outputs) {
+    const manifest = await readManifest(out).catch(() => undefined)
+    const same =
+      manifest?.seed === seed &&
+      manifest.dtype === typeName(plan) &&
+      JSON.stringify(manifest.recipe) === JSON.stringify(recipe.input) &&
+      facts(manifest.inputs) === inputs
+    if (!same) return false
+    for (const { name, size } of manifest.outputs) {
+      const info = await stat(join(out, name)).catch(() => undefined)
+      if (info?.size !== size) return false
+    }
   }
   return true
 }
 
 interface Commit {
-  stage: Stage
-  files: string[]
+  outputs: { stage: Stage; files: string[] }[]
   bytes: number
   done(): void
   fail(error: unknown): void
@@ -276,10 +338,10 @@ class Commits {
     for (const commit of group) {
       try {
         if (!together) await this.sync([commit])
-        await commit.stage.publish(this.options.overwrite === true)
+        for (const { stage } of commit.outputs) await stage.publish(this.options.overwrite === true)
         renamed.push(commit)
       } catch (error) {
-        await commit.stage.discard()
+        for (const { stage } of commit.outputs) await stage.discard()
         commit.fail(error)
       }
     }
@@ -293,7 +355,9 @@ class Commits {
 
   private async sync(group: Commit[]): Promise<void> {
     if (this.options.sync === false) return
-    const paths = group.flatMap(({ stage, files }) => [...files.map((name) => join(stage.folder, name)), stage.folder])
+    const paths = group
+      .flatMap(({ outputs }) => outputs)
+      .flatMap(({ stage: { folder }, files }) => [...files.map((name) => join(folder, name)), folder])
     await this.addon.syncFiles(paths)
   }
 }

@@ -16,10 +16,10 @@ import {
   measureDisk,
   readMeasurements,
 } from './measure.js'
-import { checkOptions, type MergeOptions, prepareMerge, typeName } from './merge.js'
+import { checkOptions, determinismOf, type MergeOptions, prepareMerge, typeName } from './merge.js'
 import type { TensorParameters } from './methods/index.js'
 import { loadAddon } from './native/load.js'
-import { type PlannedTensor, toNative } from './plan/index.js'
+import { joinPlans, levelToNative, type MergePlan, type PlannedTensor, toNative } from './plan/index.js'
 import { loadRecipe, type RecipeInput } from './recipe/index.js'
 
 const mebi = 2 ** 20
@@ -57,6 +57,8 @@ export interface ExplainReport {
   method: string
   determinism: 'exact' | 'tolerance'
   dtype: string
+  /** How many checkpoints come out: 1, or as many as a sweep has points. The figures below are of all of them. */
+  outputs: number
   tensors: { total: number; computed: number; copied: number }
   parameters: number
   groups: ExplainGroup[]
@@ -76,32 +78,57 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
   const { measure = false, out = '.', folder } = options
   const addon = loadAddon()
   const settings = checkOptions({ ...options, out })
-  const { plan, recipe: checked } = await prepareMerge({ addon }, await loadRecipe(recipe, folder), settings)
-  const used = new Set(plan.tensors.flatMap(({ program }) => program?.kernels.map(({ kernel }) => kernel) ?? []))
+  const checked = await loadRecipe(recipe, folder)
+  const { outputs, checkpoints } = await prepareMerge({ addon }, checked, { ...options, out })
+  const joint = joinPlans(outputs.map(({ plan }) => plan))
+  const tensors = joint.plans.flatMap((plan) => plan.tensors)
+  const used = new Set(tensors.flatMap(({ program }) => program?.kernels.map(({ kernel }) => kernel) ?? []))
   const disk = await existing(resolve(out))
   const known = measure ? await measureNow(disk, used, options) : await readMeasurements()
-  const native = toNative(plan, join, { ...settings, folder: disk, checksum: settings.checksum !== 'none' })
   const { device } = known
   const { maxBinding, slots } = device ?? { maxBinding: 128 * mebi, slots: 'staging' as const }
-  const forecast = addon.forecast(native, { maxBinding, slots })
-  const passes = new Map(native.jobs.map(({ name }, job) => [name, forecast.passes[job] ?? 1]))
-  const groups = groupTensors(plan.tensors, passes)
-  const inputs = new Set(plan.tensors.flatMap(({ origins }) => origins.map(({ checkpoint }) => checkpoint.path)))
+  const run = {
+    ...settings,
+    folders: outputs.map(({ label = '' }) => join(disk, label)),
+    checksum: settings.checksum !== 'none',
+    levels: joint.levels.map(({ bytes }, i) => ({ path: `level-${i}`, size: bytes })),
+  }
+  const native = toNative(joint, join, run)
+  const forecast = addon.forecast(native.plan, { maxBinding, slots })
+  const before = joint.levels.map((_, i) => addon.forecast(levelToNative(joint, i, run), { maxBinding, slots }))
+  const passes = new Map(
+    native.owners.flatMap((owners, job) =>
+      owners.map(({ plan, tensor }) => [passesKey(plan, tensor), forecast.passes[job] ?? 1] as const),
+    ),
+  )
+  const groups = groupTensors(joint.plans, passes)
   const { bavail, bsize } = await statfs(disk)
-  const copied = plan.tensors.filter(({ program }) => program === undefined).length
+  const copied = tensors.filter(({ program }) => program === undefined).length
+  const weights = joint.plans.reduce((sum, { layout }) => sum + layout.bytes, 0)
+  const moved = {
+    read: [forecast, ...before].reduce((sum, { bytesRead }) => sum + bytesRead, 0),
+    written: joint.levels.reduce((sum, { bytes }) => sum + bytes, weights),
+  }
+  const inputs = new Set([...checkpoints.values()].map(({ path }) => path))
+  const [first] = joint.plans
   return {
     method: checked.method.name,
-    determinism: checked.method.determinism,
-    dtype: typeName(plan),
-    tensors: { total: plan.tensors.length, computed: plan.tensors.length - copied, copied },
-    parameters: plan.tensors.reduce((sum, { elements }) => sum + elements, 0),
+    determinism: determinismOf(checked),
+    dtype: first === undefined ? '' : typeName(first),
+    outputs: outputs.length,
+    tensors: { total: tensors.length, computed: tensors.length - copied, copied },
+    parameters: tensors.reduce((sum, { elements }) => sum + elements, 0),
     groups,
-    bytes: { read: forecast.bytesRead, written: plan.layout.bytes },
-    memory: { budget: settings.memory, slots: forecast.memory },
-    disk: { folder: disk, needed: plan.layout.bytes, free: bavail * bsize },
-    ...(await estimate(known, plan.tensors, { ...forecast, out: disk, inputs, written: plan.layout.bytes })),
-    notes: plan.notes,
+    bytes: moved,
+    memory: { budget: settings.memory, slots: Math.max(forecast.memory, ...before.map(({ memory }) => memory)) },
+    disk: { folder: disk, needed: moved.written, free: bavail * bsize },
+    ...(await estimate(known, tensors, { ...moved, out: disk, inputs })),
+    notes: [...new Set(joint.plans.flatMap(({ notes }) => notes))],
   }
+}
+
+function passesKey(plan: number, tensor: string): string {
+  return `${plan}\0${tensor}`
 }
 
 /** The folder itself, or the nearest one above it that is there. */
@@ -125,12 +152,20 @@ async function measureNow(folder: string, kernels: Set<string>, options: Explain
 }
 
 /** One row for all tensors that are treated alike, whatever their number. */
-function groupTensors(tensors: PlannedTensor[], passes: ReadonlyMap<string, number>): ExplainGroup[] {
+function groupTensors(plans: MergePlan[], passes: ReadonlyMap<string, number>): ExplainGroup[] {
   const groups = new Map<string, ExplainGroup & { numbers: Set<number>; names: Set<string> }>()
-  for (const { name, dtype, program, parameters, coefficients, origins, bytes } of tensors) {
+  const all = plans.flatMap(({ tensors }, plan) => tensors.map((tensor) => ({ tensor, plan })))
+  for (const { tensor, plan } of all) {
+    const { name, dtype, program, parameters, coefficients, origins, bytes } = tensor
     const at = layerOf(name)
     const kernels = program?.kernels.map(({ kernel }) => kernel) ?? []
-    const treatment = { dtype, kernels, passes: passes.get(name) ?? 1, coefficients, ...(parameters && { parameters }) }
+    const treatment = {
+      dtype,
+      kernels,
+      passes: passes.get(passesKey(plan, name)) ?? 1,
+      coefficients,
+      ...(parameters && { parameters }),
+    }
     const key = JSON.stringify([at !== undefined, treatment])
     let group = groups.get(key)
     if (group === undefined) {
@@ -163,7 +198,7 @@ function ranges(numbers: number[]): string {
 }
 
 interface Moved {
-  bytesRead: number
+  read: number
   written: number
   out: string
   inputs: Iterable<string>
@@ -172,7 +207,7 @@ interface Moved {
 async function estimate(
   known: Measurements,
   tensors: PlannedTensor[],
-  { bytesRead, written, out, inputs }: Moved,
+  { read: bytes, written, out, inputs }: Moved,
 ): Promise<Pick<ExplainReport, 'time' | 'sources'>> {
   const target = known.disks[await diskOf(out)]
   const { device } = known
@@ -200,7 +235,7 @@ async function estimate(
       `Not measured, and taken to be as fast as linear: ${[...unmeasured].join(', ')}; ask to measure for better figures.`,
     )
   }
-  const read = (bytesRead / reading) * 1e3
+  const read = (bytes / reading) * 1e3
   const write = (written / target.write) * 1e3
   const time = { read, compute, write, atLeast: Math.max(read, compute, write), atMost: read + compute + write }
   return { time, sources }

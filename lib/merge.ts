@@ -5,12 +5,14 @@
 
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import {
   auxiliaryFiles,
   type Checkpoint,
   checkDisk,
   checkOutput,
+  commonTemplate,
+  editTokenizer,
   isStorable,
   type Manifest,
   type ManifestInput,
@@ -21,9 +23,10 @@ import {
   torchName,
 } from './checkpoint/index.js'
 import { messageOf, WeightsmithError } from './errors.js'
+import { makeLevels } from './levels.js'
 import { Models } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
-import { type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
+import { type JointPlan, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
 import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
@@ -39,7 +42,8 @@ export interface MergeContext {
 export type Checksum = 'full' | 'outputs' | 'none'
 
 export interface MergeProgress extends NativeProgress {
-  stage: 'run' | 'finish'
+  /** `prepare`: results of earlier stages and the like, which the merge reads. */
+  stage: 'prepare' | 'run' | 'finish'
 }
 
 export interface MergeOptions {
@@ -89,6 +93,15 @@ export interface MergeReport {
   run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles'> & { adapter: string }
   /** What a dry run would do, tensor by tensor. */
   plan?: PlanRow[]
+  /** The outputs of a sweep, each in a folder of `out`; `files`, `bytes` and `nonFinite` above are of all of them. */
+  sweep?: SweepReport[]
+}
+
+/** One output of a sweep. */
+export interface SweepReport
+  extends Pick<MergeReport, 'out' | 'tensors' | 'parameters' | 'files' | 'bytes' | 'notes' | 'nonFinite'> {
+  /** Name of its folder: `t=0.1`. */
+  label: string
 }
 
 export interface PlanRow {
@@ -102,23 +115,42 @@ export interface PlanRow {
   coefficients: number[]
 }
 
+/** What a merge knows before it looks at its output. */
 export interface PreparedMerge {
-  recipe: Recipe
   /** By the models' names in the recipe. */
-  checkpoints: Map<string, Checkpoint>
-  plan: MergePlan
+  checkpoints: ReadonlyMap<string, Checkpoint>
+  /** One, or one a point of a sweep; where recipes for the same models run together, those of all. */
+  outputs: PlannedOutput[]
 }
 
-/** What a merge knows before it looks at its output: reads headers, computes nothing. */
+/** One folder that comes out of a merge: the only one, or one of several. */
+export interface PlannedOutput {
+  /** In a sweep: name of the folder. */
+  label?: string
+  recipe: Recipe
+  plan: MergePlan
+  /** Where it is to be. */
+  out: string
+}
+
+/** Reads headers and plans; computes and writes nothing. */
 export async function prepareMerge(
   context: Pick<MergeContext, 'addon' | 'models'>,
   recipe: Recipe,
-  options: Parameters<typeof planMerge>[2] & Pick<MergeOptions, 'signal'>,
+  options: MergeOptions,
 ): Promise<PreparedMerge> {
-  throwIfAborted(options.signal)
-  const checkpoints = await openModels(recipe, context.models ?? new Models(context.addon))
-  throwIfAborted(options.signal)
-  return { recipe, checkpoints, plan: planMerge(recipe, checkpoints, options) }
+  const { out, signal } = options
+  const settings = checkOptions(options)
+  throwIfAborted(signal)
+  const checkpoints = await (context.models ?? new Models(context.addon)).open(recipe)
+  throwIfAborted(signal)
+  const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
+  const outputs = points.map((point) => ({
+    ...point,
+    plan: planMerge(point.recipe, checkpoints, settings),
+    out: 'label' in point ? join(out, point.label) : out,
+  }))
+  return { checkpoints, outputs }
 }
 
 export async function merge(
@@ -126,93 +158,174 @@ export async function merge(
   source: string | RecipeInput,
   options: MergeOptions,
 ): Promise<MergeReport> {
-  const settings = checkOptions(options)
-  const { folder, signal, overwrite = false } = options
-  const prepared = await prepareMerge(context, await loadRecipe(source, folder), { ...settings, signal })
+  const { seed } = checkOptions(options)
+  throwIfAborted(options.signal)
+  const prepared = await prepareMerge(context, await loadRecipe(source, options.folder), options)
   if (options.dryRun) {
-    const target = await checkTarget(prepared, options)
-    return { ...summary(prepared, target, settings.seed), plan: planRows(prepared.plan) }
+    const { outputs } = await checkTargets(prepared, options)
+    const rows = outputs.flatMap(({ plan, label }) => planRows(plan, label))
+    return { ...summary(outputs, options.out, seed), plan: rows }
   }
-  const { report, stage } = await stageMerge(context, prepared, options)
+  const { outputs, run } = await stageMerge(context, prepared, options)
   try {
-    await stage.publish(overwrite)
+    for (const { stage } of outputs) await stage.publish(options.overwrite === true)
   } catch (error) {
-    await stage.discard()
+    for (const { stage } of outputs) await stage.discard()
     throw error
   }
-  return report
+  return { ...summary(outputs, options.out, seed), dryRun: false, run }
 }
 
-/** Refuses an output that would mix with an input, destroy something or not fit. Returns the absolute path. */
-async function checkTarget({ checkpoints, plan }: PreparedMerge, { out, overwrite }: MergeOptions): Promise<string> {
-  const target = await checkOutput(out, [...new Set(checkpoints.values())], overwrite === true)
-  await checkDisk(target, plan.layout.bytes)
-  return target
+/** Refuses outputs that would mix with an input, destroy something or not fit. */
+async function checkTargets(
+  { checkpoints, outputs: planned }: PreparedMerge,
+  { overwrite = false }: MergeOptions,
+): Promise<{ outputs: Output[]; joint: JointPlan }> {
+  const outputs: Output[] = []
+  for (const output of planned) {
+    const target = await checkOutput(output.out, [...new Set(checkpoints.values())], overwrite)
+    outputs.push({ ...output, target })
+  }
+  const joint = joinPlans(outputs.map(({ plan }) => plan))
+  const bytes = [...outputs.map(({ plan }) => plan.layout.bytes), ...joint.levels.map((level) => level.bytes)]
+  const [first] = outputs
+  if (first !== undefined) {
+    await checkDisk(
+      first.target,
+      bytes.reduce((a, b) => a + b, 0),
+    )
+  }
+  return { outputs, joint }
 }
 
-/** The merge up to, and without, the final name. */
+/** Outputs up to, and without, their final names; inputs that several need are read once. */
 export async function stageMerge(
   context: MergeContext,
   prepared: PreparedMerge,
   options: MergeOptions,
-): Promise<{ report: MergeReport; stage: Stage }> {
+): Promise<{ outputs: StagedOutput[]; run: NonNullable<MergeReport['run']> }> {
   const settings = checkOptions(options)
-  const { recipe, checkpoints, plan } = prepared
+  const { checkpoints } = prepared
   const { signal } = options
-  const target = await checkTarget(prepared, options)
-  const tokenizer = recipe.tokenizer === 'none' ? undefined : (checkpoints.get(recipe.tokenizer) ?? plan.donor)
+  const { outputs, joint } = await checkTargets(prepared, options)
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
-  const stage = await Stage.create(target, settings.sync)
+  const stages: Stage[] = []
   try {
+    for (const { target } of outputs) stages.push(await Stage.create(target, settings.sync))
     throwIfAborted(signal)
-    const native = toNative(plan, join, { ...settings, folder: stage.folder, checksum: settings.checksum !== 'none' })
+    const folders = stages.map(({ folder }) => folder)
+    const made = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
+      runJob(device, native, signal, (event) => options.onProgress?.({ ...event, stage: 'prepare' })),
+    )
+    const { memory, places: levels } = made
+    const native = toNative(joint, join, {
+      ...settings,
+      memory,
+      folders,
+      levels,
+      checksum: settings.checksum !== 'none',
+    })
     let latest: NativeProgress | undefined
-    const result = await runJob(device, native, signal, (event) => {
+    const result = await runJob(device, native.plan, signal, (event) => {
       latest = event
       options.onProgress?.({ ...event, stage: 'run' })
     })
-    const nonFinite = result.nonFiniteJobs.map(({ job, count }) => ({ tensor: native.jobs[job]?.name ?? '', count }))
+    await made.discard()
+    const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
+      const owner = native.owners[job]?.[variant]
+      return owner === undefined ? [] : [{ ...owner, count }]
+    })
     if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
     if (latest) options.onProgress?.({ ...latest, stage: 'finish' })
 
-    const files: MergeReport['files'] = plan.layout.files.map(({ name, size }, i) => {
-      const sha256 = result.checksums[i]
-      return sha256 && settings.checksum !== 'none' ? { name, size, sha256 } : { name, size }
-    })
-    const write = async (name: string, data: string | Uint8Array) => {
-      await stage.write(name, data)
-      const size = Buffer.byteLength(data)
-      files.push(settings.checksum === 'none' ? { name, size } : { name, size, sha256: sha256Of(data) })
-    }
-    if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
-    if (plan.donor.config !== undefined) {
-      await write('config.json', json(outputConfig(plan.donor.config, plan.dtype, plan.layers)))
-    }
-    for (const { from, name } of await auxiliaryFiles(plan.donor, tokenizer))
-      await write(name, await readAuxiliary(from))
-    await write('README.md', modelCard(basename(target), recipe, settings.seed, context.version))
     const inputs = await describeInputs(context, checkpoints, settings.checksum === 'full')
-    throwIfAborted(signal)
-    const manifest: Manifest = {
-      format: 1,
-      versions: { weightsmith: context.version },
-      recipe: recipe.input,
-      seed: settings.seed,
-      dtype: typeName(plan),
-      adapter: pickAdapter(device),
-      inputs,
-      outputs: files,
+    const staged: StagedOutput[] = []
+    let first = 0
+    for (const [i, output] of outputs.entries()) {
+      const stage = stages[i]
+      if (stage === undefined) continue
+      const count = output.plan.layout.files.length
+      const checksums = settings.checksum === 'none' ? [] : result.checksums.slice(first, first + count)
+      first += count
+      const about = { context, device, checkpoints, inputs, seed: settings.seed, checksum: settings.checksum }
+      const files = await writeFiles(stage, output, checksums, about)
+      const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
+      staged.push({ ...output, files, nonFinite: own, stage })
     }
-    await stage.write(manifestName, json(manifest))
+    throwIfAborted(signal)
     const { time, bytesRead, bytesWritten, tiles } = result
     const run = { time, bytesRead, bytesWritten, tiles, adapter: device.adapter.name }
-    return { report: { ...summary(prepared, target, settings.seed), dryRun: false, files, nonFinite, run }, stage }
+    return { outputs: staged, run }
   } catch (error) {
-    await stage.discard()
+    for (const stage of stages) await stage.discard()
     throw error
   }
+}
+
+interface Output extends PlannedOutput {
+  /** `out`, absolute and without links. */
+  target: string
+}
+
+export interface StagedOutput extends Output, Pick<MergeReport, 'files' | 'nonFinite'> {
+  stage: Stage
+}
+
+/** The files beside the weights. */
+async function writeFiles(
+  stage: Stage,
+  { recipe, plan, target }: Output,
+  checksums: string[],
+  about: {
+    context: MergeContext
+    device: NativeDevice
+    checkpoints: ReadonlyMap<string, Checkpoint>
+    inputs: ManifestInput[]
+    seed: number
+    checksum: Checksum
+  },
+): Promise<MergeReport['files']> {
+  const { context, checkpoints, seed, checksum } = about
+  const files: MergeReport['files'] = plan.layout.files.map(({ name, size }, i) => {
+    const sha256 = checksums[i]
+    return sha256 ? { name, size, sha256 } : { name, size }
+  })
+  const write = async (name: string, data: string | Uint8Array) => {
+    await stage.write(name, data)
+    const size = Buffer.byteLength(data)
+    files.push(checksum === 'none' ? { name, size } : { name, size, sha256: sha256Of(data) })
+  }
+  if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
+  const { dtype, layers, vocabulary, donor, tokenizer } = plan
+  if (donor.config !== undefined) {
+    await write('config.json', json(outputConfig(donor.config, { dtype, layers, vocabulary })))
+  }
+  const { extra = [] } = tokenizer ?? {}
+  const { chatTemplate } = recipe
+  const folders = [...checkpoints.values()].flatMap(({ folder }) => folder ?? [])
+  const template = chatTemplate === 'auto' ? await commonTemplate(folders) : chatTemplate
+  for (const { from, name } of await auxiliaryFiles(donor, tokenizer?.folder)) {
+    if (template !== undefined && name.startsWith('chat_template')) continue
+    await write(name, editTokenizer(name, await readAuxiliary(from), { extra, template }))
+  }
+  if (template !== undefined) await write('chat_template.jinja', template)
+  else if (chatTemplate !== undefined) plan.notes.push('chat_template: auto changes nothing: no model has a template.')
+  const models = [...checkpoints.keys()]
+  await write('README.md', modelCard(basename(target), { recipe, models, seed, version: context.version }))
+  const manifest: Manifest = {
+    format: 1,
+    versions: { weightsmith: context.version },
+    recipe: recipe.input,
+    seed,
+    dtype: typeName(plan),
+    adapter: pickAdapter(about.device),
+    inputs: about.inputs,
+    outputs: files,
+  }
+  await stage.write(manifestName, json(manifest))
+  return files
 }
 
 export function checkOptions(options: MergeOptions) {
@@ -239,19 +352,6 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
     'ERR_WEIGHTSMITH_ARGUMENT',
     `The option ${name} should be ${expected}, but "${String(found)}" was found.`,
   )
-}
-
-/** By the models' names in the recipe; two names of one folder share a checkpoint. */
-async function openModels(recipe: Recipe, models: Models): Promise<Map<string, Checkpoint>> {
-  const names = new Set(recipe.slices.flatMap((slice) => slice.sources.map(({ model }) => model)))
-  if (recipe.base !== undefined) names.add(recipe.base)
-  for (const { name, type } of recipe.method.parameters) {
-    const model = type === 'model' ? recipe.parameters[name] : undefined
-    if (typeof model === 'string') names.add(model)
-  }
-  const opened = new Map<string, Checkpoint>()
-  for (const name of names) opened.set(name, await models.open(name, recipe.folder))
-  return opened
 }
 
 async function runJob(
@@ -319,34 +419,80 @@ function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
   return { name, type, backend, driver }
 }
 
-function summary({ plan, recipe }: PreparedMerge, out: string, seed: number): MergeReport {
-  const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
-  return {
-    out,
+/** Of one output, or of all outputs of a sweep. */
+function summary(outputs: (Output | StagedOutput)[], out: string, seed: number): MergeReport {
+  const reports = outputs.map((output) => describeOutput(output))
+  const [first] = outputs
+  const [report] = reports
+  if (first === undefined || report === undefined) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A merge has no output.')
+  }
+  const { method } = first.recipe
+  const common = {
     dryRun: true,
-    method: recipe.method.name,
-    determinism: recipe.method.determinism,
+    method: method.name,
+    determinism: determinismOf(first.recipe),
     seed,
-    dtype: typeName(plan),
-    tensors: { total: plan.tensors.length, computed: plan.tensors.length - copied, copied },
-    parameters: plan.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
-    files: plan.layout.files.map(({ name, size }) => ({ name, size })),
-    bytes: plan.layout.bytes,
-    notes: plan.notes,
-    nonFinite: [],
+    dtype: typeName(first.plan),
+  }
+  if (first.label === undefined) {
+    const { label: _, ...only } = report
+    return { ...common, ...only }
+  }
+  const { label: _, ...shared } = report
+  return {
+    ...common,
+    ...shared,
+    out: resolve(out),
+    files: reports.flatMap(({ label = '', files }) =>
+      files.map((file) => ({ ...file, name: `${label}/${file.name}` })),
+    ),
+    bytes: reports.reduce((sum, { bytes }) => sum + bytes, 0),
+    notes: [...new Set(reports.flatMap(({ notes }) => notes))],
+    nonFinite: reports.flatMap(({ nonFinite }) => nonFinite),
+    sweep: reports,
   }
 }
 
-function planRows(plan: MergePlan): PlanRow[] {
-  return plan.tensors.map(({ name, dtype, shape, program, origins, coefficients }) => ({
-    tensor: name,
-    dtype,
-    shape,
-    file: plan.layout.files[plan.layout.places.get(name)?.file ?? 0]?.name ?? '',
-    kernels: program?.kernels.map(({ kernel }) => kernel) ?? [],
-    inputs: origins.map(({ checkpoint, tensor }) => `${checkpoint.name}:${tensor.name}`),
-    coefficients,
-  }))
+function describeOutput(output: Output | StagedOutput): SweepReport {
+  const { label, plan, target } = output
+  const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
+  const files = 'files' in output ? output.files : plan.layout.files.map(({ name, size }) => ({ name, size }))
+  return {
+    label: label ?? '',
+    out: target,
+    tensors: { total: plan.tensors.length, computed: plan.tensors.length - copied, copied },
+    parameters: plan.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
+    files,
+    bytes: plan.layout.bytes,
+    notes: plan.notes,
+    nonFinite: 'nonFinite' in output ? output.nonFinite : [],
+  }
+}
+
+/** Exact only where every part of it is. */
+export function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
+  const merges = [
+    recipe,
+    ...recipe.modules,
+    ...[...recipe.stages.values()].flatMap((stage) => [stage, ...stage.modules]),
+  ]
+  return merges.every(({ method }) => method.determinism === 'exact') ? 'exact' : 'tolerance'
+}
+
+function planRows(plan: MergePlan, label?: string): PlanRow[] {
+  return plan.tensors.map(({ name, dtype, shape, program, origins, coefficients }) => {
+    const file = plan.layout.files[plan.layout.places.get(name)?.file ?? 0]?.name ?? ''
+    return {
+      tensor: name,
+      dtype,
+      shape,
+      file: label === undefined ? file : `${label}/${file}`,
+      kernels: program?.kernels.map(({ kernel }) => kernel) ?? [],
+      inputs: origins.map(({ checkpoint, tensor }) => `${checkpoint.name}:${tensor.name}`),
+      coefficients,
+    }
+  })
 }
 
 export function typeName({ dtype, tensors }: MergePlan): string {

@@ -1,26 +1,61 @@
-/**
- * Models by the names that recipes give them, each opened once: a merge asks for the same folder under several names,
- * a batch asks for the same models again and again. Headers are taken to stay as they are for as long as this lives.
- */
+/** Opens what a recipe names: checkpoints, with their vocabularies where the recipe matches tokens, and adapters. */
 
-import { type Checkpoint, openCheckpoint } from './checkpoint/index.js'
+import { stat } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from './checkpoint/index.js'
+import { WeightsmithError } from './errors.js'
 import type { NativeAddon } from './native/border.js'
-import { resolveModel } from './recipe/index.js'
+import { isVocabulary, withAdapter } from './plan/index.js'
+import { modelsOf, type Recipe, resolveModel } from './recipe/index.js'
 
-/** Headers kept; what was asked for longest ago goes first. */
+type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
+
+/** Checkpoints kept; what was asked for longest ago goes first. */
 const most = 256
 
+/** Models by the names that recipes give them, each opened once, however many recipes ask for it. */
 export class Models {
-  private readonly byName = new Map<string, Promise<Checkpoint>>()
-  private readonly byPath = new Map<string, Promise<Checkpoint>>()
+  private readonly paths = new Map<string, Promise<string>>()
+  private readonly opened = new Map<string, Promise<Checkpoint>>()
 
-  constructor(private readonly addon: Pick<NativeAddon, 'readHeader' | 'readIndex'>) {}
+  constructor(private readonly addon: Reader) {}
 
-  /** The checkpoint that `name` means in a recipe of `folder`. */
-  open(name: string, folder: string): Promise<Checkpoint> {
-    return once(this.byName, `${folder}\0${name}`, async () => {
-      const path = await resolveModel(name, folder)
-      return once(this.byPath, path, () => openCheckpoint(this.addon, path, name))
+  /** Every model of a recipe, by its name there; two names of one folder share a checkpoint. */
+  async open(recipe: Recipe): Promise<Map<string, Checkpoint>> {
+    const recipes = [...recipe.stages.values(), recipe, ...recipe.sweep.map((point) => point.recipe)]
+    const names = new Set(recipes.flatMap(modelsOf).filter((name) => !recipe.stages.has(name)))
+    const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
+    const opened = new Map<string, Checkpoint>()
+    for (const name of names) {
+      const parts = await splitAdapter(name, recipe.folder)
+      if (parts === undefined) {
+        opened.set(name, await this.openOne(name, recipe.folder, vocabularies))
+        continue
+      }
+      if (recipe.stages.has(parts.model)) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_RECIPE',
+          `The recipe puts the adapter ${parts.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
+            'put it on the models of the stage.',
+        )
+      }
+      const adapter = await openAdapter(this.addon, await this.resolve(parts.adapter, recipe.folder), name)
+      opened.set(name, withAdapter(name, await this.openOne(parts.model, recipe.folder, vocabularies), adapter))
+    }
+    return opened
+  }
+
+  private resolve(name: string, folder: string): Promise<string> {
+    return once(this.paths, `${folder}\0${name}`, () => resolveModel(name, folder))
+  }
+
+  private async openOne(name: string, folder: string, vocabularies: boolean): Promise<Checkpoint> {
+    const path = await this.resolve(name, folder)
+    return once(this.opened, `${path}\0${vocabularies}`, async () => {
+      const checkpoint = await openCheckpoint(this.addon, path, name)
+      const tables = vocabularies && [...checkpoint.tensors.keys()].some(isVocabulary)
+      const vocabulary = tables && checkpoint.folder !== undefined ? await readVocabulary(checkpoint.folder) : undefined
+      return vocabulary === undefined ? checkpoint : { ...checkpoint, vocabulary }
     })
   }
 }
@@ -34,4 +69,15 @@ function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promis
     known.delete(oldest)
   }
   return value
+}
+
+/** `model+adapter`, unless there is a folder with a plus in its name. */
+async function splitAdapter(name: string, folder: string): Promise<{ model: string; adapter: string } | undefined> {
+  const at = name.lastIndexOf('+')
+  if (at <= 0 || at === name.length - 1) return undefined
+  const exists = await stat(resolve(folder, name)).then(
+    () => true,
+    () => false,
+  )
+  return exists ? undefined : { model: name.slice(0, at), adapter: name.slice(at + 1) }
 }

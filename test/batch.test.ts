@@ -130,6 +130,22 @@ describe('a batch', () => {
     expect(existsSync(join(report.jobs[1]!.out, 'config.json'))).toBe(true)
   })
 
+  test('reads the models once for jobs that differ only in parameters', async () => {
+    const out = fresh('out')
+    const report = await batch(engine, shares(8), { out })
+    expect(report).toMatchObject({ merged: 8, bytesRead: 2 * 8 + 8 })
+    // one of the shares is 0, which is a copy of the first model
+    for (const [i, { out: each }] of report.jobs.entries()) {
+      expect(norm(each)[0]).toBeCloseTo(1 + (2 * i) / 100, 6)
+    }
+    const alone = await batch(
+      engine,
+      shares(8).map((job, seed) => ({ ...job, seed })),
+      { out: fresh('out') },
+    )
+    expect(alone.bytesRead).toBe(7 * 16 + 8)
+  })
+
   test('refuses jobs that are none, before the first one starts', async () => {
     const out = fresh('out')
     const lines = (text: string) => {

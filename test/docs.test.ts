@@ -32,7 +32,7 @@ describe('the reference pages', () => {
 })
 
 /** The keywords of JSON Schema that the schema uses; anything else is a mistake in it. */
-function valid(schema: JsonSchema, value: unknown): boolean {
+function valid(schema: JsonSchema, value: unknown, root = schema): boolean {
   const isObject = typeof value === 'object' && value !== null && !Array.isArray(value)
   const object = isObject ? (value as Record<string, unknown>) : undefined
   const types = (name: unknown) =>
@@ -46,7 +46,7 @@ function valid(schema: JsonSchema, value: unknown): boolean {
             ? Number.isInteger(value)
             : typeof value === name
   const properties = (schema.properties ?? {}) as Record<string, JsonSchema>
-  const some = (list: unknown) => (list as JsonSchema[]).filter((part) => valid(part, value)).length
+  const some = (list: unknown) => (list as JsonSchema[]).filter((part) => valid(part, value, root)).length
   const checks: Record<string, (argument: never) => boolean> = {
     $schema: () => true,
     title: () => true,
@@ -60,16 +60,22 @@ function valid(schema: JsonSchema, value: unknown): boolean {
     minLength: (least: number) => typeof value !== 'string' || value.length >= least,
     minItems: (least: number) => !Array.isArray(value) || value.length >= least,
     maxItems: (most: number) => !Array.isArray(value) || value.length <= most,
-    items: (each: JsonSchema) => !Array.isArray(value) || value.every((item) => valid(each, item)),
+    items: (each: JsonSchema) => !Array.isArray(value) || value.every((item) => valid(each, item, root)),
     required: (names: string[]) => object === undefined || names.every((name) => name in object),
     properties: () =>
       object === undefined ||
-      Object.entries(properties).every(([key, part]) => !(key in object) || valid(part, object[key])),
-    additionalProperties: () => object === undefined || Object.keys(object).every((key) => key in properties),
+      Object.entries(properties).every(([key, part]) => !(key in object) || valid(part, object[key], root)),
+    additionalProperties: (others: JsonSchema | false) =>
+      object === undefined ||
+      Object.entries(object).every(
+        ([key, inner]) => key in properties || (others !== false && valid(others, inner, root)),
+      ),
+    $ref: () => valid(root, value, root),
+    not: (other: JsonSchema) => !valid(other, value, root),
     allOf: (list: JsonSchema[]) => some(list) === list.length,
     anyOf: (list: JsonSchema[]) => some(list) > 0,
     oneOf: (list: JsonSchema[]) => some(list) === 1,
-    if: (condition: JsonSchema) => !valid(condition, value) || valid(schema.then as JsonSchema, value),
+    if: (condition: JsonSchema) => !valid(condition, value, root) || valid(schema.then as JsonSchema, value, root),
   }
   return Object.entries(schema).every(([keyword, argument]) => {
     if (keyword === 'then') return true // judged with `if`
@@ -91,7 +97,14 @@ describe('the schema of recipes', () => {
     ['slices', { merge_method: 'passthrough', slices }],
     ['aliases of a choice', { ...ties, merge_method: 'dare_ties', parameters: { weight: 1, rescale: true } }],
     ['an ignored parameter', { ...ties, parameters: { weight: 1, int8_mask: true } }],
-    ['an ignored key', { ...linear, name: 'x' }],
+    ['an ignored key', { ...linear, default_vocab_size: 3 }],
+    ['stages', { ...linear, models: [{ model: 'first' }], stages: [{ ...linear, name: 'first' }] }],
+    ['a sweep', { ...linear, sweep: { normalize: [true, false] } }],
+    [
+      'modules',
+      { ...ties, models: undefined, modules: { text: { models }, vision: { merge_method: 'linear', models } } },
+    ],
+    ['a tokenizer', { ...linear, tokenizer: { source: 'union', pad_to_multiple_of: 8 } }],
     ['a type', { ...linear, dtype: 'torch.bfloat16' }],
     ['no parameters', { ...linear, parameters: null }],
     [
@@ -105,6 +118,12 @@ describe('the schema of recipes', () => {
     ['no base where one is needed', { merge_method: 'ties', models, parameters: { weight: 1 } }],
     ['neither models nor slices', { merge_method: 'linear' }],
     ['both models and slices', { ...linear, slices }],
+    ['a stage that is none', { ...linear, stages: [{ name: 'first' }] }],
+    ['an empty sweep', { ...linear, sweep: { weight: [] } }],
+    [
+      'a wrong parameter of a module',
+      { ...linear, models: undefined, modules: { text: { models, parameters: { wieght: 1 } } } },
+    ],
     ['an unknown key', { ...linear, model: 'a' }],
     ['an unknown parameter', { ...linear, parameters: { wieght: 1 } }],
     ['a density above 1', { ...ties, parameters: { weight: 1, density: 1.5 } }],
@@ -126,12 +145,12 @@ describe('the schema of recipes', () => {
 
   test.each(sound)('takes %s, as the check does', (_, recipe) => {
     expect(() => checkRecipe(recipe, '/')).not.toThrow()
-    expect(valid(recipeSchema(), recipe)).toBe(true)
+    expect(valid(recipeSchema(), JSON.parse(JSON.stringify(recipe)))).toBe(true)
   })
 
   test.each(unsound)('refuses %s, as the check does', (_, recipe) => {
     expect(() => checkRecipe(recipe, '/')).toThrow(WeightsmithError)
-    expect(valid(recipeSchema(), recipe)).toBe(false)
+    expect(valid(recipeSchema(), JSON.parse(JSON.stringify(recipe)))).toBe(false)
   })
 
   test('is printed by the command line', async () => {

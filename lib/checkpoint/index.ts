@@ -1,8 +1,9 @@
 /** Checkpoints on disk: reading, laying out and staging. */
 
-export { auxiliaryFiles, type Copy, outputConfig } from './auxiliary.js'
+export { type Adapter, type LowRank, openAdapter } from './adapter.js'
+export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
 export { modelCard } from './card.js'
-export { bytesOf, isFloat, isLoadable, isStorable, storedAs, torchName } from './dtypes.js'
+export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export { type Manifest, type ManifestInput, manifestName, readManifest } from './manifest.js'
 export { type LayerName, layerOf, mainStack, stacksOf, standsBehindLayers } from './names.js'
@@ -15,3 +16,5 @@ export {
   tiesEmbeddings,
 } from './open.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
+export { commonTemplate } from './templates.js'
+export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'

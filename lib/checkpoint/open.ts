@@ -9,6 +9,7 @@ import { basename, dirname, join, posix } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeHeader } from '../native/border.js'
 import { mainStack, stacksOf } from './names.js'
+import type { Vocabulary } from './tokenizer.js'
 
 export interface CheckpointTensor {
   name: string
@@ -42,6 +43,8 @@ export interface Checkpoint {
   /** Layers of every stack, and the one of the language model. */
   stacks: ReadonlyMap<string, number>
   stack?: string
+  /** Where it was asked for, and the folder has a tokenizer.json. */
+  vocabulary?: Vocabulary
 }
 
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>

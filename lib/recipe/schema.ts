@@ -5,7 +5,9 @@
  */
 
 import { ignoredParameters, type Method, methods, type ParameterSpec } from '../methods/index.js'
-import { dtypeNames, ignoredKeys, type RecipeInput } from './recipe.js'
+import { ignoredKeys } from './checks.js'
+import { dtypeNames, type ModelInput, type ModuleInput, type RecipeInput, type SliceInput } from './recipe.js'
+import type { TokenizerInput } from './tokenizer.js'
 
 /** A JSON Schema, or a part of one. */
 export interface JsonSchema {
@@ -13,8 +15,6 @@ export interface JsonSchema {
 }
 
 type Level = 'top' | 'slice' | 'model'
-type ModelInput = NonNullable<RecipeInput['models']>[number]
-type SliceInput = NonNullable<RecipeInput['slices']>[number]
 type SourceInput = SliceInput['sources'][number]
 
 const modelName = { type: 'string', minLength: 1 }
@@ -27,86 +27,135 @@ export function recipeSchema(): JsonSchema {
   return {
     $schema: 'https://json-schema.org/draft/2020-12/schema',
     title: 'Recipe of weightsmith',
-    type: 'object',
-    properties: {
-      ...topKeys,
-      ...Object.fromEntries([...ignoredKeys].map((key) => [key, { description: 'Changes nothing' }])),
-    },
-    required: ['merge_method'],
-    additionalProperties: false,
-    oneOf: [{ required: ['models'] }, { required: ['slices'] }],
-    allOf: [...methods.values()].map(ofMethod),
+    ...object<RecipeInput>(topKeys(), ['merge_method']),
+    oneOf: [{ required: ['models'] }, { required: ['slices'] }, { required: ['modules'] }],
+    allOf: [...methods.values()].map((method) => chosen(method, ofMethod(method))),
   }
 }
 
-const topKeys: Record<keyof RecipeInput, JsonSchema> = {
-  merge_method: {
-    description: 'How the models are merged',
-    oneOf: [...methods.values()].map(({ name, about }) => ({ const: name, description: `${about}.` })),
-  },
-  base_model: { ...modelName, description: 'Model that differences are taken from' },
-  models: {
-    type: 'array',
-    minItems: 1,
-    description: 'The models, whole',
-    items: object<ModelInput>({ model: modelName, parameters: {} }, ['model']),
-  },
-  slices: {
-    type: 'array',
-    minItems: 1,
-    description: 'Layers of the output, piece by piece',
-    items: object<SliceInput>(
-      {
-        sources: {
-          type: 'array',
-          minItems: 1,
-          items: object<SourceInput>(
-            {
-              model: modelName,
-              layer_range: {
-                type: 'array',
-                items: layerNumber,
-                minItems: 2,
-                maxItems: 2,
-                description: 'First layer and the one after the last',
-              },
-              parameters: {},
+const methodName = {
+  description: 'How the models are merged',
+  oneOf: [...methods.values()].map(({ name, about }) => ({ const: name, description: `${about}.` })),
+}
+
+const prefix = { type: 'string', description: "What the names of the module's tensors start with" }
+
+const models = {
+  type: 'array',
+  minItems: 1,
+  description: 'The models, whole',
+  items: object<ModelInput>({ model: modelName, prefix, parameters: {} }, ['model']),
+}
+
+const slices = {
+  type: 'array',
+  minItems: 1,
+  description: 'Layers of the output, piece by piece',
+  items: object<SliceInput>(
+    {
+      sources: {
+        type: 'array',
+        minItems: 1,
+        items: object<SourceInput>(
+          {
+            model: modelName,
+            layer_range: {
+              type: 'array',
+              items: layerNumber,
+              minItems: 2,
+              maxItems: 2,
+              description: 'First layer and the one after the last',
             },
-            ['model', 'layer_range'],
-          ),
-        },
-        parameters: {},
+            prefix,
+            parameters: {},
+          },
+          ['model', 'layer_range'],
+        ),
       },
-      ['sources'],
-    ),
-  },
-  parameters: { description: 'Parameters of the method, for all models and layers' },
-  dtype: { ...dtype, description: 'Type of the result, unless out_dtype is given' },
-  out_dtype: { ...dtype, description: 'Type of the result' },
-  tokenizer_source: { ...modelName, description: 'base, none, or one of the models' },
+      base_model: modelName,
+      parameters: {},
+    },
+    ['sources'],
+  ),
+}
+
+function topKeys(): Record<keyof RecipeInput, JsonSchema> {
+  return {
+    merge_method: methodName,
+    base_model: { ...modelName, description: 'Model that differences are taken from' },
+    models,
+    slices,
+    modules: {
+      type: 'object',
+      description: 'Parts of the model with models or slices of their own',
+      additionalProperties: {
+        ...object<ModuleInput>({ merge_method: methodName, prefix, models, slices, parameters: {} }, []),
+        allOf: [...methods.values()].map((method) => chosen(method, { properties: parametersAt(method) })),
+      },
+    },
+    parameters: { description: 'Parameters of the method, for all models and layers' },
+    dtype: { ...dtype, description: 'Type of the result, unless out_dtype is given' },
+    out_dtype: { ...dtype, description: 'Type of the result' },
+    tokenizer_source: { ...modelName, description: 'base, union, none, or one of the models' },
+    tokenizer: {
+      ...object<TokenizerInput>(
+        {
+          source: { ...modelName, description: 'base, union, none, or one of the models' },
+          tokens: { type: ['object', 'null'], description: 'Where the rows of single tokens come from' },
+          pad_to_multiple_of: { type: ['integer', 'null'], minimum: 1, maximum: 2 ** 20 },
+        },
+        [],
+      ),
+      type: ['object', 'null'],
+    },
+    chat_template: { type: ['string', 'null'], description: 'auto, a built-in name, or a Jinja template' },
+    name: { type: 'string', description: 'How later stages refer to this one' },
+    stages: { type: ['array', 'null'], description: 'Earlier stages, each with a name', items: { $ref: '#' } },
+    sweep: {
+      type: 'object',
+      description: 'Parameters with a list of values each: one output for every combination',
+      additionalProperties: { type: 'array', minItems: 1 },
+    },
+  }
 }
 
 function object<T>(properties: Record<keyof T & string, JsonSchema>, required: (keyof T & string)[]): JsonSchema {
-  return { type: 'object', properties, required, additionalProperties: false }
+  const ignored = [...ignoredKeys].map((key) => [key, { description: 'Changes nothing' }])
+  const all = { ...properties, ...Object.fromEntries(ignored) }
+  return { type: 'object', properties: all, required, additionalProperties: false }
 }
 
-/** What holds where a method is chosen: a base or none, and its own parameters at every level. */
+/** What holds where an entry chooses the method. */
+function chosen({ name }: Method, schema: JsonSchema): JsonSchema {
+  return {
+    if: { properties: { merge_method: { const: name } }, required: ['merge_method'] },
+    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+    then: schema,
+  }
+}
+
+/** A base or none, and the method's own parameters at every level; modules that choose no method take this one. */
 function ofMethod(method: Method): JsonSchema {
+  const inherited = {
+    if: { not: { required: ['merge_method'] } },
+    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+    then: { properties: parametersAt(method) },
+  }
+  return {
+    ...(method.needsBase ? { anyOf: ['base_model', 'slices', 'modules'].map((key) => ({ required: [key] })) } : {}),
+    properties: { ...parametersAt(method), modules: { additionalProperties: inherited } },
+  }
+}
+
+function parametersAt(method: Method): Record<string, JsonSchema> {
   const at = (level: Level) => parameters(method, level)
   const entries = (level: Level, more: Record<string, JsonSchema> = {}) => ({
     items: { properties: { parameters: at(level), ...more } },
   })
   return {
-    if: { properties: { merge_method: { const: method.name } }, required: ['merge_method'] },
-    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
-    then: {
-      ...(method.needsBase ? { required: ['base_model'] } : {}),
-      properties: {
-        parameters: at('top'),
-        models: entries('model'),
-        slices: entries('slice', { sources: entries('model') }),
-      },
-    },
+    parameters: at('top'),
+    models: entries('model'),
+    slices: entries('slice', { sources: entries('model') }),
   }
 }
 

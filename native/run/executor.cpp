@@ -116,7 +116,7 @@ class Execution {
 
   uint64_t sourceBytes(const Group& group, const Segment& segment, size_t input) const {
     if (group.program < 0) return segment.elements;
-    return bytesOf(plan_.jobs[segment.job].inputs[input].dtype, segment.elements);
+    return readBytes(plan_.jobs[segment.job].inputs[input], segment.elements);
   }
 
   uint64_t visitBytes(const Visit& visit) const {
@@ -203,7 +203,7 @@ class Execution {
 
   void readSegment(const Group& group, const Segment& segment, size_t input, uint8_t* memory) const {
     const Source& source = plan_.jobs[segment.job].inputs[input];
-    const uint64_t first = segment.firstBlock * kBlock;
+    const uint64_t first = source.whole ? 0 : segment.firstBlock * kBlock;
     inputs_[source.place]->read(source.offset + (group.program < 0 ? first : bytesOf(source.dtype, first)),
                                 memory + segment.inputOffsets[input], sourceBytes(group, segment, input));
   }

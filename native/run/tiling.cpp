@@ -19,13 +19,17 @@ struct Kind {
   std::vector<DType> inputs;
   std::optional<DType> output;
   size_t variants;
+  uint64_t whole;  // bytes of inputs that every tile reads completely
   bool operator==(const Kind&) const = default;
 };
 
 Kind kindOf(const Job& job) {
-  Kind kind{job.program, {}, std::nullopt, job.variants.size()};
+  Kind kind{job.program, {}, std::nullopt, job.variants.size(), 0};
   if (job.program < 0) return kind;  // copies of any type share tiles
-  for (const auto& input : job.inputs) kind.inputs.push_back(input.dtype);
+  for (const auto& input : job.inputs) {
+    kind.inputs.push_back(input.dtype);
+    if (input.whole) kind.whole += align16(bytesOf(input.dtype, input.whole));
+  }
   if (job.variants[0].output) kind.output = job.variants[0].output->dtype;
   return kind;
 }
@@ -33,6 +37,10 @@ Kind kindOf(const Job& job) {
 }  // namespace
 
 uint64_t bytesOf(DType dtype, uint64_t elements) { return (elements * dtypeBits(dtype) + 7) / 8; }
+
+uint64_t readBytes(const Source& source, uint64_t elements) {
+  return bytesOf(source.dtype, source.whole ? source.whole : elements);
+}
 
 uint32_t recordWords(size_t inputs, size_t coefficients) {
   return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
@@ -48,7 +56,7 @@ size_t roundsOf(const Plan& plan, const Group& group) {
 
 Tiling tile(const Plan& plan, const TilingLimits& limits) {
   Tiling tiling;
-  Kind open{-2, {}, std::nullopt, 0};
+  Kind open{-2, {}, std::nullopt, 0, 0};
   uint64_t maxBlocks = 0;
   Group* shared = nullptr;  // the group whose one tile still takes tensors
 
@@ -57,7 +65,8 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
     if (job.elements == 0) continue;
     const Kind kind = kindOf(job);
     const bool copy = job.program < 0;
-    if (!(kind == open)) {
+    // Jobs with whole inputs never share a tile: each has its own.
+    if (!(kind == open) || kind.whole) {
       open = kind;
       shared = nullptr;
       uint64_t input = 0, widest = 0, result = 16;
@@ -65,6 +74,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
         input = widest = kBlock;  // one "element" is a byte
       } else {
         for (const auto& source : job.inputs) {
+          if (source.whole) continue;
           input += bytesOf(source.dtype, kBlock);
           widest = std::max(widest, bytesOf(source.dtype, kBlock));
         }
@@ -74,13 +84,15 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
       }
       const uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
       const uint64_t all = kSlots * (input + table) + kResults * result;
-      maxBlocks = std::min({limits.binding / input, limits.binding / result, limits.memory / all,
-                            std::max<uint64_t>(1, kTileTarget / widest)});
+      const uint64_t binding = limits.binding - std::min(limits.binding, kind.whole);
+      const uint64_t memory = limits.memory - std::min(limits.memory, kSlots * kind.whole);
+      maxBlocks = std::min(
+          {binding / input, limits.binding / result, memory / all, std::max<uint64_t>(1, kTileTarget / widest)});
       if (maxBlocks == 0) {
-        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " + std::to_string(all) +
-                                             " bytes, but a run may take " + std::to_string(limits.memory) +
-                                             " and a binding " + std::to_string(limits.binding) +
-                                             "; give more memory.");
+        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " +
+                                             std::to_string(all + kSlots * kind.whole) + " bytes, but a run may take " +
+                                             std::to_string(limits.memory) + " and a binding " +
+                                             std::to_string(limits.binding) + "; give more memory.");
       }
     }
     const uint64_t units = copy ? bytesOf(job.inputs[0].dtype, job.elements) : job.elements;
@@ -111,7 +123,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
       segment.elements = std::min(units - first * kBlock, segment.blocks * kBlock);
       for (size_t i = 0; i < job.inputs.size(); i++) {
         segment.inputOffsets.push_back(tile.inputBytes);
-        tile.inputBytes += align16(copy ? segment.elements : bytesOf(job.inputs[i].dtype, segment.elements));
+        tile.inputBytes += align16(copy ? segment.elements : readBytes(job.inputs[i], segment.elements));
       }
       if (kind.output && !tile.segments.empty()) {
         const Segment& last = tile.segments.back();

@@ -59,6 +59,8 @@ TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped);
 size_t roundsOf(const Plan& plan, const Group& group);
 
 uint64_t bytesOf(DType dtype, uint64_t elements);
+// What a segment of so many elements reads of an input.
+uint64_t readBytes(const Source& source, uint64_t elements);
 uint32_t recordWords(size_t inputs, size_t coefficients);
 
 }  // namespace weightsmith
