@@ -205,6 +205,24 @@ describe('a model with an adapter', () => {
     expect(await failure(copyOf(`${model(1)}+${adapter(config, tensors as Record<string, Raw>)}`))).toMatch(message)
   })
 
+  test('needs memory for A and B as a whole', async () => {
+    const wide = {
+      [`${q}.lora_A.weight`]: f32(wave(512 * columns, 5), [512, columns]),
+      [`${q}.lora_B.weight`]: f32(wave(rows * 512, 7), [rows, 512]),
+    }
+    const recipe = copyOf(`${model(1)}+${adapter({}, wide)}`)
+    const short = merge(engine, recipe, { out: fresh('out'), memory: '256KiB' })
+    await expect(short).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_OUT_OF_MEMORY' })
+    await expect(short).rejects.toThrow(/One block of the tensor .*q_proj\.weight needs \d+ bytes/)
+    const { tensors } = await run(recipe, { memory: '1MiB' })
+    const options = { columns, rank: 512, scale: 6 / 512, transposed: false }
+    near(
+      tensors.get(`${q}.weight`)!,
+      reference.lora(wave(rows * columns, 1), wave(rows * 512, 7), wave(512 * columns, 5), options),
+      1e-5,
+    )
+  })
+
   test('is refused where there is no adapter', async () => {
     expect(await failure(copyOf(`${model(1)}+${model(2)}`))).toMatch(/NOT_FOUND: There is no .*adapter_config\.json/)
     expect(await failure(copyOf(`${model(1)}+nowhere`))).toMatch(/NOT_FOUND: The model nowhere is not there/)
