@@ -46,7 +46,7 @@ export interface ExplainGroup {
   /** How often the inputs are read. */
   passes: number
   /** What the recipe comes to for these tensors; absent where the method has no say, as for integers. */
-  parameters?: TensorParameters
+  parameters?: Pick<TensorParameters, 'global' | 'models'>
   /** Numbers that the program gets. */
   coefficients: number[]
   bytesRead: number

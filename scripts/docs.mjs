@@ -40,7 +40,8 @@ const determinism = {
 
 function inputs({ needsBase, models: { min, max } }) {
   const count = min === max ? String(min) : `${min} to ${max}`
-  return `${needsBase ? 'a base and ' : ''}${count} model${max === 1 ? '' : 's'}`
+  const base = needsBase === 'optional' ? 'a base if there is one, and ' : needsBase ? 'a base and ' : ''
+  return `${base}${count} model${max === 1 ? '' : 's'}`
 }
 
 function methodSection(method) {

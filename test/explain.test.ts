@@ -3,9 +3,9 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, w
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from '@jest/globals'
-import { doctor, Engine, explain, merge, type RecipeInput } from 'weightsmith'
+import { type DoctorReport, Engine, explain, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, writeModel } from './checkpoint.js'
-import { cli } from './child.js'
+import { cli, cliPath, start } from './child.js'
 import { sparseModel } from './sparse.js'
 
 const MiB = 2 ** 20
@@ -107,7 +107,10 @@ describe('explain', () => {
       const blank = await explain(mean({ weight: 1 }), { out: folder })
       expect(blank.time).toBeUndefined()
       expect(blank.sources).toEqual([expect.stringContaining('have not been measured')])
-      const { engine } = await doctor({ folder, diskBytes: MiB })
+      // In a process of its own, because one that has opened the bundled driver hands its path on.
+      const env = { XDG_CACHE_HOME: process.env.XDG_CACHE_HOME }
+      const { stdout } = await start([cliPath, 'doctor', '--folder', folder, '--json'], { env }).ended
+      const { engine } = JSON.parse(stdout) as DoctorReport
       const { time, sources } = await explain(mean({ weight: 1 }), { out: folder, dtype: 'float32' })
       expect(sources[0]).toContain(engine!.adapter.info.device)
       for (const stage of ['read', 'compute', 'write'] as const) {

@@ -38,6 +38,9 @@ import { stageCheckpoint } from './stages.js'
 import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
 import { mapTables, planVocabulary } from './vocabulary.js'
 
+/** Evaluated parameters, as far as the recipe decides about them. */
+export type Effective = Pick<TensorParameters, 'global' | 'models'>
+
 export interface PlannedTensor {
   name: string
   dtype: string
@@ -51,8 +54,8 @@ export interface PlannedTensor {
   coefficients: number[]
   /** Keys the random numbers, where that is not the name. */
   key?: string
-  /** Absent: no method has a say, as for integers. */
-  parameters?: TensorParameters
+  /** What the recipe comes to here. Absent: no method has a say, as for integers. */
+  parameters?: Effective
 }
 
 export interface MergePlan {
@@ -114,7 +117,7 @@ export function planMerge(
 interface Planned {
   name: string
   origins: Origin[]
-  step: () => Step & { parameters?: TensorParameters }
+  step: () => Step & { parameters?: Effective }
   /** Whether the first origin is a base. */
   needsBase: boolean
 }
@@ -279,7 +282,7 @@ function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin
 }
 
 /** Values for one tensor; what is nearer to the model goes first: its own, the slice's, the recipe's, the default. */
-function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource): TensorParameters {
+function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource): Effective {
   const resolveValue = (spec: ParameterSpec, levels: Parameters[], path: string): Scalar | undefined => {
     for (const level of levels) {
       const value = level[spec.name]

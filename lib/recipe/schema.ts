@@ -142,7 +142,9 @@ function ofMethod(method: Method): JsonSchema {
     then: { properties: parametersAt(method) },
   }
   return {
-    ...(method.needsBase ? { anyOf: ['base_model', 'slices', 'modules'].map((key) => ({ required: [key] })) } : {}),
+    ...(method.needsBase === true
+      ? { anyOf: ['base_model', 'slices', 'modules'].map((key) => ({ required: [key] })) }
+      : {}),
     properties: { ...parametersAt(method), modules: { additionalProperties: inherited } },
   }
 }
@@ -163,7 +165,7 @@ function parametersAt(method: Method): Record<string, JsonSchema> {
 function parameters(method: Method, level: Level): JsonSchema {
   const known = method.parameters.filter(({ name, scope, type }) => {
     if (level === 'model' && scope === 'global') return false
-    return level === 'top' || (type !== 'model' && name !== 'history')
+    return level === 'top' || !((type === 'model' && scope === 'global') || name === 'history')
   })
   const own = new Set(method.parameters.map(({ name }) => name))
   const ignored = [...ignoredParameters].filter((name) => !own.has(name))
