@@ -24,9 +24,9 @@ import {
 } from './checkpoint/index.js'
 import { messageOf, WeightsmithError } from './errors.js'
 import { makeLevels } from './levels.js'
-import { openModels } from './models.js'
+import { Models } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
-import { joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
+import { type JointPlan, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
 import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
@@ -35,6 +35,8 @@ export interface MergeContext {
   device?: NativeDevice
   /** Of the package; goes to the manifest and the model card. */
   version: string
+  /** Opened models, where merges share them. */
+  models?: Models
 }
 
 export type Checksum = 'full' | 'outputs' | 'none'
@@ -113,28 +115,99 @@ export interface PlanRow {
   coefficients: number[]
 }
 
+/** What a merge knows before it looks at its output. */
+export interface PreparedMerge {
+  /** By the models' names in the recipe. */
+  checkpoints: ReadonlyMap<string, Checkpoint>
+  /** One, or one a point of a sweep; where recipes for the same models run together, those of all. */
+  outputs: PlannedOutput[]
+}
+
+/** One folder that comes out of a merge: the only one, or one of several. */
+export interface PlannedOutput {
+  /** In a sweep: name of the folder. */
+  label?: string
+  recipe: Recipe
+  plan: MergePlan
+  /** Where it is to be. */
+  out: string
+}
+
+/** Reads headers and plans; computes and writes nothing. */
+export async function prepareMerge(
+  context: Pick<MergeContext, 'addon' | 'models'>,
+  recipe: Recipe,
+  options: MergeOptions,
+): Promise<PreparedMerge> {
+  const { out, signal } = options
+  const settings = checkOptions(options)
+  throwIfAborted(signal)
+  const checkpoints = await (context.models ?? new Models(context.addon)).open(recipe)
+  throwIfAborted(signal)
+  const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
+  const outputs = points.map((point) => ({
+    ...point,
+    plan: planMerge(point.recipe, checkpoints, settings),
+    out: 'label' in point ? join(out, point.label) : out,
+  }))
+  return { checkpoints, outputs }
+}
+
 export async function merge(
   context: MergeContext,
   source: string | RecipeInput,
   options: MergeOptions,
 ): Promise<MergeReport> {
-  const settings = checkOptions(options)
-  const { signal } = options
-  throwIfAborted(signal)
-  const recipe = await loadRecipe(source, options.folder)
-  const checkpoints = await openModels(context.addon, recipe)
-  throwIfAborted(signal)
-  const outputs = await planOutputs(recipe, checkpoints, options)
+  const { seed } = checkOptions(options)
+  throwIfAborted(options.signal)
+  const prepared = await prepareMerge(context, await loadRecipe(source, options.folder), options)
+  if (options.dryRun) {
+    const { outputs } = await checkTargets(prepared, options)
+    const rows = outputs.flatMap(({ plan, label }) => planRows(plan, label))
+    return { ...summary(outputs, options.out, seed), plan: rows }
+  }
+  const { outputs, run } = await stageMerge(context, prepared, options)
+  try {
+    for (const { stage } of outputs) await stage.publish(options.overwrite === true)
+  } catch (error) {
+    for (const { stage } of outputs) await stage.discard()
+    throw error
+  }
+  return { ...summary(outputs, options.out, seed), dryRun: false, run }
+}
+
+/** Refuses outputs that would mix with an input, destroy something or not fit. */
+async function checkTargets(
+  { checkpoints, outputs: planned }: PreparedMerge,
+  { overwrite = false }: MergeOptions,
+): Promise<{ outputs: Output[]; joint: JointPlan }> {
+  const outputs: Output[] = []
+  for (const output of planned) {
+    const target = await checkOutput(output.out, [...new Set(checkpoints.values())], overwrite)
+    outputs.push({ ...output, target })
+  }
   const joint = joinPlans(outputs.map(({ plan }) => plan))
   const bytes = [...outputs.map(({ plan }) => plan.layout.bytes), ...joint.levels.map((level) => level.bytes)]
-  await checkDisk(
-    outputs[0]?.target ?? options.out,
-    bytes.reduce((a, b) => a + b, 0),
-  )
-  if (options.dryRun) {
-    const rows = outputs.flatMap(({ plan, label }) => planRows(plan, label))
-    return { ...summary(outputs, options.out, settings.seed), plan: rows }
+  const [first] = outputs
+  if (first !== undefined) {
+    await checkDisk(
+      first.target,
+      bytes.reduce((a, b) => a + b, 0),
+    )
   }
+  return { outputs, joint }
+}
+
+/** Outputs up to, and without, their final names; inputs that several need are read once. */
+export async function stageMerge(
+  context: MergeContext,
+  prepared: PreparedMerge,
+  options: MergeOptions,
+): Promise<{ outputs: StagedOutput[]; run: NonNullable<MergeReport['run']> }> {
+  const settings = checkOptions(options)
+  const { checkpoints } = prepared
+  const { signal } = options
+  const { outputs, joint } = await checkTargets(prepared, options)
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
@@ -168,7 +241,7 @@ export async function merge(
     if (latest) options.onProgress?.({ ...latest, stage: 'finish' })
 
     const inputs = await describeInputs(context, checkpoints, settings.checksum === 'full')
-    const merged: Merged[] = []
+    const staged: StagedOutput[] = []
     let first = 0
     for (const [i, output] of outputs.entries()) {
       const stage = stages[i]
@@ -179,45 +252,25 @@ export async function merge(
       const about = { context, device, checkpoints, inputs, seed: settings.seed, checksum: settings.checksum }
       const files = await writeFiles(stage, output, checksums, about)
       const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
-      merged.push({ ...output, files, nonFinite: own })
+      staged.push({ ...output, files, nonFinite: own, stage })
     }
     throwIfAborted(signal)
-    for (const stage of stages) await stage.publish(options.overwrite === true)
     const { time, bytesRead, bytesWritten, tiles } = result
     const run = { time, bytesRead, bytesWritten, tiles, adapter: device.adapter.name }
-    return { ...summary(merged, options.out, settings.seed), dryRun: false, run }
+    return { outputs: staged, run }
   } catch (error) {
     for (const stage of stages) await stage.discard()
     throw error
   }
 }
 
-/** One folder that comes out of a merge: the only one, or one of a sweep. */
-interface Output {
-  /** In a sweep: name of the folder. */
-  label?: string
-  recipe: Recipe
-  plan: MergePlan
+interface Output extends PlannedOutput {
+  /** `out`, absolute and without links. */
   target: string
 }
 
-type Merged = Output & Pick<MergeReport, 'files' | 'nonFinite'>
-
-async function planOutputs(
-  recipe: Recipe,
-  checkpoints: ReadonlyMap<string, Checkpoint>,
-  options: MergeOptions,
-): Promise<Output[]> {
-  const settings = checkOptions(options)
-  const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
-  const outputs: Output[] = []
-  for (const point of points) {
-    const plan = planMerge(point.recipe, checkpoints, settings)
-    const out = 'label' in point ? join(options.out, point.label) : options.out
-    const target = await checkOutput(out, [...new Set(checkpoints.values())], options.overwrite === true)
-    outputs.push({ ...point, plan, target })
-  }
-  return outputs
+export interface StagedOutput extends Output, Pick<MergeReport, 'files' | 'nonFinite'> {
+  stage: Stage
 }
 
 /** The files beside the weights. */
@@ -275,7 +328,7 @@ async function writeFiles(
   return files
 }
 
-function checkOptions(options: MergeOptions) {
+export function checkOptions(options: MergeOptions) {
   const { out, seed = 0, checksum = 'outputs', sync = true, shardSize = 5e9, memory = 2 ** 30 } = options
   if (typeof out !== 'string' || out === '') throw argument('out', 'the path of a folder', out)
   if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0 to 2^53 - 1', seed)
@@ -344,8 +397,8 @@ async function readAuxiliary(file: string): Promise<Uint8Array> {
   }
 }
 
-async function describeInputs(
-  context: MergeContext,
+export async function describeInputs(
+  context: { addon: Pick<NativeAddon, 'sha256File'> },
   checkpoints: ReadonlyMap<string, Checkpoint>,
   hash: boolean,
 ): Promise<ManifestInput[]> {
@@ -367,7 +420,7 @@ function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
 }
 
 /** Of one output, or of all outputs of a sweep. */
-function summary(outputs: (Output | Merged)[], out: string, seed: number): MergeReport {
+function summary(outputs: (Output | StagedOutput)[], out: string, seed: number): MergeReport {
   const reports = outputs.map((output) => describeOutput(output))
   const [first] = outputs
   const [report] = reports
@@ -401,7 +454,7 @@ function summary(outputs: (Output | Merged)[], out: string, seed: number): Merge
   }
 }
 
-function describeOutput(output: Output | Merged): SweepReport {
+function describeOutput(output: Output | StagedOutput): SweepReport {
   const { label, plan, target } = output
   const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
   const files = 'files' in output ? output.files : plan.layout.files.map(({ name, size }) => ({ name, size }))
@@ -418,7 +471,7 @@ function describeOutput(output: Output | Merged): SweepReport {
 }
 
 /** Exact only where every part of it is. */
-function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
+export function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
   const merges = [
     recipe,
     ...recipe.modules,
@@ -442,7 +495,7 @@ function planRows(plan: MergePlan, label?: string): PlanRow[] {
   })
 }
 
-function typeName({ dtype, tensors }: MergePlan): string {
+export function typeName({ dtype, tensors }: MergePlan): string {
   return dtype !== undefined && isStorable(dtype) ? torchName(dtype) : (tensors[0]?.dtype ?? 'float32')
 }
 

@@ -50,7 +50,7 @@ export interface Method {
   name: string
   about: string
   /** What one tensor becomes: B is the base, M the models, d = M - B; one line of plain text. */
-  formula?: string
+  formula: string
   /** Where the formula comes from. */
   source: string
   /** Where the result is not mergekit's, and why: whole sentences. Absent: only rounding differs. */

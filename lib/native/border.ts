@@ -64,6 +64,8 @@ export interface NativeOpenOptions {
 export interface NativeDevice {
   readonly adapter: NativeAdapter
   readonly slots: 'mapped' | 'staging'
+  /** What `join` finds the engine by, in other threads of the process. */
+  readonly id: number
   /** Runs a plan; rejects with a coded error. `onProgress` is called at most ten times a second. */
   run(plan: NativePlan, onProgress?: (event: NativeProgress) => void): NativeJob
   /** Ends the device and its thread; running plans reject with ERR_WEIGHTSMITH_DISPOSED. */
@@ -173,6 +175,17 @@ export interface NativeReport {
   results: Float64Array[]
 }
 
+/** What a run would read, write and hold: from its plan alone, without a device. */
+export interface NativeForecast {
+  bytesRead: number
+  bytesWritten: number
+  tiles: number
+  /** Bytes of all slots together. */
+  memory: number
+  /** One a job: how often its inputs are read, where no kernel has to run again. */
+  passes: Uint32Array
+}
+
 /** Numbers measured on the caller's machine (doctor, bench). */
 export interface NativeMemcpy {
   bytesPerSecond: number
@@ -188,8 +201,13 @@ export interface NativeAddon {
   readHeader(path: string): Promise<NativeHeader>
   readIndex(path: string): Promise<NativeIndex>
   sha256File(path: string): Promise<string>
+  /** fsyncs files and folders, many at a time; rejects with the first failure. */
+  syncFiles(paths: string[]): Promise<void>
   /** All adapters Dawn can see, best first. */
   adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
+  forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast
+  /** The engine that another thread has opened; it stays that thread's, and ends with it. */
+  join(id: number): NativeDevice
   open(options: NativeOpenOptions): Promise<NativeDevice>
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
 }

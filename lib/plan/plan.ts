@@ -38,6 +38,9 @@ import { stageCheckpoint } from './stages.js'
 import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
 import { mapTables, planVocabulary } from './vocabulary.js'
 
+/** Evaluated parameters, as far as the recipe decides about them. */
+export type Effective = Pick<TensorParameters, 'global' | 'models'>
+
 export interface PlannedTensor {
   name: string
   dtype: string
@@ -51,6 +54,8 @@ export interface PlannedTensor {
   coefficients: number[]
   /** Keys the random numbers, where that is not the name. */
   key?: string
+  /** What the recipe comes to here. Absent: no method has a say, as for integers. */
+  parameters?: Effective
 }
 
 export interface MergePlan {
@@ -112,7 +117,7 @@ export function planMerge(
 interface Planned {
   name: string
   origins: Origin[]
-  step: () => Step
+  step: () => Step & { parameters?: Effective }
   /** Tensors of statistics, which follow the origins where the step reads them. */
   statistics: () => Origin[]
   /** Whether the first origin may be a base. */
@@ -171,7 +176,10 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
       return {
         ...source,
         name: view?.stored(source.name) ?? source.name,
-        step: () => method.step({ ...parameters(), shape, base, statistics: statistics().length > 0 }),
+        step: () => ({
+          ...method.step({ ...parameters(), shape, base, statistics: statistics().length > 0 }),
+          parameters: parameters(),
+        }),
         statistics,
         needsBase: method.needsBase !== false,
       }
@@ -246,14 +254,14 @@ function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTens
   const same = { name, shape, elements }
   const stored = storedType(first.tensor)
   if (!isFloat(stored) || isBuffer(name)) return copyOf(same, first)
-  const step = source.step()
+  const { parameters, ...step } = source.step()
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
   const kept = source.needsBase || origins.length > 1 ? storedAs(stored) : stored
   const dtype = asked ?? kept
   // what one program makes is better made in its place than copied there
   const lies = sole !== undefined && !(isDerived(sole.tensor) && solePart(sole.tensor))
-  if (lies && sole.tensor.dtype === dtype) return copyOf(same, sole)
+  if (lies && sole.tensor.dtype === dtype) return { ...copyOf(same, sole), ...(parameters && { parameters }) }
   const computed = asked ?? storedAs(stored)
   const given: Omit<Part, 'first' | 'elements' | 'key'> & { key?: string } =
     'copy' in step
@@ -279,6 +287,7 @@ function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTens
     program,
     coefficients,
     ...(key === undefined ? {} : { key }),
+    ...(parameters && { parameters }),
   }
 }
 
@@ -300,7 +309,7 @@ function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin
 }
 
 /** Values for one tensor; what is nearer to the model goes first: its own, the slice's, the recipe's, the default. */
-function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource) {
+function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource): Effective {
   const resolveValue = (spec: ParameterSpec, levels: Parameters[], path: string): Scalar | undefined => {
     for (const level of levels) {
       const value = level[spec.name]

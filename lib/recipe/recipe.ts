@@ -115,6 +115,8 @@ const dtypes: ReadonlyMap<string, StoreDType> = new Map<string, StoreDType>([
   ['bf16', 'BF16'],
 ])
 
+export const dtypeNames: readonly string[] = [...dtypes.keys()]
+
 /** The storage type that `bfloat16`, `bf16`, `F32` … stand for. */
 export function parseDType(text: string): StoreDType | undefined {
   return dtypes.get(text.toLowerCase().replace(/^torch\./, ''))

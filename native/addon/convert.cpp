@@ -161,6 +161,10 @@ OpenOptions openOptions(const Napi::Object& value) {
   return options;
 }
 
+DeviceFacts deviceFacts(const Napi::Object& value) {
+  return {natural(value, "maxBinding"), text(value, "slots") == "mapped"};
+}
+
 Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pins) {
   Plan plan;
   const Napi::Array inputs = list(value, "inputs"), outputs = list(value, "outputs");
@@ -284,6 +288,18 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
     results.Set(i, row);
   }
   object.Set("results", results);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Forecast& forecast) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("bytesRead", static_cast<double>(forecast.bytesRead));
+  object.Set("bytesWritten", static_cast<double>(forecast.bytesWritten));
+  object.Set("tiles", static_cast<double>(forecast.tiles));
+  object.Set("memory", static_cast<double>(forecast.memory));
+  auto passes = Napi::Uint32Array::New(env, forecast.passes.size());
+  std::copy(forecast.passes.begin(), forecast.passes.end(), passes.Data());
+  object.Set("passes", passes);
   return object;
 }
 

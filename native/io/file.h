@@ -16,6 +16,9 @@ class File {
   /// Creates or empties a file and gives it its full size, for writing and reading back.
   static File create(const std::string& path, uint64_t size);
 
+  /// Waits until what was written to a file, or the entries of a folder, are on the disk.
+  static void syncPath(const std::string& path);
+
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;

@@ -69,6 +69,14 @@ uint32_t recordWords(size_t inputs, size_t coefficients) {
   return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
 }
 
+TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped) {
+  return {maxBinding, plan.memory / (mapped ? 1 : 2)};
+}
+
+size_t roundsOf(const Plan& plan, const Group& group) {
+  return group.tiles.size() > 1 && group.program >= 0 ? plan.programs[group.program].kernels.size() : 1;
+}
+
 Tiling tile(const Plan& plan, const TilingLimits& limits) {
   Tiling tiling;
   Kind open{-2, {}, std::nullopt, 0, 0, 0};
