@@ -21,11 +21,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let p = place(wid, nwg, lid);
   if (p.live == 0u) { return; }
   let terms = Terms(source(p, 0u), source(p, 1u), coef(p, 0u), coef(p, 1u));
-  store(p, total(p, terms));
-  let q = along(p, 64u);
-  store(q, total(q, terms));
-  let r = along(p, 128u);
-  store(r, total(r, terms));
-  let s = along(p, 192u);
-  store(s, total(s, terms));
+  for (var k = 0u; k < 4u; k++) {
+    let q = along(p, 64u * k);
+    if (q.live != 0u) { store(q, total(q, terms)); }
+  }
 }

@@ -41,6 +41,16 @@ fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
   if (CONSENSUS == 4u && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) { negative = !(sum > vec4f(0.0)); }
   let value = select(votes.plus, votes.minus, negative);
   let agree = select(votes.plus_set, votes.minus_set, negative);
-  let scale = vec4f(coef(p, first + agree.x), coef(p, first + agree.y), coef(p, first + agree.z), coef(p, first + agree.w));
-  return bitcast<vec4f>(bitcast<vec4u>(value * scale) ^ vec4u(table[0]));
+  return bitcast<vec4f>(bitcast<vec4u>(value * factors(p, agree, first)) ^ vec4u(table[0]));
+}
+
+// The factor of each set of models that agrees. For one or two models choosing costs less than looking up.
+fn factors(p: Place, agree: vec4u, first: u32) -> vec4f {
+  if (INPUTS > 3u) {
+    return vec4f(coef(p, first + agree.x), coef(p, first + agree.y), coef(p, first + agree.z), coef(p, first + agree.w));
+  }
+  let odd = (agree & vec4u(1u)) == vec4u(1u);
+  let low = select(vec4f(coef(p, first)), vec4f(coef(p, first + 1u)), odd);
+  if (INPUTS < 3u) { return low; }
+  return select(low, select(vec4f(coef(p, first + 2u)), vec4f(coef(p, first + 3u)), odd), agree > vec4u(1u));
 }

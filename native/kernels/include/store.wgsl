@@ -51,7 +51,6 @@ fn note(p: Place, a: vec4u, b: vec4u, exponent: u32) {
 
 // Rounds the octet to OUT_DTYPE and writes it; elements past the segment's end are written but never leave the slot.
 fn store(p: Place, v: Octet) {
-  if (p.live == 0u) { return; }
   let off = table[p.rec + 4u];
   let a = flush(bitcast<vec4u>(v.a));
   let b = flush(bitcast<vec4u>(v.b));
