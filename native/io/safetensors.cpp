@@ -20,6 +20,10 @@ namespace {
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kLargestHeader = 100'000'000;
 constexpr uint64_t kLargestIndex = 100'000'000;
+// The largest checkpoints have some 100,000 tensors in all their files together.
+constexpr size_t kMostTensors = 500'000;
+// Entries of __metadata__, dimensions of a shape: what one entry of a header may hold.
+constexpr size_t kMostValues = 20'000;
 
 /// The product, or nothing where it does not fit in 64 bits.
 std::optional<uint64_t> multiply(uint64_t a, uint64_t b) {
@@ -50,15 +54,22 @@ class HeaderReader {
       fail("the header must start with '{', but " +
            (text.empty() ? std::string("it is empty") : "its first byte is " + quoted(text.substr(0, 1))));
     }
-    const json::Value root =
-        json::parse(text, Code::FORMAT, "The header of " + quoted(path_), {.bytes = kLargestHeader});
-    for (const auto& [name, value] : *root.object()) {
-      if (name == "__metadata__") {
-        readMetadata(value);
-      } else {
-        header_.tensors.push_back(readTensor(name, value));
-      }
-    }
+    bool metadata = false;
+    json::parseMembers(text, Code::FORMAT, "The header of " + quoted(path_),
+                       {.bytes = kLargestHeader, .depth = 3, .values = kMostValues},
+                       [&](std::string name, json::Value value) {
+                         if (name == "__metadata__") {
+                           if (metadata) fail("expected one entry __metadata__, found two");
+                           metadata = true;
+                           readMetadata(value);
+                         } else {
+                           if (header_.tensors.size() == kMostTensors) {
+                             fail("expected at most " + std::to_string(kMostTensors) + " tensors, found more");
+                           }
+                           header_.tensors.push_back(readTensor(std::move(name), value));
+                         }
+                       });
+    refuseTwins();
     checkLayout();
     return std::move(header_);
   }
@@ -123,7 +134,7 @@ class HeaderReader {
     return static_cast<uint64_t>(*number);
   }
 
-  Tensor readTensor(const std::string& name, const json::Value& value) const {
+  Tensor readTensor(std::string name, const json::Value& value) const {
     const json::Object* members = value.object();
     if (!members) failTensor(name, std::string("expected an object, found ") + value.kind());
     for (const auto& member : *members) {
@@ -133,7 +144,6 @@ class HeaderReader {
       }
     }
     Tensor tensor;
-    tensor.name = name;
 
     const json::Value& dtype = entry(name, value, "dtype");
     if (!dtype.string()) failTensor(name, std::string("expected dtype to be a string, found ") + dtype.kind());
@@ -160,11 +170,12 @@ class HeaderReader {
       failTensor(name, "expected data_offsets within the " + std::to_string(data) +
                            " bytes of data in the file, found " + range + "; the file may be truncated");
     }
+    tensor.name = std::move(name);
     const uint64_t bytes = tensorBytes(tensor);
     if (end - begin != bytes) {
-      failTensor(name, "expected " + std::to_string(bytes) + " bytes for " + dtypeName(tensor.dtype) + " " +
-                           shapeText(tensor.shape) + ", found " + std::to_string(end - begin) + " in data_offsets " +
-                           range);
+      failTensor(tensor.name, "expected " + std::to_string(bytes) + " bytes for " + dtypeName(tensor.dtype) + " " +
+                                  shapeText(tensor.shape) + ", found " + std::to_string(end - begin) +
+                                  " in data_offsets " + range);
     }
     tensor.begin = header_.dataStart + begin;
     tensor.end = header_.dataStart + end;
@@ -182,6 +193,17 @@ class HeaderReader {
       failTensor(tensor.name, "expected a whole number of bytes, found " + std::to_string(*bits) + " bits for " + what);
     }
     return *bits / 8;
+  }
+
+  void refuseTwins() const {
+    // Sorted instead of hashed: no choice of names makes this slow.
+    std::vector<const std::string*> names;
+    names.reserve(header_.tensors.size());
+    for (const Tensor& tensor : header_.tensors) names.push_back(&tensor.name);
+    std::sort(names.begin(), names.end(), [](const std::string* a, const std::string* b) { return *a < *b; });
+    const auto twin = std::adjacent_find(names.begin(), names.end(),
+                                         [](const std::string* a, const std::string* b) { return *a == *b; });
+    if (twin != names.end()) failTensor(**twin, "expected unique names, found this one twice");
   }
 
   void checkLayout() {
