@@ -50,6 +50,14 @@ export const errorCodes = [
   'ERR_WEIGHTSMITH_NON_FINITE',
   /** An output does not match its manifest. */
   'ERR_WEIGHTSMITH_VERIFY',
+  /** A link leads out of the folder that was named. */
+  'ERR_WEIGHTSMITH_OUTSIDE',
+  /** Another process or job is writing the same output. */
+  'ERR_WEIGHTSMITH_BUSY',
+  /** An input was changed or replaced while it was in use, or since the run that is to be resumed. */
+  'ERR_WEIGHTSMITH_INPUT_CHANGED',
+  /** An unfinished output cannot be continued as asked: the recipe or an option is another one. */
+  'ERR_WEIGHTSMITH_RESUME',
 ] as const
 
 export type ErrorCode = (typeof errorCodes)[number]
@@ -58,6 +66,7 @@ export interface ErrorDetails {
   cause?: unknown
   file?: string | undefined
   tensor?: string | undefined
+  problems?: string[] | undefined
 }
 
 export class WeightsmithError extends Error {
@@ -66,6 +75,10 @@ export class WeightsmithError extends Error {
   readonly code: ErrorCode
   readonly file?: string
   readonly tensor?: string
+  /** Of a `verify` that failed: everything that does not match. */
+  readonly problems?: string[]
+  /** Of a merge that can be continued with `resume`: the folder with its unfinished output. */
+  partial?: string
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause })
@@ -73,6 +86,7 @@ export class WeightsmithError extends Error {
     this.name = code === 'ERR_WEIGHTSMITH_ABORTED' ? 'AbortError' : 'WeightsmithError'
     if (details.file !== undefined) this.file = details.file
     if (details.tensor !== undefined) this.tensor = details.tensor
+    if (details.problems !== undefined) this.problems = details.problems
   }
 }
 

@@ -22,7 +22,7 @@ export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow } from
 export { type Method, methods, type ParameterSpec } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
 export type { FilteredValue, ParameterValue, RecipeInput } from './recipe/index.js'
-export { type VerifyReport, verify } from './verify.js'
+export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 
 /** Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. */

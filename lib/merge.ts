@@ -4,30 +4,35 @@
  */
 
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import {
   auxiliaryFiles,
   type Checkpoint,
   checkDisk,
   checkOutput,
+  digest,
+  inputsOf,
   isStorable,
+  largestAuxiliary,
   type Manifest,
   type ManifestInput,
   manifestName,
   modelCard,
   openCheckpoint,
   outputConfig,
+  readSmall,
+  refuseChanged,
   Stage,
   torchName,
+  type Unfinished,
 } from './checkpoint/index.js'
-import { messageOf, WeightsmithError } from './errors.js'
+import { WeightsmithError } from './errors.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
 import { type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
 import { loadRecipe, parseDType, type Recipe, type RecipeInput, resolveModel } from './recipe/index.js'
 
 export interface MergeContext {
-  addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File'>
+  addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File' | 'lockFile'>
   /** Needed unless `dryRun`. */
   device?: NativeDevice
   /** Of the package; goes to the manifest and the model card. */
@@ -53,8 +58,13 @@ export interface MergeOptions {
   seed?: number | undefined
   /** Plan and check, but write nothing. */
   dryRun?: boolean | undefined
-  /** Replace a folder that is there already. */
+  /** Replace a folder that is there already, and discard an unfinished output. */
   overwrite?: boolean | undefined
+  /**
+   * Continue the unfinished output of a run that was interrupted; where there is none, begin. Inputs, recipe, seed,
+   * type and shard size have to be the same, or the merge rejects with ERR_WEIGHTSMITH_INPUT_CHANGED or _RESUME.
+   */
+  resume?: boolean | undefined
   /** SHA-256 of the outputs (default), of inputs too (`full`), or of nothing. */
   checksum?: Checksum | undefined
   /** Fail when the result holds NaN or infinite values. */
@@ -119,7 +129,11 @@ export async function merge(
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
-  const stage = await Stage.create(target, settings.sync)
+  const stage = await Stage.create(context.addon, target, describeRun(context, recipe, plan, checkpoints, settings), {
+    sync: settings.sync,
+    resume: options.resume === true,
+    overwrite: options.overwrite === true,
+  })
   try {
     throwIfAborted(signal)
     const native = toNative(plan, join, { ...settings, folder: stage.folder, checksum: settings.checksum !== 'none' })
@@ -146,9 +160,10 @@ export async function merge(
       await write('config.json', json(outputConfig(plan.donor.config, plan.dtype, plan.layers)))
     }
     for (const { from, name } of await auxiliaryFiles(plan.donor, tokenizer))
-      await write(name, await readAuxiliary(from))
+      await write(name, await readSmall(from, largestAuxiliary))
     await write('README.md', modelCard(basename(target), recipe, settings.seed, context.version))
     const inputs = await describeInputs(context, checkpoints, settings.checksum === 'full')
+    await refuseChanged(checkpoints.values())
     throwIfAborted(signal)
     const manifest: Manifest = {
       format: 1,
@@ -161,12 +176,13 @@ export async function merge(
       outputs: files,
     }
     await stage.write(manifestName, json(manifest))
-    await stage.publish(options.overwrite === true)
+    await stage.publish()
     const { time, bytesRead, bytesWritten, tiles } = result
     const run = { time, bytesRead, bytesWritten, tiles, adapter: device.adapter.name }
     return { ...summary(plan, recipe, target, settings.seed), dryRun: false, files, nonFinite, run }
   } catch (error) {
-    await stage.discard()
+    const partial = await stage.fail(error)
+    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
     throw error
   }
 }
@@ -216,6 +232,30 @@ async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<st
   return opened
 }
 
+/** Everything that decides about the bytes of the weights. */
+function describeRun(
+  context: MergeContext,
+  recipe: Recipe,
+  plan: MergePlan,
+  checkpoints: ReadonlyMap<string, Checkpoint>,
+  { seed, shardSize }: { seed: number; shardSize: number },
+): Unfinished {
+  const rows = plan.tensors.map(({ name, dtype, shape, origins, program, coefficients }) => [
+    [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
+    origins.map(({ checkpoint, tensor }) => [checkpoint.files[tensor.file]?.path, tensor.begin, tensor.dtype]),
+  ])
+  return {
+    format: 1,
+    version: context.version,
+    recipe: recipe.input,
+    seed,
+    dtype: typeName(plan),
+    shardSize,
+    plan: digest(rows),
+    inputs: inputsOf(checkpoints.values()),
+  }
+}
+
 async function runJob(
   device: NativeDevice,
   plan: Parameters<NativeDevice['run']>[0],
@@ -246,17 +286,6 @@ function notFinite(total: number, tensors: MergeReport['nonFinite']): Weightsmit
       `${first?.count} of them.`,
     { tensor: first?.tensor },
   )
-}
-
-async function readAuxiliary(file: string): Promise<Uint8Array> {
-  try {
-    return await readFile(file)
-  } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${file} cannot be read: ${messageOf(cause)}.`, {
-      cause,
-      file,
-    })
-  }
 }
 
 async function describeInputs(

@@ -162,6 +162,25 @@ export interface NativeReport {
   results: Float64Array[]
 }
 
+export interface NativeScanning {
+  done: Promise<NativeScan>
+  abort(): void
+  /** Read so far. */
+  bytes(): number
+}
+
+export interface NativeScan {
+  sha256: string
+  /** With `weights`. */
+  header?: NativeHeader
+  nonFinite: { tensor: string; count: number }[]
+}
+
+/** Ends with `release`, or with the process. */
+export interface NativeLock {
+  release(): void
+}
+
 /** Numbers measured on the caller's machine (doctor, bench). */
 export interface NativeMemcpy {
   bytesPerSecond: number
@@ -177,6 +196,10 @@ export interface NativeAddon {
   readHeader(path: string): Promise<NativeHeader>
   readIndex(path: string): Promise<NativeIndex>
   sha256File(path: string): Promise<string>
+  /** Hashes a file and, with `weights`, reads it as safetensors and counts its NaN and infinite values. */
+  scanFile(path: string, weights: boolean): NativeScanning
+  /** Locks a file, which is made where it is missing; throws ERR_WEIGHTSMITH_BUSY where another holder has it. */
+  lockFile(path: string): NativeLock
   /** All adapters Dawn can see, best first. */
   adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
   open(options: NativeOpenOptions): Promise<NativeDevice>

@@ -327,4 +327,19 @@ Napi::Object toJs(Napi::Env env, const Index& index) {
   return object;
 }
 
+Napi::Object toJs(Napi::Env env, const Scan& scan) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("sha256", scan.sha256);
+  if (scan.header) object.Set("header", toJs(env, *scan.header));
+  Napi::Array list = Napi::Array::New(env, scan.nonFinite.size());
+  for (uint32_t i = 0; i < scan.nonFinite.size(); i++) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("tensor", scan.nonFinite[i].first);
+    entry.Set("count", static_cast<double>(scan.nonFinite[i].second));
+    list.Set(i, entry);
+  }
+  object.Set("nonFinite", list);
+  return object;
+}
+
 }  // namespace weightsmith

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "dawn/device.h"
 #include "io/safetensors.h"
+#include "io/scan.h"
 #include "run/plan.h"
 
 namespace weightsmith {
@@ -18,5 +19,6 @@ Napi::Object toJs(Napi::Env env, const Report& report);
 Napi::Object toJs(Napi::Env env, const Progress& progress);
 Napi::Object toJs(Napi::Env env, const Header& header);
 Napi::Object toJs(Napi::Env env, const Index& index);
+Napi::Object toJs(Napi::Env env, const Scan& scan);
 
 }  // namespace weightsmith
