@@ -65,6 +65,11 @@ export interface MergeOptions {
    * type and shard size have to be the same, or the merge rejects with ERR_WEIGHTSMITH_INPUT_CHANGED or _RESUME.
    */
   resume?: boolean | undefined
+  /**
+   * Bytes written between two notes on disk of what is finished, from which `resume` goes on: bytes, or a text such as
+   * `256MiB` (the default). A note is taken every 2 s too.
+   */
+  journalEvery?: number | string | undefined
   /** SHA-256 of the outputs (default), of inputs too (`full`), or of nothing. */
   checksum?: Checksum | undefined
   /** Fail when the result holds NaN or infinite values. */
@@ -93,8 +98,8 @@ export interface MergeReport {
   notes: string[]
   /** Tensors with NaN or infinite values that were computed, and how many. */
   nonFinite: { tensor: string; count: number }[]
-  /** Absent in a dry run. */
-  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles'> & { adapter: string }
+  /** Absent in a dry run. `resumed`: tensors that an earlier run had finished, whose inputs were not read again. */
+  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { adapter: string }
   /** What a dry run would do, tensor by tensor. */
   plan?: PlanRow[]
 }
@@ -133,10 +138,12 @@ export async function merge(
     sync: settings.sync,
     resume: options.resume === true,
     overwrite: options.overwrite === true,
+    journalEvery: settings.journalEvery,
   })
   try {
     throwIfAborted(signal)
-    const native = toNative(plan, join, { ...settings, folder: stage.folder, checksum: settings.checksum !== 'none' })
+    const { folder, journal } = stage
+    const native = toNative(plan, join, { ...settings, folder, journal, checksum: settings.checksum !== 'none' })
     let latest: NativeProgress | undefined
     const result = await runJob(device, native, signal, (event) => {
       latest = event
@@ -177,8 +184,8 @@ export async function merge(
     }
     await stage.write(manifestName, json(manifest))
     await stage.publish()
-    const { time, bytesRead, bytesWritten, tiles } = result
-    const run = { time, bytesRead, bytesWritten, tiles, adapter: device.adapter.name }
+    const { time, bytesRead, bytesWritten, tiles, resumed } = result
+    const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
     return { ...summary(plan, recipe, target, settings.seed), dryRun: false, files, nonFinite, run }
   } catch (error) {
     const partial = await stage.fail(error)
@@ -189,6 +196,7 @@ export async function merge(
 
 function checkOptions(options: MergeOptions) {
   const { out, seed = 0, checksum = 'outputs', sync = true, shardSize = 5e9, memory = 2 ** 30 } = options
+  const { journalEvery = 2 ** 28 } = options
   if (typeof out !== 'string' || out === '') throw argument('out', 'the path of a folder', out)
   if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0 to 2^53 - 1', seed)
   if (!['full', 'outputs', 'none'].includes(checksum)) throw argument('checksum', 'full, outputs or none', checksum)
@@ -203,6 +211,7 @@ function checkOptions(options: MergeOptions) {
     sync,
     shardSize: parseBytes(shardSize, 'shard size'),
     memory: parseBytes(memory, 'memory'),
+    journalEvery: parseBytes(journalEvery, 'bytes between two notes'),
   }
 }
 

@@ -8,10 +8,10 @@ import type { FileHandle } from 'node:fs/promises'
 import { lstat, mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
-import type { NativeAddon, NativeLock } from '../native/border.js'
+import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
 import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
-import { parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'
+import { digest, parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'
 
 /** Marks a folder as ours and is its lock; what the run is; which parts of it are finished (native/io/journal.h). */
 const marker = '.weightsmith-partial'
@@ -77,17 +77,18 @@ export interface StageOptions {
   resume: boolean
   /** Discard an unfinished output, and replace a finished one. */
   overwrite: boolean
+  /** Bytes written between two notes of what is finished. */
+  journalEvery: number
 }
 
 export class Stage {
-  /** Whether files of an unfinished run are there to be continued. */
-  resumed = false
-
   private constructor(
     private readonly target: string,
     readonly folder: string,
     private readonly lock: NativeLock,
     private readonly options: StageOptions,
+    /** Where the engine notes what is finished. */
+    readonly journal: NativeJournal,
   ) {}
 
   /** Takes the folder for `run`: new, or the one that an earlier run of the same kind has left. */
@@ -101,7 +102,9 @@ export class Stage {
     try {
       await mkdir(folder, { recursive: true })
       await refuseForeign(folder)
-      const stage = new Stage(target, folder, takeLock(addon, target), options)
+      const lock = takeLock(addon, target)
+      const notes = { path: join(folder, journal), run: digest([run]), resume: false, every: options.journalEvery }
+      const stage = new Stage(target, folder, lock, options, notes)
       try {
         // Another run may have published the output while this one waited for its turn.
         await refuseExisting(target, options.overwrite)
@@ -116,17 +119,12 @@ export class Stage {
     }
   }
 
-  /** Where the engine notes what is finished. */
-  get journal(): string {
-    return join(this.folder, journal)
-  }
-
   private async begin(run: Unfinished): Promise<void> {
     const text = await readFile(join(this.folder, description), 'utf8').catch(() => '')
     const before = parseUnfinished(text)
     if (before !== undefined && this.options.resume) {
       refuseOther(before, run, this.folder)
-      this.resumed = true
+      this.journal.resume = true
       return
     }
     if (before !== undefined && !this.options.overwrite) {

@@ -34,6 +34,7 @@ interface MergeFlags extends Common {
   dryRun?: boolean
   overwrite?: boolean
   resume?: boolean
+  journalEvery?: string
   checksum?: 'full' | 'outputs' | 'none'
   checkFinite?: boolean
 }
@@ -72,6 +73,7 @@ function main(): Promise<Command> {
     .option('--dry-run', 'check everything and show the plan, write nothing')
     .option('--overwrite', 'replace the output folder if it is there, and discard an unfinished one')
     .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
+    .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
     .addOption(
       new Option('--checksum <what>', 'SHA-256 of outputs, of inputs too, or of nothing')
         .choices(['full', 'outputs', 'none'])
@@ -146,6 +148,7 @@ async function runMerge(recipe: string, out: string, flags: MergeFlags): Promise
     dryRun: flags.dryRun,
     overwrite: flags.overwrite,
     resume: flags.resume,
+    journalEvery: flags.journalEvery,
     checksum: flags.checksum,
     checkFinite: flags.checkFinite,
     signal: interruption.signal,

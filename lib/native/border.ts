@@ -102,6 +102,17 @@ export interface NativePlan {
   checksum: boolean
   /** fsync the outputs before the promise settles. */
   sync: boolean
+  /** Note finished jobs on disk, and with `resume` go on after those that an earlier run has noted there. */
+  journal?: NativeJournal
+}
+
+export interface NativeJournal {
+  path: string
+  /** Hash of everything that decides about the outputs: notes of another run are not used. */
+  run: string
+  resume: boolean
+  /** Bytes written between two notes (and 2 s at most). */
+  every: number
 }
 
 /**
@@ -152,8 +163,10 @@ export interface NativeReport {
   bytesRead: number
   bytesWritten: number
   tiles: number
-  /** NaN and Inf counted in what was stored. */
+  /** NaN and Inf counted in what was stored, by earlier runs of the journal too. */
   nonFinite: number
+  /** Jobs that were finished already. */
+  resumed: number
   /** Variants of jobs with at least one such value: indices and count. */
   nonFiniteJobs: { job: number; variant: number; count: number }[]
   /** SHA-256 (hex) an output, where asked for. */

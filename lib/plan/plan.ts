@@ -17,7 +17,7 @@ import {
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
-import type { NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
+import type { NativeJournal, NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
 import { evaluate, type Parameters, type Recipe } from '../recipe/index.js'
 import { isBuffer, type Origin, type OutputSource, planSlices, planTensors } from './tensors.js'
 
@@ -185,6 +185,7 @@ export interface RunOptions {
   seed: number
   checksum: boolean
   sync: boolean
+  journal: NativeJournal
 }
 
 /** The plan as the engine takes it: files, programs, and jobs in the order of the output. */
@@ -230,9 +231,9 @@ export function toNative(plan: MergePlan, join: (folder: string, name: string) =
       }
     })
   const ordered = inOrder(jobs, programs)
-  const { memory, seed, checksum, sync } = run
+  const { memory, seed, checksum, sync, journal } = run
   const outputs = plan.layout.files.map(({ name, size, header }) => ({ path: join(run.folder, name), size, header }))
-  return { inputs, outputs, programs, jobs: ordered, memory, seed, checksum, sync }
+  return { inputs, outputs, programs, jobs: ordered, memory, seed, checksum, sync, journal }
 }
 
 /**

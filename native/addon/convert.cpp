@@ -227,6 +227,10 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
   plan.seed = natural(value, "seed");
   plan.checksum = flag(value, "checksum");
   plan.sync = flag(value, "sync");
+  if (value.Get("journal").IsObject()) {
+    const Napi::Object source = value.Get("journal").As<Napi::Object>();
+    plan.journal = {text(source, "path"), text(source, "run"), flag(source, "resume"), natural(source, "every")};
+  }
   return plan;
 }
 
@@ -260,6 +264,7 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
   object.Set("bytesWritten", static_cast<double>(report.bytesWritten));
   object.Set("tiles", static_cast<double>(report.tiles));
   object.Set("nonFinite", static_cast<double>(report.nonFinite));
+  object.Set("resumed", static_cast<double>(report.resumed));
   Napi::Array jobs = Napi::Array::New(env, report.nonFiniteJobs.size());
   for (uint32_t i = 0; i < report.nonFiniteJobs.size(); i++) {
     Napi::Object entry = Napi::Object::New(env);

@@ -55,7 +55,7 @@ uint32_t recordWords(size_t inputs, size_t coefficients) {
   return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
 }
 
-Tiling tile(const Plan& plan, const TilingLimits& limits) {
+Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits) {
   Tiling tiling;
   Kind open{-2, {}, std::nullopt, 0, 0};
   uint64_t maxBlocks = 0, splitBlocks = 0;  // of a tile with whole tensors, and of one with part of a tensor
@@ -65,7 +65,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
 
   for (uint32_t index = 0; index < plan.jobs.size(); index++) {
     const Job& job = plan.jobs[index];
-    if (job.elements == 0) continue;
+    if (job.elements == 0 || finished[index]) continue;
     const Kind kind = kindOf(job);
     const bool copy = job.program < 0;
     if (!(kind == open)) {
