@@ -258,7 +258,6 @@ async function until(condition: () => boolean, { child }: Running): Promise<void
 test('50 kills at random moments, on two drivers in turn, do not change a byte', async () => {
   const adapters = [process.env.WEIGHTSMITH_ADAPTER ?? 'auto', 'swiftshader']
   let kills = 0
-  let outputs = 0
   let resumed = 0
   while (kills < 50) {
     const out = fresh('killed')
@@ -284,8 +283,6 @@ test('50 kills at random moments, on two drivers in turn, do not change a byte',
     for (const name of readdirSync(out)) if (name.startsWith('.weightsmith-')) rmSync(join(out, name))
     expectSame(out)
     rmSync(out, { recursive: true })
-    outputs++
   }
-  expect(outputs).toBeGreaterThan(1)
   expect(resumed).toBeGreaterThan(0)
 }, 120_000)

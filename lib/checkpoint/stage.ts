@@ -17,6 +17,7 @@ import { digest, parseUnfinished, refuseOther, type Unfinished } from './unfinis
 const marker = '.weightsmith-partial'
 const description = '.weightsmith-run.json'
 const journal = '.weightsmith-journal'
+const notes: ReadonlySet<string> = new Set([marker, description, journal])
 
 /** After these the same call can succeed later, and goes on where this one ended. */
 const resumable: ReadonlySet<string> = new Set([
@@ -103,8 +104,8 @@ export class Stage {
       await mkdir(folder, { recursive: true })
       await refuseForeign(folder)
       const lock = takeLock(addon, target)
-      const notes = { path: join(folder, journal), run: digest([run]), resume: false, every: options.journalEvery }
-      const stage = new Stage(target, folder, lock, options, notes)
+      const plan = { path: join(folder, journal), run: digest([run]), resume: false, every: options.journalEvery }
+      const stage = new Stage(target, folder, lock, options, plan)
       try {
         // Another run may have published the output while this one waited for its turn.
         await refuseExisting(target, options.overwrite)
@@ -124,6 +125,8 @@ export class Stage {
     const before = parseUnfinished(text)
     if (before !== undefined && this.options.resume) {
       refuseOther(before, run, this.folder)
+      // What is beside the weights is written again, from the files as they are now.
+      await this.clear((name) => notes.has(name) || name.endsWith('.safetensors'))
       this.journal.resume = true
       return
     }
@@ -135,11 +138,15 @@ export class Stage {
         { file: this.folder },
       )
     }
-    for (const name of await readdir(this.folder)) {
-      if (name !== marker) await rm(join(this.folder, name), { recursive: true, force: true })
-    }
+    await this.clear((name) => name === marker)
     await this.write(description, `${JSON.stringify(run)}\n`)
     if (this.options.sync) await syncFolder(this.folder)
+  }
+
+  private async clear(keep: (name: string) => boolean): Promise<void> {
+    for (const name of await readdir(this.folder)) {
+      if (!keep(name)) await rm(join(this.folder, name), { recursive: true, force: true })
+    }
   }
 
   /** Writes a small file. */
@@ -176,7 +183,7 @@ export class Stage {
     }
     this.lock.release()
     // Only now: until the folder has its name, a run that is killed can be continued.
-    for (const name of [journal, description, marker]) await rm(join(this.target, name), { force: true })
+    for (const name of notes) await rm(join(this.target, name), { force: true })
     if (moved) await rm(aside, { recursive: true, force: true })
   }
 
