@@ -18,9 +18,16 @@ export interface Running {
 }
 
 /** Starts Node with `args`; a child that hangs is killed, which shows as the signal SIGKILL. */
-export function start(args: string[], options: { cwd?: string; patienceMilliseconds?: number } = {}): Running {
-  const { cwd, patienceMilliseconds = 45_000 } = options
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd })
+export function start(
+  args: string[],
+  options: { cwd?: string; env?: Record<string, string>; patienceMilliseconds?: number } = {},
+): Running {
+  const { cwd, env = {}, patienceMilliseconds = 45_000 } = options
+  const child = spawn(process.execPath, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    cwd,
+    env: { ...process.env, ...env },
+  })
   const ended = new Promise<Ended>((settle, fail) => {
     const text = { stdout: '', stderr: '' }
     for (const stream of ['stdout', 'stderr'] as const) {

@@ -421,11 +421,11 @@ class Execution {
   // Hashing goes on while the disk takes what is left.
   void finish() {
     const auto start = Clock::now();
+    // From here on a run that ends early has nothing to compute again.
+    if (ledger_) ledger_->note(outputs_);
     if (plan_.sync) {
       for (auto& output : outputs_) output->sync();
     }
-    // From here on a run that ends early has nothing to compute again.
-    if (ledger_) ledger_->note(outputs_);
     report_.sync = since(start);
     for (auto& output : outputs_) {
       if (plan_.checksum) report_.checksums.push_back(output->checksum());
