@@ -140,6 +140,7 @@ function parseYaml(text: string, file: string): unknown {
 /** Checks a recipe that is already in memory. Touches no file. */
 export function checkRecipe(raw: unknown, folder: string): Recipe {
   const notes: string[] = []
+  plain(raw)
   const top = record(raw, '', 'a mapping with merge_method and models or slices')
   knownKeys(top, '', keys.top, notes)
   const method = checkMethod(top.merge_method)
@@ -371,6 +372,16 @@ function knownKeys(entry: Record<string, unknown>, path: string, known: readonly
   }
 }
 
+/** What is no data (cycles, bigints, nesting without end) could be neither shown nor put into the manifest. */
+function plain(raw: unknown): void {
+  try {
+    JSON.stringify(raw)
+  } catch (cause) {
+    const problem = messageOf(cause).split('\n', 1)[0]
+    throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe should be plain data, but: ${problem}.`, { cause })
+  }
+}
+
 function record(value: unknown, path: string, expected: string): Record<string, unknown> {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
   return fail(path, expected, value)
@@ -390,6 +401,6 @@ function describe(found: unknown): string {
   if (found === null) return 'is empty'
   if (typeof found === 'string') return `"${found.length > 60 ? `${found.slice(0, 60)}…` : found}" was found`
   if (typeof found === 'number' || typeof found === 'boolean') return `${found} was found`
-  const text = JSON.stringify(found)
+  const text = JSON.stringify(found) ?? String(found)
   return `${text.length > 60 ? `${text.slice(0, 60)}…` : text} was found`
 }
