@@ -3,7 +3,6 @@
 #include "io/safetensors.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <optional>
 #include <string_view>
@@ -41,15 +40,35 @@ std::string shapeText(const std::vector<uint64_t>& shape) {
 
 class HeaderReader {
  public:
-  explicit HeaderReader(const std::string& path) : path_(path) {}
+  HeaderReader(const std::string& path, uint64_t fileSize) : path_(path) { header_.fileSize = fileSize; }
 
-  Header read() {
-    const std::string bytes = headerBytes();
+  /// Bytes of the header with its length before it; `prefix`: the first 8 bytes of the file, or all it has.
+  uint64_t dataStart(std::string_view prefix) const {
+    if (prefix.size() < kLengthBytes) {
+      fail("expected at least 8 bytes for the length of the header, found a file of " +
+           std::to_string(header_.fileSize) + " bytes");
+    }
+    uint64_t length = 0;
+    for (size_t i = 0; i < kLengthBytes; i++) length |= uint64_t{static_cast<uint8_t>(prefix[i])} << (8 * i);
+    if (length > kLargestHeader) {
+      fail("expected a header of at most " + std::to_string(kLargestHeader) + " bytes, found a header length of " +
+           std::to_string(length));
+    }
+    if (length > header_.fileSize - kLengthBytes) {
+      fail("expected " + std::to_string(length) + " bytes of header after the first 8, found a file of " +
+           std::to_string(header_.fileSize) + " bytes; it may be truncated");
+    }
+    return kLengthBytes + length;
+  }
+
+  /// `bytes`: the first `dataStart` bytes of the file.
+  Header read(std::string_view bytes) {
+    header_.dataStart = bytes.size();
     Sha256 hash;
     hash.update(bytes.data(), bytes.size());
     header_.headerHash = hash.hex();
 
-    const std::string_view text = std::string_view(bytes).substr(kLengthBytes);
+    const std::string_view text = bytes.substr(kLengthBytes);
     if (text.empty() || text.front() != '{') {
       fail("the header must start with '{', but " +
            (text.empty() ? std::string("it is empty") : "its first byte is " + quoted(text.substr(0, 1))));
@@ -81,31 +100,6 @@ class HeaderReader {
 
   [[noreturn]] void failTensor(std::string_view tensor, const std::string& why) const {
     fail("tensor " + quoted(tensor) + ": " + why);
-  }
-
-  std::string headerBytes() {
-    const File file = File::openRead(path_);
-    header_.fileSize = file.size();
-    if (file.size() < kLengthBytes) {
-      fail("expected at least 8 bytes for the length of the header, found a file of " + std::to_string(file.size()) +
-           " bytes");
-    }
-    std::array<uint8_t, kLengthBytes> prefix = {};
-    file.readAt(0, prefix.data(), prefix.size());
-    uint64_t length = 0;
-    for (size_t i = 0; i < prefix.size(); i++) length |= uint64_t{prefix[i]} << (8 * i);
-    if (length > kLargestHeader) {
-      fail("expected a header of at most " + std::to_string(kLargestHeader) + " bytes, found a header length of " +
-           std::to_string(length));
-    }
-    if (length > file.size() - kLengthBytes) {
-      fail("expected " + std::to_string(length) + " bytes of header after the first 8, found a file of " +
-           std::to_string(file.size()) + " bytes; it may be truncated");
-    }
-    header_.dataStart = kLengthBytes + length;
-    std::string bytes(static_cast<size_t>(header_.dataStart), '\0');
-    file.readAt(0, bytes.data(), bytes.size());
-    return bytes;
   }
 
   void readMetadata(const json::Value& value) {
@@ -245,17 +239,34 @@ const char* shardFault(std::string_view name) {
 
 }  // namespace
 
-Header readHeader(const std::string& path) { return HeaderReader(path).read(); }
+Header readHeader(const std::string& path) {
+  const File file = File::openRead(path);
+  HeaderReader reader(path, file.size());
+  std::string bytes(static_cast<size_t>(std::min(file.size(), kLengthBytes)), '\0');
+  file.readAt(0, bytes.data(), bytes.size());
+  bytes.resize(static_cast<size_t>(reader.dataStart(bytes)));
+  file.readAt(0, bytes.data(), bytes.size());
+  return reader.read(bytes);
+}
+
+Header parseHeader(std::string_view file, const std::string& path) {
+  HeaderReader reader(path, file.size());
+  return reader.read(file.substr(0, static_cast<size_t>(reader.dataStart(file.substr(0, kLengthBytes)))));
+}
 
 Index readIndex(const std::string& path) {
   const File file = File::openRead(path);
-  const std::string subject = "The index " + quoted(path);
   if (file.size() > kLargestIndex) {
-    throw Error(Code::INDEX, subject + " is too large: expected at most " + std::to_string(kLargestIndex) +
-                                 " bytes, found " + std::to_string(file.size()) + ".");
+    throw Error(Code::INDEX, "The index " + quoted(path) + " is too large: expected at most " +
+                                 std::to_string(kLargestIndex) + " bytes, found " + std::to_string(file.size()) + ".");
   }
   std::string text(static_cast<size_t>(file.size()), '\0');
   file.readAt(0, text.data(), text.size());
+  return parseIndex(text, path);
+}
+
+Index parseIndex(std::string_view text, const std::string& path) {
+  const std::string subject = "The index " + quoted(path);
   const json::Value root = json::parse(text, Code::INDEX, subject, {.bytes = kLargestIndex});
   if (!root.object()) throw Error(Code::INDEX, subject + " must be an object, but it is " + root.kind() + ".");
 
