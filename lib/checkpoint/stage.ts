@@ -111,6 +111,8 @@ export class Stage {
         await refuseExisting(target, options.overwrite)
         await stage.begin(run)
       } catch (error) {
+        // A folder that was made just now is of no use; one with an unfinished run is not ours to touch.
+        if (!(await exists(join(folder, description)))) await remove(folder)
         stage.lock.release()
         throw error
       }
@@ -189,12 +191,16 @@ export class Stage {
 
   /** After a failure: keeps what can be continued and gives its folder, or removes what was written. */
   async fail(error: unknown): Promise<string | undefined> {
-    const kept = resumable.has(codeOf(error) ?? '') && (await exists(join(this.folder, description)))
-    // What cannot be removed now is removed by the next run; the error that led here is what counts.
-    if (!kept) await rm(this.folder, { recursive: true, force: true }).catch(() => undefined)
+    const kept = resumable.has(codeOf(error) ?? '') && (await exists(this.journal.path))
+    if (!kept) await remove(this.folder)
     this.lock.release()
     return kept ? this.folder : undefined
   }
+}
+
+/** What cannot be removed now is removed by the next run; the error that led here is what counts. */
+async function remove(folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true }).catch(() => undefined)
 }
 
 function partialOf(target: string): string {

@@ -75,7 +75,8 @@ File File::create(const std::string& path, uint64_t size, bool keep) {
 }
 
 File File::append(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  // A link in the place of an output could lead anywhere.
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) throw errnoError(errno, Code::IO_WRITE, "create", path);
   File file(fd, path, 0);
   struct stat status = {};
