@@ -85,9 +85,14 @@ afterAll(async () => {
 })
 
 /** A merge that is aborted once about `share` of it is written. */
-async function interrupted(out: string, share: number, more: Partial<MergeOptions> = {}): Promise<unknown> {
+async function interrupted(
+  out: string,
+  share: number,
+  more: Partial<MergeOptions> = {},
+  source = recipe,
+): Promise<unknown> {
   const abort = new AbortController()
-  return merge(engine, recipe, {
+  return merge(engine, source, {
     out,
     ...options,
     ...more,
@@ -111,6 +116,22 @@ test('a run that was aborted leaves what it has, and the next one reads inputs o
   expectSame(out)
   await verify(out)
   expect(existsSync(`${out}.partial`)).toBe(false)
+})
+
+test('tensors that share their facts are computed together, also after an interruption', async () => {
+  const joint: RecipeInput = {
+    ...recipe,
+    merge_method: 'ties',
+    parameters: { scope: 'model' },
+  }
+  const whole = fresh('whole')
+  await merge(engine, joint, { out: whole, ...options })
+  const out = fresh('out')
+  await interrupted(out, 0.5, {}, joint)
+  await merge(engine, joint, { out, ...options, resume: true })
+  for (const name of readdirSync(whole).filter((name) => name.endsWith('.safetensors'))) {
+    expect(readFileSync(join(out, name)).equals(readFileSync(join(whole, name)))).toBe(true)
+  }
 })
 
 test('resume begins where there is nothing to go on from', async () => {

@@ -1,5 +1,7 @@
 #include "run/ledger.h"
 
+#include <map>
+#include <set>
 #include <utility>
 
 #include "run/tiling.h"
@@ -27,22 +29,37 @@ std::vector<bool> Ledger::finished() const {
   for (const JournalRecord& record : journal_.earlier()) {
     if (record.variant == JournalRecord::kFinished && record.job < finished.size()) finished[record.job] = true;
   }
+  // Jobs that know each other are computed together or not at all.
+  std::set<int32_t> open;
+  const auto shared = [this](size_t job) {
+    const int32_t program = plan_.jobs[job].program;
+    return program >= 0 && plan_.programs[program].shared;
+  };
+  for (size_t i = 0; i < finished.size(); i++) {
+    if (!finished[i] && shared(i)) open.insert(plan_.jobs[i].program);
+  }
+  for (size_t i = 0; i < finished.size(); i++) {
+    if (open.count(plan_.jobs[i].program)) finished[i] = false;
+  }
   return finished;
 }
 
 std::vector<NonFinite> Ledger::nonFinite() const {
-  std::vector<NonFinite> found;
-  std::vector<JournalRecord>
-      open;  // a job's records stand right before the one that finishes it, or a crash cut it off
+  // A job's records stand right before the one that finishes it, or a crash cut it off; the last ones are true.
+  std::map<uint32_t, std::vector<NonFinite>> byJob;
+  std::vector<NonFinite> open;
   for (const JournalRecord& record : journal_.earlier()) {
     if (record.variant != JournalRecord::kFinished) {
-      open.push_back(record);
+      open.push_back({record.job, record.variant, record.nonFinite});
       continue;
     }
-    for (const JournalRecord& values : open) {
-      if (values.job == record.job) found.push_back({values.job, values.variant, values.nonFinite});
-    }
-    open.clear();
+    std::erase_if(open, [&](const NonFinite& values) { return values.job != record.job; });
+    byJob[record.job] = std::exchange(open, {});
+  }
+  const std::vector<bool> done = finished();
+  std::vector<NonFinite> found;
+  for (const auto& [job, values] : byJob) {
+    if (job < done.size() && done[job]) found.insert(found.end(), values.begin(), values.end());
   }
   return found;
 }
