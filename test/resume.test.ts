@@ -130,8 +130,9 @@ test('tensors that share their facts are computed together, also after an interr
 
 test('a tensor of which only a part was written is not taken for finished', async () => {
   const large = [0, 1].map((seed) => {
-    const values = Float32Array.from({ length: 2 ** 21 }, (_, k) => noise[(k + seed) % noise.length]!)
-    return writeModel(fresh('large'), { weight: bf16(values), last: bf16([seed]) })
+    const pattern = bf16(noise.slice(seed)).bytes
+    const weight = { dtype: 'BF16', shape: [2 ** 24], bytes: Buffer.alloc(2 ** 25, pattern) }
+    return writeModel(fresh('large'), { weight })
   })
   const soup: RecipeInput = {
     merge_method: 'linear',
@@ -140,7 +141,7 @@ test('a tensor of which only a part was written is not taken for finished', asyn
   const [whole, out] = [fresh('whole'), fresh('out')]
   await merge(engine, soup, { out: whole, ...options })
   expect(await interrupted(out, soup)).toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED' })
-  expect((await merge(engine, soup, { out, ...options, resume: true })).run!.resumed).toBeLessThan(2)
+  expect((await merge(engine, soup, { out, ...options, resume: true })).run!.resumed).toBe(0)
   for (const name of readdirSync(whole).filter((file) => file.endsWith('.safetensors'))) {
     expect(readFileSync(join(out, name)).equals(readFileSync(join(whole, name)))).toBe(true)
   }
