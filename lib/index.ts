@@ -18,7 +18,7 @@ export { type ErrorCode, type ErrorDetails, errorCodes, WeightsmithError } from 
 export { type InspectReport, inspect } from './inspect.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
 export { type KernelSpec, kernels } from './kernels.js'
-export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow } from './merge.js'
+export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
 export { type Method, methods, type ParameterSpec } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
 export type { FilteredValue, ParameterValue, RecipeInput } from './recipe/index.js'

@@ -88,8 +88,9 @@ export class Kernel {
     }
     const inputs = call.inputs.map((input, i) => describe(input, `Input ${i} of kernel ${name}`))
     const elements = inputs[0]?.elements ?? 0
+    const isWhole = (i: number) => this.spec.whole?.includes(i) === true
     for (const [i, input] of inputs.entries()) {
-      if (input.elements !== elements) {
+      if (input.elements !== elements && !isWhole(i)) {
         throw kernelError(
           `Input ${i} of kernel ${name} has ${input.elements} elements, but input 0 has ${elements} of them.`,
         )
@@ -122,7 +123,12 @@ export class Kernel {
           name: call.name ?? '',
           program: 0,
           elements,
-          inputs: inputs.map(({ dtype }, place) => ({ place, offset: 0, dtype })),
+          inputs: inputs.map(({ dtype, elements: whole }, place) => ({
+            place,
+            offset: 0,
+            dtype,
+            ...(isWhole(place) ? { whole } : {}),
+          })),
           variants: [
             {
               coefficients: numbers(call.coefficients ?? []),

@@ -14,6 +14,8 @@ export interface KernelSpec {
   coefficients: string
   /** Coefficients for a bench or a smoke test. */
   example(inputs: number): number[] | Uint32Array
+  /** Inputs of any size, which every block sees completely. */
+  whole?: readonly number[]
   /** WGSL override constants that may be given. */
   constants?: Readonly<Record<string, string>>
 }
@@ -51,6 +53,21 @@ const list: KernelSpec[] = [
     writes: 'output',
     coefficients: 'a factor a model',
     example: (inputs) => models(inputs).map(() => 0.5),
+  },
+  {
+    name: 'lora',
+    about: 'A matrix plus scale times the product of B and A',
+    inputs: { min: 3, max: 3 },
+    whole: [1, 2],
+    writes: 'output',
+    coefficients: 'columns of the matrix, rank, scale, rows of the matrix',
+    example: () => [8, 4, 0.5, 625],
+    constants: {
+      TRANSPOSED: '1: the matrix is the transpose of B A',
+      WEIGHT:
+        'code of the type of the matrix: 0 F32, 1 F16, 2 BF16, 3 F64, 4 F8_E4M3, 5 F8_E5M2; 15: found in the call',
+      FACTORS: 'code of the type of B and A; 15: found in the call',
+    },
   },
   {
     name: 'dots',

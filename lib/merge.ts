@@ -4,13 +4,15 @@
  */
 
 import { createHash } from 'node:crypto'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import {
   auxiliaryFiles,
   type Checkpoint,
   checkDisk,
   checkOutput,
+  commonTemplate,
   digest,
+  editTokenizer,
   inputsOf,
   isStorable,
   largestAuxiliary,
@@ -18,7 +20,6 @@ import {
   type ManifestInput,
   manifestName,
   modelCard,
-  openCheckpoint,
   outputConfig,
   readSmall,
   refuseChanged,
@@ -27,9 +28,11 @@ import {
   type Unfinished,
 } from './checkpoint/index.js'
 import { WeightsmithError } from './errors.js'
+import { makeLevels } from './levels.js'
+import { openModels } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
-import { type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
-import { loadRecipe, parseDType, type Recipe, type RecipeInput, resolveModel } from './recipe/index.js'
+import { isDerived, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
+import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
   addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File' | 'lockFile'>
@@ -42,7 +45,8 @@ export interface MergeContext {
 export type Checksum = 'full' | 'outputs' | 'none'
 
 export interface MergeProgress extends NativeProgress {
-  stage: 'run' | 'finish'
+  /** `prepare`: results of earlier stages and the like, which the merge reads. */
+  stage: 'prepare' | 'run' | 'finish'
 }
 
 export interface MergeOptions {
@@ -102,6 +106,15 @@ export interface MergeReport {
   run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { adapter: string }
   /** What a dry run would do, tensor by tensor. */
   plan?: PlanRow[]
+  /** The outputs of a sweep, each in a folder of `out`; `files`, `bytes` and `nonFinite` above are of all of them. */
+  sweep?: SweepReport[]
+}
+
+/** One output of a sweep. */
+export interface SweepReport
+  extends Pick<MergeReport, 'out' | 'tensors' | 'parameters' | 'files' | 'bytes' | 'notes' | 'nonFinite'> {
+  /** Name of its folder: `t=0.1`. */
+  label: string
 }
 
 export interface PlanRow {
@@ -124,74 +137,173 @@ export async function merge(
   const { signal } = options
   throwIfAborted(signal)
   const recipe = await loadRecipe(source, options.folder)
-  const checkpoints = await openModels(context, recipe)
+  const checkpoints = await openModels(context.addon, recipe)
   throwIfAborted(signal)
-  const plan = planMerge(recipe, checkpoints, settings)
-  const target = await checkOutput(options.out, [...new Set(checkpoints.values())], options.overwrite === true)
-  const tokenizer = recipe.tokenizer === 'none' ? undefined : (checkpoints.get(recipe.tokenizer) ?? plan.donor)
-  await checkDisk(target, plan.layout.bytes)
-  if (options.dryRun) return { ...summary(plan, recipe, target, settings.seed), plan: planRows(plan) }
+  const outputs = await planOutputs(recipe, checkpoints, options)
+  const joint = joinPlans(outputs.map(({ plan }) => plan))
+  const bytes = [...outputs.map(({ plan }) => plan.layout.bytes), ...joint.levels.map((level) => level.bytes)]
+  await checkDisk(
+    outputs[0]?.target ?? options.out,
+    bytes.reduce((a, b) => a + b, 0),
+  )
+  if (options.dryRun) {
+    const rows = outputs.flatMap(({ plan, label }) => planRows(plan, label))
+    return { ...summary(outputs, options.out, settings.seed), plan: rows }
+  }
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
-  const stage = await Stage.create(context.addon, target, describeRun(context, recipe, plan, checkpoints, settings), {
+  const stageOptions = {
     sync: settings.sync,
     resume: options.resume === true,
     overwrite: options.overwrite === true,
     journalEvery: settings.journalEvery,
-  })
+  }
+  const stages: Stage[] = []
   try {
+    for (const { target, plan, recipe: own } of outputs) {
+      const run = describeRun(context, own, plan, checkpoints, settings)
+      stages.push(await Stage.create(context.addon, target, run, stageOptions, stages[0]))
+    }
     throwIfAborted(signal)
-    const { folder, journal } = stage
-    const native = toNative(plan, join, { ...settings, folder, journal, checksum: settings.checksum !== 'none' })
+    const [{ journal } = noStage()] = stages
+    journal.resume = stages.every(({ resumed }) => resumed)
+    const folders = stages.map(({ folder }) => folder)
+    const made = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
+      runJob(device, native, signal, (event) => options.onProgress?.({ ...event, stage: 'prepare' })),
+    )
+    const { memory, places: levels } = made
+    const native = toNative(joint, join, {
+      ...settings,
+      memory,
+      folders,
+      levels,
+      journal,
+      checksum: settings.checksum !== 'none',
+    })
     let latest: NativeProgress | undefined
-    const result = await runJob(device, native, signal, (event) => {
+    const result = await runJob(device, native.plan, signal, (event) => {
       latest = event
       options.onProgress?.({ ...event, stage: 'run' })
     })
-    const nonFinite = result.nonFiniteJobs.map(({ job, count }) => ({ tensor: native.jobs[job]?.name ?? '', count }))
+    await made.discard()
+    const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
+      const owner = native.owners[job]?.[variant]
+      return owner === undefined ? [] : [{ ...owner, count }]
+    })
     if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
     if (latest) options.onProgress?.({ ...latest, stage: 'finish' })
 
-    const files: MergeReport['files'] = plan.layout.files.map(({ name, size }, i) => {
-      const sha256 = result.checksums[i]
-      return sha256 && settings.checksum !== 'none' ? { name, size, sha256 } : { name, size }
-    })
-    const write = async (name: string, data: string | Uint8Array) => {
-      await stage.write(name, data)
-      const size = Buffer.byteLength(data)
-      files.push(settings.checksum === 'none' ? { name, size } : { name, size, sha256: sha256Of(data) })
-    }
-    if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
-    if (plan.donor.config !== undefined) {
-      await write('config.json', json(outputConfig(plan.donor.config, plan.dtype, plan.layers)))
-    }
-    for (const { from, name } of await auxiliaryFiles(plan.donor, tokenizer))
-      await write(name, await readSmall(from, largestAuxiliary))
-    await write('README.md', modelCard(basename(target), recipe, settings.seed, context.version))
     const inputs = await describeInputs(context, checkpoints, settings.checksum === 'full')
+    const merged: Merged[] = []
+    let first = 0
+    for (const [i, output] of outputs.entries()) {
+      const stage = stages[i]
+      if (stage === undefined) continue
+      const count = output.plan.layout.files.length
+      const checksums = settings.checksum === 'none' ? [] : result.checksums.slice(first, first + count)
+      first += count
+      const about = { context, device, checkpoints, inputs, seed: settings.seed, checksum: settings.checksum }
+      const files = await writeFiles(stage, output, checksums, about)
+      const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
+      merged.push({ ...output, files, nonFinite: own })
+    }
     await refuseChanged(checkpoints.values())
     throwIfAborted(signal)
-    const manifest: Manifest = {
-      format: 1,
-      versions: { weightsmith: context.version },
-      recipe: recipe.input,
-      seed: settings.seed,
-      dtype: typeName(plan),
-      adapter: pickAdapter(device),
-      inputs,
-      outputs: files,
-    }
-    await stage.write(manifestName, json(manifest))
-    await stage.publish()
+    for (const stage of stages) await stage.publish()
     const { time, bytesRead, bytesWritten, tiles, resumed } = result
     const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
-    return { ...summary(plan, recipe, target, settings.seed), dryRun: false, files, nonFinite, run }
+    return { ...summary(merged, options.out, settings.seed), dryRun: false, run }
   } catch (error) {
-    const partial = await stage.fail(error)
-    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
+    for (const stage of stages.reverse()) {
+      const partial = await stage.fail(error)
+      if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
+    }
     throw error
   }
+}
+
+/** One folder that comes out of a merge: the only one, or one of a sweep. */
+interface Output {
+  /** In a sweep: name of the folder. */
+  label?: string
+  recipe: Recipe
+  plan: MergePlan
+  target: string
+}
+
+type Merged = Output & Pick<MergeReport, 'files' | 'nonFinite'>
+
+async function planOutputs(
+  recipe: Recipe,
+  checkpoints: ReadonlyMap<string, Checkpoint>,
+  options: MergeOptions,
+): Promise<Output[]> {
+  const settings = checkOptions(options)
+  const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
+  const outputs: Output[] = []
+  for (const point of points) {
+    const plan = planMerge(point.recipe, checkpoints, settings)
+    const out = 'label' in point ? join(options.out, point.label) : options.out
+    const target = await checkOutput(out, [...new Set(checkpoints.values())], options.overwrite === true)
+    outputs.push({ ...point, plan, target })
+  }
+  return outputs
+}
+
+/** The files beside the weights. */
+async function writeFiles(
+  stage: Stage,
+  { recipe, plan, target }: Output,
+  checksums: string[],
+  about: {
+    context: MergeContext
+    device: NativeDevice
+    checkpoints: ReadonlyMap<string, Checkpoint>
+    inputs: ManifestInput[]
+    seed: number
+    checksum: Checksum
+  },
+): Promise<MergeReport['files']> {
+  const { context, checkpoints, seed, checksum } = about
+  const files: MergeReport['files'] = plan.layout.files.map(({ name, size }, i) => {
+    const sha256 = checksums[i]
+    return sha256 ? { name, size, sha256 } : { name, size }
+  })
+  const write = async (name: string, data: string | Uint8Array) => {
+    await stage.write(name, data)
+    const size = Buffer.byteLength(data)
+    files.push(checksum === 'none' ? { name, size } : { name, size, sha256: sha256Of(data) })
+  }
+  if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
+  const { dtype, layers, vocabulary, donor, tokenizer } = plan
+  if (donor.config !== undefined) {
+    await write('config.json', json(outputConfig(donor.config, { dtype, layers, vocabulary })))
+  }
+  const { extra = [] } = tokenizer ?? {}
+  const { chatTemplate } = recipe
+  const folders = [...checkpoints.values()].flatMap(({ folder }) => folder ?? [])
+  const template = chatTemplate === 'auto' ? await commonTemplate(folders) : chatTemplate
+  for (const { from, name } of await auxiliaryFiles(donor, tokenizer?.folder)) {
+    if (template !== undefined && name.startsWith('chat_template')) continue
+    await write(name, editTokenizer(name, await readSmall(from, largestAuxiliary), { extra, template }))
+  }
+  if (template !== undefined) await write('chat_template.jinja', template)
+  else if (chatTemplate !== undefined) plan.notes.push('chat_template: auto changes nothing: no model has a template.')
+  const models = [...checkpoints.keys()]
+  await write('README.md', modelCard(basename(target), { recipe, models, seed, version: context.version }))
+  const manifest: Manifest = {
+    format: 1,
+    versions: { weightsmith: context.version },
+    recipe: recipe.input,
+    seed,
+    dtype: typeName(plan),
+    adapter: pickAdapter(about.device),
+    inputs: about.inputs,
+    outputs: files,
+  }
+  await stage.write(manifestName, json(manifest))
+  return files
 }
 
 function checkOptions(options: MergeOptions) {
@@ -222,25 +334,6 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
   )
 }
 
-/** Opens each model once, by its name in the recipe; two names of one folder share a checkpoint. */
-async function openModels(context: MergeContext, recipe: Recipe): Promise<Map<string, Checkpoint>> {
-  const names = new Set(recipe.slices.flatMap((slice) => slice.sources.map(({ model }) => model)))
-  if (recipe.base !== undefined) names.add(recipe.base)
-  for (const { name, type } of recipe.method.parameters) {
-    const model = type === 'model' ? recipe.parameters[name] : undefined
-    if (typeof model === 'string') names.add(model)
-  }
-  const opened = new Map<string, Checkpoint>()
-  const byPath = new Map<string, Checkpoint>()
-  for (const name of names) {
-    const path = await resolveModel(name, recipe.folder)
-    const checkpoint = byPath.get(path) ?? (await openCheckpoint(context.addon, path, name))
-    byPath.set(path, checkpoint)
-    opened.set(name, checkpoint)
-  }
-  return opened
-}
-
 /** Everything that decides about the bytes of the weights. */
 function describeRun(
   context: MergeContext,
@@ -251,7 +344,11 @@ function describeRun(
 ): Unfinished {
   const rows = plan.tensors.map(({ name, dtype, shape, origins, program, coefficients }) => [
     [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
-    origins.map(({ checkpoint, tensor }) => [checkpoint.files[tensor.file]?.path, tensor.begin, tensor.dtype]),
+    origins.map(({ checkpoint, tensor }) =>
+      isDerived(tensor)
+        ? tensor.parts.map((part) => [part.key, part.elements, part.program, part.coefficients])
+        : [checkpoint.files[tensor.file]?.path, tensor.begin, tensor.dtype],
+    ),
   ])
   return {
     format: 1,
@@ -263,6 +360,10 @@ function describeRun(
     plan: digest(rows),
     inputs: inputsOf(checkpoints.values()),
   }
+}
+
+function noStage(): never {
+  throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A merge has no output.')
 }
 
 async function runJob(
@@ -319,34 +420,80 @@ function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
   return { name, type, backend, driver }
 }
 
-function summary(plan: MergePlan, recipe: Recipe, out: string, seed: number): MergeReport {
-  const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
-  return {
-    out,
+/** Of one output, or of all outputs of a sweep. */
+function summary(outputs: (Output | Merged)[], out: string, seed: number): MergeReport {
+  const reports = outputs.map((output) => describeOutput(output))
+  const [first] = outputs
+  const [report] = reports
+  if (first === undefined || report === undefined) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A merge has no output.')
+  }
+  const { method } = first.recipe
+  const common = {
     dryRun: true,
-    method: recipe.method.name,
-    determinism: recipe.method.determinism,
+    method: method.name,
+    determinism: determinismOf(first.recipe),
     seed,
-    dtype: typeName(plan),
-    tensors: { total: plan.tensors.length, computed: plan.tensors.length - copied, copied },
-    parameters: plan.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
-    files: plan.layout.files.map(({ name, size }) => ({ name, size })),
-    bytes: plan.layout.bytes,
-    notes: plan.notes,
-    nonFinite: [],
+    dtype: typeName(first.plan),
+  }
+  if (first.label === undefined) {
+    const { label: _, ...only } = report
+    return { ...common, ...only }
+  }
+  const { label: _, ...shared } = report
+  return {
+    ...common,
+    ...shared,
+    out: resolve(out),
+    files: reports.flatMap(({ label = '', files }) =>
+      files.map((file) => ({ ...file, name: `${label}/${file.name}` })),
+    ),
+    bytes: reports.reduce((sum, { bytes }) => sum + bytes, 0),
+    notes: [...new Set(reports.flatMap(({ notes }) => notes))],
+    nonFinite: reports.flatMap(({ nonFinite }) => nonFinite),
+    sweep: reports,
   }
 }
 
-function planRows(plan: MergePlan): PlanRow[] {
-  return plan.tensors.map(({ name, dtype, shape, program, origins, coefficients }) => ({
-    tensor: name,
-    dtype,
-    shape,
-    file: plan.layout.files[plan.layout.places.get(name)?.file ?? 0]?.name ?? '',
-    kernels: program?.kernels.map(({ kernel }) => kernel) ?? [],
-    inputs: origins.map(({ checkpoint, tensor }) => `${checkpoint.name}:${tensor.name}`),
-    coefficients,
-  }))
+function describeOutput(output: Output | Merged): SweepReport {
+  const { label, plan, target } = output
+  const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
+  const files = 'files' in output ? output.files : plan.layout.files.map(({ name, size }) => ({ name, size }))
+  return {
+    label: label ?? '',
+    out: target,
+    tensors: { total: plan.tensors.length, computed: plan.tensors.length - copied, copied },
+    parameters: plan.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
+    files,
+    bytes: plan.layout.bytes,
+    notes: plan.notes,
+    nonFinite: 'nonFinite' in output ? output.nonFinite : [],
+  }
+}
+
+/** Exact only where every part of it is. */
+function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
+  const merges = [
+    recipe,
+    ...recipe.modules,
+    ...[...recipe.stages.values()].flatMap((stage) => [stage, ...stage.modules]),
+  ]
+  return merges.every(({ method }) => method.determinism === 'exact') ? 'exact' : 'tolerance'
+}
+
+function planRows(plan: MergePlan, label?: string): PlanRow[] {
+  return plan.tensors.map(({ name, dtype, shape, program, origins, coefficients }) => {
+    const file = plan.layout.files[plan.layout.places.get(name)?.file ?? 0]?.name ?? ''
+    return {
+      tensor: name,
+      dtype,
+      shape,
+      file: label === undefined ? file : `${label}/${file}`,
+      kernels: program?.kernels.map(({ kernel }) => kernel) ?? [],
+      inputs: origins.map(({ checkpoint, tensor }) => `${checkpoint.name}:${tensor.name}`),
+      coefficients,
+    }
+  })
 }
 
 function typeName({ dtype, tensors }: MergePlan): string {

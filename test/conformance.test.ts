@@ -84,6 +84,53 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
     }
   })
 
+  test('lora adds the scaled product of B and A, whole or turned, to matrices of any shape and type', async () => {
+    const shapes = [
+      [1, 1, 1],
+      [7, 9, 3],
+      [3, 8, 1],
+      [256, 8, 5],
+      [2049, 1, 2],
+      [300, 234, 4],
+      [129, 544, 16],
+    ] as const
+    // found in the call, and told
+    const codes: Record<string, Record<string, number>> = {
+      BF16F32: { WEIGHT: 2, FACTORS: 0 },
+      F16BF16: { WEIGHT: 1, FACTORS: 2 },
+    }
+    for (const [rows, columns, rank] of shapes) {
+      for (const transposed of [false, true]) {
+        for (const [dtype, other, outDtype] of [
+          ['F32', 'F32', 'F32'],
+          ['BF16', 'F32', 'BF16'],
+          ['F16', 'BF16', 'F32'],
+        ] as const) {
+          const inputs = [
+            encode(dtype, numbers(rows * columns, 1)),
+            encode(other, numbers((transposed ? columns : rows) * rank, 2)),
+            encode(other, numbers((transposed ? rows : columns) * rank, 3)),
+          ]
+          const [weight, b, a] = [decode(dtype, inputs[0]!), decode(other, inputs[1]!), decode(other, inputs[2]!)]
+          const want = reference.lora(weight, b, a, { columns, rank, scale: 0.375, transposed })
+          const output = await engine.kernel('lora').run({
+            inputs: inputs.map((data, i) => ({ dtype: (i === 0 ? dtype : other) as 'F32', data })),
+            outDtype,
+            coefficients: [columns, rank, 0.375, rows],
+            constants: { TRANSPOSED: transposed ? 1 : 0, ...codes[dtype + other] },
+          })
+          const got = typed(outDtype, output)
+          for (let i = 0; i < want.length; i++) {
+            const bound = spacing(outDtype, want[i]!) * 0.5 + 2e-5
+            if (!(Math.abs(got[i]! - want[i]!) <= bound)) {
+              expect({ rows, columns, rank, transposed, i, got: got[i], want: want[i] }).toBe('within half a step')
+            }
+          }
+        }
+      }
+    }
+  })
+
   test('NaN and Inf are counted in what is stored, and only among true elements', async () => {
     const data = new Float32Array(2053).fill(1)
     data[3] = Number.NaN

@@ -419,6 +419,42 @@ describe('exactly', () => {
     expect(got.filter((v) => v === -1.5).length).toBe(750)
   })
 
+  test.each(['F32', 'BF16'] as const)(
+    'equal magnitudes stay by lower index over a whole model of %s',
+    async (dtype) => {
+      // nearly all are equal in the first run; in the second, a few hundred share the magnitude of the cut
+      for (const other of [0.5, 2]) {
+        const sizes = [3000, 5, 4096, 2049]
+        const numbers = sizes.map((n, t) =>
+          Float64Array.from({ length: n }, (_, e) => ((e * 7 + t) % 16 ? other : -1.5)),
+        )
+        const paths = [0, 1].map((scale) => {
+          const tensors = numbers.map((list, t) => [
+            `t${t}`,
+            pack(
+              dtype,
+              list.map((v) => v * scale),
+              [list.length],
+            ),
+          ])
+          return writeModel(join(folder, `equal-${count++}`), Object.fromEntries(tensors) as Record<string, Raw>)
+        })
+        for (const density of [0.04, 0.3, 0.97]) {
+          const result = await merged({
+            merge_method: 'ties',
+            base_model: paths[0]!,
+            models: [{ model: paths[1]!, parameters: { weight: 1, density } }],
+            parameters: { scope: 'model' },
+          })
+          const all = numbers.flatMap((list) => [...list])
+          const kept = band(all, density, 0)
+          const got = numbers.flatMap((_, t) => [...values(result.get(`t${t}`)!)])
+          expect(got).toEqual(all.map((v, e) => (kept[e] ? v : 0)))
+        }
+      }
+    },
+  )
+
   test('a drawn election goes to + for mergekit and PEFT, and to the majority for the reference', async () => {
     const base = new Float64Array(5)
     const a = [1, -2, -3, 4, -1]

@@ -15,22 +15,36 @@ export interface Copy {
   name: string
 }
 
-/** What to copy: model files of `model`, tokenizer and template of `tokenizer`. */
-export async function auxiliaryFiles(model: Checkpoint, tokenizer: Checkpoint | undefined): Promise<Copy[]> {
-  const pick = async (checkpoint: Checkpoint | undefined, pattern: RegExp) => {
-    const { folder } = checkpoint ?? {}
+/** What to copy: model files of `model`, tokenizer and template of the folder `tokenizer`. */
+export async function auxiliaryFiles(model: Checkpoint, tokenizer: string | undefined): Promise<Copy[]> {
+  const pick = async (folder: string | undefined, pattern: RegExp) => {
     if (folder === undefined) return []
     const names = (await readdir(folder)).filter((name) => pattern.test(name)).sort()
     return Promise.all(names.map(async (name) => ({ from: await inside(folder, name), name })))
   }
-  return [...(await pick(model, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
+  return [...(await pick(model.folder, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
 }
 
-/** The output's config: the model's own, with the type and the number of layers of the output. */
+/** What moved layers change in a config. */
+export interface LayerChange {
+  /** Key of config.json that holds the module's config; absent: the language model. */
+  section?: string
+  count: number
+  /** New values of keys beside the number of layers, such as `layer_types`. */
+  lists: Record<string, unknown[]>
+}
+
+export interface ConfigChange {
+  dtype: StoreDType | undefined
+  layers: LayerChange[]
+  /** Rows of the tables of tokens, where they change. */
+  vocabulary: number | undefined
+}
+
+/** The output's config: the model's own, with the type, the layers and the vocabulary of the output. */
 export function outputConfig(
   config: Record<string, unknown>,
-  dtype: StoreDType | undefined,
-  layers: { count: number; kinds?: unknown[] } | undefined,
+  { dtype, layers, vocabulary }: ConfigChange,
 ): Record<string, unknown> {
   const out = structuredClone(config)
   const text = textConfig(out)
@@ -40,10 +54,16 @@ export function outputConfig(
     }
     if (out.torch_dtype === undefined && out.dtype === undefined) out.torch_dtype = torchName(dtype)
   }
-  if (layers !== undefined) {
-    const found = layerKey(out)
-    if (found) found.holder[found.key] = layers.count
-    if (layers.kinds !== undefined) text.layer_types = layers.kinds
+  if (vocabulary !== undefined) {
+    for (const holder of new Set([out, text])) {
+      if (typeof holder.vocab_size === 'number' || holder === text) holder.vocab_size = vocabulary
+    }
+  }
+  for (const { section, count, lists } of layers) {
+    const part = section === undefined ? out : (out[section] as Record<string, unknown>)
+    const found = layerKey(part)
+    if (found) found.holder[found.key] = count
+    Object.assign(section === undefined ? text : part, lists)
   }
   return out
 }

@@ -4,10 +4,10 @@ import { basename, isAbsolute } from 'node:path'
 import { stringify } from 'yaml'
 import type { Recipe } from '../recipe/index.js'
 
-export function modelCard(title: string, recipe: Recipe, seed: number, version: string): string {
-  const models = [
-    ...new Set([...(recipe.base ? [recipe.base] : []), ...recipe.slices.flatMap((s) => s.sources.map((m) => m.model))]),
-  ]
+export function modelCard(
+  title: string,
+  { recipe, models, seed, version }: { recipe: Recipe; models: string[]; seed: number; version: string },
+): string {
   const shown = (model: string) => (isAbsolute(model) ? basename(model) : model)
   const front = stringify({
     base_model: models.map(shown),

@@ -32,10 +32,17 @@ export function writerRank(dtype: string): number {
   return order.indexOf(dtype)
 }
 
+/** In the order of the codes kernels know. */
 const sizes = { F32: 4, F16: 2, BF16: 2, F64: 8, F8_E4M3: 1, F8_E5M2: 1 } as const
 
 export function isLoadable(dtype: string): dtype is LoadDType {
   return Object.hasOwn(sizes, dtype)
+}
+
+/** A type in the words of kernels; 15: to be found at run time. */
+export function kernelCode(dtype: string | undefined): number {
+  const code = Object.keys(sizes).indexOf(dtype ?? '')
+  return code < 0 ? 15 : code
 }
 
 export function isStorable(dtype: string): dtype is StoreDType {

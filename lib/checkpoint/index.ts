@@ -1,8 +1,9 @@
 /** Checkpoints on disk: reading, laying out and staging. */
 
-export { auxiliaryFiles, type Copy, outputConfig } from './auxiliary.js'
+export { type Adapter, type LowRank, openAdapter } from './adapter.js'
+export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
 export { modelCard } from './card.js'
-export { bytesOf, isFloat, isLoadable, isStorable, storedAs, torchName } from './dtypes.js'
+export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
 export { inside } from './inside.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export { type Manifest, type ManifestInput, manifestName, readManifest } from './manifest.js'
@@ -18,4 +19,6 @@ export {
 } from './open.js'
 export { largestAuxiliary, readSmall } from './small.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
+export { commonTemplate } from './templates.js'
+export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'
 export { digest, inputsOf, refuseChanged, type Unfinished } from './unfinished.js'

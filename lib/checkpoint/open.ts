@@ -11,6 +11,7 @@ import type { NativeAddon, NativeHeader } from '../native/border.js'
 import { inside } from './inside.js'
 import { mainStack, stacksOf } from './names.js'
 import { largestConfig, readSmall } from './small.js'
+import type { Vocabulary } from './tokenizer.js'
 import { identityOf } from './unfinished.js'
 
 export interface CheckpointTensor {
@@ -47,6 +48,8 @@ export interface Checkpoint {
   /** Layers of every stack, and the one of the language model. */
   stacks: ReadonlyMap<string, number>
   stack?: string
+  /** Where it was asked for, and the folder has a tokenizer.json. */
+  vocabulary?: Vocabulary
 }
 
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>

@@ -83,6 +83,9 @@ export interface StageOptions {
 }
 
 export class Stage {
+  /** Whether the files of an unfinished run are there to be continued. */
+  resumed = false
+
   private constructor(
     private readonly target: string,
     readonly folder: string,
@@ -92,19 +95,28 @@ export class Stage {
     readonly journal: NativeJournal,
   ) {}
 
-  /** Takes the folder for `run`: new, or the one that an earlier run of the same kind has left. */
+  /**
+   * Takes the folder for `run`: new, or the one that an earlier run of the same kind has left. Outputs of one run share
+   * the journal in the folder of the `first`.
+   */
   static async create(
     addon: Pick<NativeAddon, 'lockFile'>,
     target: string,
     run: Unfinished,
     options: StageOptions,
+    first?: Stage,
   ): Promise<Stage> {
     const folder = partialOf(target)
     try {
       await mkdir(folder, { recursive: true })
       await refuseForeign(folder)
       const lock = takeLock(addon, target)
-      const plan = { path: join(folder, journal), run: digest([run]), resume: false, every: options.journalEvery }
+      const plan = first?.journal ?? {
+        path: join(folder, journal),
+        run: digest([run]),
+        resume: false,
+        every: options.journalEvery,
+      }
       const stage = new Stage(target, folder, lock, options, plan)
       try {
         // Another run may have published the output while this one waited for its turn.
@@ -129,7 +141,7 @@ export class Stage {
       refuseOther(before, run, this.folder)
       // What is beside the weights is written again, from the files as they are now.
       await this.clear((name) => notes.has(name) || name.endsWith('.safetensors'))
-      this.journal.resume = true
+      this.resumed = true
       return
     }
     if (before !== undefined && !this.options.overwrite) {

@@ -35,8 +35,11 @@ function bar(what: string): Progress {
     update(event) {
       const { moved, total } = done(event)
       const payload = { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) }
-      if (started) view.update(moved, payload)
-      else view.start(total, moved, payload)
+      // what is made before the merge has totals of its own
+      if (started) {
+        view.setTotal(total)
+        view.update(moved, payload)
+      } else view.start(total, moved, payload)
       started = true
     },
     stop() {

@@ -32,6 +32,7 @@ export function mergeText(report: MergeReport): string {
         `host ${milliseconds(host)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, sync ${milliseconds(sync)}.`,
     )
   }
+  if (report.sweep) lines.push(`Outputs: ${report.sweep.map(({ label }) => label).join(', ')}.`)
   if (report.plan) {
     const rows = report.plan
       .slice(0, shownTensors)

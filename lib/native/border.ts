@@ -145,7 +145,8 @@ export interface NativeTensorJob {
   elements: number
   /** Elements of a row, where the program looks at rows. */
   row?: number
-  inputs: { place: number; offset: number; dtype: string }[]
+  /** `whole`: elements of an input that every tile reads completely; else there are as many as the job has. */
+  inputs: { place: number; offset: number; dtype: string; whole?: number }[]
   /** What is computed from one read of the inputs: one result, or k of them in a sweep. All are stored as one dtype. */
   variants: NativeVariant[]
 }

@@ -1,5 +1,8 @@
 /** Planning: what is computed from which bytes, and where the results go. */
 
+export { withAdapter } from './adapter.js'
 export { parseBytes } from './bytes.js'
-export { type MergePlan, type PlannedTensor, planMerge, toNative } from './plan.js'
-export type { Origin } from './tensors.js'
+export { isDerived, type Origin } from './derived.js'
+export { type JointPlan, joinPlans, levelToNative, type NativeRun, toNative } from './native.js'
+export { type MergePlan, type PlannedTensor, planMerge } from './plan.js'
+export { isVocabulary } from './vocabulary.js'

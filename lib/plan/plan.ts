@@ -5,21 +5,38 @@
  */
 
 import {
+  type AddedToken,
   bytesOf,
   type Checkpoint,
   isFloat,
   isLoadable,
   isStorable,
+  type LayerChange,
   layOut,
   type OutputLayout,
   storedAs,
-  textConfig,
+  type Vocabulary,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
-import type { NativeJournal, NativePlan, NativeProgram, NativeTensorJob, StoreDType } from '../native/border.js'
-import { evaluate, type Parameters, type Recipe } from '../recipe/index.js'
-import { isBuffer, type Origin, type OutputSource, planSlices, planTensors } from './tensors.js'
+import type { NativeProgram, StoreDType } from '../native/border.js'
+import { evaluate, type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
+import {
+  fused,
+  isDerived,
+  type Level,
+  levelsOf,
+  linear,
+  type Origin,
+  type Part,
+  solePart,
+  storedType,
+} from './derived.js'
+import { layerChange } from './layers.js'
+import { type View, viewOf } from './modules.js'
+import { stageCheckpoint } from './stages.js'
+import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
+import { mapTables, planVocabulary } from './vocabulary.js'
 
 export interface PlannedTensor {
   name: string
@@ -32,6 +49,8 @@ export interface PlannedTensor {
   /** Absent: the bytes of the one origin are copied. */
   program?: NativeProgram
   coefficients: number[]
+  /** Keys the random numbers, where that is not the name. */
+  key?: string
 }
 
 export interface MergePlan {
@@ -42,8 +61,14 @@ export interface MergePlan {
   donor: Checkpoint
   /** The type most of the output's weights are stored as. */
   dtype?: StoreDType
-  /** Layers of the output, where slices change them. */
-  layers?: { count: number; kinds?: unknown[] }
+  /** Modules whose layers the recipe moves. */
+  layers: LayerChange[]
+  /** Rows of the tables of tokens, where the recipe chooses a vocabulary. */
+  vocabulary?: number
+  /** Whose tokenizer the output gets. */
+  tokenizer?: { folder: string; extra: AddedToken[] }
+  /** Tensors to make before the merge. */
+  levels: Level[]
   notes: string[]
 }
 
@@ -57,61 +82,169 @@ export function planMerge(
   checkpoints: ReadonlyMap<string, Checkpoint>,
   options: PlanOptions,
 ): MergePlan {
+  const known = new Map(checkpoints)
+  for (const [name, stage] of recipe.stages) {
+    const { sources, ...about } = planTensorsOf(stage, known)
+    const tensors = sources.map((source) => planTensor(source, stage.dtype))
+    known.set(name, stageCheckpoint(name, { ...about, tensors, dtype: stage.dtype ?? mainType(tensors) }))
+  }
+  const planned = planTensorsOf(recipe, known)
+  const asked = options.dtype ?? recipe.dtype
+  const tensors = planned.sources.map((source) => planTensor(source, asked))
+  const levels = levelsOf(tensors.flatMap(({ origins }) => origins))
+  const staged = levels.reduce((sum, { places }) => sum + places.size, 0)
+  if (staged > 0) planned.notes.push(`${staged} tensors are made before the merge, in float32.`)
+  const dtype = mainType(tensors)
+  return {
+    tensors,
+    layout: layOut(tensors, options.shardSize),
+    donor: planned.donor,
+    ...(dtype === undefined ? {} : { dtype }),
+    layers: planned.layers,
+    ...(planned.vocabulary === undefined ? {} : { vocabulary: planned.vocabulary }),
+    ...(planned.tokenizer === undefined ? {} : { tokenizer: planned.tokenizer }),
+    levels,
+    notes: planned.notes,
+  }
+}
+
+/** A tensor of the output with what its method makes of it. */
+interface Planned {
+  name: string
+  origins: Origin[]
+  step: () => Step
+  /** Whether the first origin is a base. */
+  needsBase: boolean
+}
+
+interface PlannedTensors {
+  sources: Planned[]
+  donor: Checkpoint
+  layers: LayerChange[]
+  vocabulary?: number
+  tokenizer?: Vocabulary | { folder: string; extra: AddedToken[] }
+  notes: string[]
+}
+
+function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoint>): PlannedTensors {
   const checkpointOf = (model: string) => {
     const checkpoint = checkpoints.get(model)
     if (checkpoint !== undefined) return checkpoint
     throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The model ${model} has not been opened.`)
   }
   const notes = [...recipe.notes]
-  const globals = topLevelScalars(recipe)
-  const base = recipe.base === undefined ? undefined : checkpointOf(recipe.base)
-  const pretrained = typeof globals.pretrained === 'string' ? checkpointOf(globals.pretrained) : undefined
-  const slices = planSlices(recipe, { globals, checkpointOf, ...(base && { base }), ...(pretrained && { pretrained }) })
-  const donor = base ?? slices[0]?.inputs[0]?.checkpoint
-  if (donor === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The recipe has no models.')
-  const asked = options.dtype ?? recipe.dtype
-  const tensors = planTensors(slices, donor, recipe.sliced, notes).map((source) => planTensor(recipe, source, asked))
-  const layout = layOut(tensors, options.shardSize)
-  const dtype = mainType(tensors)
-  return {
-    tensors,
-    layout,
-    donor,
-    ...(dtype === undefined ? {} : { dtype }),
-    ...(recipe.sliced ? { layers: layersOf(slices) } : {}),
-    notes,
+  const first = (recipe.modules[0] ?? recipe).slices[0]?.sources[0]?.model
+  const donorName = recipe.base ?? first
+  if (donorName === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The recipe has no models.')
+  const donor = checkpointOf(donorName)
+  const layers: LayerChange[] = []
+  const chosen = checkpoints.get(recipe.tokenizer.source) ?? donor
+  const vocabulary = planVocabulary(recipe.tokenizer, modelsOf(recipe).map(checkpointOf), chosen)
+  const { folder } = chosen
+  const files = chosen.vocabulary ?? (folder === undefined ? undefined : { folder, extra: [] })
+  const tokenizer = recipe.tokenizer.source === 'none' ? undefined : (vocabulary ?? files)
+  const finish = (sources: Planned[]): PlannedTensors => {
+    const mapped = vocabulary && mapTables(vocabulary, sources, recipe.base && donor.name, notes)
+    return {
+      sources: mapped?.sources ?? sources,
+      donor,
+      layers,
+      ...(mapped?.rows === undefined ? {} : { vocabulary: mapped.rows }),
+      ...(tokenizer === undefined ? {} : { tokenizer }),
+      notes,
+    }
+  }
+  const planOne = (merge: Merge, above: Parameters[], seen: Seen<Checkpoint>, view?: View): Planned[] => {
+    const globals = topLevelScalars(merge.method, above)
+    const { pretrained } = globals
+    const roles = { globals, checkpointOf: seen, ...(typeof pretrained === 'string' ? { pretrained } : {}) }
+    const slices = planSlices(merge, roles)
+    if (merge.sliced) layers.push(layerChange(slices, view?.section))
+    const { method } = merge
+    return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => ({
+      ...source,
+      name: view?.stored(source.name) ?? source.name,
+      step: () => method.step(parametersOf(method, above, source)),
+      needsBase: method.needsBase,
+    }))
+  }
+  if (recipe.modules.length === 0) {
+    return finish(planOne(recipe, [recipe.parameters], ({ model }) => checkpointOf(model)))
+  }
+  const covered = new Set<string>()
+  const sources = recipe.modules.flatMap((module) => {
+    const seen = viewsOf(module, checkpointOf)
+    const view = seen({ model: donorName })
+    for (const name of view.tensors.keys()) {
+      if (covered.has(view.stored(name))) throw twice(module, view.stored(name))
+      covered.add(view.stored(name))
+    }
+    // parameters of the recipe are those of its own method
+    const above = module.method === recipe.method ? [module.parameters, recipe.parameters] : [module.parameters]
+    return planOne(module, above, seen, view)
+  })
+  const rest = [...donor.tensors].filter(([name]) => !covered.has(name))
+  if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
+  for (const [name, tensor] of rest) {
+    sources.push({ name, origins: [{ checkpoint: donor, tensor }], step: () => ({ copy: 0 }), needsBase: false })
+  }
+  return finish(sources)
+}
+
+function twice(module: Module, name: string): WeightsmithError {
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_RECIPE',
+    `${module.path} of the recipe should be a module apart from the others, but ${name} is in two of them.`,
+    { tensor: name },
+  )
+}
+
+type Seen<C extends Checkpoint> = (source: { model: string; prefix?: string }) => C
+
+/** Each model as the module sees it, made once. */
+function viewsOf(module: Module, checkpointOf: (model: string) => Checkpoint): Seen<View> {
+  const views = new Map<string, View>()
+  const given = module.slices.flatMap(({ sources }) => sources)
+  return ({ model, prefix = given.find((source) => source.model === model)?.prefix }) => {
+    const key = JSON.stringify([model, prefix])
+    const view = views.get(key) ?? viewOf(checkpointOf(model), module, prefix)
+    views.set(key, view)
+    return view
   }
 }
 
 /** Parameters that decide about the whole merge (which inputs, in which order). */
-function topLevelScalars(recipe: Recipe): Record<string, Scalar | undefined> {
-  const values = recipe.method.parameters.map((spec) => {
-    const value = recipe.parameters[spec.name] ?? spec.default
+function topLevelScalars(method: Method, above: Parameters[]): Record<string, Scalar | undefined> {
+  const values = method.parameters.map((spec) => {
+    const value = above.find((level) => level[spec.name] !== undefined)?.[spec.name] ?? spec.default
     return [spec.name, Array.isArray(value) ? undefined : value]
   })
   return Object.fromEntries(values)
 }
 
-function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | undefined): PlannedTensor {
+function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTensor {
   const { name, origins } = source
   const [first] = origins
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${name} has no origin.`)
   const { shape } = first.tensor
   const elements = shape.reduce((a, b) => a * b, 1)
   const same = { name, shape, elements }
-  if (!isFloat(first.tensor.dtype) || isBuffer(name)) return copyOf(same, first)
-  const step = recipe.method.step(parametersOf(recipe.method, recipe.parameters, source))
+  const stored = storedType(first.tensor)
+  if (!isFloat(stored) || isBuffer(name)) return copyOf(same, first)
+  const step = source.step()
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
-  const kept = recipe.method.needsBase || origins.length > 1 ? storedAs(first.tensor.dtype) : first.tensor.dtype
+  const kept = source.needsBase || origins.length > 1 ? storedAs(stored) : stored
   const dtype = asked ?? kept
-  if (sole !== undefined && sole.tensor.dtype === dtype) return copyOf(same, sole)
-  const computed = asked ?? storedAs(first.tensor.dtype)
-  const { program, coefficients, inputs }: Exclude<Step, { copy: number }> =
+  // what one program makes is better made in its place than copied there
+  const lies = sole !== undefined && !(isDerived(sole.tensor) && solePart(sole.tensor))
+  if (lies && sole.tensor.dtype === dtype) return copyOf(same, sole)
+  const computed = asked ?? storedAs(stored)
+  const given: Omit<Part, 'first' | 'elements' | 'key'> & { key?: string } =
     'copy' in step
-      ? { program: { kernels: [{ kernel: 'linear', writes: 'output' }] }, coefficients: [1], inputs: [step.copy] }
-      : step
-  const read = inputs === undefined ? origins : inputs.flatMap((i) => origins[i] ?? [])
+      ? { program: linear, coefficients: [1], origins: origins.slice(step.copy, step.copy + 1) }
+      : { ...step, origins: step.inputs === undefined ? origins : step.inputs.flatMap((i) => origins[i] ?? []) }
+  const { program = linear, coefficients, origins: read, key } = fused(given)
   for (const { tensor, checkpoint } of read) {
     if (!isLoadable(tensor.dtype)) {
       throw new WeightsmithError(
@@ -122,7 +255,16 @@ function planTensor(recipe: Recipe, source: OutputSource, asked: StoreDType | un
       )
     }
   }
-  return { ...same, dtype: computed, bytes: elements * bytesOf(computed), origins: read, program, coefficients }
+  const bytes = elements * bytesOf(computed)
+  return {
+    ...same,
+    dtype: computed,
+    bytes,
+    origins: read,
+    program,
+    coefficients,
+    ...(key === undefined ? {} : { key }),
+  }
 }
 
 function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin: Origin): PlannedTensor {
@@ -131,7 +273,7 @@ function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin
 }
 
 /** Values for one tensor; what is nearer to the model goes first: its own, the slice's, the recipe's, the default. */
-function parametersOf(method: Method, top: Parameters, { name, t, slice }: OutputSource) {
+function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource) {
   const resolveValue = (spec: ParameterSpec, levels: Parameters[], path: string): Scalar | undefined => {
     for (const level of levels) {
       const value = level[spec.name]
@@ -153,9 +295,9 @@ function parametersOf(method: Method, top: Parameters, { name, t, slice }: Outpu
         .map((spec) => [spec.name, resolveValue(spec, levels, path)]),
     )
   return {
-    global: values('global', [slice.parameters, top], 'parameters'),
+    global: values('global', [slice.parameters, ...above], 'parameters'),
     models: slice.models.map(({ parameters, path }) =>
-      values('model', [parameters, slice.parameters, top], `${path}.parameters`),
+      values('model', [parameters, slice.parameters, ...above], `${path}.parameters`),
     ),
   }
 }
@@ -166,89 +308,4 @@ function mainType(tensors: PlannedTensor[]): StoreDType | undefined {
     if (isStorable(tensor.dtype)) bytes.set(tensor.dtype, (bytes.get(tensor.dtype) ?? 0) + tensor.elements)
   }
   return [...bytes].sort((a, b) => b[1] - a[1])[0]?.[0]
-}
-
-function layersOf(slices: ReturnType<typeof planSlices>): { count: number; kinds?: unknown[] } {
-  const count = slices.reduce((sum, slice) => sum + slice.count, 0)
-  const kinds = slices.flatMap((slice) => {
-    const [input] = slice.inputs
-    const types = input?.checkpoint.config && textConfig(input.checkpoint.config).layer_types
-    return Array.isArray(types) ? types.slice(input?.first, (input?.first ?? 0) + slice.count) : []
-  })
-  return kinds.length === count && count > 0 ? { count, kinds } : { count }
-}
-
-export interface RunOptions {
-  /** Folder the output files are made in. */
-  folder: string
-  memory: number
-  seed: number
-  checksum: boolean
-  sync: boolean
-  journal: NativeJournal
-}
-
-/** The plan as the engine takes it: files, programs, and jobs in the order of the output. */
-export function toNative(plan: MergePlan, join: (folder: string, name: string) => string, run: RunOptions): NativePlan {
-  const inputs: { path: string; size: number }[] = []
-  const places = new Map<string, number>()
-  const placeOf = ({ checkpoint, tensor }: Origin) => {
-    const file = checkpoint.files[tensor.file]
-    if (file === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no file.`)
-    const known = places.get(file.path)
-    if (known !== undefined) return known
-    places.set(file.path, inputs.length)
-    return inputs.push({ path: file.path, size: file.size }) - 1
-  }
-  const programs: NativeProgram[] = []
-  const known = new Map<string, number>()
-  const programOf = (program: NativeProgram | undefined) => {
-    if (program === undefined) return -1
-    const key = JSON.stringify(program)
-    const index = known.get(key) ?? programs.push(program) - 1
-    known.set(key, index)
-    return index
-  }
-  const jobs = plan.tensors
-    .filter((tensor) => tensor.elements > 0)
-    .map((tensor): NativeTensorJob => {
-      const place = plan.layout.places.get(tensor.name)
-      if (place === undefined) {
-        throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no place in the output.`)
-      }
-      return {
-        name: tensor.name,
-        program: programOf(tensor.program),
-        elements: tensor.elements,
-        ...(tensor.program?.rows ? { row: tensor.shape.at(-1) ?? 1 } : {}),
-        inputs: tensor.origins.map((o) => ({ place: placeOf(o), offset: o.tensor.begin, dtype: o.tensor.dtype })),
-        variants: [
-          {
-            coefficients: tensor.coefficients,
-            output: { place: place.file, offset: place.offset, dtype: tensor.dtype },
-          },
-        ],
-      }
-    })
-  const ordered = inOrder(jobs, programs)
-  const { memory, seed, checksum, sync, journal } = run
-  const outputs = plan.layout.files.map(({ name, size, header }) => ({ path: join(run.folder, name), size, header }))
-  return { inputs, outputs, programs, jobs: ordered, memory, seed, checksum, sync, journal }
-}
-
-/**
- * In the order of the output, but for tensors that share their facts: these keep the order of the network among
- * themselves, because equal magnitudes are told apart by it, and a result must not depend on its shards.
- */
-function inOrder(jobs: NativeTensorJob[], programs: NativeProgram[]): NativeTensorJob[] {
-  const joint = (job: NativeTensorJob) => programs[job.program]?.shared === true
-  const network = jobs.filter(joint).values()
-  return [...jobs].sort(compareWrites).map((job) => (joint(job) ? (network.next().value ?? job) : job))
-}
-
-function compareWrites(a: NativeTensorJob, b: NativeTensorJob): number {
-  const x = a.variants[0]?.output
-  const y = b.variants[0]?.output
-  if (x === undefined || y === undefined) return 0
-  return x.place - y.place || x.offset - y.offset
 }

@@ -12,13 +12,9 @@ import {
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Scalar } from '../methods/index.js'
-import type { Parameters, Recipe, Slice, Source } from '../recipe/index.js'
-
-/** One input of a tensor. */
-export interface Origin {
-  checkpoint: Checkpoint
-  tensor: CheckpointTensor
-}
+import type { Merge, Parameters, Slice, Source } from '../recipe/index.js'
+import type { Origin } from './derived.js'
+import { isVocabulary } from './vocabulary.js'
 
 export interface OutputSource {
   name: string
@@ -38,15 +34,16 @@ export interface PlannedSlice {
 }
 
 export interface Roles {
-  base?: Checkpoint
-  pretrained?: Checkpoint
+  /** Name of the model that deltas of `imm` start from. */
+  pretrained?: string
   globals: Readonly<Record<string, Scalar | undefined>>
-  checkpointOf(model: string): Checkpoint
+  /** The tensors of a model that take part. */
+  checkpointOf(source: { model: string; prefix?: string }): Checkpoint
 }
 
-/** Inputs and their order, for every slice of the recipe. */
-export function planSlices(recipe: Recipe, roles: Roles): PlannedSlice[] {
-  return recipe.slices.map((slice) => planSlice(recipe, roles, slice))
+/** Inputs and their order, for every slice of a merge. */
+export function planSlices(merge: Merge, roles: Roles): PlannedSlice[] {
+  return merge.slices.map((slice) => planSlice(merge, roles, slice))
 }
 
 interface Role {
@@ -56,18 +53,19 @@ interface Role {
   path: string
 }
 
-function planSlice(recipe: Recipe, roles: Roles, slice: Slice): PlannedSlice {
-  const { method } = recipe
-  const given = slice.sources.map((source): Role => ({ ...source, checkpoint: roles.checkpointOf(source.model) }))
+function planSlice({ method, base: common }: Merge, roles: Roles, slice: Slice): PlannedSlice {
+  const given = slice.sources.map((source): Role => ({ ...source, checkpoint: roles.checkpointOf(source) }))
   let bases: Role[] = []
   let models = given
-  if (method.needsBase && roles.base !== undefined && recipe.base !== undefined) {
-    const base = givenOrImplied(recipe.base, roles.base, slice.sources, given)
-    models = given.filter((_, i) => slice.sources[i]?.model !== recipe.base)
+  const baseName = slice.base ?? common
+  if (method.needsBase && baseName !== undefined) {
+    const base = givenOrImplied(baseName, roles, slice.sources, given)
+    models = given.filter((_, i) => slice.sources[i]?.model !== baseName)
     bases = [base]
     if (method.arrange !== undefined) {
-      const pretrained = roles.pretrained && implied(roles.pretrained, slice.sources, given)
-      const arranged = method.arrange({ base, models, globals: roles.globals, ...(pretrained && { pretrained }) })
+      const { pretrained: name, globals } = roles
+      const pretrained = name === undefined ? undefined : implied(name, roles, slice.sources, given)
+      const arranged = method.arrange({ base, models, globals, ...(pretrained && { pretrained }) })
       bases = arranged.bases
       models = arranged.models
     }
@@ -92,12 +90,13 @@ function planSlice(recipe: Recipe, roles: Roles, slice: Slice): PlannedSlice {
   }
 }
 
-function givenOrImplied(name: string, checkpoint: Checkpoint, sources: Source[], given: Role[]): Role {
-  return given[sources.findIndex((source) => source.model === name)] ?? implied(checkpoint, sources, given)
+function givenOrImplied(name: string, roles: Roles, sources: Source[], given: Role[]): Role {
+  return given[sources.findIndex((source) => source.model === name)] ?? implied(name, roles, sources, given)
 }
 
 /** A base that a slice does not list takes the layers that all of its sources take. */
-function implied(checkpoint: Checkpoint, sources: Source[], given: Role[]): Role {
+function implied(name: string, roles: Roles, sources: Source[], given: Role[]): Role {
+  const checkpoint = roles.checkpointOf({ model: name })
   const range = sources[0]?.range
   const other = sources.find((source) => `${source.range}` !== `${range}`)
   if (other !== undefined) {
@@ -120,12 +119,14 @@ export function planTensors(
   donor: Checkpoint,
   sliced: boolean,
   notes: string[],
+  /** Whether tables of different vocabularies may meet, because their rows are going to be mapped. */
+  anyRows: boolean,
 ): OutputSource[] {
   const first = slices[0]
   const last = slices.at(-1)
   if (first === undefined || last === undefined) return []
-  const before = outside(first, (name) => !standsBehindLayers(name), donor, notes)
-  const behind = outside(last, standsBehindLayers, donor, notes)
+  const before = outside(first, (name) => !standsBehindLayers(name), donor, notes, anyRows)
+  const behind = outside(last, standsBehindLayers, donor, notes, anyRows)
   const stacked: OutputSource[] = []
   let index = 0
   for (const slice of slices) {
@@ -147,6 +148,7 @@ function outside(
   wanted: (name: string) => boolean,
   donor: Checkpoint,
   notes: string[],
+  anyRows: boolean,
 ): OutputSource[] {
   const { checkpoint: reference } = referenceOf(slice)
   const ours = (checkpoint: Checkpoint) =>
@@ -173,7 +175,7 @@ function outside(
     const at = layerOf(name)
     const depth = at === undefined ? 0 : (reference.stacks.get(at.stack) ?? 1)
     const t = at === undefined ? (standsBehindLayers(name) ? 1 : 0) : positionOf(at.index, depth)
-    sources.push({ name, origins: originsOf(name, inputs), t, slice })
+    sources.push({ name, origins: originsOf(name, inputs, anyRows), t, slice })
   }
   return sources
 }
@@ -204,8 +206,8 @@ function layerParts(checkpoint: Checkpoint, index: number): Map<string, Checkpoi
   let layers = partsOfLayers.get(checkpoint)
   if (layers === undefined) {
     layers = new Map()
-    for (const tensor of checkpoint.tensors.values()) {
-      const at = layerOf(tensor.name)
+    for (const [name, tensor] of checkpoint.tensors) {
+      const at = layerOf(name)
       if (at === undefined || at.stack !== checkpoint.stack) continue
       const parts = layers.get(at.index) ?? new Map<string, CheckpointTensor>()
       layers.set(at.index, parts.set(at.rest, tensor))
@@ -224,7 +226,11 @@ function refuseDeeper(slice: PlannedSlice): void {
   }
 }
 
-function originsOf(name: string, inputs: { checkpoint: Checkpoint; tensor: CheckpointTensor | undefined }[]): Origin[] {
+function originsOf(
+  name: string,
+  inputs: { checkpoint: Checkpoint; tensor: CheckpointTensor | undefined }[],
+  anyRows = false,
+): Origin[] {
   const [reference] = inputs
   const origins: Origin[] = []
   for (const { checkpoint, tensor } of inputs) {
@@ -236,6 +242,10 @@ function originsOf(name: string, inputs: { checkpoint: Checkpoint; tensor: Check
     origins.push({ checkpoint, tensor })
     const first = origins[0]?.tensor
     if (first !== undefined && `${tensor.shape}` !== `${first.shape}`) {
+      if (isVocabulary(name) && `${tensor.shape.slice(1)}` === `${first.shape.slice(1)}`) {
+        if (anyRows) continue
+        throw otherVocabulary(name, origins)
+      }
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
         `Tensor ${name} has shape [${first.shape.join(', ')}] in ${origins[0]?.checkpoint.name}, but ` +
@@ -245,6 +255,17 @@ function originsOf(name: string, inputs: { checkpoint: Checkpoint; tensor: Check
     }
   }
   return origins
+}
+
+function otherVocabulary(name: string, [first, ...others]: Origin[]): WeightsmithError {
+  const other = others.at(-1)
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+    `Tensor ${name} has ${first?.tensor.shape[0]} rows in ${first?.checkpoint.name}, but ${other?.tensor.shape[0]} in ` +
+      `${other?.checkpoint.name}: their vocabularies differ. Say which one the output gets with tokenizer_source: base, ` +
+      'union or one of the models (or with tokenizer:), and rows are matched by token.',
+    { tensor: name, file: other?.checkpoint.path },
+  )
 }
 
 function missing(name: string, absent: Checkpoint, present: Checkpoint): WeightsmithError {

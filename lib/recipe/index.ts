@@ -1,13 +1,8 @@
 /** Recipes: what to merge, and how. */
 
 export { resolveModel } from './models.js'
-export {
-  checkRecipe,
-  loadRecipe,
-  parseDType,
-  type Recipe,
-  type RecipeInput,
-  type Slice,
-  type Source,
-} from './recipe.js'
+export type { Module } from './modules.js'
+export { checkRecipe, loadRecipe, modelsOf, parseDType, type Recipe, type RecipeInput } from './recipe.js'
+export type { Merge, Slice, Source } from './sources.js'
+export type { TokenizerPolicy, TokenRule, TokenSource } from './tokenizer.js'
 export { evaluate, type FilteredValue, type Parameters, type ParameterValue } from './values.js'

@@ -1,58 +1,83 @@
 /**
  * From a YAML file or an object to a recipe that is known to be sound. The keys are mergekit's, so existing recipes
- * run unchanged; what mergekit takes and ignores is accepted and noted, any other unknown key is an error. Messages
- * name the key path, what was expected and what was found. The checks are by hand because those three need the
- * method's own parameter list at hand.
+ * run unchanged; what mergekit takes and ignores is accepted and noted, any other unknown key is an error. The checks
+ * are by hand because their messages need the method's own parameter list at hand.
  */
 
 import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
-import { parseDocument } from 'yaml'
+import { parseAllDocuments } from 'yaml'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
-import { ignoredParameters, type Method, methods, type ParameterSpec, type Scalar } from '../methods/index.js'
 import type { StoreDType } from '../native/border.js'
-import type { FilteredValue, Parameters, ParameterValue } from './values.js'
+import { checkMethod, fail, knownKeys, list, modelName, plain, record } from './checks.js'
+import { checkModules, type Module } from './modules.js'
+import { checkParameters } from './parameters.js'
+import { checkSources, type Merge } from './sources.js'
+import { expandSweep } from './sweep.js'
+import { chatTemplates } from './templates.js'
+import { checkTokenizer, type TokenizerInput, type TokenizerPolicy } from './tokenizer.js'
+import type { ParameterValue } from './values.js'
+
+type ParametersInput = Record<string, ParameterValue>
+
+export interface ModelInput {
+  /** Path, `org/name`, the name of an earlier stage, or one of these with a LoRA adapter: `model+adapter`. */
+  model: string
+  parameters?: ParametersInput
+  /** In a module: what the names of its tensors start with in this model. */
+  prefix?: string
+}
+
+export interface SliceInput {
+  sources: (ModelInput & { layer_range: [number, number] })[]
+  parameters?: ParametersInput
+  base_model?: string
+}
+
+export interface ModuleInput {
+  merge_method?: string
+  /** What the names of the module's tensors start with; by default its name says that. */
+  prefix?: string
+  models?: ModelInput[]
+  slices?: SliceInput[]
+  parameters?: ParametersInput
+}
 
 /** A recipe as it is written: mergekit's YAML, or the same as an object. */
 export interface RecipeInput {
   merge_method: string
   base_model?: string
-  models?: { model: string; parameters?: Record<string, ParameterValue> }[]
-  slices?: {
-    sources: { model: string; layer_range: [number, number]; parameters?: Record<string, ParameterValue> }[]
-    parameters?: Record<string, ParameterValue>
-  }[]
-  parameters?: Record<string, ParameterValue>
+  /** One of `models`, `slices` and `modules`. */
+  models?: ModelInput[]
+  slices?: SliceInput[]
+  modules?: Record<string, ModuleInput>
+  parameters?: ParametersInput
   dtype?: string
   out_dtype?: string
-  /** `base`, `none`, or one of the models; by default the base (or the first model). */
+  /** `base`, `union`, `none`, or one of the models; by default the base's (or first model's) files are copied. */
   tokenizer_source?: string
+  tokenizer?: TokenizerInput
+  /** `auto`, a built-in name, or a Jinja template. */
+  chat_template?: string
+  /** How later stages refer to this one. */
+  name?: string
+  /** Earlier stages, each with a `name`; the documents before the last one of a YAML file. */
+  stages?: RecipeInput[]
+  /** Parameters with a list of values each: one output for every combination. */
+  sweep?: Record<string, ParameterValue[]>
 }
 
-export interface Source {
-  model: string
-  /** First layer and the one after the last; absent: all of them. */
-  range?: readonly [number, number]
-  parameters: Parameters
-  /** Where the source stands in the recipe. */
-  path: string
-}
-
-export interface Slice {
-  sources: Source[]
-  parameters: Parameters
-}
-
-/** A checked recipe. `models` has become one slice without layer ranges. */
-export interface Recipe {
-  method: Method
-  base?: string
-  slices: Slice[]
-  /** Whether the recipe moves layers (`slices`). */
-  sliced: boolean
-  parameters: Parameters
+/** A checked recipe. With `modules`, these have the slices. */
+export interface Recipe extends Merge {
+  modules: Module[]
   dtype?: StoreDType
-  tokenizer: string
+  tokenizer: TokenizerPolicy
+  /** `auto`, or the template itself. */
+  chatTemplate?: string
+  /** Earlier stages, whose results are named like models. */
+  stages: ReadonlyMap<string, Recipe>
+  /** One recipe an output, where the recipe is a sweep; this one is then the first of them. */
+  sweep: { label: string; recipe: Recipe }[]
   /** What was accepted and changes nothing. */
   notes: string[]
   /** As it was written. */
@@ -61,31 +86,22 @@ export interface Recipe {
   folder: string
 }
 
-const keys = {
-  top: [
-    'merge_method',
-    'base_model',
-    'models',
-    'slices',
-    'parameters',
-    'dtype',
-    'out_dtype',
-    'tokenizer_source',
-  ] as const,
-  model: ['model', 'parameters'] as const,
-  slice: ['sources', 'parameters'] as const,
-  source: ['model', 'layer_range', 'parameters'] as const,
-}
-
-/** Keys of mergekit that cannot be left out of account: what to say about each. */
-const refused: ReadonlyMap<string, string> = new Map([
-  ['modules', 'merging modules apart is not offered; use models or slices, with filters for the parts'],
-  ['tokenizer', 'building a tokenizer is not offered; use tokenizer_source: base, none or one of the models'],
-  ['chat_template', 'setting a chat template is not offered; the template of the tokenizer source is copied'],
-])
-
-/** Keys of mergekit that change nothing in a merge. */
-const ignoredKeys: ReadonlySet<string> = new Set(['name', 'default_vocab_size'])
+const keys = [
+  'merge_method',
+  'base_model',
+  'models',
+  'slices',
+  'modules',
+  'parameters',
+  'dtype',
+  'out_dtype',
+  'tokenizer_source',
+  'tokenizer',
+  'chat_template',
+  'name',
+  'stages',
+  'sweep',
+] as const
 
 const dtypes: ReadonlyMap<string, StoreDType> = new Map<string, StoreDType>([
   ['float32', 'F32'],
@@ -122,11 +138,14 @@ export async function loadRecipe(source: string | RecipeInput, folder = process.
   return checkRecipe(parseYaml(text, file), dirname(file))
 }
 
+/** One document is the recipe; of several, the last is the result and the others are its stages, as in mergekit-multi. */
 function parseYaml(text: string, file: string): unknown {
+  let documents: unknown[]
   try {
-    const document = parseDocument(text)
-    if (document.errors[0] !== undefined) throw document.errors[0]
-    return document.toJS()
+    documents = [...parseAllDocuments(text)].map((document) => {
+      if (document.errors[0] !== undefined) throw document.errors[0]
+      return document.toJS() as unknown
+    })
   } catch (cause) {
     // The first line says what and where; the lines after it draw the place.
     const message = messageOf(cause).trim().split('\n', 1)[0]?.replace(/[:.]$/, '')
@@ -135,272 +154,125 @@ function parseYaml(text: string, file: string): unknown {
       file,
     })
   }
+  const stages = documents.filter((document) => document !== null)
+  // mergekit-multi takes the documents in any order; the one without a name is the result
+  const unnamed = stages.findIndex((stage) => typeof stage === 'object' && stage !== null && !('name' in stage))
+  const [last] = stages.splice(unnamed < 0 ? -1 : unnamed, 1)
+  if (stages.length === 0) return last ?? null
+  return { ...record(last, 'the last document', 'a recipe'), stages }
 }
 
 /** Checks a recipe that is already in memory. Touches no file. */
 export function checkRecipe(raw: unknown, folder: string): Recipe {
-  const notes: string[] = []
   plain(raw)
   const top = record(raw, '', 'a mapping with merge_method and models or slices')
-  knownKeys(top, '', keys.top, notes)
-  const method = checkMethod(top.merge_method)
+  if (top.sweep === undefined) return checkOne(top, folder)
+  const sweep = expandSweep(top).map(({ label, recipe }) => ({ label, recipe: checkOne(recipe, folder) }))
+  const [first] = sweep
+  if (first === undefined) return fail('sweep', 'at least one value', [])
+  // every key of it has just been checked against the type
+  return { ...first.recipe, sweep, input: top as unknown as RecipeInput }
+}
+
+function checkOne(top: Record<string, unknown>, folder: string): Recipe {
+  const notes: string[] = []
+  knownKeys(top, '', keys, notes)
+  const method = checkMethod(top.merge_method, 'merge_method')
   const base = top.base_model === undefined ? undefined : modelName(top.base_model, 'base_model')
-  if (method.needsBase && base === undefined) {
-    fail('base_model', `a model, because method ${method.name} needs one`, undefined)
-  }
-  if (top.models !== undefined && top.slices !== undefined) fail('', 'either models or slices', 'both')
-  const slices = checkSlices(top, method, notes)
-  for (const [i, slice] of slices.entries())
-    checkCount(method, base, slice, top.slices ? `slices[${i}].sources` : 'models')
+  const given = (['models', 'slices', 'modules'] as const).filter((key) => top[key] !== undefined)
+  if (given.length > 1) fail('', 'either models or slices (or modules)', given.length === 2 ? 'both' : 'all three')
+  const modules = top.modules === undefined ? [] : checkModules(top.modules, { method, base }, notes)
+  const sources =
+    modules.length > 0 ? { slices: [], sliced: false } : checkSources(top, '', { method, base, modular: false }, notes)
   const parameters = checkParameters(top.parameters, 'parameters', method, 'top', notes)
   const dtype = checkDType(top.dtype, 'dtype')
   const outDType = checkDType(top.out_dtype, 'out_dtype') ?? dtype
-  const tokenizer = top.tokenizer_source === undefined ? 'base' : checkTokenizer(top.tokenizer_source, slices, base)
+  const merge = { method, ...(base === undefined ? {} : { base }), ...sources, parameters }
+  const stages = checkStages(top.stages, folder)
+  const models = new Set(modelsOf({ ...merge, modules }))
+  const template = checkTemplate(top.chat_template)
+  if (top.name !== undefined) stageName(top.name, 'name')
+  const read = new Set([...models, ...[...stages.values()].flatMap(modelsOf)])
+  for (const name of stages.keys()) if (!read.has(name)) notes.push(`Stage ${name} changes nothing: no other reads it.`)
   return {
-    method,
-    ...(base === undefined ? {} : { base }),
-    slices,
-    sliced: top.slices !== undefined,
-    parameters,
+    ...merge,
+    modules,
     ...(outDType === undefined ? {} : { dtype: outDType }),
-    tokenizer,
-    notes,
+    tokenizer: checkTokenizer(top, models, notes),
+    ...(template === undefined ? {} : { chatTemplate: template }),
+    stages,
+    sweep: [],
+    notes: [...[...stages].flatMap(([name, stage]) => stage.notes.map((note) => `Stage ${name}: ${note}`)), ...notes],
     // every key of it has just been checked against the type
     input: top as unknown as RecipeInput,
     folder,
   }
 }
 
-function checkMethod(value: unknown): Method {
-  const method = typeof value === 'string' ? methods.get(value) : undefined
-  return method ?? fail('merge_method', `one of ${[...methods.keys()].join(', ')}`, value)
-}
-
-function checkSlices(top: Record<string, unknown>, method: Method, notes: string[]): Slice[] {
-  if (top.slices === undefined) {
-    const sources = list(top.models, 'models', 'a list of models (or slices)').map((value, i) => {
-      const path = `models[${i}]`
-      const entry = record(value, path, 'a mapping with model and parameters')
-      knownKeys(entry, path, keys.model, notes)
-      const parameters = checkParameters(entry.parameters, `${path}.parameters`, method, 'model', notes)
-      return { model: modelName(entry.model, `${path}.model`), parameters, path }
-    })
-    noTwins(sources)
-    return [{ sources, parameters: {} }]
-  }
-  return list(top.slices, 'slices', 'a list of slices').map((value, i) => {
-    const path = `slices[${i}]`
-    const entry = record(value, path, 'a mapping with sources and parameters')
-    knownKeys(entry, path, keys.slice, notes)
-    const sources = list(entry.sources, `${path}.sources`, 'a list of sources').map((source, j) =>
-      checkSource(source, `${path}.sources[${j}]`, method, notes),
-    )
-    noTwins(sources)
-    const first = sources[0]?.range
-    for (const source of sources) {
-      if (first && source.range && source.range[1] - source.range[0] !== first[1] - first[0]) {
-        fail(
-          `${source.path}.layer_range`,
-          `${first[1] - first[0]} layers like the first source of the slice`,
-          `${source.range[1] - source.range[0]} layers`,
-        )
-      }
+/** Every model the recipe names, in order and once; not those of its stages. */
+export function modelsOf(recipe: Pick<Recipe, keyof Merge | 'modules'>): string[] {
+  const names = new Set<string>()
+  if (recipe.base !== undefined) names.add(recipe.base)
+  for (const merge of [...recipe.modules, recipe]) {
+    for (const slice of merge.slices) {
+      if (slice.base !== undefined) names.add(slice.base)
+      for (const { model } of slice.sources) names.add(model)
     }
-    return { sources, parameters: checkParameters(entry.parameters, `${path}.parameters`, method, 'slice', notes) }
-  })
-}
-
-function checkSource(value: unknown, path: string, method: Method, notes: string[]): Source {
-  const entry = record(value, path, 'a mapping with model and layer_range')
-  knownKeys(entry, path, keys.source, notes)
-  const range = entry.layer_range
-  if (
-    !Array.isArray(range) ||
-    range.length !== 2 ||
-    !range.every((n) => Number.isSafeInteger(n) && n >= 0) ||
-    range[0] >= range[1]
-  ) {
-    fail(`${path}.layer_range`, 'two whole numbers, the first layer and the one after the last', range)
-  }
-  return {
-    model: modelName(entry.model, `${path}.model`),
-    range: [range[0], range[1]],
-    parameters: checkParameters(entry.parameters, `${path}.parameters`, method, 'model', notes),
-    path,
-  }
-}
-
-function noTwins(sources: Source[]): void {
-  for (const [i, source] of sources.entries()) {
-    const twin = sources.findIndex((other) => other.model === source.model && `${other.range}` === `${source.range}`)
-    if (twin !== i) fail(`${source.path}.model`, `a model other than that of ${sources[twin]?.path}`, source.model)
-  }
-}
-
-function checkCount(method: Method, base: string | undefined, slice: Slice, path: string): void {
-  const models = method.needsBase ? slice.sources.filter((s) => s.model !== base) : slice.sources
-  const { min, max } = method.models
-  if (models.length >= min && models.length <= max) return
-  const wanted = min === max ? `exactly ${min}` : `${min} to ${max}`
-  const beside = method.needsBase ? ` besides the base ${base}` : ''
-  fail(path, `${wanted} model${max === 1 ? '' : 's'}${beside} for method ${method.name}`, `${models.length}`)
-}
-
-type Level = 'top' | 'slice' | 'model'
-
-function checkParameters(raw: unknown, path: string, method: Method, level: Level, notes: string[]): Parameters {
-  if (raw === undefined || raw === null) return {}
-  const entries = record(raw, path, 'a mapping of parameters')
-  const checked: Record<string, ParameterValue> = {}
-  for (const [name, value] of Object.entries(entries)) {
-    const at = `${path}.${name}`
-    const spec = method.parameters.find((p) => p.name === name)
-    if (spec === undefined) {
-      if (!ignoredParameters.has(name)) {
-        const known = method.parameters.map((p) => p.name)
-        fail(at, `a parameter of method ${method.name} (${known.join(', ')})`, name)
-      }
-      finite(value, at)
-      notes.push(`${at} changes nothing: method ${method.name} has no such parameter.`)
-      continue
+    for (const { name, type } of merge.method.parameters) {
+      const model = type === 'model' ? merge.parameters[name] : undefined
+      if (typeof model === 'string') names.add(model)
     }
-    if (spec.scope === 'global' && level === 'model') {
-      fail(at, `${name} under parameters at top level or of a slice, because it is one for all models`, value)
-    }
-    if ((spec.type === 'model' || spec.name === 'history') && level !== 'top') {
-      fail(at, `${name} under parameters at top level`, value)
-    }
-    checked[name] = checkValue(value, at, spec)
   }
-  return checked
+  return [...names]
 }
 
-function checkValue(value: unknown, path: string, spec: ParameterSpec): ParameterValue {
-  if (!Array.isArray(value)) return checkScalar(value, path, spec)
-  if (spec.type === 'model' || value.length === 0) return fail(path, expectation(spec), value)
-  if (value.every((v) => typeof v === 'number')) return checkGradient(value, path, spec)
-  return value.map((raw, i): FilteredValue => {
-    const at = `${path}[${i}]`
-    const entry = record(raw, at, 'a mapping with filter and value')
-    for (const key of Object.keys(entry)) {
-      if (key !== 'filter' && key !== 'value') fail(`${at}.${key}`, 'filter or value', key)
+/** Stages in an order in which each comes after those it reads. */
+function checkStages(raw: unknown, folder: string): Map<string, Recipe> {
+  const checked = new Map<string, Recipe>()
+  if (raw === undefined || raw === null) return checked
+  for (const [i, value] of list(raw, 'stages', 'a list of recipes').entries()) {
+    const entry = record(value, `stages[${i}]`, 'a recipe with a name')
+    const name = stageName(entry.name, `stages[${i}].name`)
+    if (checked.has(name)) fail(`stages[${i}].name`, 'a name of its own', name)
+    for (const key of ['stages', 'sweep', 'chat_template']) {
+      if (entry[key] !== undefined) fail(`stages[${i}].${key}`, 'given for the last stage only', entry[key])
     }
-    const { filter } = entry
-    if (filter !== undefined && filter !== null && typeof filter !== 'string') {
-      fail(`${at}.filter`, "a part of a tensor's name", filter)
+    try {
+      checked.set(name, checkOne(entry, folder))
+    } catch (error) {
+      if (!(error instanceof WeightsmithError)) throw error
+      throw new WeightsmithError(error.code, `Stage ${name}: ${error.message}`, { cause: error })
     }
-    const inner = Array.isArray(entry.value)
-      ? checkGradient(entry.value, `${at}.value`, spec)
-      : checkScalar(entry.value, `${at}.value`, spec)
-    return typeof filter === 'string' ? { filter, value: inner } : { value: inner }
-  })
-}
-
-function checkGradient(values: unknown[], path: string, spec: ParameterSpec): number[] {
-  if (spec.type !== 'number' || values.length === 0) fail(path, expectation(spec), values)
-  return values.map((v, i) => Number(checkScalar(v, `${path}[${i}]`, spec)))
-}
-
-function checkScalar(value: unknown, path: string, spec: ParameterSpec): Scalar {
-  const scalar = isScalar(value) ? (spec.aliases?.get(value) ?? value) : fail(path, expectation(spec), value)
-  switch (spec.type) {
-    case 'number':
-      finite(scalar, path)
-      if (typeof scalar !== 'number') return fail(path, expectation(spec), value)
-      if (scalar < (spec.min ?? -Infinity) || scalar > (spec.max ?? Infinity)) fail(path, expectation(spec), value)
-      return scalar
-    case 'boolean': {
-      const yes = scalar === true || scalar === 1
-      if (!yes && scalar !== false && scalar !== 0) return fail(path, expectation(spec), value)
-      if (spec.values && !spec.values.includes(yes)) return fail(path, expectation(spec), value)
-      return yes
-    }
-    case 'choice':
-      return spec.values?.includes(scalar) ? scalar : fail(path, expectation(spec), value)
-    case 'model':
-      return modelName(scalar, path)
   }
-}
-
-function isScalar(value: unknown): value is Scalar {
-  return typeof value === 'number' || typeof value === 'boolean' || typeof value === 'string'
-}
-
-function finite(value: unknown, path: string): void {
-  if (typeof value === 'number' && !Number.isFinite(value)) fail(path, 'a finite number', value)
-  if (Array.isArray(value)) for (const [i, v] of value.entries()) finite(v, `${path}[${i}]`)
-}
-
-function expectation(spec: ParameterSpec): string {
-  if (spec.type === 'model') return 'a model'
-  if (spec.values) return spec.values.map(String).join(', ')
-  if (spec.type === 'boolean') return 'true or false'
-  if (spec.min !== undefined && spec.max !== undefined) {
-    return `a number from ${spec.min} to ${spec.max}, a gradient or a list of filters`
+  const sorted = new Map<string, Recipe>()
+  const visit = (name: string, recipe: Recipe, waiting: string[]): void => {
+    if (sorted.has(name)) return
+    if (waiting.includes(name)) fail('stages', 'stages that do not read one another in a circle', name)
+    for (const model of modelsOf(recipe)) {
+      const stage = checked.get(model)
+      if (stage !== undefined) visit(model, stage, [...waiting, name])
+    }
+    sorted.set(name, recipe)
   }
-  return 'a number, a gradient or a list of filters'
+  for (const [name, recipe] of checked) visit(name, recipe, [])
+  return sorted
+}
+
+/** mergekit's rule: what has no braces is a name. */
+function checkTemplate(value: unknown): string | undefined {
+  if (value === undefined || value === null || value === '') return undefined
+  const text = typeof value === 'string' ? (chatTemplates.get(value) ?? value) : undefined
+  if (text === 'auto' || (text?.includes('{') && text.length >= 20)) return text
+  return fail('chat_template', `auto, ${[...chatTemplates.keys()].join(', ')} or a Jinja template`, value)
+}
+
+function stageName(value: unknown, path: string): string {
+  if (typeof value === 'string' && /^[\w][\w.-]*$/.test(value)) return value
+  return fail(path, 'a name of letters, digits, dots, hyphens and underscores', value)
 }
 
 function checkDType(value: unknown, path: string): StoreDType | undefined {
   if (value === undefined || value === null) return undefined
   const dtype = typeof value === 'string' ? parseDType(value) : undefined
   return dtype ?? fail(path, 'float32, float16 or bfloat16', value)
-}
-
-function checkTokenizer(value: unknown, slices: Slice[], base: string | undefined): string {
-  const models = new Set(slices.flatMap((s) => s.sources.map((source) => source.model)))
-  if (base !== undefined) models.add(base)
-  if (typeof value === 'string' && (value === 'base' || value === 'none' || models.has(value))) return value
-  // mergekit's long form of naming a model
-  if (typeof value === 'string' && models.has(value.replace(/^model:/, ''))) return value.replace(/^model:/, '')
-  return fail('tokenizer_source', `base, none or one of the models (${[...models].join(', ')})`, value)
-}
-
-function modelName(value: unknown, path: string): string {
-  if (typeof value === 'string' && value.trim() !== '' && !value.includes('\0')) return value
-  return fail(path, 'the path or the org/name of a model', value)
-}
-
-function knownKeys(entry: Record<string, unknown>, path: string, known: readonly string[], notes: string[]): void {
-  for (const key of Object.keys(entry)) {
-    const at = path === '' ? key : `${path}.${key}`
-    if (known.includes(key)) continue
-    const why = path === '' ? refused.get(key) : undefined
-    if (why !== undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe has ${key}: ${why}.`)
-    if (path === '' && ignoredKeys.has(key)) notes.push(`${at} changes nothing.`)
-    else fail(at, `one of the keys ${known.join(', ')}`, key)
-  }
-}
-
-/** What is no data (cycles, bigints, nesting without end) could be neither shown nor put into the manifest. */
-function plain(raw: unknown): void {
-  try {
-    JSON.stringify(raw)
-  } catch (cause) {
-    const problem = messageOf(cause).split('\n', 1)[0]
-    throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe should be plain data, but: ${problem}.`, { cause })
-  }
-}
-
-function record(value: unknown, path: string, expected: string): Record<string, unknown> {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
-  return fail(path, expected, value)
-}
-
-function list(value: unknown, path: string, expected: string): unknown[] {
-  return Array.isArray(value) && value.length > 0 ? value : fail(path, expected, value)
-}
-
-function fail(path: string, expected: string, found: unknown): never {
-  const where = path === '' ? 'The recipe' : `${path} of the recipe`
-  throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `${where} should be ${expected}, but ${describe(found)}.`)
-}
-
-function describe(found: unknown): string {
-  if (found === undefined) return 'is missing'
-  if (found === null) return 'is empty'
-  if (typeof found === 'string') return `"${found.length > 60 ? `${found.slice(0, 60)}…` : found}" was found`
-  if (typeof found === 'number' || typeof found === 'boolean') return `${found} was found`
-  const text = JSON.stringify(found) ?? String(found)
-  return `${text.length > 60 ? `${text.slice(0, 60)}…` : text} was found`
 }

@@ -81,6 +81,7 @@ Source sourceFrom(const Napi::Object& value, size_t places) {
   const auto dtype = parseDType(name);
   if (!dtype) misuse("the unknown dtype " + quoted(name));
   source.dtype = *dtype;
+  if (value.Has("whole")) source.whole = natural(value, "whole");
   return source;
 }
 
@@ -96,6 +97,7 @@ Variant variantFrom(const Napi::Object& value, size_t outputs) {
 
 void checkJob(const Job& job, const Plan& plan) {
   if (job.inputs.empty()) misuse("a job without inputs");
+  if (job.inputs[0].whole) misuse("a job whose first input is whole, and has no elements of its own");
   if (job.variants.empty()) misuse("a job without variants");
   const bool copy = job.program < 0;
   if (copy && job.inputs.size() != 1) misuse("a copy of more than one input");

@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var b = Votes();
   for (var i = 0u; i + 1u < INPUTS; i++) {
     let x = load(p, i + 1u);
-    let left = kept(p, i + 1u);
+    let left = kept(p, drop_of(p, i + 1u));
     let weight = factor(p, i + 1u);
     vote(&a, select(vec4f(0.0), delta(x.a, base.a), left.a), weight, 1u << i);
     vote(&b, select(vec4f(0.0), delta(x.b, base.b), left.b), weight, 1u << i);

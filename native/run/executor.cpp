@@ -147,7 +147,7 @@ class Execution {
 
   uint64_t sourceBytes(const Group& group, const Segment& segment, size_t input) const {
     if (group.program < 0) return segment.elements;
-    return bytesOf(plan_.jobs[segment.job].inputs[input].dtype, segment.before + segment.elements + segment.after);
+    return readBytes(plan_.jobs[segment.job].inputs[input], segment.before + segment.elements + segment.after);
   }
 
   uint64_t visitBytes(const Visit& visit) const {
@@ -242,7 +242,7 @@ class Execution {
 
   void readSegment(const Group& group, const Segment& segment, size_t input, uint8_t* memory) const {
     const Source& source = plan_.jobs[segment.job].inputs[input];
-    const uint64_t first = segment.firstBlock * kBlock - segment.before;
+    const uint64_t first = source.whole ? 0 : segment.firstBlock * kBlock - segment.before;
     inputs_[source.place]->read(source.offset + (group.program < 0 ? first : bytesOf(source.dtype, first)),
                                 memory + segment.inputOffsets[input] - bytesOf(source.dtype, segment.before),
                                 sourceBytes(group, segment, input));
@@ -295,7 +295,7 @@ class Execution {
     for (uint32_t v = 0; v < variants.size(); v++) {
       Stages& stages = *variants[v];
       while (!stages.done()) {
-        dispatch(group, tile, v, stages, item, std::exchange(fresh, false));
+        if (dispatch(group, tile, v, stages, item, fresh)) fresh = false;
         roundOver = stages.tileDone(report_.results);
         if (group.tiles.size() > 1) break;  // the other tiles come first
       }
@@ -308,28 +308,30 @@ class Execution {
       repeat(visit.group);
   }
 
-  void dispatch(const Group& group, const Tile& tile, uint32_t variant, Stages& stages, RingSlot& item, bool fresh) {
+  // False where the kernel concerns nothing in the tile.
+  bool dispatch(const Group& group, const Tile& tile, uint32_t variant, Stages& stages, RingSlot& item, bool fresh) {
     const KernelStep& step = stages.step();
-    RingResult& result = freeResult();
+    const auto table = parameterTable(plan_, group, tile, stages);
+    if (table.size() * 4 > tiling_.table) {
+      throw Error(Code::INTERNAL, "A parameter table of " + std::to_string(table.size() * 4) +
+                                      " bytes exceeds its slot of " + std::to_string(tiling_.table) + " bytes.");
+    }
     Dispatch dispatch;
     dispatch.kernel = step.kernel;
     dispatch.constants = step.constants;
     dispatch.constants["INPUTS"] = group.inputs;
     dispatch.constants["IN_DTYPE"] = tile.inputCode;
     dispatch.constants["OUT_DTYPE"] = tile.outputCode;
-    dispatch.blocks = tile.blocks;
+    dispatch.blocks = table[1];
+    if (dispatch.blocks == 0) return false;
     dispatch.reduce = step.words != 0;
     if (step.words) {
-      dispatch.resultBytes = uint64_t{tile.blocks} * step.words * 4;
+      dispatch.resultBytes = uint64_t{dispatch.blocks} * step.words * 4;
     } else {
       const Segment& last = tile.segments.back();
       dispatch.resultBytes = last.outputOffset + bytesOf(storedAs(last, variant), last.elements);
     }
-    const auto table = parameterTable(plan_, group, tile, stages);
-    if (table.size() * 4 > tiling_.table) {
-      throw Error(Code::INTERNAL, "A parameter table of " + std::to_string(table.size() * 4) +
-                                      " bytes exceeds its slot of " + std::to_string(tiling_.table) + " bytes.");
-    }
+    RingResult& result = freeResult();
     auto start = Clock::now();
     item.slot->run(context_.pipelines, dispatch, table, fresh, *result.result);
     report_.compute += since(start);
@@ -337,11 +339,12 @@ class Execution {
       start = Clock::now();
       stages.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
       report_.host += since(start);
-      return;
+      return true;
     }
     collectNonFinite(tile, variant, result.result->counts());
     write(tile, variant, result.result->data(), false, result.writes);
     result_ = (result_ + 1) % results_.size();
+    return true;
   }
 
   DType storedAs(const Segment& segment, uint32_t variant) const {

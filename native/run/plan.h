@@ -35,6 +35,7 @@ struct Source {
   uint32_t place = 0;
   uint64_t offset = 0;
   DType dtype = DType::F32;
+  uint64_t whole = 0;  // elements of an input that every tile reads from its first to its last; 0: as many as the job
 };
 
 // One result that is computed from the inputs of a job.

@@ -40,13 +40,14 @@ Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
 void Stages::consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results) {
   const size_t words = step().words;
   for (const Segment& segment : tile.segments) {
+    JobState& state = jobs_[positions_.at(segment.job)];
+    if (state.settled) continue;
     const std::span<const uint32_t> part(partials, segment.blocks * words);
     partials += part.size();
-    JobState& state = jobs_[positions_.at(segment.job)];
     if (!state.host) {
       // The partial results themselves are the result (a kernel called on its own).
       results[segment.job].insert(results[segment.job].end(), part.begin(), part.end());
-    } else if (!state.settled) {
+    } else {
       state.host->consume(kernel_, part, segment.firstBlock);
     }
   }

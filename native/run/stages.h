@@ -22,7 +22,10 @@ class Stages {
   const KernelStep& step() const { return program_.kernels[kernel_]; }
   // Coefficients of a job for the kernel at hand.
   const std::vector<uint32_t>& words(uint32_t job) const { return jobs_[positions_.at(job)].words; }
-  // Partial results of a tile. What no host step takes is added to `results`, one row a job.
+  // Whether the kernel at hand has to see the job: not where it is repeated for the sake of others.
+  bool concerns(uint32_t job) const { return !jobs_[positions_.at(job)].settled; }
+  // Partial results of the blocks of a tile that the kernel has seen. What no host step takes is added to `results`,
+  // one row a job.
   void consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results);
   // A tile has been through the kernel; after the last one the next kernel (or the same once more) is at hand. True
   // at that moment. What host steps return is put into `results`.

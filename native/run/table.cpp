@@ -8,13 +8,16 @@ namespace weightsmith {
 
 std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const Tile& tile, const Stages& stages) {
   size_t coefficients = 0;
+  uint32_t blocks = 0;
   for (const Segment& segment : tile.segments) {
+    if (!stages.concerns(segment.job)) continue;
     coefficients = std::max(coefficients, stages.words(segment.job).size());
+    blocks += segment.blocks;
   }
   const uint32_t record = recordWords(group.inputs, coefficients);
-  const uint32_t map = 8, records = map + tile.blocks;
+  const uint32_t map = 8, records = map + blocks;
   std::vector<uint32_t> table(records + tile.segments.size() * record);
-  table[1] = tile.blocks;
+  table[1] = blocks;
   table[2] = map;
   table[3] = records;
   table[4] = record;
@@ -23,6 +26,7 @@ std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const
   uint32_t block = 0;
   for (uint32_t s = 0; s < tile.segments.size(); s++) {
     const Segment& segment = tile.segments[s];
+    if (!stages.concerns(segment.job)) continue;
     const Job& job = plan.jobs[segment.job];
     uint32_t* row = &table[records + s * record];
     const uint64_t firstElement = segment.firstBlock * kBlock;

@@ -25,13 +25,17 @@ struct Kind {
   std::optional<DType> output;
   size_t variants;
   uint64_t row;
+  uint64_t whole;  // bytes of inputs that every tile reads completely
   bool operator==(const Kind&) const = default;
 };
 
 Kind kindOf(const Job& job) {
-  Kind kind{job.program, {}, std::nullopt, job.variants.size(), job.row};
+  Kind kind{job.program, {}, std::nullopt, job.variants.size(), job.row, 0};
   if (job.program < 0) return kind;  // copies of any type share tiles
-  for (const auto& input : job.inputs) kind.inputs.push_back(input.dtype);
+  for (const auto& input : job.inputs) {
+    kind.inputs.push_back(input.dtype);
+    if (input.whole) kind.whole += align16(bytesOf(input.dtype, input.whole));
+  }
   if (job.variants[0].output) kind.output = job.variants[0].output->dtype;
   return kind;
 }
@@ -51,13 +55,17 @@ Tile emptyTile(const Kind& kind) {
 
 uint64_t bytesOf(DType dtype, uint64_t elements) { return (elements * dtypeBits(dtype) + 7) / 8; }
 
+uint64_t readBytes(const Source& source, uint64_t elements) {
+  return bytesOf(source.dtype, source.whole ? source.whole : elements);
+}
+
 uint32_t recordWords(size_t inputs, size_t coefficients) {
   return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
 }
 
 Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits) {
   Tiling tiling;
-  Kind open{-2, {}, std::nullopt, 0, 0};
+  Kind open{-2, {}, std::nullopt, 0, 0, 0};
   uint64_t maxBlocks = 0, splitBlocks = 0;  // of a tile with whole tensors, and of one with part of a tensor
   bool room = false;                        // the last tile of `at` may take more tensors
   size_t at = 0;                            // the group at hand
@@ -68,7 +76,8 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
     if (job.elements == 0 || finished[index]) continue;
     const Kind kind = kindOf(job);
     const bool copy = job.program < 0;
-    if (!(kind == open)) {
+    // Jobs with whole inputs never share a tile: each has its own.
+    if (!(kind == open) || kind.whole) {
       open = kind;
       room = false;
       uint64_t input = 0, widest = 0, result = 16, around = 0;
@@ -76,6 +85,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         input = widest = kBlock;  // one "element" is a byte
       } else {
         for (const auto& source : job.inputs) {
+          if (source.whole) continue;
           input += bytesOf(source.dtype, kBlock);
           widest = std::max(widest, bytesOf(source.dtype, kBlock));
           if (kind.row > 1) around += bytesOf(source.dtype, 2 * (kind.row + kRowAlign));
@@ -91,13 +101,13 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         return std::min({(limits.binding - reserved) / input, limits.binding / result,
                          (limits.memory - kSlots * reserved) / all, std::max<uint64_t>(1, kTileTarget / widest)});
       };
-      maxBlocks = most(0);
-      splitBlocks = most(around);
+      maxBlocks = most(kind.whole);
+      splitBlocks = most(kind.whole + around);
       if (maxBlocks == 0) {
-        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " + std::to_string(all) +
-                                             " bytes, but a run may take " + std::to_string(limits.memory) +
-                                             " and a binding " + std::to_string(limits.binding) +
-                                             "; give more memory.");
+        throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " +
+                                             std::to_string(all + kSlots * kind.whole) + " bytes, but a run may take " +
+                                             std::to_string(limits.memory) + " and a binding " +
+                                             std::to_string(limits.binding) + "; give more memory.");
       }
     }
     const uint64_t units = copy ? bytesOf(job.inputs[0].dtype, job.elements) : job.elements;
@@ -139,11 +149,11 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         segment.after = std::min(units, (end + kind.row - 1) / kind.row * kind.row) - end;
       }
       for (size_t i = 0; i < job.inputs.size(); i++) {
-        const DType dtype = job.inputs[i].dtype;
-        const uint64_t before = bytesOf(dtype, segment.before);
+        const Source& source = job.inputs[i];
+        const uint64_t before = bytesOf(source.dtype, segment.before);
         segment.inputOffsets.push_back(tile.inputBytes + before);
         tile.inputBytes +=
-            align16(before + (copy ? segment.elements : bytesOf(dtype, segment.elements + segment.after)));
+            align16(before + (copy ? segment.elements : readBytes(source, segment.elements + segment.after)));
       }
       if (kind.output && !tile.segments.empty()) {
         const Segment& last = tile.segments.back();

@@ -55,6 +55,8 @@ struct TilingLimits {
 Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits);
 
 uint64_t bytesOf(DType dtype, uint64_t elements);
+// What a segment of so many elements reads of an input.
+uint64_t readBytes(const Source& source, uint64_t elements);
 uint32_t recordWords(size_t inputs, size_t coefficients);
 
 }  // namespace weightsmith

@@ -30,6 +30,23 @@ export function delta(base: Values, models: readonly Values[], coefficients: rea
   )
 }
 
+/** `W + s (B A)`, or `W + s (B A)^T`; W has `columns` columns, and the product runs over `rank` terms. */
+export function lora(
+  weight: Values,
+  b: Values,
+  a: Values,
+  { columns, rank, scale, transposed }: { columns: number; rank: number; scale: number; transposed: boolean },
+): Float64Array {
+  const rows = weight.length / columns
+  return build(weight.length, (e) => {
+    const [i, j] = [Math.floor(e / columns), e % columns]
+    const terms = Array.from({ length: rank }, (_, k) =>
+      transposed ? at(a, k * rows + i) * at(b, j * rank + k) : at(b, i * rank + k) * at(a, k * columns + j),
+    )
+    return at(weight, e) + scale * sum(terms)
+  })
+}
+
 /** The two factors of SLERP for the tensors `a` (t = 0) and `b` (t = 1), seen as vectors. */
 export function slerpFactors(a: Values, b: Values, t: number): [number, number] {
   const dot = (x: Values, y: Values) => sum(Array.from(x, (v, i) => v * at(y, i)))

@@ -5,6 +5,8 @@
 
 override RANKED: u32 = 0u;
 
+// What an invocation looks up once for an input: where its numbers, the base's and its random words come from.
+struct Drop { input: u32, base: u32, source: u32, stream: Stream, threshold: vec4u }
 struct Kept { a: vec4<bool>, b: vec4<bool> }
 struct Ranks { a: vec4u, b: vec4u }
 
@@ -15,11 +17,14 @@ fn drop_end() -> u32 { return drop_words() * (INPUTS - 1u) + RANKED; }
 
 fn factor(p: Place, i: u32) -> f32 { return coef(p, drop_words() * (i - 1u) + drop_words() - 1u); }
 
-fn keys_at(p: Place, i: u32, octet: i32) -> Ranks {
-  var q = p;
-  q.octet = u32(octet); // before the tile's first element it is negative, and offsets wrap around
-  let base = load(q, 0u);
-  let x = load(q, i);
+fn drop_of(p: Place, i: u32) -> Drop {
+  return Drop(i, source(p, 0u), source(p, i), stream_of(p, i), vec4u(coef_bits(p, drop_words() * (i - 1u))));
+}
+
+// Before the tile's first element `octet` is negative, and offsets wrap around.
+fn keys_at(drop: Drop, octet: i32) -> Ranks {
+  let base = load_from(drop.base, u32(octet));
+  let x = load_from(drop.source, u32(octet));
   return Ranks(magnitude(delta(x.a, base.a)), magnitude(delta(x.b, base.b)));
 }
 
@@ -52,10 +57,10 @@ fn within(keys: Ranks, first: i32, last: i32) -> Ranks {
 }
 
 // How many elements of the row are smaller than each of the octet (of equal ones those before it), by counting.
-fn ranks(p: Place, i: u32, row: u32) -> Ranks {
+fn ranks(p: Place, drop: Drop, row: u32) -> Ranks {
   let lanes = vec4u(0u, 1u, 2u, 3u);
   let own = i32(p.octet);
-  let mine = keys_at(p, i, own);
+  let mine = keys_at(drop, own);
   let position = row_position(p, row);
   var result = Ranks();
   var done = 0u;
@@ -68,7 +73,7 @@ fn ranks(p: Place, i: u32, row: u32) -> Ranks {
     var a = vec4u(0u);
     var b = vec4u(0u);
     for (var octet = begin >> 3u; octet * 8 < end; octet++) {
-      var keys = keys_at(p, i, octet);
+      var keys = keys_at(drop, octet);
       if (octet * 8 < begin || octet * 8 + 8 > end) { keys = within(keys, begin - octet * 8, end - octet * 8); }
       // Before this octet, equal ones count.
       let equal = vec4u(select(0u, 1u, octet < own));
@@ -94,12 +99,9 @@ fn limit(p: Place, i: u32, rank: vec4u) -> vec4u {
   return vec4u(max(vec4f(0.0), vec4f(coef(p, j)) - prod4(vec4f(rank), coef(p, j + 1u))));
 }
 
-fn kept(p: Place, i: u32) -> Kept {
-  let random = draw(p, i);
-  if (RANKED == 0u) {
-    let threshold = vec4u(coef_bits(p, 2u * (i - 1u)));
-    return Kept(random.a >= threshold, random.b >= threshold);
-  }
-  let rank = ranks(p, i, coef_bits(p, 3u * (INPUTS - 1u)));
-  return Kept(random.a >= limit(p, i, rank.a), random.b >= limit(p, i, rank.b));
+fn kept(p: Place, drop: Drop) -> Kept {
+  let random = draw_from(drop.stream, p.octet);
+  if (RANKED == 0u) { return Kept(random.a >= drop.threshold, random.b >= drop.threshold); }
+  let rank = ranks(p, drop, coef_bits(p, 3u * (INPUTS - 1u)));
+  return Kept(random.a >= limit(p, drop.input, rank.a), random.b >= limit(p, drop.input, rank.b));
 }

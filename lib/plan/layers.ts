@@ -1,0 +1,38 @@
+/** What moved layers change in a config: their number, lists with an entry a layer, and lists of layer numbers. */
+
+import { type LayerChange, textConfig } from '../checkpoint/index.js'
+import type { PlannedSlice } from './tensors.js'
+
+/** Lists of the numbers of layers that differ from the others. */
+const numbered: ReadonlySet<string> = new Set(['mlp_only_layers', 'cross_attention_layers'])
+
+/** Lists whose length has nothing to do with layers, whatever it is. */
+const unrelated = /^architectures$|_token_ids?$|^rope_|_sizes?$|^suppress_tokens$/
+
+export function layerChange(slices: PlannedSlice[], section: string | undefined): LayerChange {
+  const count = slices.reduce((sum, slice) => sum + slice.count, 0)
+  const origins = slices.flatMap(({ inputs, count: layers }) => {
+    const [input] = inputs
+    if (input === undefined) return []
+    const { config = {}, stack, stacks } = input.checkpoint
+    const own = { config: textConfig(config), depth: stacks.get(stack ?? '') ?? 0 }
+    return Array.from({ length: layers }, (_, k) => ({ ...own, layer: input.first + k }))
+  })
+  const lists: Record<string, unknown[]> = {}
+  for (const [key, value] of Object.entries(origins[0]?.config ?? {})) {
+    if (!Array.isArray(value)) continue
+    if (numbered.has(key)) {
+      lists[key] = origins.flatMap(({ config, layer }, i) => {
+        const from = config[key]
+        return Array.isArray(from) && from.includes(layer) ? [i] : []
+      })
+    } else if (!unrelated.test(key)) {
+      const moved = origins.flatMap(({ config, depth, layer }) => {
+        const from = config[key]
+        return Array.isArray(from) && from.length === depth ? [from[layer] as unknown] : []
+      })
+      if (moved.length === count) lists[key] = moved
+    }
+  }
+  return { count, lists, ...(section === undefined ? {} : { section }) }
+}

@@ -1,0 +1,254 @@
+/**
+ * Plans as the engine takes them: files, programs, and jobs in the order of the output. Plans of a sweep become one:
+ * tensors that differ in their coefficients alone are variants of one job, which reads its inputs once.
+ */
+
+import { bytesOf, type Checkpoint, type CheckpointTensor, isLoadable } from '../checkpoint/index.js'
+import { WeightsmithError } from '../errors.js'
+import type {
+  NativeJournal,
+  NativePlace,
+  NativePlan,
+  NativeProgram,
+  NativeTensorJob,
+  NativeVariant,
+} from '../native/border.js'
+import { type DerivedTensor, isDerived, type Level, levelsOf, type Origin } from './derived.js'
+import type { MergePlan, PlannedTensor } from './plan.js'
+
+/** Plans that run together. */
+export interface JointPlan {
+  plans: MergePlan[]
+  /** Tensors to make before, for all of them. */
+  levels: Level[]
+}
+
+/** Plans of several recipes for the same models; what they derive alike is made once. */
+export function joinPlans(plans: MergePlan[]): JointPlan {
+  const [first, ...others] = plans
+  if (first === undefined || others.length === 0) return { plans, levels: first?.levels ?? [] }
+  const known = new Interned()
+  const joined = plans.map((plan) => ({
+    ...plan,
+    tensors: plan.tensors.map((tensor) => ({
+      ...tensor,
+      origins: tensor.origins.map((origin) => known.origin(origin)),
+    })),
+  }))
+  return { plans: joined, levels: levelsOf(joined.flatMap(({ tensors }) => tensors.flatMap(({ origins }) => origins))) }
+}
+
+export interface RunOptions {
+  /** Folder the output files are made in, one a plan. */
+  folders: string[]
+  memory: number
+  seed: number
+  checksum: boolean
+  sync: boolean
+  /** Where the tensors of each level lie. */
+  levels: NativePlace[]
+  journal: NativeJournal
+}
+
+export interface NativeRun {
+  plan: NativePlan
+  /** Plan and tensor of each variant of each job. */
+  owners: { plan: number; tensor: string }[][]
+}
+
+export function toNative(
+  { plans, levels }: JointPlan,
+  join: (folder: string, name: string) => string,
+  run: RunOptions,
+): NativeRun {
+  const sources = new Sources(levels, run.levels)
+  const outputs: NativePlan['outputs'] = []
+  const jobs: { job: NativeTensorJob; owners: NativeRun['owners'][number] }[] = []
+  const known = new Map<string, number>()
+  for (const [index, { tensors, layout }] of plans.entries()) {
+    const before = outputs.length
+    const folder = run.folders[index] ?? ''
+    for (const { name, size, header } of layout.files) outputs.push({ path: join(folder, name), size, header })
+    for (const tensor of tensors) {
+      if (tensor.elements === 0) continue
+      const place = layout.places.get(tensor.name)
+      if (place === undefined) {
+        throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no place in the output.`)
+      }
+      const output = { place: before + place.file, offset: place.offset, dtype: tensor.dtype }
+      const variant: NativeVariant = { coefficients: tensor.coefficients, output }
+      const owner = { plan: index, tensor: tensor.name }
+      const job = jobOf(tensor, sources, index)
+      const alone = plans.length === 1 || tensor.program?.shared === true
+      const key = alone ? undefined : JSON.stringify([job, tensor.dtype])
+      const same = key === undefined ? undefined : jobs[known.get(key) ?? -1]
+      if (same !== undefined) {
+        same.job.variants.push(variant)
+        same.owners.push(owner)
+        continue
+      }
+      const at = jobs.push({ job: { ...job, variants: [variant] }, owners: [owner] }) - 1
+      if (key !== undefined) known.set(key, at)
+    }
+  }
+  const { inputs, programs } = sources
+  const ordered = inOrder(jobs, programs)
+  const { memory, seed, checksum, sync, journal } = run
+  return {
+    plan: { inputs, outputs, programs, jobs: ordered.map(({ job }) => job), memory, seed, checksum, sync, journal },
+    owners: ordered.map(({ owners }) => owners),
+  }
+}
+
+/** Tensors of one plan that share their facts share them with no other plan. */
+function jobOf(tensor: PlannedTensor, sources: Sources, plan: number): Omit<NativeTensorJob, 'variants'> {
+  return {
+    name: tensor.key ?? tensor.name,
+    program: sources.programOf(tensor.program, plan),
+    elements: tensor.elements,
+    ...rowOf(tensor.program, tensor.shape),
+    inputs: tensor.origins.map((origin) => sources.inputOf(origin)),
+  }
+}
+
+/**
+ * In the order of the output, but for tensors that share their facts: these keep the order of the network among
+ * themselves, because equal magnitudes are told apart by it, and a result must not depend on its shards.
+ */
+function inOrder<T extends { job: NativeTensorJob }>(jobs: T[], programs: NativeProgram[]): T[] {
+  const joint = ({ job }: T) => programs[job.program]?.shared === true
+  const network = jobs.filter(joint).values()
+  const written = [...jobs].sort((a, b) => compareWrites(a.job, b.job))
+  return written.map((entry) => (joint(entry) ? (network.next().value ?? entry) : entry))
+}
+
+function rowOf(program: NativeProgram | undefined, shape: number[]): { row?: number } {
+  return program?.rows ? { row: shape.at(-1) ?? 1 } : {}
+}
+
+/** What makes the tensors of one level, at `run.levels[index]`. */
+export function levelToNative(
+  { levels: all }: Pick<JointPlan, 'levels'>,
+  index: number,
+  run: Pick<RunOptions, 'levels' | 'memory' | 'seed'>,
+): NativePlan {
+  const { levels, memory, seed } = run
+  const output = levels[index]
+  const level = all[index]
+  if (output === undefined || level === undefined) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `There is no level ${index} to make.`)
+  }
+  const sources = new Sources(all, levels)
+  const jobs: NativeTensorJob[] = []
+  for (const [tensor, place] of level.places) {
+    const width = isLoadable(tensor.dtype) ? bytesOf(tensor.dtype) : 1
+    for (const part of tensor.parts) {
+      if (part.elements === 0) continue
+      jobs.push({
+        name: part.key,
+        program: sources.programOf(part.program, tensor.together),
+        elements: part.elements,
+        ...rowOf(part.program, tensor.shape),
+        inputs: part.origins.map((origin) => sources.inputOf(origin)),
+        variants: [
+          {
+            coefficients: part.coefficients,
+            output: { place: 0, offset: place + part.first * width, dtype: tensor.dtype },
+          },
+        ],
+      })
+    }
+  }
+  jobs.sort(compareWrites)
+  const { inputs, programs } = sources
+  return { inputs, outputs: [output], programs, jobs, memory, seed, checksum: false, sync: false }
+}
+
+/** Files and programs of a native plan, each once. */
+class Sources {
+  readonly inputs: NativePlace[] = []
+  readonly programs: NativeProgram[] = []
+  private readonly places = new Map<string, number>()
+  private readonly known = new Map<string, number>()
+  private readonly shared = new Map<unknown, Map<string, number>>()
+
+  constructor(
+    private readonly levels: Level[],
+    private readonly made: NativePlace[],
+  ) {}
+
+  /** A program that shares facts between its jobs is another one for each `owner` of such facts. */
+  programOf(program: NativeProgram | undefined, owner: unknown): number {
+    if (program === undefined) return -1
+    const known = program.shared ? (this.shared.get(owner) ?? new Map<string, number>()) : this.known
+    if (program.shared) this.shared.set(owner, known)
+    const key = JSON.stringify(program)
+    const index = known.get(key) ?? this.programs.push(program) - 1
+    known.set(key, index)
+    return index
+  }
+
+  inputOf({ checkpoint, tensor, skip = 0, whole }: Origin): NativeTensorJob['inputs'][number] {
+    const { place, offset } = isDerived(tensor) ? this.madeAt(tensor) : this.storedAt(checkpoint, tensor)
+    return { place, offset: offset + skip, dtype: tensor.dtype, ...(whole === undefined ? {} : { whole }) }
+  }
+
+  private storedAt(checkpoint: Checkpoint, tensor: CheckpointTensor): { place: number; offset: number } {
+    const file = checkpoint.files[tensor.file]
+    if (file === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no file.`)
+    return { place: this.placeOf(file.path, { path: file.path, size: file.size }), offset: tensor.begin }
+  }
+
+  private madeAt(tensor: DerivedTensor): { place: number; offset: number } {
+    const index = this.levels.findIndex(({ places }) => places.has(tensor))
+    const made = this.made[index]
+    if (made === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} is not made.`)
+    return { place: this.placeOf(`level ${index}`, made), offset: this.levels[index]?.places.get(tensor) ?? 0 }
+  }
+
+  private placeOf(key: string, place: NativePlace): number {
+    const index = this.places.get(key) ?? this.inputs.push(place) - 1
+    this.places.set(key, index)
+    return index
+  }
+}
+
+/** Derived tensors that are made alike, as one. */
+class Interned {
+  private readonly known = new Map<string, DerivedTensor>()
+  private readonly seen = new Map<DerivedTensor, DerivedTensor>()
+  private readonly numbers = new Map<DerivedTensor, number>()
+
+  origin(origin: Origin): Origin {
+    return isDerived(origin.tensor) ? { ...origin, tensor: this.tensor(origin.tensor) } : origin
+  }
+
+  private tensor(tensor: DerivedTensor): DerivedTensor {
+    const seen = this.seen.get(tensor)
+    if (seen !== undefined) return seen
+    if (tensor.together !== undefined) return tensor
+    const parts = tensor.parts.map((part) => ({ ...part, origins: part.origins.map((origin) => this.origin(origin)) }))
+    const key = JSON.stringify([
+      tensor.dtype,
+      tensor.shape,
+      parts.map(({ origins, ...part }) => [part, origins.map((origin) => this.keyOf(origin))]),
+    ])
+    const one = this.known.get(key) ?? { ...tensor, parts }
+    this.known.set(key, one)
+    this.seen.set(tensor, one)
+    this.numbers.set(one, this.numbers.get(one) ?? this.numbers.size)
+    return one
+  }
+
+  private keyOf({ checkpoint, tensor, skip, whole }: Origin): unknown[] {
+    const from = isDerived(tensor) ? this.numbers.get(tensor) : [checkpoint.files[tensor.file]?.path, tensor.begin]
+    return [from, tensor.dtype, skip ?? 0, whole ?? 0]
+  }
+}
+
+function compareWrites(a: NativeTensorJob, b: NativeTensorJob): number {
+  const x = a.variants[0]?.output
+  const y = b.variants[0]?.output
+  if (x === undefined || y === undefined) return 0
+  return x.place - y.place || x.offset - y.offset
+}

@@ -1,0 +1,58 @@
+// Low-rank adaptation (LoRA, arXiv 2106.09685): out = W + s (B A), f32, one rounding. Inputs: W [rows, columns]; B [rows, r]
+// and A [r, columns], both whole. With TRANSPOSED the product is turned: W + s (B A)^T with B [columns, r], A [r, rows]
+// (fan_in_fan_out, embeddings). Coefficients: columns, r, s, rows. Sums run over r in order. Weights and factors mostly have
+// different types: where both are known when the pipeline is made, it compiles in a tenth of the time.
+#include "tile.wgsl"
+#include "store.wgsl"
+
+override TRANSPOSED: u32 = 0u;
+override WEIGHT: u32 = 15u;   // code of the type of W; 15: the inputs'
+override FACTORS: u32 = 15u;  // of B and A
+
+fn octet_at(p: Place, input: u32, octet: u32, code: u32) -> Octet {
+  if (code == MIXED) { return load(Place(p.block, p.rec, octet, 8u), input); }
+  let bits = load_bits(table[p.rec + 6u + input] & 0x0fffffffu, code, octet);
+  return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+}
+
+fn at(p: Place, input: u32, index: u32) -> f32 {
+  let x = octet_at(p, input, index >> 3u, FACTORS);
+  let quad = select(x.a, x.b, (index & 4u) != 0u);
+  return quad[index & 3u];
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let p = place(wid, nwg, lid);
+  if (p.live == 0u) { return; }
+  let columns = u32(coef(p, 0u));
+  let rank = u32(coef(p, 1u));
+  let scale = coef(p, 2u);
+  let rows = u32(coef(p, 3u));
+  let first = table[p.rec + 2u] + 8u * p.octet;  // a matrix has fewer than 2^32 elements
+  var sum = Octet(vec4f(0.0), vec4f(0.0));
+  if (TRANSPOSED == 0u && (columns & 7u) == 0u) {
+    // The octet lies in one row, and so do the eight columns of A it takes.
+    let row = first / columns;
+    let column = first % columns;
+    for (var k = 0u; k < rank; k++) {
+      let a = octet_at(p, 2u, (k * columns + column) >> 3u, FACTORS);
+      let b = at(p, 1u, row * rank + k);
+      sum.a += prod4(a.a, b);
+      sum.b += prod4(a.b, b);
+    }
+  } else {
+    for (var e = 0u; e < p.live; e++) {
+      let row = (first + e) / columns;
+      let column = (first + e) % columns;
+      var dot = 0.0;
+      for (var k = 0u; k < rank; k++) {
+        let a = at(p, 2u, select(k * columns + column, k * rows + row, TRANSPOSED == 1u));
+        dot += prod(a, at(p, 1u, select(row, column, TRANSPOSED == 1u) * rank + k));
+      }
+      if (e < 4u) { sum.a[e] = dot; } else { sum.b[e - 4u] = dot; }
+    }
+  }
+  let x = octet_at(p, 0u, p.octet, WEIGHT);
+  store(p, Octet(x.a + prod4(sum.a, scale), x.b + prod4(sum.b, scale)));
+}
