@@ -1,9 +1,13 @@
-/** What this machine offers: adapters, drivers and measured bandwidths, and what to install when something is missing. */
+/**
+ * What this machine offers: adapters, drivers and measured bandwidths, and what to install when something is missing. The
+ * bandwidths are kept for the estimates of `explain`.
+ */
 
-import { open, readFile, rm, statfs } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { readFile } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import { type Adapter, Engine, type EngineOptions, nativeOptions, publicAdapter } from './engine.js'
 import { messageOf } from './errors.js'
+import { keepMeasurements, measureDevice, measureDisk } from './measure.js'
 import type { NativeAddon } from './native/border.js'
 import { bundledDriver } from './native/driver.js'
 import { dawnLibrary, loadAddon } from './native/load.js'
@@ -48,6 +52,8 @@ export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport>
   if (system.length === 0) {
     advice.push(`Dawn sees no Vulkan driver of this system. ${await howToInstallMesa()}`)
   }
+  const disk = await measureDisk(resolve(options.folder ?? '.'), options.diskBytes ?? 256 * mebi)
+  if ('write' in disk) await keepMeasurements({ disk })
   return {
     version,
     node: process.version,
@@ -56,7 +62,7 @@ export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport>
     adapters,
     ...measured,
     memcpy,
-    disk: await measureDisk(resolve(options.folder ?? '.'), options.diskBytes ?? 256 * mebi),
+    disk,
     advice,
   }
 }
@@ -99,7 +105,9 @@ async function measureEngine(
   try {
     const { adapter, slots } = engine
     const openMilliseconds = performance.now() - start
-    const bytesPerSecond = await kernelBandwidth(engine)
+    const device = await measureDevice(engine, ['linear'])
+    await keepMeasurements({ device })
+    const bytesPerSecond = device.kernels.linear ?? 0
     if (adapter.driver === 'bundled') {
       advice.push(
         `The bundled software driver is in use; a GPU or a newer Mesa is several times faster. ${await howToInstallMesa()}`,
@@ -111,49 +119,6 @@ async function measureEngine(
     }
   } finally {
     await engine.close()
-  }
-}
-
-/** Kernel `linear` on two bf16 inputs, rounding and finite count included; best of five. */
-async function kernelBandwidth(engine: Engine): Promise<number> {
-  const data = () => new Uint16Array((64 * mebi) / 2).fill(0x3f80)
-  const inputs = [data(), data()].map((values) => ({ dtype: 'BF16' as const, data: values }))
-  const bytes = 3 * 64 * mebi
-  let best = 0
-  for (let i = 0; i < 5; i++) {
-    const { time } = await engine.kernel('linear').measure({ inputs, outDtype: 'BF16', coefficients: [0.3, 0.7] })
-    best = Math.max(best, (bytes / time.compute) * 1e3)
-  }
-  return best
-}
-
-/** Writes a file, fsyncs it and reads it back (from the page cache, as a merge of fresh files would). */
-async function measureDisk(folder: string, bytes: number): Promise<DoctorReport['disk']> {
-  const path = join(folder, `.weightsmith-doctor-${process.pid}`)
-  try {
-    const { bavail, bsize } = await statfs(folder)
-    if (bavail * bsize < 2 * bytes) return { folder, problem: `less than ${2 * bytes} bytes are free` }
-    const chunk = Buffer.alloc(8 * mebi, 0x5a)
-    const pieces = Math.max(1, Math.floor(bytes / chunk.length))
-    const file = await open(path, 'wx+')
-    try {
-      // Without a name nothing stays behind, whatever ends the process (Windows refuses; `finally` removes it there).
-      await rm(path).catch(() => undefined)
-      let start = performance.now()
-      for (let i = 0; i < pieces; i++) await file.write(chunk, 0, chunk.length, i * chunk.length)
-      await file.sync()
-      const write = ((pieces * chunk.length) / (performance.now() - start)) * 1e3
-      start = performance.now()
-      for (let i = 0; i < pieces; i++) await file.read(chunk, 0, chunk.length, i * chunk.length)
-      const read = ((pieces * chunk.length) / (performance.now() - start)) * 1e3
-      return { folder, write, read }
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    return { folder, problem: messageOf(error) }
-  } finally {
-    await rm(path, { force: true }).catch(() => undefined)
   }
 }
 

@@ -5,7 +5,9 @@
  * happens behind the native border.
  */
 
+import { type BatchOptions, type BatchReport, batch } from './batch.js'
 import { messageOf, WeightsmithError } from './errors.js'
+import type { BatchJob } from './jobs.js'
 import { Kernel } from './kernel.js'
 import type { NativeAdapter, NativeAddon, NativeDevice, NativeOpenOptions } from './native/border.js'
 import { type BundledDriver, bundledDriver } from './native/driver.js'
@@ -84,6 +86,11 @@ export class Engine {
   /** One kernel, to be called with typed arrays. */
   kernel(name: string): Kernel {
     return new Kernel(name, (work) => this.use(work))
+  }
+
+  /** Many merges: see `batch`. */
+  batch(jobs: string | BatchJob[], options: BatchOptions): Promise<BatchReport> {
+    return batch(this, jobs, options)
   }
 
   /** Lends the device to `work`. After a loss the next call gets a new device. */

@@ -8,26 +8,42 @@
 
 import type { Engine } from './engine.js'
 import { type MergeOptions, type MergeReport, merge as mergeWith } from './merge.js'
+import { LongHeaders, mergeInThread, shortHeaders } from './merge_thread.js'
 import type { RecipeInput } from './recipe/index.js'
 import { version } from './version.js'
 
+export { type BatchOptions, type BatchReport, type BatchResult, batch } from './batch.js'
 export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, type DiffStats, diff } from './diff.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
 export { type Adapter, Engine, type EngineOptions } from './engine.js'
-export { type ErrorCode, type ErrorDetails, errorCodes, WeightsmithError } from './errors.js'
+export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
+export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './explain.js'
 export { type InspectReport, inspect } from './inspect.js'
+export type { BatchJob } from './jobs.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
 export { type KernelSpec, kernels } from './kernels.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
-export { type Method, methods, type ParameterSpec } from './methods/index.js'
+export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
-export type { FilteredValue, ParameterValue, RecipeInput } from './recipe/index.js'
+export {
+  type FilteredValue,
+  type JsonSchema,
+  type ParameterValue,
+  type RecipeInput,
+  recipeSchema,
+} from './recipe/index.js'
 export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 
 /** Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. */
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
-  return engine.use(({ addon, device, memory }) =>
-    mergeWith({ addon, device, version }, recipe, { memory, ...options }),
-  )
+  return engine.use(async ({ addon, device, memory }) => {
+    const settings = { memory, ...options }
+    try {
+      return await mergeWith({ addon: shortHeaders(addon), device, version }, recipe, settings)
+    } catch (error) {
+      if (error instanceof LongHeaders) return mergeInThread({ device, version }, recipe, settings)
+      throw error
+    }
+  })
 }

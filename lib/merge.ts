@@ -29,9 +29,9 @@ import {
 } from './checkpoint/index.js'
 import { WeightsmithError } from './errors.js'
 import { makeLevels } from './levels.js'
-import { openModels } from './models.js'
+import { Models } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
-import { isDerived, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
+import { isDerived, type JointPlan, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
 import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
@@ -40,6 +40,8 @@ export interface MergeContext {
   device?: NativeDevice
   /** Of the package; goes to the manifest and the model card. */
   version: string
+  /** Opened models, where merges share them. */
+  models?: Models
 }
 
 export type Checksum = 'full' | 'outputs' | 'none'
@@ -128,45 +130,119 @@ export interface PlanRow {
   coefficients: number[]
 }
 
+/** What a merge knows before it looks at its output. */
+export interface PreparedMerge {
+  /** By the models' names in the recipe. */
+  checkpoints: ReadonlyMap<string, Checkpoint>
+  /** One, or one a point of a sweep; where recipes for the same models run together, those of all. */
+  outputs: PlannedOutput[]
+}
+
+/** One folder that comes out of a merge: the only one, or one of several. */
+export interface PlannedOutput {
+  /** In a sweep: name of the folder. */
+  label?: string
+  recipe: Recipe
+  plan: MergePlan
+  /** Where it is to be. */
+  out: string
+}
+
+/** Reads headers and plans; computes and writes nothing. */
+export async function prepareMerge(
+  context: Pick<MergeContext, 'addon' | 'models'>,
+  recipe: Recipe,
+  options: MergeOptions,
+): Promise<PreparedMerge> {
+  const { out, signal } = options
+  const settings = checkOptions(options)
+  throwIfAborted(signal)
+  const checkpoints = await (context.models ?? new Models(context.addon)).open(recipe)
+  throwIfAborted(signal)
+  const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
+  const outputs = points.map((point) => ({
+    ...point,
+    plan: planMerge(point.recipe, checkpoints, settings),
+    out: 'label' in point ? join(out, point.label) : out,
+  }))
+  return { checkpoints, outputs }
+}
+
 export async function merge(
   context: MergeContext,
   source: string | RecipeInput,
   options: MergeOptions,
 ): Promise<MergeReport> {
-  const settings = checkOptions(options)
-  const { signal } = options
-  throwIfAborted(signal)
-  const recipe = await loadRecipe(source, options.folder)
-  const checkpoints = await openModels(context.addon, recipe)
-  throwIfAborted(signal)
-  const outputs = await planOutputs(recipe, checkpoints, options)
+  const { seed } = checkOptions(options)
+  throwIfAborted(options.signal)
+  const prepared = await prepareMerge(context, await loadRecipe(source, options.folder), options)
+  if (options.dryRun) {
+    const { outputs } = await checkTargets(prepared, options)
+    const rows = outputs.flatMap(({ plan, label }) => planRows(plan, label))
+    return { ...summary(outputs, options.out, seed), plan: rows }
+  }
+  const { outputs, run } = await stageMerge(context, prepared, options)
+  try {
+    for (const { stage } of outputs) await stage.publish()
+  } catch (error) {
+    throw await fail(outputs, error)
+  }
+  return { ...summary(outputs, options.out, seed), dryRun: false, run }
+}
+
+/** Refuses outputs that would mix with an input, destroy something or not fit. */
+async function checkTargets(
+  { checkpoints, outputs: planned }: PreparedMerge,
+  { overwrite = false }: MergeOptions,
+): Promise<{ outputs: Output[]; joint: JointPlan }> {
+  const outputs: Output[] = []
+  for (const output of planned) {
+    const target = await checkOutput(output.out, [...new Set(checkpoints.values())], overwrite)
+    outputs.push({ ...output, target })
+  }
   const joint = joinPlans(outputs.map(({ plan }) => plan))
   const bytes = [...outputs.map(({ plan }) => plan.layout.bytes), ...joint.levels.map((level) => level.bytes)]
-  await checkDisk(
-    outputs[0]?.target ?? options.out,
-    bytes.reduce((a, b) => a + b, 0),
-  )
-  if (options.dryRun) {
-    const rows = outputs.flatMap(({ plan, label }) => planRows(plan, label))
-    return { ...summary(outputs, options.out, settings.seed), plan: rows }
+  const [first] = outputs
+  if (first !== undefined) {
+    await checkDisk(
+      first.target,
+      bytes.reduce((a, b) => a + b, 0),
+    )
   }
+  return { outputs, joint }
+}
+
+/** Outputs up to, and without, their final names; inputs that several need are read once. */
+export async function stageMerge(
+  context: MergeContext,
+  prepared: PreparedMerge,
+  options: MergeOptions,
+): Promise<{ outputs: StagedOutput[]; run: NonNullable<MergeReport['run']> }> {
+  const settings = checkOptions(options)
+  const { checkpoints } = prepared
+  const { signal } = options
+  const { outputs, joint } = await checkTargets(prepared, options)
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
-  const stageOptions = {
-    sync: settings.sync,
-    resume: options.resume === true,
-    overwrite: options.overwrite === true,
-    journalEvery: settings.journalEvery,
-  }
+  const sizes = outputs.map(({ plan }) => plan.layout.bytes)
+  // What takes no longer than a note is rather begun again.
+  const noted = sizes.reduce((a, b) => a + b, 0) > settings.journalEvery
+  const runs = noted ? outputs.map((output) => describeRun(context, output, checkpoints, settings)) : []
+  const journal = { path: '', run: digest(runs), resume: false, every: settings.journalEvery }
   const stages: Stage[] = []
   try {
-    for (const { target, plan, recipe: own } of outputs) {
-      const run = describeRun(context, own, plan, checkpoints, settings)
-      stages.push(await Stage.create(context.addon, target, run, stageOptions, stages[0]))
+    for (const [i, { target }] of outputs.entries()) {
+      stages.push(
+        await Stage.create(context.addon, target, {
+          sync: settings.sync,
+          resume: options.resume === true,
+          overwrite: options.overwrite === true,
+          ...(runs[i] && { run: { facts: runs[i], journal } }),
+        }),
+      )
     }
     throwIfAborted(signal)
-    const [{ journal } = noStage()] = stages
     journal.resume = stages.every(({ resumed }) => resumed)
     const folders = stages.map(({ folder }) => folder)
     const made = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
@@ -178,7 +254,7 @@ export async function merge(
       memory,
       folders,
       levels,
-      journal,
+      journal: noted ? journal : undefined,
       checksum: settings.checksum !== 'none',
     })
     let latest: NativeProgress | undefined
@@ -195,7 +271,7 @@ export async function merge(
     if (latest) options.onProgress?.({ ...latest, stage: 'finish' })
 
     const inputs = await describeInputs(context, checkpoints, settings.checksum === 'full')
-    const merged: Merged[] = []
+    const staged: StagedOutput[] = []
     let first = 0
     for (const [i, output] of outputs.entries()) {
       const stage = stages[i]
@@ -206,49 +282,38 @@ export async function merge(
       const about = { context, device, checkpoints, inputs, seed: settings.seed, checksum: settings.checksum }
       const files = await writeFiles(stage, output, checksums, about)
       const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
-      merged.push({ ...output, files, nonFinite: own })
+      staged.push({ ...output, files, nonFinite: own, stage })
     }
     await refuseChanged(checkpoints.values())
     throwIfAborted(signal)
-    for (const stage of stages) await stage.publish()
     const { time, bytesRead, bytesWritten, tiles, resumed } = result
     const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
-    return { ...summary(merged, options.out, settings.seed), dryRun: false, run }
+    return { outputs: staged, run }
   } catch (error) {
-    for (const stage of stages.reverse()) {
-      const partial = await stage.fail(error)
-      if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
-    }
-    throw error
+    throw await fail(
+      stages.map((stage) => ({ stage })),
+      error,
+    )
   }
 }
 
-/** One folder that comes out of a merge: the only one, or one of a sweep. */
-interface Output {
-  /** In a sweep: name of the folder. */
-  label?: string
-  recipe: Recipe
-  plan: MergePlan
+/** Keeps what can be continued or removes all; the error says what is kept. */
+export async function fail(outputs: { stage: Stage }[], error: unknown): Promise<unknown> {
+  // The first one has the journal, on which it depends whether the others are kept.
+  for (const { stage } of [...outputs].reverse()) {
+    const partial = await stage.fail(error)
+    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
+  }
+  return error
+}
+
+interface Output extends PlannedOutput {
+  /** `out`, absolute and without links. */
   target: string
 }
 
-type Merged = Output & Pick<MergeReport, 'files' | 'nonFinite'>
-
-async function planOutputs(
-  recipe: Recipe,
-  checkpoints: ReadonlyMap<string, Checkpoint>,
-  options: MergeOptions,
-): Promise<Output[]> {
-  const settings = checkOptions(options)
-  const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
-  const outputs: Output[] = []
-  for (const point of points) {
-    const plan = planMerge(point.recipe, checkpoints, settings)
-    const out = 'label' in point ? join(options.out, point.label) : options.out
-    const target = await checkOutput(out, [...new Set(checkpoints.values())], options.overwrite === true)
-    outputs.push({ ...point, plan, target })
-  }
-  return outputs
+export interface StagedOutput extends Output, Pick<MergeReport, 'files' | 'nonFinite'> {
+  stage: Stage
 }
 
 /** The files beside the weights. */
@@ -306,7 +371,7 @@ async function writeFiles(
   return files
 }
 
-function checkOptions(options: MergeOptions) {
+export function checkOptions(options: MergeOptions) {
   const { out, seed = 0, checksum = 'outputs', sync = true, shardSize = 5e9, memory = 2 ** 30 } = options
   const { journalEvery = 2 ** 28 } = options
   if (typeof out !== 'string' || out === '') throw argument('out', 'the path of a folder', out)
@@ -337,8 +402,7 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
 /** Everything that decides about the bytes of the weights. */
 function describeRun(
   context: MergeContext,
-  recipe: Recipe,
-  plan: MergePlan,
+  { recipe, plan }: Output,
   checkpoints: ReadonlyMap<string, Checkpoint>,
   { seed, shardSize }: { seed: number; shardSize: number },
 ): Unfinished {
@@ -360,10 +424,6 @@ function describeRun(
     plan: digest(rows),
     inputs: inputsOf(checkpoints.values()),
   }
-}
-
-function noStage(): never {
-  throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A merge has no output.')
 }
 
 async function runJob(
@@ -398,8 +458,8 @@ function notFinite(total: number, tensors: MergeReport['nonFinite']): Weightsmit
   )
 }
 
-async function describeInputs(
-  context: MergeContext,
+export async function describeInputs(
+  context: { addon: Pick<NativeAddon, 'sha256File'> },
   checkpoints: ReadonlyMap<string, Checkpoint>,
   hash: boolean,
 ): Promise<ManifestInput[]> {
@@ -421,7 +481,7 @@ function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
 }
 
 /** Of one output, or of all outputs of a sweep. */
-function summary(outputs: (Output | Merged)[], out: string, seed: number): MergeReport {
+function summary(outputs: (Output | StagedOutput)[], out: string, seed: number): MergeReport {
   const reports = outputs.map((output) => describeOutput(output))
   const [first] = outputs
   const [report] = reports
@@ -455,7 +515,7 @@ function summary(outputs: (Output | Merged)[], out: string, seed: number): Merge
   }
 }
 
-function describeOutput(output: Output | Merged): SweepReport {
+function describeOutput(output: Output | StagedOutput): SweepReport {
   const { label, plan, target } = output
   const copied = plan.tensors.filter((tensor) => tensor.program === undefined).length
   const files = 'files' in output ? output.files : plan.layout.files.map(({ name, size }) => ({ name, size }))
@@ -472,7 +532,7 @@ function describeOutput(output: Output | Merged): SweepReport {
 }
 
 /** Exact only where every part of it is. */
-function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
+export function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
   const merges = [
     recipe,
     ...recipe.modules,
@@ -496,7 +556,7 @@ function planRows(plan: MergePlan, label?: string): PlanRow[] {
   })
 }
 
-function typeName({ dtype, tensors }: MergePlan): string {
+export function typeName({ dtype, tensors }: MergePlan): string {
   return dtype !== undefined && isStorable(dtype) ? torchName(dtype) : (tensors[0]?.dtype ?? 'float32')
 }
 

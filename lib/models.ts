@@ -6,46 +6,70 @@ import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from './
 import { WeightsmithError } from './errors.js'
 import type { NativeAddon } from './native/border.js'
 import { isVocabulary, withAdapter } from './plan/index.js'
-import { modelsOf, type Recipe, resolveModel } from './recipe/index.js'
+import { modelsOf, type Recipe, resolveModel, statisticsOf } from './recipe/index.js'
 
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
 
-/** Each model once, by its name in the recipe; two names of one folder share a checkpoint. */
-export async function openModels(addon: Reader, recipe: Recipe): Promise<Map<string, Checkpoint>> {
-  const recipes = [...recipe.stages.values(), recipe, ...recipe.sweep.map((point) => point.recipe)]
-  const names = new Set(recipes.flatMap(modelsOf).filter((name) => !recipe.stages.has(name)))
-  const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
-  const byPath = new Map<string, Checkpoint>()
-  const openOne = async (name: string): Promise<Checkpoint> => {
-    const path = await resolveModel(name, recipe.folder)
-    const known = byPath.get(path)
-    if (known !== undefined) return known
-    const checkpoint = await openCheckpoint(addon, path, name)
-    const { folder } = checkpoint
-    const tables = vocabularies && [...checkpoint.tensors.keys()].some(isVocabulary)
-    const vocabulary = tables && folder !== undefined ? await readVocabulary(folder) : undefined
-    const opened = vocabulary === undefined ? checkpoint : { ...checkpoint, vocabulary }
-    byPath.set(path, opened)
+/** Checkpoints kept; what was asked for longest ago goes first. */
+const most = 256
+
+/** Models by the names that recipes give them, each opened once, however many recipes ask for it. */
+export class Models {
+  private readonly paths = new Map<string, Promise<string>>()
+  private readonly opened = new Map<string, Promise<Checkpoint>>()
+
+  constructor(private readonly addon: Reader) {}
+
+  /** Every model of a recipe, by its name there; two names of one folder share a checkpoint. */
+  async open(recipe: Recipe): Promise<Map<string, Checkpoint>> {
+    const recipes = [...recipe.stages.values(), recipe, ...recipe.sweep.map((point) => point.recipe)]
+    const named = recipes.flatMap((one) => [...modelsOf(one), ...statisticsOf(one)])
+    const names = new Set(named.filter((name) => !recipe.stages.has(name)))
+    const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
+    const opened = new Map<string, Checkpoint>()
+    for (const name of names) {
+      const parts = await splitAdapter(name, recipe.folder)
+      if (parts === undefined) {
+        opened.set(name, await this.openOne(name, recipe.folder, vocabularies))
+        continue
+      }
+      if (recipe.stages.has(parts.model)) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_RECIPE',
+          `The recipe puts the adapter ${parts.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
+            'put it on the models of the stage.',
+        )
+      }
+      const adapter = await openAdapter(this.addon, await this.resolve(parts.adapter, recipe.folder), name)
+      opened.set(name, withAdapter(name, await this.openOne(parts.model, recipe.folder, vocabularies), adapter))
+    }
     return opened
   }
-  const opened = new Map<string, Checkpoint>()
-  for (const name of names) {
-    const parts = await splitAdapter(name, recipe.folder)
-    if (parts === undefined) {
-      opened.set(name, await openOne(name))
-      continue
-    }
-    if (recipe.stages.has(parts.model)) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_RECIPE',
-        `The recipe puts the adapter ${parts.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
-          'put it on the models of the stage.',
-      )
-    }
-    const adapter = await openAdapter(addon, await resolveModel(parts.adapter, recipe.folder), name)
-    opened.set(name, withAdapter(name, await openOne(parts.model), adapter))
+
+  private resolve(name: string, folder: string): Promise<string> {
+    return once(this.paths, `${folder}\0${name}`, () => resolveModel(name, folder))
   }
-  return opened
+
+  private async openOne(name: string, folder: string, vocabularies: boolean): Promise<Checkpoint> {
+    const path = await this.resolve(name, folder)
+    return once(this.opened, `${path}\0${vocabularies}`, async () => {
+      const checkpoint = await openCheckpoint(this.addon, path, name)
+      const tables = vocabularies && [...checkpoint.tensors.keys()].some(isVocabulary)
+      const vocabulary = tables && checkpoint.folder !== undefined ? await readVocabulary(checkpoint.folder) : undefined
+      return vocabulary === undefined ? checkpoint : { ...checkpoint, vocabulary }
+    })
+  }
+}
+
+function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
+  const value = known.get(key) ?? make()
+  known.delete(key)
+  known.set(key, value)
+  for (const oldest of known.keys()) {
+    if (known.size <= most) break
+    known.delete(oldest)
+  }
+  return value
 }
 
 /** `model+adapter`, unless there is a folder with a plus in its name. */

@@ -3,49 +3,57 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from '@jest/globals'
-import { Engine, merge, type RecipeInput } from 'weightsmith'
+import { Engine, type Method, merge, methods, type RecipeInput } from 'weightsmith'
 import { readFolder } from './checkpoint.js'
 
 const model = (name: string) => join(process.cwd(), 'demo/models', name)
 const folder = mkdtempSync(join(tmpdir(), 'weightsmith-same-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-const withBase = (merge_method: string, parameters: Record<string, unknown> = {}): RecipeInput =>
-  ({
-    merge_method,
-    base_model: model('base'),
-    models: ['improved-1', 'improved-2'].map((name) => ({
-      model: model(name),
-      parameters: { weight: 0.4, density: 0.6 },
+/** Values for parameters without a default. */
+const needed: Record<string, number> = { weight: 0.4, t: 0.02 }
+
+/** A recipe of two or three models with the parameters a method needs, and densities that drop something. */
+function recipeOf(method: Method): RecipeInput {
+  const { name, needsBase, models, parameters } = method
+  const used = ['improved-1', 'improved-2', 'improved-3'].slice(0, Math.max(models.min, Math.min(models.max, 2)))
+  const given = parameters.flatMap(({ name, type, scope, default: byDefault }) => {
+    // Any float tensors of the right shapes can stand for statistics.
+    const statistics = type === 'model' && scope === 'model' ? model('base') : undefined
+    const value = name === 'density' ? 0.6 : byDefault === undefined ? (statistics ?? needed[name]) : undefined
+    return value === undefined ? [] : [{ scope, entry: [name, value] as const }]
+  })
+  const of = (scope: string) => Object.fromEntries(given.filter((p) => p.scope === scope).map((p) => p.entry))
+  return {
+    merge_method: name,
+    ...(needsBase ? { base_model: model('base') } : {}),
+    models: used.map((m, i) => ({
+      model: model(m),
+      parameters: Object.fromEntries(
+        Object.entries(of('model')).map(([key, value]) => [key, typeof value === 'number' ? value + i / 10 : value]),
+      ),
     })),
-    parameters,
-  }) as RecipeInput
+    parameters: of('global'),
+  }
+}
+
+function withParameters(method: string, parameters: NonNullable<RecipeInput['parameters']>): RecipeInput {
+  const recipe = recipeOf(methods.get(method)!)
+  return { ...recipe, parameters: { ...recipe.parameters, ...parameters } }
+}
 
 const recipes: Record<string, RecipeInput> = {
-  linear: {
-    merge_method: 'linear',
-    models: ['base', 'improved-1', 'improved-3'].map((name, i) => ({
-      model: model(name),
-      parameters: { weight: 1 + i },
-    })),
-  },
-  task_arithmetic: {
-    merge_method: 'task_arithmetic',
-    base_model: model('base'),
-    models: [{ model: model('improved-1'), parameters: { weight: 0.3 } }],
-  },
-  ties: withBase('ties'),
-  dare_linear: withBase('dare_linear'),
-  dare_ties: withBase('dare_ties'),
-  breadcrumbs: withBase('breadcrumbs'),
-  breadcrumbs_ties: withBase('breadcrumbs_ties', { rescale: true }),
-  ramplus_tl: withBase('ramplus_tl'),
-  sce: withBase('sce', { select_topk: 0.4 }),
-  'ties (peft)': withBase('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
-  'ties (whole model)': withBase('ties', { consensus: 'reference', scope: 'model' }),
-  della: withBase('della'),
-  della_linear: withBase('della_linear'),
-  'ties (reference)': withBase('ties', { consensus: 'reference' }),
+  ...Object.fromEntries(
+    [...methods.values()].filter((m) => m.determinism === 'exact').map((m) => [m.name, recipeOf(m)]),
+  ),
+  'nuslerp of rows': withParameters('nuslerp', { nuslerp_flatten: false }),
+  'nuslerp of columns': withParameters('nuslerp', { nuslerp_flatten: false, nuslerp_row_wise: true }),
+  'model_stock of rows': withParameters('model_stock', { filter_wise: true }),
+  'breadcrumbs_ties (rescale)': withParameters('breadcrumbs_ties', { rescale: true }),
+  'sce (topk)': withParameters('sce', { select_topk: 0.4 }),
+  'ties (peft)': withParameters('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
+  'ties (whole model)': withParameters('ties', { consensus: 'reference', scope: 'model' }),
+  'ties (reference)': withParameters('ties', { consensus: 'reference' }),
 }
 
 const adapters: Record<string, string> = {}

@@ -220,7 +220,7 @@ interface Case {
 }
 
 const all = [...methods.values()].flatMap((method): Case[] =>
-  (method.needsBase as boolean | 'optional') === 'optional'
+  method.needsBase === 'optional'
     ? [
         { title: method.name, method, withBase: false },
         { title: `${method.name} with a base`, method, withBase: true },

@@ -134,10 +134,13 @@ describe('every merge method', () => {
     for (const method of methods.values()) {
       for (const global of combinations(method.parameters.filter((spec) => spec.scope === 'global'))) {
         for (const model of combinations(method.parameters.filter((spec) => spec.scope === 'model'))) {
-          const step = stepOf(method, { global, models: Array.from({ length: method.models.min + 1 }, () => model) })
-          if (step === undefined || !('program' in step)) continue
-          if (step.program.host !== undefined) hosts.add(step.program.host)
-          for (const { kernel } of step.program.kernels) expect(addon.kernels).toContain(kernel)
+          for (const base of method.needsBase === 'optional' ? [true, false] : [method.needsBase]) {
+            const models = Array.from({ length: method.models.min + 1 }, () => model)
+            const step = stepOf(method, { global, models, base, shape: [48, 96], statistics: true })
+            if (step === undefined || !('program' in step)) continue
+            if (step.program.host !== undefined) hosts.add(step.program.host)
+            for (const { kernel } of step.program.kernels) expect(addon.kernels).toContain(kernel)
+          }
         }
       }
     }

@@ -55,14 +55,14 @@ export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout
 }
 
 function layOutFile(tensors: OutputTensor[]): { header: Uint8Array; offsets: Map<string, number>; size: number } {
-  const sorted = [...tensors].sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype) || compareBytes(a.name, b.name))
+  const sorted = byBytes(tensors, ({ name }) => name).sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype))
   const relative = new Map<string, number>()
   let end = 0
   const entries = sorted.map(({ name, dtype, shape, bytes }) => {
     relative.set(name, end)
     const begin = end
     end += bytes
-    return `${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`
+    return `${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape}],"data_offsets":[${begin},${end}]}`
   })
   const json = Buffer.from(`{${['"__metadata__":{"format":"pt"}', ...entries].join(',')}}`, 'utf8')
   const padded = Math.ceil(json.length / 8) * 8
@@ -79,12 +79,19 @@ function shardName(index: number, count: number): string {
 }
 
 function indexText(tensors: OutputTensor[], files: OutputFile[], places: OutputLayout['places']): string {
-  const names = tensors.map((t) => t.name).sort(compareBytes)
+  const names = byBytes(
+    tensors.map(({ name }) => name),
+    (name) => name,
+  )
   const weightMap = Object.fromEntries(names.map((name) => [name, files[places.get(name)?.file ?? 0]?.name]))
   const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
   return `${JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2)}\n`
 }
 
-function compareBytes(a: string, b: string): number {
-  return Buffer.compare(Buffer.from(a), Buffer.from(b))
+/** In the order of the UTF-8 bytes of the keys: as Latin-1 text, bytes compare as text does. */
+function byBytes<T>(values: T[], keyOf: (value: T) => string): T[] {
+  return values
+    .map((value) => ({ value, key: Buffer.from(keyOf(value)).toString('latin1') }))
+    .sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0))
+    .map(({ value }) => value)
 }

@@ -11,7 +11,7 @@ import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
 import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
-import { digest, parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'
+import { parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'
 
 /** Marks a folder as ours and is its lock; what the run is; which parts of it are finished (native/io/journal.h). */
 const marker = '.weightsmith-partial'
@@ -78,8 +78,8 @@ export interface StageOptions {
   resume: boolean
   /** Discard an unfinished output, and replace a finished one. */
   overwrite: boolean
-  /** Bytes written between two notes of what is finished. */
-  journalEvery: number
+  /** Of a run that can be continued: what it is, and where the engine notes what is finished (one for all outputs). */
+  run?: { facts: Unfinished; journal: NativeJournal }
 }
 
 export class Stage {
@@ -91,37 +91,19 @@ export class Stage {
     readonly folder: string,
     private readonly lock: NativeLock,
     private readonly options: StageOptions,
-    /** Where the engine notes what is finished. */
-    readonly journal: NativeJournal,
   ) {}
 
-  /**
-   * Takes the folder for `run`: new, or the one that an earlier run of the same kind has left. Outputs of one run share
-   * the journal in the folder of the `first`.
-   */
-  static async create(
-    addon: Pick<NativeAddon, 'lockFile'>,
-    target: string,
-    run: Unfinished,
-    options: StageOptions,
-    first?: Stage,
-  ): Promise<Stage> {
+  /** Takes the folder: new, or the one that an earlier run of the same kind has left. */
+  static async create(addon: Pick<NativeAddon, 'lockFile'>, target: string, options: StageOptions): Promise<Stage> {
     const folder = partialOf(target)
     try {
       await mkdir(folder, { recursive: true })
       await refuseForeign(folder)
-      const lock = takeLock(addon, target)
-      const plan = first?.journal ?? {
-        path: join(folder, journal),
-        run: digest([run]),
-        resume: false,
-        every: options.journalEvery,
-      }
-      const stage = new Stage(target, folder, lock, options, plan)
+      const stage = new Stage(target, folder, takeLock(addon, target), options)
       try {
         // Another run may have published the output while this one waited for its turn.
         await refuseExisting(target, options.overwrite)
-        await stage.begin(run)
+        await stage.begin()
       } catch (error) {
         // A folder that was made just now is of no use; one with an unfinished run is not ours to touch.
         if (!(await exists(join(folder, description)))) await remove(folder)
@@ -134,17 +116,20 @@ export class Stage {
     }
   }
 
-  private async begin(run: Unfinished): Promise<void> {
+  private async begin(): Promise<void> {
+    const { run, resume, overwrite, sync } = this.options
     const text = await readFile(join(this.folder, description), 'utf8').catch(() => '')
     const before = parseUnfinished(text)
-    if (before !== undefined && this.options.resume) {
-      refuseOther(before, run, this.folder)
+    // The first output of a run has its journal.
+    if (run?.journal.path === '') run.journal.path = join(this.folder, journal)
+    if (before !== undefined && resume && run !== undefined) {
+      refuseOther(before, run.facts, this.folder)
       // What is beside the weights is written again, from the files as they are now.
       await this.clear((name) => notes.has(name) || name.endsWith('.safetensors'))
       this.resumed = true
       return
     }
-    if (before !== undefined && !this.options.overwrite) {
+    if (before !== undefined && !resume && !overwrite) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
         `An unfinished merge lies in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
@@ -153,8 +138,9 @@ export class Stage {
       )
     }
     await this.clear((name) => name === marker)
-    await this.write(description, `${JSON.stringify(run)}\n`)
-    if (this.options.sync) await syncFolder(this.folder)
+    if (run === undefined) return
+    await this.write(description, `${JSON.stringify(run.facts)}\n`)
+    if (sync) await syncFolder(this.folder)
   }
 
   private async clear(keep: (name: string) => boolean): Promise<void> {
@@ -203,7 +189,8 @@ export class Stage {
 
   /** After a failure: keeps what can be continued and gives its folder, or removes what was written. */
   async fail(error: unknown): Promise<string | undefined> {
-    const kept = resumable.has(codeOf(error) ?? '') && (await exists(this.journal.path))
+    const { run } = this.options
+    const kept = run !== undefined && resumable.has(codeOf(error) ?? '') && (await exists(run.journal.path))
     if (!kept) await remove(this.folder)
     this.lock.release()
     return kept ? this.folder : undefined

@@ -5,17 +5,22 @@
  */
 
 import { Command, CommanderError, Option } from 'commander'
+import { type BatchOptions, batch } from '../batch.js'
 import { diff } from '../diff.js'
 import { doctor } from '../doctor.js'
 import { Engine, type EngineOptions } from '../engine.js'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { type ExplainOptions, explain } from '../explain.js'
 import { inspect } from '../inspect.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
+import { recipeSchema } from '../recipe/index.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
+import { batchText, showJobs } from './batch.js'
 import { bench } from './bench.js'
+import { explainText } from './explain.js'
 import { showProgress } from './progress.js'
 import { adapterText, benchText, diffText, doctorText, inspectText, mergeText, verifyText } from './texts.js'
 
@@ -59,6 +64,12 @@ function main(): Promise<Command> {
       'WEIGHTSMITH_ADAPTER',
     )
   const memory = () => new Option('--memory <size>', 'what the buffers of a run may take together').default('1GiB')
+  const seed = () =>
+    new Option('--seed <number>', 'of the random numbers of DARE and IMM').argParser(wholeNumber('seed')).default(0)
+  const checksum = () =>
+    new Option('--checksum <what>', 'SHA-256 of outputs, of inputs too, or of nothing')
+      .choices(['full', 'outputs', 'none'])
+      .default('outputs')
 
   program
     .command('merge')
@@ -68,21 +79,52 @@ function main(): Promise<Command> {
     .option('--dtype <type>', 'float32, float16 or bfloat16; goes before the recipe')
     .option('--shard-size <size>', 'largest size of a file (default: 5GB)')
     .addOption(memory())
-    .addOption(new Option('--seed <number>', 'of the random numbers of DARE and IMM').argParser(seed).default(0))
+    .addOption(seed())
     .addOption(adapter())
     .option('--dry-run', 'check everything and show the plan, write nothing')
     .option('--overwrite', 'replace the output folder if it is there, and discard an unfinished one')
     .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
     .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
-    .addOption(
-      new Option('--checksum <what>', 'SHA-256 of outputs, of inputs too, or of nothing')
-        .choices(['full', 'outputs', 'none'])
-        .default('outputs'),
-    )
+    .addOption(checksum())
     .option('--check-finite', 'fail if the result holds NaN or infinite values')
     .addOption(json())
     .addHelpText('after', '\nExample:\n  weightsmith merge ties.yml merged --dtype bfloat16')
     .action(runMerge)
+
+  program
+    .command('batch')
+    .description('run many recipes through one engine; a job that fails does not stop the others')
+    .argument('<jobs>', 'a .jsonl file, one {"recipe": ..., "name": ...} a line, or a folder of recipes')
+    .argument('<out>', 'the folder to write, one folder a job')
+    .addOption(new Option('--jobs <number>', 'jobs under way at a time').argParser(wholeNumber('jobs')).default(4))
+    .option('--resume', 'skip jobs whose output is complete and made from the same recipe, seed and inputs')
+    .option('--dtype <type>', 'float32, float16 or bfloat16; goes before the recipes')
+    .option('--shard-size <size>', 'largest size of a file (default: 5GB)')
+    .addOption(memory())
+    .addOption(seed())
+    .addOption(adapter())
+    .option('--overwrite', 'replace output folders that are there')
+    .addOption(checksum())
+    .option('--check-finite', 'fail jobs whose result holds NaN or infinite values')
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith batch recipes/ merged/ --jobs 4 --resume')
+    .action(runBatch)
+
+  program
+    .command('explain')
+    .description('show what a recipe would do and cost: parameters, passes, bytes, memory, disk, time')
+    .argument('<recipe>', 'the recipe file')
+    .option('--out <folder>', 'where the output is to be', '.')
+    .option('--dtype <type>', 'float32, float16 or bfloat16; goes before the recipe')
+    .option('--shard-size <size>', 'largest size of a file (default: 5GB)')
+    .addOption(memory())
+    .option('--measure', 'measure the disk and the kernels now; otherwise what doctor measured is taken')
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith explain ties.yml --memory 4GiB')
+    .action(async (recipe: string, flags: Common & ExplainOptions) =>
+      print(await explain(recipe, flags), explainText, flags),
+    )
 
   program
     .command('inspect')
@@ -135,6 +177,13 @@ function main(): Promise<Command> {
     .addHelpText('after', '\nExample:\n  weightsmith bench linear --size 128MiB')
     .action(runBench)
 
+  program
+    .command('schema')
+    .description('print the JSON Schema of recipes, for editors')
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith schema > recipe.schema.json')
+    .action(() => print(recipeSchema(), String, { json: true }))
+
   return program.parseAsync()
 }
 
@@ -183,6 +232,15 @@ async function runVerify(out: string, flags: Common & { allowNonFinite?: boolean
   }
 }
 
+async function runBatch(jobs: string, out: string, flags: Common & BatchOptions): Promise<void> {
+  await withEngine(flags, async (engine) => {
+    const onJob = showJobs(flags.json === true)
+    const report = await batch(engine, jobs, { ...flags, out, signal: interruption.signal, onJob })
+    print(report, batchText, flags)
+    if (report.failed > 0) process.exitCode = 1
+  })
+}
+
 async function runDiff(a: string, b: string, flags: Common): Promise<void> {
   await withEngine(flags, async (engine) => {
     const progress = showProgress('diff', flags.json === true)
@@ -217,13 +275,15 @@ async function withEngine(flags: Common, work: (engine: Engine) => Promise<void>
   }
 }
 
-function seed(text: string): number {
-  const value = Number(text)
-  if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
-  throw new WeightsmithError(
-    'ERR_WEIGHTSMITH_ARGUMENT',
-    `The option seed should be a whole number from 0 to 2^53 - 1, but "${text}" was found.`,
-  )
+function wholeNumber(option: string): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `The option ${option} should be a whole number from 0 to 2^53 - 1, but "${text}" was found.`,
+    )
+  }
 }
 
 function print<T>(report: T, text: (report: T) => string, { json }: Common): void {
@@ -234,7 +294,7 @@ function fail(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
   const code = codeOf(error)
   const interrupted = interruption.signal.aborted && code === 'ERR_WEIGHTSMITH_ABORTED'
-  const message = interrupted ? 'Interrupted; nothing was written under the final name.' : messageOf(error)
+  const message = interrupted ? 'Interrupted; nothing unfinished has its final name.' : messageOf(error)
   const { partial, problems } = error instanceof WeightsmithError ? error : {}
   const resume = partial === undefined ? undefined : resumeCommand()
   if (process.argv.includes('--json')) {

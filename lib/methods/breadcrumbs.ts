@@ -7,6 +7,9 @@ function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: nu
   return {
     name,
     about,
+    formula:
+      'tᵢ = dᵢ without its int(gamma · n) largest entries and without its smallest, so that int(density · n) stay; ' +
+      (consensus === 'sum' ? 'B + λ Σ wᵢ tᵢ' : 'B + λ times the mean of the wᵢ tᵢ that agree in sign, as ties'),
     source: 'arXiv 2312.06795; per tensor, as in mergekit',
     differences:
       'Exactly int(gamma * n) outliers go and int(density * n) entries stay, equal magnitudes by index; older versions ' +

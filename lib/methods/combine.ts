@@ -3,6 +3,7 @@
  * input of weight 0 is not read, and a sum that is one input is a copy of its bytes.
  */
 
+import { WeightsmithError } from '../errors.js'
 import type { Step } from './method.js'
 
 /** `sum w_i m_i` over all inputs. */
@@ -30,6 +31,17 @@ export function weightedDeltas(factors: number[]): Step {
     coefficients: models.map((i) => factors[i] ?? 0),
     inputs: [0, ...models.map((i) => i + 1)],
   }
+}
+
+/** Weights divided by their sum, which must not be zero. */
+export function shares(weights: number[], method: string, option = 'normalize'): number[] {
+  const sum = weights.reduce((a, b) => a + b, 0)
+  if (Math.abs(sum) >= 1e-8) return weights.map((w) => w / sum)
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_RECIPE',
+    `The weights ${weights.join(', ')} of method ${method} add up to ${sum}, and cannot be normalized; set ${option}: ` +
+      'false or change the weights.',
+  )
 }
 
 /** Weights divided by their sum; a sum of (nearly) 0 leaves them as they are, as mergekit does for deltas. */

@@ -63,11 +63,23 @@ export function dareStep(dare: Dare): Step {
   }
 }
 
+const drop =
+  'tᵢ = rᵢ dᵢ for entries kept with probability density, else 0; rᵢ = ‖dᵢ‖₁ / ‖kept dᵢ‖₁ (l1), 1 / density ' +
+  '(expectation) or 1 (none)'
+
 function dareMethod(consensus: Dare['consensus'], most: number, about: string): Method {
   return {
     name: `dare_${consensus}`,
     about,
+    formula:
+      consensus === 'linear'
+        ? `${drop}; B + λ Σ wᵢ tᵢ; with normalize the sum is divided by Σ wᵢ`
+        : `${drop}; s = sign Σ wᵢ tᵢ (0 counts as +); B + λ Σ wᵢ tᵢ [sign wᵢ tᵢ = s]; with normalize divided by Σ wᵢ [sign wᵢ tᵢ = s]`,
     source: 'arXiv 2311.03099; rescale l1 as in mergekit, expectation as in the paper',
+    differences:
+      'Entries are drawn by a counter (Philox4x32-10) keyed by seed, tensor name, model and element, so the same seed ' +
+      'gives the same result on every device and in any order; the entries differ from those mergekit draws. rescale ' +
+      'also takes expectation, the division by density of the paper.',
     needsBase: true,
     models: { min: 1, max: most },
     parameters: [

@@ -11,6 +11,10 @@ function dellaMethod(name: string, consensus: Dare['consensus'], most: number, a
   return {
     name,
     about,
+    formula:
+      'An entry of rank r among the n of its row (by |dᵢ|, from 0) stays with probability density - epsilon + ' +
+      '2 epsilon r / (n - 1); tᵢ = what stays, with the L1 norm of dᵢ where rescale is on; ' +
+      (consensus === 'linear' ? 'B + λ Σ wᵢ tᵢ' : 'B + λ times the mean of the wᵢ tᵢ that agree in sign, as ties'),
     source: 'arXiv 2406.11617; rescaled to the L1 norm of the difference, as in mergekit',
     differences:
       'Ranks are exact in any type (mergekit rounds them to that of the tensor, so that those of bf16 fall into steps), ' +

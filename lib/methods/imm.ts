@@ -9,7 +9,11 @@ import { type Method, num } from './method.js'
 export const imm: Method = {
   name: 'imm',
   about: 'Merges the original model with its self-improved successor, dropping entries of the difference at random',
+  formula:
+    'B + α drop(M - B) with drop(d) = d / (1 - p) with probability 1 - p, else 0; with pretrained P: ' +
+    'P + (1 - α) drop(B - P) + α drop(M - P); with history all, M stands for each model and α is shared among them',
   source: 'arXiv 2503.02103; drop and rescale as in MergeLM',
+  differences: 'mergekit has no such method.',
   needsBase: true,
   models: { min: 1, max: 16 },
   parameters: [

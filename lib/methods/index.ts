@@ -3,9 +3,16 @@
 import { breadcrumbs, breadcrumbsTies } from './breadcrumbs.js'
 import { dareLinear, dareTies } from './dare.js'
 import { della, dellaLinear } from './della.js'
+import { fisher } from './fisher.js'
+import { geometricMedian } from './geometric_median.js'
 import { imm } from './imm.js'
+import { karcher } from './karcher.js'
 import { linear } from './linear.js'
 import type { Method } from './method.js'
+import { modelStock } from './model_stock.js'
+import { multislerp } from './multislerp.js'
+import { nearswap } from './nearswap.js'
+import { nuslerp } from './nuslerp.js'
 import { passthrough } from './passthrough.js'
 import { ram, ramPlusTl } from './ram.js'
 import { sce } from './sce.js'
@@ -19,10 +26,17 @@ export const methods: ReadonlyMap<string, Method> = new Map(
   [
     linear,
     slerp,
+    nuslerp,
+    multislerp,
+    karcher,
+    geometricMedian,
     taskArithmetic,
     ties,
     dareLinear,
     dareTies,
+    modelStock,
+    nearswap,
+    fisher,
     breadcrumbs,
     breadcrumbsTies,
     della,

@@ -1,13 +1,16 @@
 /** Weighted mean of models ("model soup"). */
 
-import { WeightsmithError } from '../errors.js'
-import { weightedSum } from './combine.js'
+import { shares, weightedSum } from './combine.js'
 import { type Method, normalize, num, weight } from './method.js'
 
 export const linear: Method = {
   name: 'linear',
   about: 'Weighted sum of the models, divided by the sum of the weights unless normalize is false',
+  formula: 'Σ wᵢ Mᵢ / Σ wᵢ; without normalize Σ wᵢ Mᵢ',
   source: 'arXiv 2203.05482',
+  differences:
+    'Weights that add up to 0 are refused where normalize is on; mergekit divides by 0. mergekit rounds weights, ' +
+    'products and sums to the stored type; here they are float32 and the result is rounded once.',
   needsBase: false,
   models: { min: 1, max: 64 },
   parameters: [weight, normalize(true)],
@@ -15,14 +18,6 @@ export const linear: Method = {
   step({ global, models }) {
     const weights = models.map((m) => num(m, 'weight'))
     if (global.normalize === false) return weightedSum(weights)
-    const sum = weights.reduce((a, b) => a + b, 0)
-    if (Math.abs(sum) < 1e-8) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_RECIPE',
-        `The weights ${weights.join(', ')} of method linear add up to ${sum}, and cannot be normalized; set normalize: ` +
-          'false or change the weights.',
-      )
-    }
-    return weightedSum(weights.map((w) => w / sum))
+    return weightedSum(shares(weights, 'linear'))
   },
 }

@@ -11,7 +11,10 @@ export type Scalar = number | boolean | string
 export interface ParameterSpec {
   name: string
   about: string
-  /** `model`: a model reference, given once at top level. `choice`: one of `values`. */
+  /**
+   * `model`: a model reference; of scope `global` it is given once at top level, of scope `model` it names the
+   * statistics of each model, whose tensors follow the inputs. `choice`: one of `values`.
+   */
   type: 'number' | 'boolean' | 'choice' | 'model'
   /** `model`: may differ between models; `global`: one value for a tensor. */
   scope: 'global' | 'model'
@@ -25,8 +28,13 @@ export interface ParameterSpec {
   aliases?: ReadonlyMap<Scalar, Scalar>
 }
 
-/** Evaluated parameters of one tensor. */
+/** Evaluated parameters of one tensor, and what a method may have to know of it. */
 export interface TensorParameters {
+  shape: readonly number[]
+  /** Whether input 0 is a base. */
+  base: boolean
+  /** Whether the inputs are followed by as many tensors of statistics (see `ParameterSpec.type`). */
+  statistics: boolean
   global: Readonly<Record<string, Scalar | undefined>>
   /** One an input that is not a base, in the order of the inputs. */
   models: readonly Readonly<Record<string, Scalar | undefined>>[]
@@ -41,12 +49,14 @@ export type Step =
 export interface Method {
   name: string
   about: string
+  /** What one tensor becomes: B is the base, M the models, d = M - B; one line of plain text. */
+  formula: string
   /** Where the formula comes from. */
   source: string
-  /** Where the result differs from mergekit's or another published program's, and why. */
+  /** Where the result is not mergekit's, and why: whole sentences. Absent: only rounding differs. */
   differences?: string
-  /** Whether input 0 is a base that the deltas are taken against. */
-  needsBase: boolean
+  /** Whether input 0 is a base that the deltas are taken against; `optional`: where the recipe names one. */
+  needsBase: boolean | 'optional'
   /** How many models besides the base. */
   models: { min: number; max: number }
   parameters: readonly ParameterSpec[]

@@ -6,6 +6,7 @@ import { type Method, num } from './method.js'
 export const passthrough: Method = {
   name: 'passthrough',
   about: 'Takes each tensor from its one source, unchanged (or multiplied by scale)',
+  formula: 'scale · M',
   source: 'mergekit',
   needsBase: false,
   models: { min: 1, max: 1 },

@@ -19,6 +19,7 @@ const epsilon: ParameterSpec = {
 export const ram: Method = {
   name: 'ram',
   about: 'Takes over what one model changed, and the mean of what several changed',
+  formula: 'B + mean of the dᵢ with |dᵢ| > epsilon, an entry at a time; B where there is none',
   source,
   needsBase: true,
   models: { min: 1, max: most },
@@ -37,6 +38,9 @@ export const ram: Method = {
 export const ramPlusTl: Method = {
   name: 'ramplus_tl',
   about: 'As ram, but what a model changed alone is raised by 1 + r min(shared changes / own changes, alpha), a tensor',
+  formula:
+    'As ram, and an entry that only model i changed counts (1 + r min(sᵢ / uᵢ, alpha)) dᵢ; sᵢ and uᵢ are the entries of ' +
+    'the tensor that model i changed together with others and alone',
   source,
   needsBase: true,
   models: { min: 1, max: most },

@@ -7,6 +7,9 @@ import { sampleWords, selectWords } from './select.js'
 export const sce: Method = {
   name: 'sce',
   about: 'Averages the differences that agree in sign, by their mean squares, where the models differ most',
+  formula:
+    'tᵢ = dᵢ where the variance over the models is among the select_topk share of the largest; wᵢ = mean tᵢ² / Σ mean tⱼ²; ' +
+    's = sign Σ wᵢ tᵢ; B + Σ wᵢ tᵢ [sign tᵢ = s] / Σ wᵢ [sign tᵢ = s]',
   source: 'arXiv 2408.07990, as in mergekit: models weigh alike where the mean squares add up to less than 1e-6',
   differences:
     'The variance is that of the models themselves, so entries in which they agree have none; mergekit takes it of ' +

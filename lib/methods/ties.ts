@@ -7,6 +7,11 @@ import { rescaleNorm, trimStep } from './trim.js'
 export const ties: Method = {
   name: 'ties',
   about: 'Trims each difference to its largest entries, elects a sign an entry and averages the ones that agree',
+  formula:
+    'tᵢ = dᵢ where |dᵢ| is among the int(density · n) largest, else 0; s = sign Σ wᵢ tᵢ (0 counts as +); ' +
+    'B + λ Σ wᵢ tᵢ [sign wᵢ tᵢ = s] / Σ wᵢ [sign wᵢ tᵢ = s]; without normalize the divisor is 1. ' +
+    'consensus: peft counts signs or unweighted sums (majority_sign_method); reference averages over entries, not ' +
+    'weights, and gives zero sums the sign of the majority. scope: model trims all tensors of a model together',
   source: 'arXiv 2306.01708, in the readings of mergekit, PEFT (merge_utils.ties) and the authors (ties-merging)',
   differences:
     'int(density * n) entries stay, equal magnitudes by index, which may be none; mergekit keeps at least one, and the ' +

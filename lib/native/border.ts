@@ -64,6 +64,8 @@ export interface NativeOpenOptions {
 export interface NativeDevice {
   readonly adapter: NativeAdapter
   readonly slots: 'mapped' | 'staging'
+  /** What `join` finds the engine by, in other threads of the process. */
+  readonly id: number
   /** Runs a plan; rejects with a coded error. `onProgress` is called at most ten times a second. */
   run(plan: NativePlan, onProgress?: (event: NativeProgress) => void): NativeJob
   /** Ends the device and its thread; running plans reject with ERR_WEIGHTSMITH_DISPOSED. */
@@ -122,11 +124,21 @@ export interface NativeJournal {
  */
 export interface NativeProgram {
   host?: string
+  /**
+   * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients of
+   * their own, which the host step gives.
+   */
+  lines?: NativeLines
   /** The host steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */
   shared?: boolean
   /** Its kernels look at whole rows: jobs say how long one is. */
   rows?: boolean
   kernels: NativeKernelStep[]
+}
+
+export interface NativeLines {
+  size: number
+  across: boolean
 }
 
 export interface NativeKernelStep {
@@ -195,6 +207,17 @@ export interface NativeLock {
   release(): void
 }
 
+/** What a run would read, write and hold: from its plan alone, without a device. */
+export interface NativeForecast {
+  bytesRead: number
+  bytesWritten: number
+  tiles: number
+  /** Bytes of all slots together. */
+  memory: number
+  /** One a job: how often its inputs are read, where no kernel has to run again. */
+  passes: Uint32Array
+}
+
 /** Numbers measured on the caller's machine (doctor, bench). */
 export interface NativeMemcpy {
   bytesPerSecond: number
@@ -214,8 +237,13 @@ export interface NativeAddon {
   scanFile(path: string, weights: boolean): NativeScanning
   /** Locks a file, which is made where it is missing; throws ERR_WEIGHTSMITH_BUSY where another holder has it. */
   lockFile(path: string): NativeLock
+  /** fsyncs files and folders, many at a time; rejects with the first failure. */
+  syncFiles(paths: string[]): Promise<void>
   /** All adapters Dawn can see, best first. */
   adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
+  forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast
+  /** The engine that another thread has opened; it stays that thread's, and ends with it. */
+  join(id: number): NativeDevice
   open(options: NativeOpenOptions): Promise<NativeDevice>
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
 }

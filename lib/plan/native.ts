@@ -47,7 +47,8 @@ export interface RunOptions {
   sync: boolean
   /** Where the tensors of each level lie. */
   levels: NativePlace[]
-  journal: NativeJournal
+  /** Where finished jobs are noted, if they are. */
+  journal?: NativeJournal | undefined
 }
 
 export interface NativeRun {
@@ -95,7 +96,17 @@ export function toNative(
   const ordered = inOrder(jobs, programs)
   const { memory, seed, checksum, sync, journal } = run
   return {
-    plan: { inputs, outputs, programs, jobs: ordered.map(({ job }) => job), memory, seed, checksum, sync, journal },
+    plan: {
+      inputs,
+      outputs,
+      programs,
+      jobs: ordered.map(({ job }) => job),
+      memory,
+      seed,
+      checksum,
+      sync,
+      ...(journal && { journal }),
+    },
     owners: ordered.map(({ owners }) => owners),
   }
 }

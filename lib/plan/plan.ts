@@ -18,7 +18,7 @@ import {
   type Vocabulary,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
-import type { Method, ParameterSpec, Scalar, Step } from '../methods/index.js'
+import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../methods/index.js'
 import type { NativeProgram, StoreDType } from '../native/border.js'
 import { evaluate, type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import {
@@ -38,6 +38,9 @@ import { stageCheckpoint } from './stages.js'
 import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
 import { mapTables, planVocabulary } from './vocabulary.js'
 
+/** Evaluated parameters, as far as the recipe decides about them. */
+export type Effective = Pick<TensorParameters, 'global' | 'models'>
+
 export interface PlannedTensor {
   name: string
   dtype: string
@@ -51,6 +54,8 @@ export interface PlannedTensor {
   coefficients: number[]
   /** Keys the random numbers, where that is not the name. */
   key?: string
+  /** What the recipe comes to here. Absent: no method has a say, as for integers. */
+  parameters?: Effective
 }
 
 export interface MergePlan {
@@ -112,8 +117,10 @@ export function planMerge(
 interface Planned {
   name: string
   origins: Origin[]
-  step: () => Step
-  /** Whether the first origin is a base. */
+  step: () => Step & { parameters?: Effective }
+  /** Tensors of statistics, which follow the origins where the step reads them. */
+  statistics: () => Origin[]
+  /** Whether the first origin may be a base. */
   needsBase: boolean
 }
 
@@ -161,12 +168,22 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
     const slices = planSlices(merge, roles)
     if (merge.sliced) layers.push(layerChange(slices, view?.section))
     const { method } = merge
-    return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => ({
-      ...source,
-      name: view?.stored(source.name) ?? source.name,
-      step: () => method.step(parametersOf(method, above, source)),
-      needsBase: method.needsBase,
-    }))
+    return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => {
+      const parameters = lazy(() => parametersOf(method, above, source))
+      const statistics = lazy(() => statisticsFor(method, parameters(), source, checkpointOf, notes))
+      const shape = source.origins[0]?.tensor.shape ?? []
+      const base = source.slice.inputs.length > source.slice.models.length
+      return {
+        ...source,
+        name: view?.stored(source.name) ?? source.name,
+        step: () => ({
+          ...method.step({ ...parameters(), shape, base, statistics: statistics().length > 0 }),
+          parameters: parameters(),
+        }),
+        statistics,
+        needsBase: method.needsBase !== false,
+      }
+    })
   }
   if (recipe.modules.length === 0) {
     return finish(planOne(recipe, [recipe.parameters], ({ model }) => checkpointOf(model)))
@@ -186,7 +203,13 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
   const rest = [...donor.tensors].filter(([name]) => !covered.has(name))
   if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
   for (const [name, tensor] of rest) {
-    sources.push({ name, origins: [{ checkpoint: donor, tensor }], step: () => ({ copy: 0 }), needsBase: false })
+    sources.push({
+      name,
+      origins: [{ checkpoint: donor, tensor }],
+      step: () => ({ copy: 0 }),
+      statistics: () => [],
+      needsBase: false,
+    })
   }
   return finish(sources)
 }
@@ -231,19 +254,19 @@ function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTens
   const same = { name, shape, elements }
   const stored = storedType(first.tensor)
   if (!isFloat(stored) || isBuffer(name)) return copyOf(same, first)
-  const step = source.step()
+  const { parameters, ...step } = source.step()
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
   const kept = source.needsBase || origins.length > 1 ? storedAs(stored) : stored
   const dtype = asked ?? kept
   // what one program makes is better made in its place than copied there
   const lies = sole !== undefined && !(isDerived(sole.tensor) && solePart(sole.tensor))
-  if (lies && sole.tensor.dtype === dtype) return copyOf(same, sole)
+  if (lies && sole.tensor.dtype === dtype) return { ...copyOf(same, sole), ...(parameters && { parameters }) }
   const computed = asked ?? storedAs(stored)
   const given: Omit<Part, 'first' | 'elements' | 'key'> & { key?: string } =
     'copy' in step
       ? { program: linear, coefficients: [1], origins: origins.slice(step.copy, step.copy + 1) }
-      : { ...step, origins: step.inputs === undefined ? origins : step.inputs.flatMap((i) => origins[i] ?? []) }
+      : { ...step, origins: picked([...origins, ...source.statistics()], step.inputs) }
   const { program = linear, coefficients, origins: read, key } = fused(given)
   for (const { tensor, checkpoint } of read) {
     if (!isLoadable(tensor.dtype)) {
@@ -264,6 +287,19 @@ function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTens
     program,
     coefficients,
     ...(key === undefined ? {} : { key }),
+    ...(parameters && { parameters }),
+  }
+}
+
+function picked(origins: Origin[], inputs: number[] | undefined): Origin[] {
+  return inputs === undefined ? origins : inputs.flatMap((i) => origins[i] ?? [])
+}
+
+function lazy<T>(make: () => T): () => T {
+  let made: { value: T } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
   }
 }
 
@@ -273,7 +309,7 @@ function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin
 }
 
 /** Values for one tensor; what is nearer to the model goes first: its own, the slice's, the recipe's, the default. */
-function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource) {
+function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource): Effective {
   const resolveValue = (spec: ParameterSpec, levels: Parameters[], path: string): Scalar | undefined => {
     for (const level of levels) {
       const value = level[spec.name]
@@ -300,6 +336,38 @@ function parametersOf(method: Method, above: Parameters[], { name, t, slice }: O
       values('model', [parameters, slice.parameters, ...above], `${path}.parameters`),
     ),
   }
+}
+
+/** Tensors of statistics beside those of the models, where the method takes some and every model has them. */
+function statisticsFor(
+  method: Method,
+  { models }: Pick<TensorParameters, 'models'>,
+  { name, origins }: OutputSource,
+  checkpointOf: (model: string) => Checkpoint,
+  notes: string[],
+): Origin[] {
+  const spec = method.parameters.find(({ type, scope }) => type === 'model' && scope === 'model')
+  if (spec === undefined) return []
+  const found: Origin[] = []
+  for (const [i, model] of models.entries()) {
+    const own = origins[origins.length - models.length + i]
+    const checkpoint = checkpointOf(String(model[spec.name]))
+    const tensor = own && checkpoint.tensors.get(own.tensor.name)
+    if (own === undefined || tensor === undefined) {
+      notes.push(`${name} has no statistics in ${checkpoint.name}: its models are averaged.`)
+      return []
+    }
+    if (`${tensor.shape}` !== `${own.tensor.shape}`) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+        `Tensor ${tensor.name} has shape [${own.tensor.shape.join(', ')}] in ${own.checkpoint.name}, but ` +
+          `[${tensor.shape.join(', ')}] in its statistics ${checkpoint.name}.`,
+        { tensor: tensor.name, file: checkpoint.path },
+      )
+    }
+    found.push({ checkpoint, tensor })
+  }
+  return found
 }
 
 function mainType(tensors: PlannedTensor[]): StoreDType | undefined {

@@ -16,7 +16,7 @@ export function modelName(value: unknown, path: string): string {
 }
 
 /** Keys of mergekit that change nothing in a merge. */
-const ignoredKeys: ReadonlySet<string> = new Set(['default_vocab_size', 'residual_weight'])
+export const ignoredKeys: ReadonlySet<string> = new Set(['default_vocab_size', 'residual_weight'])
 
 export function knownKeys(
   entry: Record<string, unknown>,

@@ -25,7 +25,7 @@ export function checkParameters(raw: unknown, path: string, method: Method, leve
     if (spec.scope === 'global' && level === 'model') {
       fail(at, `${name} under parameters at top level or of a slice, because it is one for all models`, value)
     }
-    if ((spec.type === 'model' || spec.name === 'history') && level !== 'top') {
+    if (((spec.type === 'model' && spec.scope === 'global') || spec.name === 'history') && level !== 'top') {
       fail(at, `${name} under parameters at top level`, value)
     }
     checked[name] = checkValue(value, at, spec)
@@ -96,5 +96,6 @@ function expectation(spec: ParameterSpec): string {
   if (spec.min !== undefined && spec.max !== undefined) {
     return `a number from ${spec.min} to ${spec.max}, a gradient or a list of filters`
   }
-  return 'a number, a gradient or a list of filters'
+  const least = spec.min === undefined ? '' : ` of at least ${spec.min}`
+  return `a number${least}, a gradient or a list of filters`
 }

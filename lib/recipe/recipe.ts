@@ -115,6 +115,8 @@ const dtypes: ReadonlyMap<string, StoreDType> = new Map<string, StoreDType>([
   ['bf16', 'BF16'],
 ])
 
+export const dtypeNames: readonly string[] = [...dtypes.keys()]
+
 /** The storage type that `bfloat16`, `bf16`, `F32` … stand for. */
 export function parseDType(text: string): StoreDType | undefined {
   return dtypes.get(text.toLowerCase().replace(/^torch\./, ''))
@@ -218,9 +220,22 @@ export function modelsOf(recipe: Pick<Recipe, keyof Merge | 'modules'>): string[
       if (slice.base !== undefined) names.add(slice.base)
       for (const { model } of slice.sources) names.add(model)
     }
-    for (const { name, type } of merge.method.parameters) {
-      const model = type === 'model' ? merge.parameters[name] : undefined
+    for (const { name, type, scope } of merge.method.parameters) {
+      const model = type === 'model' && scope === 'global' ? merge.parameters[name] : undefined
       if (typeof model === 'string') names.add(model)
+    }
+  }
+  return [...names]
+}
+
+/** The statistics that parameters of models name, once each. */
+export function statisticsOf(recipe: Pick<Recipe, keyof Merge | 'modules'>): string[] {
+  const names = new Set<string>()
+  for (const merge of [...recipe.modules, recipe]) {
+    const levels = [merge, ...merge.slices, ...merge.slices.flatMap(({ sources }) => sources)]
+    for (const { name, type, scope } of merge.method.parameters) {
+      if (type !== 'model' || scope !== 'model') continue
+      for (const { parameters } of levels) if (typeof parameters[name] === 'string') names.add(parameters[name])
     }
   }
   return [...names]

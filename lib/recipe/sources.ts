@@ -118,13 +118,13 @@ function noTwins(sources: Source[]): void {
 }
 
 function checkCount(method: Method, base: string | undefined, slice: Slice, path: string): void {
-  if (method.needsBase && base === undefined) {
+  if (method.needsBase === true && base === undefined) {
     fail('base_model', `a model, because method ${method.name} needs one`, undefined)
   }
   const models = method.needsBase ? slice.sources.filter((s) => s.model !== base) : slice.sources
   const { min, max } = method.models
   if (models.length >= min && models.length <= max) return
   const wanted = min === max ? `exactly ${min}` : `${min} to ${max}`
-  const beside = method.needsBase ? ` besides the base ${base}` : ''
+  const beside = method.needsBase && base !== undefined ? ` besides the base ${base}` : ''
   fail(path, `${wanted} model${max === 1 ? '' : 's'}${beside} for method ${method.name}`, `${models.length}`)
 }

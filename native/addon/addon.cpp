@@ -1,8 +1,11 @@
 // N-API: promises, errors, and the lifetime of engines inside one Node environment. The only room that sees napi.h.
 #include <napi.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -11,6 +14,7 @@
 #include "io/file.h"
 #include "io/lock.h"
 #include "io/scan.h"
+#include "io/thread_pool.h"
 #include "run/coefficients/host_step.h"
 #include "run/engine.h"
 
@@ -102,6 +106,34 @@ struct Pending {
   std::vector<Napi::ObjectReference> pins;
 };
 
+// Open engines by number. It is the one thing all environments of the process share: they have nothing else to hand an
+// engine over with.
+class Lobby {
+ public:
+  static Lobby& instance() {
+    static Lobby lobby;
+    return lobby;
+  }
+  uint64_t add(const std::shared_ptr<Engine>& engine) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(engines_, [](const auto& entry) { return entry.second.expired(); });
+    engines_[++last_] = engine;
+    return last_;
+  }
+  std::shared_ptr<Engine> find(uint64_t id) {
+    std::lock_guard lock(mutex_);
+    const auto found = engines_.find(id);
+    auto engine = found == engines_.end() ? nullptr : found->second.lock();
+    if (!engine) throw Error(Code::DISPOSED, "The engine is closed.");
+    return engine;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<uint64_t, std::weak_ptr<Engine>> engines_;
+  uint64_t last_ = 0;
+};
+
 class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
  public:
   static void define(Napi::Env env) {
@@ -109,11 +141,13 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
         env, "NativeDevice",
         {InstanceMethod("run", &NativeDevice::run), InstanceMethod("close", &NativeDevice::close),
          InstanceMethod("forceLoss", &NativeDevice::forceLoss), InstanceAccessor<&NativeDevice::adapter>("adapter"),
-         InstanceAccessor<&NativeDevice::slots>("slots")}));
+         InstanceAccessor<&NativeDevice::slots>("slots"), InstanceAccessor<&NativeDevice::id>("id")}));
   }
 
   explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info) {
     engine_ = std::move(*info[0].As<Napi::External<std::shared_ptr<Engine>>>().Data());
+    owner_ = info[1].As<Napi::Boolean>().Value();
+    if (owner_) id_ = Lobby::instance().add(engine_);
     data(info.Env()).devices.insert(this);
   }
   ~NativeDevice() override {
@@ -121,8 +155,12 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     shut();
   }
 
+  // The environment goes: what it has under way ends, and with its owner the engine does too.
   void shut() {
-    if (engine_) engine_->close();
+    if (engine_ && owner_) engine_->close();
+    for (const auto& weak : tasks_) {
+      if (const auto task = weak.lock(); task && engine_) engine_->withdraw(*task);
+    }
     engine_.reset();
   }
 
@@ -164,6 +202,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
         pending.reset();
         calls.Release();
       };
+      std::erase_if(tasks_, [](const auto& weak) { return weak.expired(); });
+      tasks_.push_back(task);
       engine.submit(task);
       Napi::Object job = Napi::Object::New(env);
       job.Set("done", pending->deferred.Promise());
@@ -175,7 +215,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) {
-    auto engine = std::exchange(engine_, nullptr);
+    auto engine = owner_ ? std::exchange(engine_, nullptr) : nullptr;
+    if (!owner_) shut();
     return PromiseWorker<bool>::start(
         info.Env(),
         [engine = std::move(engine)]() mutable {
@@ -193,24 +234,40 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   }
 
   Napi::Value adapter(const Napi::CallbackInfo& info) {
-    return guard(info.Env(), [&]() -> Napi::Value { return toJs(info.Env(), engine().device().facts()); });
+    return guard(info.Env(), [&]() -> Napi::Value { return toJs(info.Env(), engine().facts()); });
   }
 
   Napi::Value slots(const Napi::CallbackInfo& info) {
     return guard(info.Env(), [&]() -> Napi::Value {
-      return Napi::String::New(info.Env(), engine().device().mapped() ? "mapped" : "staging");
+      return Napi::String::New(info.Env(), engine().mapped() ? "mapped" : "staging");
     });
   }
 
+  Napi::Value id(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(id_)); }
+
   std::shared_ptr<Engine> engine_;
+  bool owner_ = true;
+  uint64_t id_ = 0;
+  std::vector<std::weak_ptr<Task>> tasks_;  // that may not have ended
 };
+
+// The engine of another thread's environment, for as long as that one keeps it open.
+Napi::Value join(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guard(env, [&]() -> Napi::Value {
+    auto engine = Lobby::instance().find(static_cast<uint64_t>(info[0].ToNumber().Int64Value()));
+    return data(env).deviceClass.New(
+        {Napi::External<std::shared_ptr<Engine>>::New(env, &engine), Napi::Boolean::New(env, false)});
+  });
+}
 
 Napi::Value open(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&]() -> Napi::Value {
     return PromiseWorker<std::shared_ptr<Engine>>::start(
         info.Env(), [options = openOptions(info[0].As<Napi::Object>())] { return std::make_shared<Engine>(options); },
         [](Napi::Env env, std::shared_ptr<Engine>& engine) -> Napi::Value {
-          return data(env).deviceClass.New({Napi::External<std::shared_ptr<Engine>>::New(env, &engine)});
+          return data(env).deviceClass.New(
+              {Napi::External<std::shared_ptr<Engine>>::New(env, &engine), Napi::Boolean::New(env, true)});
         });
   });
 }
@@ -230,6 +287,14 @@ Napi::Value adapters(const Napi::CallbackInfo& info) {
 std::string pathArgument(const Napi::CallbackInfo& info) {
   if (info.Length() < 1 || !info[0].IsString()) throw Error(Code::ARGUMENT, "The native border got no path.");
   return info[0].As<Napi::String>().Utf8Value();
+}
+
+std::vector<std::string> pathList(const Napi::Value& value) {
+  if (!value.IsArray()) throw Error(Code::ARGUMENT, "The native border got no list of paths.");
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> paths;
+  for (uint32_t i = 0; i < array.Length(); i++) paths.push_back(array.Get(i).ToString().Utf8Value());
+  return paths;
 }
 
 Napi::Value headerOf(const Napi::CallbackInfo& info) {
@@ -287,6 +352,32 @@ Napi::Value lockFile(const Napi::CallbackInfo& info) {
   });
 }
 
+// Files in several threads: the first fsync makes the file system write for all of them, the others hardly wait.
+constexpr size_t kSyncThreads = 8;
+
+Napi::Value syncFiles(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    return PromiseWorker<bool>::start(
+        info.Env(),
+        [paths = pathList(info[0])] {
+          Completion all;
+          ThreadPool pool(std::min(kSyncThreads, paths.size()));
+          for (const auto& path : paths) pool.submit(all, [&path] { File::syncPath(path); });
+          all.wait();
+          return true;
+        },
+        [](Napi::Env env, bool&) -> Napi::Value { return env.Undefined(); });
+  });
+}
+
+Napi::Value forecastOf(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    std::vector<Napi::ObjectReference> pins;
+    return toJs(info.Env(),
+                forecast(planFrom(info[0].As<Napi::Object>(), pins), deviceFacts(info[1].As<Napi::Object>())));
+  });
+}
+
 // One thread, bytes read + written a second, best of five: the yardstick of the benches.
 Napi::Value memcpyBandwidth(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(info[0].ToNumber().Int64Value());
@@ -339,7 +430,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("sha256File", Napi::Function::New(env, hashOf));
   exports.Set("scanFile", Napi::Function::New(env, scan));
   exports.Set("lockFile", Napi::Function::New(env, lockFile));
+  exports.Set("syncFiles", Napi::Function::New(env, syncFiles));
+  exports.Set("forecast", Napi::Function::New(env, forecastOf));
   exports.Set("adapters", Napi::Function::New(env, adapters));
+  exports.Set("join", Napi::Function::New(env, join));
   exports.Set("open", Napi::Function::New(env, open));
   exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));
   return exports;

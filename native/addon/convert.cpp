@@ -161,6 +161,10 @@ OpenOptions openOptions(const Napi::Object& value) {
   return options;
 }
 
+DeviceFacts deviceFacts(const Napi::Object& value) {
+  return {natural(value, "maxBinding"), text(value, "slots") == "mapped"};
+}
+
 Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pins) {
   Plan plan;
   const Napi::Array inputs = list(value, "inputs"), outputs = list(value, "outputs");
@@ -171,6 +175,11 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
     const Napi::Object source = item(programs, i);
     Program program;
     program.host = optionalText(source, "host");
+    if (source.Get("lines").IsObject()) {
+      const Napi::Object lines = source.Get("lines").As<Napi::Object>();
+      program.lines = {natural(lines, "size"), flag(lines, "across")};
+      if (program.lines.size == 0 || program.lines.size >> 31) misuse("lines of no or of 2^31 elements");
+    }
     program.shared = source.Get("shared").ToBoolean();
     program.rows = source.Get("rows").ToBoolean();
     const Napi::Array kernels = list(source, "kernels");
@@ -284,6 +293,18 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
     results.Set(i, row);
   }
   object.Set("results", results);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Forecast& forecast) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("bytesRead", static_cast<double>(forecast.bytesRead));
+  object.Set("bytesWritten", static_cast<double>(forecast.bytesWritten));
+  object.Set("tiles", static_cast<double>(forecast.tiles));
+  object.Set("memory", static_cast<double>(forecast.memory));
+  auto passes = Napi::Uint32Array::New(env, forecast.passes.size());
+  std::copy(forecast.passes.begin(), forecast.passes.end(), passes.Data());
+  object.Set("passes", passes);
   return object;
 }
 

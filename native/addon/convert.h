@@ -6,16 +6,19 @@
 #include "dawn/device.h"
 #include "io/safetensors.h"
 #include "io/scan.h"
+#include "run/forecast.h"
 #include "run/plan.h"
 
 namespace weightsmith {
 
 OpenOptions openOptions(const Napi::Object& value);
+DeviceFacts deviceFacts(const Napi::Object& value);
 // Memory places point into the caller's arrays; `pins` keeps them alive.
 Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pins);
 
 Napi::Object toJs(Napi::Env env, const AdapterFacts& facts);
 Napi::Object toJs(Napi::Env env, const Report& report);
+Napi::Object toJs(Napi::Env env, const Forecast& forecast);
 Napi::Object toJs(Napi::Env env, const Progress& progress);
 Napi::Object toJs(Napi::Env env, const Header& header);
 Napi::Object toJs(Napi::Env env, const Index& index);

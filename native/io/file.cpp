@@ -160,6 +160,12 @@ void File::syncData() {
 #endif
 }
 
+void File::syncPath(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) throw errnoError(errno, Code::IO_WRITE, "open", path);
+  File(fd, path, 0).sync();
+}
+
 void File::startWriteback(uint64_t offset, uint64_t size) {
 #if defined(__linux__)
   // Only a hint: file systems without it lose nothing but time.

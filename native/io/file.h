@@ -20,6 +20,9 @@ class File {
   /// Opens a file for writing and reading back, as it is; makes it where it is missing.
   static File append(const std::string& path);
 
+  /// Waits until what was written to a file, or the entries of a folder, are on the disk.
+  static void syncPath(const std::string& path);
+
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;

@@ -13,7 +13,8 @@ constexpr size_t kHashers = 2;
 const char kClosed[] = "The engine is closed.";
 }  // namespace
 
-Engine::Engine(const OpenOptions& options) : device_(Device::open(options)) {
+Engine::Engine(const OpenOptions& options)
+    : device_(Device::open(options)), facts_(device_->facts()), mapped_(device_->mapped()) {
   thread_ = std::thread([this] { work(); });
 }
 
@@ -40,6 +41,21 @@ void Engine::submit(std::shared_ptr<Task> task) {
     }
   }
   task->onDone(Error(Code::DISPOSED, kClosed), {});
+  end(*task);
+}
+
+void Engine::withdraw(Task& task) {
+  task.abort = true;
+  std::unique_lock lock(mutex_);
+  ended_.wait(lock, [&task] { return task.ended; });
+}
+
+void Engine::end(Task& task) {
+  {
+    std::lock_guard lock(mutex_);
+    task.ended = true;
+  }
+  ended_.notify_all();
 }
 
 void Engine::work() {
@@ -82,6 +98,7 @@ void Engine::work() {
       if (closing_ && error && error->code == Code::ABORTED) error = Error(Code::DISPOSED, kClosed);
     }
     task->onDone(std::move(error), std::move(report));
+    end(*task);
   }
 }
 

@@ -21,6 +21,7 @@ struct Task {
   std::atomic<bool> abort{false};
   std::function<void(const Progress&)> onProgress;
   std::function<void(std::optional<Error>, Report)> onDone;
+  bool ended = false;  // `onDone` has returned; guarded by the engine's mutex
 };
 
 class Engine {
@@ -31,15 +32,23 @@ class Engine {
   ~Engine();
 
   const Device& device() const { return *device_; }
+  // Of the device, from any thread, also once it is closed.
+  const AdapterFacts& facts() const { return facts_; }
+  bool mapped() const { return mapped_; }
   void submit(std::shared_ptr<Task> task);
+  // Aborts a submitted task and waits until `onDone` has returned, for a caller whose memory is about to go.
+  void withdraw(Task& task);
   void close();
 
  private:
   void work();
+  void end(Task& task);
 
   std::unique_ptr<Device> device_;
+  const AdapterFacts facts_;
+  const bool mapped_;
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, ended_;
   std::deque<std::shared_ptr<Task>> queue_;
   std::shared_ptr<Task> running_;
   bool closing_ = false;

@@ -65,9 +65,7 @@ class Execution {
     report_.results.resize(plan_.jobs.size());
     try {
       openOutputs();
-      // Staging memory exists twice: on the device and on the host.
-      const uint64_t memory = plan_.memory / (context_.device.mapped() ? 1 : 2);
-      tiling_ = tile(plan_, finished_, {context_.device.maxBinding(), memory});
+      tiling_ = tile(plan_, finished_, limitsOf(plan_, context_.device.maxBinding(), context_.device.mapped()));
       schedule();
       for (size_t i = 0; i < std::min(kSlots, pending_.size()); i++) slots_.push_back(std::make_unique<RingSlot>());
       for (size_t i = 0; i < kResults; i++) results_.push_back(std::make_unique<RingResult>());
@@ -125,9 +123,7 @@ class Execution {
     stages_.resize(tiling_.groups.size());
     for (size_t g = 0; g < tiling_.groups.size(); g++) {
       const Group& group = tiling_.groups[g];
-      const bool split = group.tiles.size() > 1 && group.program >= 0;
-      const size_t rounds = split ? plan_.programs[group.program].kernels.size() : 1;
-      for (size_t round = 0; round < rounds; round++) {
+      for (size_t round = 0; round < roundsOf(plan_, group); round++) {
         for (size_t t = 0; t < group.tiles.size(); t++) pending_.push_back({g, t});
       }
       report_.tiles += group.tiles.size();
@@ -413,7 +409,15 @@ class Execution {
       const uint8_t* from = data + (copy ? segment.inputOffsets[0] : segment.outputOffset);
       for (uint64_t start = 0; start < size; start += kWritePiece) {
         const uint64_t part = std::min(kWritePiece, size - start);
-        batch.push_back({segment.job, outputs_[output->place].get(), at + start, from + start, part});
+        Output* const target = outputs_[output->place].get();
+        Piece* const last = batch.empty() ? nullptr : &batch.back();
+        // Small tensors that are neighbours in memory and in the file are one write.
+        if (last && last->job == segment.job && last->output == target && last->offset + last->size == at + start &&
+            last->data + last->size == from + start) {
+          last->size += part;
+        } else {
+          batch.push_back({segment.job, target, at + start, from + start, part});
+        }
         bytes += part;
         if (bytes >= kWritePiece) flush();
       }

@@ -24,10 +24,17 @@ struct KernelStep {
   std::map<std::string, double> constants;
 };
 
+// The rows of a tensor, `size` elements each, or its `size` columns. A size of 0: the tensor is one vector.
+struct Lines {
+  uint64_t size = 0;
+  bool across = false;
+};
+
 struct Program {
   std::string host;     // empty: none
   bool shared = false;  // the host steps of its jobs know each other: each kernel sees all jobs before the next starts
   bool rows = false;    // its kernels look at whole rows
+  Lines lines;          // that have coefficients of their own
   std::vector<KernelStep> kernels;
 };
 

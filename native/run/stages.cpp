@@ -24,7 +24,7 @@ Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
         state.words = floatWords(coefficients);
         continue;
       }
-      HostJob host{coefficients, job.inputs.size(), job.elements, job.row};
+      HostJob host{coefficients, job.inputs.size(), job.elements, job.row, program_.lines};
       if (program_.shared) {
         host.first = jobs_[0].host.get();
         host.firstBlock = before;

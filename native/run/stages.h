@@ -24,6 +24,11 @@ class Stages {
   const std::vector<uint32_t>& words(uint32_t job) const { return jobs_[positions_.at(job)].words; }
   // Whether the kernel at hand has to see the job: not where it is repeated for the sake of others.
   bool concerns(uint32_t job) const { return !jobs_[positions_.at(job)].settled; }
+  // Words behind the records for a part of a job (see HostStep::part).
+  std::vector<uint32_t> part(const Segment& segment) const {
+    const auto& host = jobs_[positions_.at(segment.job)].host;
+    return host ? host->part(segment.firstBlock * kBlock, segment.elements) : std::vector<uint32_t>{};
+  }
   // Partial results of the blocks of a tile that the kernel has seen. What no host step takes is added to `results`,
   // one row a job.
   void consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results);

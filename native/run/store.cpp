@@ -10,6 +10,7 @@ namespace weightsmith {
 
 namespace {
 
+constexpr uint64_t kWriteback = 1ull << 20;  // smaller pieces are not worth a system call of their own
 constexpr uint64_t kHashPiece = 1ull << 20;
 
 void checkRange(uint64_t offset, uint64_t size, uint64_t whole) {
@@ -39,7 +40,7 @@ Output::Output(const Place& place, ThreadPool* hashers, bool keep)
 void Output::write(uint64_t offset, const uint8_t* data, uint64_t size) {
   if (file_) {
     file_->writeAt(offset, data, size);
-    file_->startWriteback(offset, size);
+    if (size >= kWriteback) file_->startWriteback(offset, size);
   } else {
     checkRange(offset, size, size_);
     std::memcpy(memory_ + offset, data, size);

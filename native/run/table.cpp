@@ -46,6 +46,11 @@ std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const
     std::copy(words.begin(), words.end(), row + 6 + 3 * group.inputs);
     std::fill_n(&table[map + block], segment.blocks, s);
     block += segment.blocks;
+    const auto part = stages.part(segment);
+    if (part.empty()) continue;
+    const size_t here = records + s * record + 6 + 3 * group.inputs;
+    table[here] = static_cast<uint32_t>(table.size() - here);
+    table.insert(table.end(), part.begin(), part.end());
   }
   return table;
 }

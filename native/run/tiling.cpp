@@ -40,6 +40,12 @@ Kind kindOf(const Job& job) {
   return kind;
 }
 
+// Words behind the records that a part of a tensor can need for its lines.
+uint64_t lineWords(const Lines& lines, size_t inputs, uint64_t elements) {
+  if (!lines.size) return 0;
+  return 2 + inputs * (lines.across ? lines.size : elements / lines.size + 2);
+}
+
 Tile emptyTile(const Kind& kind) {
   Tile tile;
   if (kind.program < 0) return tile;
@@ -61,6 +67,14 @@ uint64_t readBytes(const Source& source, uint64_t elements) {
 
 uint32_t recordWords(size_t inputs, size_t coefficients) {
   return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
+}
+
+TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped) {
+  return {maxBinding, plan.memory / (mapped ? 1 : 2)};
+}
+
+size_t roundsOf(const Plan& plan, const Group& group) {
+  return group.tiles.size() > 1 && group.program >= 0 ? plan.programs[group.program].kernels.size() : 1;
 }
 
 Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits) {
@@ -94,12 +108,22 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
           result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(*kind.output, kBlock));
         }
       }
-      const uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
+      uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
+      uint64_t memory = limits.memory;
+      if (!copy && plan.programs[job.program].lines.size) {
+        const Lines& lines = plan.programs[job.program].lines;
+        const uint64_t bytes = 4 * lineWords(lines, job.inputs.size(), kBlock);
+        // The words of columns are the same for every block of a tensor.
+        if (lines.across)
+          memory -= std::min(memory, kSlots * bytes);
+        else
+          table += bytes;
+      }
       const uint64_t all = kSlots * (input + table) + kResults * result;
       const auto most = [&](uint64_t reserved) -> uint64_t {
-        if (limits.binding < reserved || limits.memory / kSlots < reserved) return 0;
+        if (limits.binding < reserved || memory / kSlots < reserved) return 0;
         return std::min({(limits.binding - reserved) / input, limits.binding / result,
-                         (limits.memory - kSlots * reserved) / all, std::max<uint64_t>(1, kTileTarget / widest)});
+                         (memory - kSlots * reserved) / all, std::max<uint64_t>(1, kTileTarget / widest)});
       };
       maxBlocks = most(kind.whole);
       splitBlocks = most(kind.whole + around);
@@ -177,16 +201,17 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         }
         tiling.result = std::max(tiling.result, result);
       }
-      uint64_t coefficients = 0;
+      uint64_t coefficients = 0, lines = 0;
       const bool host = !plan.programs[group.program].host.empty();
       for (const Segment& segment : tile.segments) {
         for (const Variant& variant : plan.jobs[segment.job].variants) {
           coefficients = std::max<uint64_t>(coefficients, variant.coefficients.size());
         }
+        lines += lineWords(plan.programs[group.program].lines, group.inputs, segment.elements);
       }
       if (host) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(
-          tiling.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients)));
+          tiling.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
       tiling.counts = std::max<uint64_t>(tiling.counts, 4 * tile.segments.size());
     }
   }

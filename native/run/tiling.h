@@ -54,6 +54,12 @@ struct TilingLimits {
 // Leaves out the jobs that are `finished`. Throws Error OUT_OF_MEMORY when not even one block fits.
 Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits);
 
+// Staging memory exists twice: on the device and on the host.
+TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped);
+
+// How often the tiles of a group are read: one that is alone stays in its slot between the kernels.
+size_t roundsOf(const Plan& plan, const Group& group);
+
 uint64_t bytesOf(DType dtype, uint64_t elements);
 // What a segment of so many elements reads of an input.
 uint64_t readBytes(const Source& source, uint64_t elements);

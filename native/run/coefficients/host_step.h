@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "run/plan.h"
+
 namespace weightsmith {
 
 class HostStep;
@@ -18,6 +20,7 @@ struct HostJob {
   size_t inputs = 0;
   uint64_t elements = 0;
   uint64_t row = 0;  // elements of a row, where the program looks at rows
+  Lines lines;
   // For a program whose jobs share their facts: the step of the first job, which is asked first (nullptr: this is it),
   // and the blocks of the jobs before this one. All steps are made before one of them begins.
   HostStep* first = nullptr;
@@ -42,6 +45,12 @@ class HostStep {
   virtual void consume(size_t kernel, std::span<const uint32_t> partials, uint64_t firstBlock) = 0;
   // Called when the kernel has seen the whole tensor.
   virtual Outcome finish(size_t kernel) = 0;
+  // For programs with lines: words that only this part of the tensor needs (see include/lines.wgsl), at most one a
+  // line and input besides the first two. They go behind the records of a tile.
+  virtual std::vector<uint32_t> part(uint64_t firstElement, uint64_t elements) const {
+    (void)firstElement, (void)elements;
+    return {};
+  }
 
  protected:
   const HostJob job_;

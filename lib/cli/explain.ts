@@ -1,0 +1,63 @@
+/** The text of `weightsmith explain`. */
+
+import type { ExplainGroup, ExplainReport } from '../explain.js'
+import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
+
+const shownModules = 3
+const shownGroups = 60
+
+export function explainText(report: ExplainReport): string {
+  const { tensors, memory, disk, time } = report
+  const rows = report.groups
+    .slice(0, shownGroups)
+    .map((group) => [
+      group.layers || '-',
+      modules(group.modules),
+      count(group.tensors),
+      group.dtype,
+      group.kernels.join(' > ') || 'copy',
+      String(group.passes),
+      values(group),
+    ])
+  const more = report.groups.length - rows.length
+  const most = Math.max(1, ...report.groups.map(({ passes }) => passes))
+  return [
+    `Method ${report.method} (${report.determinism}): ${parameters(report.parameters)} parameters in ${report.dtype}, ` +
+      `${plural(tensors.computed, 'tensor')} computed, ${count(tensors.copied)} copied.`,
+    '',
+    table(['layers', 'tensors of', 'count', 'dtype', 'kernels', 'passes', 'parameters'], rows),
+    ...(more > 0 ? [`... and ${more} more (--json has all).`] : []),
+    '',
+    `Reads ${bytes(report.bytes.read)} in ${most === 1 ? 'one pass' : `up to ${most} passes`}, writes ${bytes(report.bytes.written)}.`,
+    `Memory: slots take ${bytes(memory.slots)} of ${bytes(memory.budget)}, besides the process and its driver.`,
+    `Disk of ${disk.folder}: ${bytes(disk.needed)} needed, ${bytes(disk.free)} free${disk.free < disk.needed ? '; that is not enough' : ''}.`,
+    ...(time === undefined
+      ? []
+      : [
+          `Time: ${milliseconds(time.atLeast)} to ${milliseconds(time.atMost)} (reading ${milliseconds(time.read)}, kernels ` +
+            `${milliseconds(time.compute)}, writing ${milliseconds(time.write)}; these overlap).`,
+        ]),
+    ...report.sources,
+    ...report.notes.map((note) => `Note: ${note}`),
+  ].join('\n')
+}
+
+function modules(names: string[]): string {
+  const more = names.length - shownModules
+  return `${names.slice(0, shownModules).join(', ')}${more > 0 ? ` and ${count(more)} more` : ''}`
+}
+
+/** `weight 0.6 0.4, density 0.5, lambda 1`: one value where all models share it. */
+function values({ parameters }: ExplainGroup): string {
+  if (parameters === undefined) return '-'
+  const shown = (value: unknown) => (typeof value === 'number' ? String(Number(value.toPrecision(4))) : String(value))
+  const names = new Set(parameters.models.flatMap((model) => Object.keys(model)))
+  const own = [...names].map((name) => {
+    const each = parameters.models.map((model) => shown(model[name]))
+    return `${name} ${each.every((value) => value === each[0]) ? each[0] : each.join(' ')}`
+  })
+  const shared = Object.entries(parameters.global).flatMap(([name, value]) =>
+    value === undefined ? [] : [`${name} ${shown(value)}`],
+  )
+  return [...own, ...shared].join(', ')
+}

@@ -1,0 +1,37 @@
+/** Karcher (Riemannian) mean of any number of models on the sphere. */
+
+import { type Method, num } from './method.js'
+import { mostVectors, spanStep } from './span.js'
+
+export const karcher: Method = {
+  name: 'karcher',
+  about: 'The direction with the least sum of squared angles to the models, at the mean of their lengths',
+  formula: '(Σ ‖Mᵢ‖ / n) · argmin over ‖x‖ = 1 of Σ angle(x, Mᵢ)²',
+  source: 'Karcher 1977, iterated as in mergekit (arXiv 2603.04972)',
+  differences:
+    'The iteration is float64 on inner products instead of the stored type, so it does not stop at its rounding ' +
+    'errors. Models whose lengths are all below tol are averaged; mergekit sets the tensor to zero.',
+  needsBase: false,
+  models: { min: 1, max: mostVectors },
+  parameters: [
+    { name: 'max_iter', about: 'Largest number of iterations', type: 'number', scope: 'global', default: 10, min: 0 },
+    {
+      name: 'tol',
+      about: 'Angle (in radians) below which two directions are one, and length below which a tensor has none',
+      type: 'number',
+      scope: 'global',
+      default: 1e-5,
+      min: 0,
+    },
+  ],
+  determinism: 'exact',
+  step({ global, models }) {
+    if (models.length === 1) return { copy: 0 }
+    return spanStep({
+      host: 'karcher',
+      origin: false,
+      vectors: models.length,
+      parameters: [num(global, 'max_iter'), num(global, 'tol')],
+    })
+  },
+}

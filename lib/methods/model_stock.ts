@@ -1,0 +1,31 @@
+/** Model Stock: from the base towards the mean of the models, as far as the angle between their differences says. */
+
+import type { Method } from './method.js'
+import { mostVectors, rowsOf, spanStep } from './span.js'
+
+export const modelStock: Method = {
+  name: 'model_stock',
+  about: 'The base, moved towards the mean of the models as far as their differences agree',
+  formula: 't Σ Mᵢ / n + (1 - t) B with t = n c / (1 + (n - 1) c), c the mean of cos(dᵢ, dⱼ) over the pairs',
+  source: 'arXiv 2403.19522, for any number of models as in mergekit',
+  needsBase: true,
+  models: { min: 2, max: mostVectors },
+  parameters: [
+    {
+      name: 'filter_wise',
+      about: 'Take every row (the last dimension) apart, instead of the tensor as a whole',
+      type: 'boolean',
+      scope: 'global',
+      default: false,
+    },
+  ],
+  determinism: 'exact',
+  step: ({ global, models, shape }) =>
+    spanStep({
+      host: 'model_stock',
+      origin: true,
+      vectors: models.length,
+      parameters: [],
+      lines: global.filter_wise === true ? rowsOf(shape) : undefined,
+    }),
+}

@@ -1,0 +1,30 @@
+/** NearSwap: the base, changed where the other model is near to it. */
+
+import { type Method, num } from './method.js'
+
+export const nearswap: Method = {
+  name: 'nearswap',
+  about: 'The base, moved towards the model by at most t an element',
+  formula: 'B + min(1, t / |d|) d',
+  source: 'mergekit (QuartetAnemoi-70B)',
+  differences:
+    'mergekit takes |d| to be at least 1e-6 in t / |d|, which matters only for t < 1e-6, and computes in the stored ' +
+    'type, where a small t is lost.',
+  needsBase: true,
+  models: { min: 1, max: 1 },
+  parameters: [
+    {
+      name: 't',
+      about: 'Largest change of an element',
+      type: 'number',
+      scope: 'global',
+      min: 0,
+    },
+  ],
+  determinism: 'exact',
+  step({ global }) {
+    const t = num(global, 't')
+    if (t === 0) return { copy: 0 }
+    return { program: { kernels: [{ kernel: 'nearswap', writes: 'output' }] }, coefficients: [t] }
+  },
+}

@@ -1,0 +1,29 @@
+// Weighted sum with weights of its own for every row or column: out = c_0 x_0 + c_1 x_1 + ..., or with BASE 1
+// out = b + c_1 (x_1 - b) + ... where input 0 is b. f32, one rounding.
+// Coefficients: see include/lines.wgsl; a weight an input (a model, with BASE 1) and line.
+#include "tile.wgsl"
+#include "store.wgsl"
+#include "lines.wgsl"
+
+override BASE: u32 = 0u;
+
+fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(table[0])); }
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let p = place(wid, nwg, lid);
+  if (p.live == 0u) { return; }
+  let count = INPUTS - BASE;
+  let lines = lines_of(p);
+  var base = Octet();
+  if (BASE == 1u) { base = load(p, 0u); }
+  var sum = base;
+  for (var i = 0u; i < count; i++) {
+    let x = load(p, i + BASE);
+    let a = exact4((x.a - base.a) * line_coef4(p, lines.a, count, i));
+    let b = exact4((x.b - base.b) * line_coef4(p, lines.b, count, i));
+    // The first product is the sum, so that a zero keeps its sign.
+    if (i == 0u && BASE == 0u) { sum = Octet(a, b); } else { sum = Octet(sum.a + a, sum.b + b); }
+  }
+  store(p, sum);
+}
