@@ -24,7 +24,7 @@ let count = 0
 const fresh = (name: string) => join(folder, `${name}-${count++}`)
 let engine: Engine
 
-const tensors = 96
+const tensors = 300
 const elements = 40_000
 const noise = Float32Array.from({ length: 2 * elements }, (_, k) => Math.sin(k * k * 0.37))
 
@@ -44,8 +44,8 @@ let recipe: RecipeInput
 let recipeFile: string
 let expected: Map<string, Buffer>
 // Tiles that hold a part of a tensor, or several small ones.
-const options = { shardSize: '2MB', memory: '512KiB', journalEvery: 1 } as const
-const flags = ['--shard-size', '2MB', '--memory', '512KiB', '--journal-every', '1']
+const options = { shardSize: '2MB', memory: '256KiB', journalEvery: 1 } as const
+const flags = ['--shard-size', '2MB', '--memory', '256KiB', '--journal-every', '1']
 
 const contents = (path: string) => new Map(readdirSync(path).map((name) => [name, readFileSync(join(path, name))]))
 const hashes = (path: string) =>
@@ -136,7 +136,7 @@ test('tensors that share their facts are computed together, also after an interr
 test('a tensor of which only a part was written is not taken for finished', async () => {
   const large = [0, 1].map((seed) => {
     const pattern = bf16(noise.slice(seed)).bytes
-    const weight = { dtype: 'BF16', shape: [2 ** 24], bytes: Buffer.alloc(2 ** 25, pattern) }
+    const weight = { dtype: 'BF16', shape: [2 ** 25], bytes: Buffer.alloc(2 ** 26, pattern) }
     return writeModel(fresh('large'), { weight })
   })
   const soup: RecipeInput = {
