@@ -182,8 +182,8 @@ onLinux('200 merges in a row leave no file open, no buffer allocated and no memo
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
   const { before, after } = JSON.parse(stdout) as Record<'before' | 'after', Record<string, number>>
   expect(after!.files).toBeLessThanOrEqual(before!.files!)
-  // Every buffer of a device is a mapping, or part of one that a driver grows by megabytes.
-  expect(after!.mappings! - before!.mappings!).toBeLessThan(20)
+  // Every buffer of a device is a mapping: 200 merges that leak one each would show; heaps that grow are a few.
+  expect(after!.mappings! - before!.mappings!).toBeLessThan(100)
   expect(after!.memory! - before!.memory!).toBeLessThan(20 * MiB)
 })
 
