@@ -13,6 +13,7 @@ import { type BatchJob, type NamedJob, readJobs } from './jobs.js'
 import {
   checkOptions,
   describeInputs,
+  fail,
   type MergeOptions,
   type PreparedMerge,
   prepareMerge,
@@ -214,7 +215,8 @@ class Run {
   private optionsOf(job: NamedJob): MergeOptions {
     const { dtype, seed } = this.options
     const out = join(this.out, job.name)
-    return { ...this.options, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false }
+    // An unfinished output of a large job is continued, by the same batch too where jobs go on one by one.
+    return { ...this.options, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume: true }
   }
 
   /** Undefined where there is nothing left to do. */
@@ -338,11 +340,10 @@ class Commits {
     for (const commit of group) {
       try {
         if (!together) await this.sync([commit])
-        for (const { stage } of commit.outputs) await stage.publish(this.options.overwrite === true)
+        for (const { stage } of commit.outputs) await stage.publish()
         renamed.push(commit)
       } catch (error) {
-        for (const { stage } of commit.outputs) await stage.discard()
-        commit.fail(error)
+        commit.fail(await fail(commit.outputs, error))
       }
     }
     try {

@@ -34,7 +34,7 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_ABORTED: {
     meaning: 'An AbortSignal or an interruption ended the work.',
-    remedy: 'Nothing, if it was meant; start the work again otherwise.',
+    remedy: 'Nothing, if it was meant; otherwise start the work again, with `resume` where the error has `partial`.',
   },
   ERR_WEIGHTSMITH_INTERNAL: {
     meaning: 'A promise of this package to itself is broken.',
@@ -83,8 +83,8 @@ export const errors = {
     remedy: 'Correct the argument that the message names; `--help` lists the options.',
   },
   ERR_WEIGHTSMITH_OUTPUT_EXISTS: {
-    meaning: 'The output folder is there already, or another process is writing it.',
-    remedy: 'Choose another folder, or ask for `overwrite` (`--overwrite`).',
+    meaning: 'The output folder is there already, or an unfinished output is.',
+    remedy: 'Choose another folder, ask for `overwrite` (`--overwrite`), or go on with `resume` (`--resume`).',
   },
   ERR_WEIGHTSMITH_OUTPUT_INSIDE_INPUT: {
     meaning: 'Output and input folders contain one another.',
@@ -101,7 +101,23 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_VERIFY: {
     meaning: 'An output does not match its manifest.',
-    remedy: 'Do not use the output; merge again. The message names the file that was changed or lost.',
+    remedy: 'Do not use the output; merge again. `problems` of the error lists what was changed or lost.',
+  },
+  ERR_WEIGHTSMITH_OUTSIDE: {
+    meaning: 'A link leads out of the folder that was named.',
+    remedy: 'Put the file itself into the folder, or name the folder that holds it.',
+  },
+  ERR_WEIGHTSMITH_BUSY: {
+    meaning: 'Another process or job is writing the same output.',
+    remedy: 'Wait for it to end, or choose another folder.',
+  },
+  ERR_WEIGHTSMITH_INPUT_CHANGED: {
+    meaning: 'An input was changed or replaced while it was in use, or since the run that is to be resumed.',
+    remedy: 'Let the inputs rest and start over, with `overwrite` (`--overwrite`) where an unfinished output is left.',
+  },
+  ERR_WEIGHTSMITH_RESUME: {
+    meaning: 'An unfinished output cannot be continued as asked: the recipe or an option is another one.',
+    remedy: 'Resume with what the run was begun with, or start over with `overwrite` (`--overwrite`).',
   },
 } as const satisfies Record<`ERR_WEIGHTSMITH_${string}`, ErrorGuide>
 
@@ -121,6 +137,7 @@ export interface ErrorDetails {
   cause?: unknown
   file?: string | undefined
   tensor?: string | undefined
+  problems?: string[] | undefined
 }
 
 export class WeightsmithError extends Error {
@@ -129,6 +146,10 @@ export class WeightsmithError extends Error {
   readonly code: ErrorCode
   readonly file?: string
   readonly tensor?: string
+  /** Of a `verify` that failed: everything that does not match. */
+  readonly problems?: string[]
+  /** Of a merge that can be continued with `resume`: the folder with its unfinished output. */
+  partial?: string
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause })
@@ -136,6 +157,7 @@ export class WeightsmithError extends Error {
     this.name = code === 'ERR_WEIGHTSMITH_ABORTED' ? 'AbortError' : 'WeightsmithError'
     if (details.file !== undefined) this.file = details.file
     if (details.tensor !== undefined) this.tensor = details.tensor
+    if (details.problems !== undefined) this.problems = details.problems
   }
 }
 

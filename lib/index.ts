@@ -32,7 +32,7 @@ export {
   type RecipeInput,
   recipeSchema,
 } from './recipe/index.js'
-export { type VerifyReport, verify } from './verify.js'
+export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 
 /** Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. */

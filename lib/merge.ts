@@ -4,7 +4,6 @@
  */
 
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import {
   auxiliaryFiles,
@@ -12,25 +11,31 @@ import {
   checkDisk,
   checkOutput,
   commonTemplate,
+  digest,
   editTokenizer,
+  inputsOf,
   isStorable,
+  largestAuxiliary,
   type Manifest,
   type ManifestInput,
   manifestName,
   modelCard,
   outputConfig,
+  readSmall,
+  refuseChanged,
   Stage,
   torchName,
+  type Unfinished,
 } from './checkpoint/index.js'
-import { messageOf, WeightsmithError } from './errors.js'
+import { WeightsmithError } from './errors.js'
 import { makeLevels } from './levels.js'
 import { Models } from './models.js'
 import type { NativeAddon, NativeDevice, NativeProgress, NativeReport } from './native/border.js'
-import { type JointPlan, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
+import { isDerived, type JointPlan, joinPlans, type MergePlan, parseBytes, planMerge, toNative } from './plan/index.js'
 import { loadRecipe, parseDType, type Recipe, type RecipeInput } from './recipe/index.js'
 
 export interface MergeContext {
-  addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File'>
+  addon: Pick<NativeAddon, 'readHeader' | 'readIndex' | 'sha256File' | 'lockFile'>
   /** Needed unless `dryRun`. */
   device?: NativeDevice
   /** Of the package; goes to the manifest and the model card. */
@@ -59,8 +64,18 @@ export interface MergeOptions {
   seed?: number | undefined
   /** Plan and check, but write nothing. */
   dryRun?: boolean | undefined
-  /** Replace a folder that is there already. */
+  /** Replace a folder that is there already, and discard an unfinished output. */
   overwrite?: boolean | undefined
+  /**
+   * Continue the unfinished output of a run that was interrupted; where there is none, begin. Inputs, recipe, seed,
+   * type and shard size have to be the same, or the merge rejects with ERR_WEIGHTSMITH_INPUT_CHANGED or _RESUME.
+   */
+  resume?: boolean | undefined
+  /**
+   * Bytes written between two notes on disk of what is finished, from which `resume` goes on: bytes, or a text such as
+   * `256MiB` (the default). A note is taken every 2 s too.
+   */
+  journalEvery?: number | string | undefined
   /** SHA-256 of the outputs (default), of inputs too (`full`), or of nothing. */
   checksum?: Checksum | undefined
   /** Fail when the result holds NaN or infinite values. */
@@ -89,8 +104,8 @@ export interface MergeReport {
   notes: string[]
   /** Tensors with NaN or infinite values that were computed, and how many. */
   nonFinite: { tensor: string; count: number }[]
-  /** Absent in a dry run. */
-  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles'> & { adapter: string }
+  /** Absent in a dry run. `resumed`: tensors that an earlier run had finished, whose inputs were not read again. */
+  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { adapter: string }
   /** What a dry run would do, tensor by tensor. */
   plan?: PlanRow[]
   /** The outputs of a sweep, each in a folder of `out`; `files`, `bytes` and `nonFinite` above are of all of them. */
@@ -168,10 +183,9 @@ export async function merge(
   }
   const { outputs, run } = await stageMerge(context, prepared, options)
   try {
-    for (const { stage } of outputs) await stage.publish(options.overwrite === true)
+    for (const { stage } of outputs) await stage.publish()
   } catch (error) {
-    for (const { stage } of outputs) await stage.discard()
-    throw error
+    throw await fail(outputs, error)
   }
   return { ...summary(outputs, options.out, seed), dryRun: false, run }
 }
@@ -211,10 +225,25 @@ export async function stageMerge(
   const { device } = context
   if (device === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_DISPOSED', 'A merge needs an open device.')
 
+  const sizes = outputs.map(({ plan }) => plan.layout.bytes)
+  // What takes no longer than a note is rather begun again.
+  const noted = sizes.reduce((a, b) => a + b, 0) > settings.journalEvery
+  const runs = noted ? outputs.map((output) => describeRun(context, output, checkpoints, settings)) : []
+  const journal = { path: '', run: digest(runs), resume: false, every: settings.journalEvery }
   const stages: Stage[] = []
   try {
-    for (const { target } of outputs) stages.push(await Stage.create(target, settings.sync))
+    for (const [i, { target }] of outputs.entries()) {
+      stages.push(
+        await Stage.create(context.addon, target, {
+          sync: settings.sync,
+          resume: options.resume === true,
+          overwrite: options.overwrite === true,
+          ...(runs[i] && { run: { facts: runs[i], journal } }),
+        }),
+      )
+    }
     throwIfAborted(signal)
+    journal.resume = stages.every(({ resumed }) => resumed)
     const folders = stages.map(({ folder }) => folder)
     const made = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
       runJob(device, native, signal, (event) => options.onProgress?.({ ...event, stage: 'prepare' })),
@@ -225,6 +254,7 @@ export async function stageMerge(
       memory,
       folders,
       levels,
+      journal: noted ? journal : undefined,
       checksum: settings.checksum !== 'none',
     })
     let latest: NativeProgress | undefined
@@ -254,14 +284,27 @@ export async function stageMerge(
       const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
       staged.push({ ...output, files, nonFinite: own, stage })
     }
+    await refuseChanged(checkpoints.values())
     throwIfAborted(signal)
-    const { time, bytesRead, bytesWritten, tiles } = result
-    const run = { time, bytesRead, bytesWritten, tiles, adapter: device.adapter.name }
+    const { time, bytesRead, bytesWritten, tiles, resumed } = result
+    const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
     return { outputs: staged, run }
   } catch (error) {
-    for (const stage of stages) await stage.discard()
-    throw error
+    throw await fail(
+      stages.map((stage) => ({ stage })),
+      error,
+    )
   }
+}
+
+/** Keeps what can be continued or removes all; the error says what is kept. */
+export async function fail(outputs: { stage: Stage }[], error: unknown): Promise<unknown> {
+  // The first one has the journal, on which it depends whether the others are kept.
+  for (const { stage } of [...outputs].reverse()) {
+    const partial = await stage.fail(error)
+    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
+  }
+  return error
 }
 
 interface Output extends PlannedOutput {
@@ -308,7 +351,7 @@ async function writeFiles(
   const template = chatTemplate === 'auto' ? await commonTemplate(folders) : chatTemplate
   for (const { from, name } of await auxiliaryFiles(donor, tokenizer?.folder)) {
     if (template !== undefined && name.startsWith('chat_template')) continue
-    await write(name, editTokenizer(name, await readAuxiliary(from), { extra, template }))
+    await write(name, editTokenizer(name, await readSmall(from, largestAuxiliary), { extra, template }))
   }
   if (template !== undefined) await write('chat_template.jinja', template)
   else if (chatTemplate !== undefined) plan.notes.push('chat_template: auto changes nothing: no model has a template.')
@@ -330,6 +373,7 @@ async function writeFiles(
 
 export function checkOptions(options: MergeOptions) {
   const { out, seed = 0, checksum = 'outputs', sync = true, shardSize = 5e9, memory = 2 ** 30 } = options
+  const { journalEvery = 2 ** 28 } = options
   if (typeof out !== 'string' || out === '') throw argument('out', 'the path of a folder', out)
   if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0 to 2^53 - 1', seed)
   if (!['full', 'outputs', 'none'].includes(checksum)) throw argument('checksum', 'full, outputs or none', checksum)
@@ -344,6 +388,7 @@ export function checkOptions(options: MergeOptions) {
     sync,
     shardSize: parseBytes(shardSize, 'shard size'),
     memory: parseBytes(memory, 'memory'),
+    journalEvery: parseBytes(journalEvery, 'bytes between two notes'),
   }
 }
 
@@ -352,6 +397,33 @@ function argument(name: string, expected: string, found: unknown): WeightsmithEr
     'ERR_WEIGHTSMITH_ARGUMENT',
     `The option ${name} should be ${expected}, but "${String(found)}" was found.`,
   )
+}
+
+/** Everything that decides about the bytes of the weights. */
+function describeRun(
+  context: MergeContext,
+  { recipe, plan }: Output,
+  checkpoints: ReadonlyMap<string, Checkpoint>,
+  { seed, shardSize }: { seed: number; shardSize: number },
+): Unfinished {
+  const rows = plan.tensors.map(({ name, dtype, shape, origins, program, coefficients }) => [
+    [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
+    origins.map(({ checkpoint, tensor }) =>
+      isDerived(tensor)
+        ? tensor.parts.map((part) => [part.key, part.elements, part.program, part.coefficients])
+        : [checkpoint.files[tensor.file]?.path, tensor.begin, tensor.dtype],
+    ),
+  ])
+  return {
+    format: 1,
+    version: context.version,
+    recipe: recipe.input,
+    seed,
+    dtype: typeName(plan),
+    shardSize,
+    plan: digest(rows),
+    inputs: inputsOf(checkpoints.values()),
+  }
 }
 
 async function runJob(
@@ -384,17 +456,6 @@ function notFinite(total: number, tensors: MergeReport['nonFinite']): Weightsmit
       `${first?.count} of them.`,
     { tensor: first?.tensor },
   )
-}
-
-async function readAuxiliary(file: string): Promise<Uint8Array> {
-  try {
-    return await readFile(file)
-  } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${file} cannot be read: ${messageOf(cause)}.`, {
-      cause,
-      file,
-    })
-  }
 }
 
 export async function describeInputs(

@@ -570,14 +570,19 @@ onSmallDisk('a disk that is too small is a coded error before anything is writte
   expect(readdirSync(disk!)).toEqual([])
 })
 
-onSmallDisk('a disk that fills up during the merge is a coded error that leaves nothing behind', async () => {
-  const part = () => model({ a: f32(new Float32Array(100_000)) })
-  // The weights alone would fit; the tokenizer does not fit beside them.
-  const first = part()
-  writeFileSync(join(first, 'tokenizer.json'), ' '.repeat(900_000))
-  const out = join(disk!, 'out')
-  await expect(merge(engine, soup([first, part()]), { out })).rejects.toMatchObject({
-    code: 'ERR_WEIGHTSMITH_DISK_FULL',
-  })
-  expect(readdirSync(disk!)).toEqual([])
-})
+onSmallDisk(
+  'a disk that fills up during the merge is a coded error, and the merge goes on once there is room',
+  async () => {
+    const part = () => model({ a: f32(new Float32Array(100_000)) })
+    // The weights alone would fit; the tokenizer does not fit beside them.
+    const first = part()
+    writeFileSync(join(first, 'tokenizer.json'), ' '.repeat(900_000))
+    const out = join(disk!, 'out')
+    const recipe = soup([first, part()])
+    await expect(merge(engine, recipe, { out })).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_DISK_FULL' })
+    expect(readdirSync(disk!)).toEqual(['out.partial'])
+    rmSync(join(first, 'tokenizer.json'))
+    expect((await merge(engine, recipe, { out, resume: true })).run!.resumed).toBe(1)
+    expect(readdirSync(disk!)).toEqual(['out'])
+  },
+)

@@ -3,11 +3,11 @@
  * that is not W + s (B A), or whole tensors, is refused by name.
  */
 
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon } from '../native/border.js'
+import { inside } from './inside.js'
 import { type Checkpoint, type CheckpointTensor, openCheckpoint } from './open.js'
+import { largestConfig, readSmall } from './small.js'
 
 /** One adapted matrix. */
 export interface LowRank {
@@ -34,7 +34,7 @@ export async function openAdapter(
   path: string,
   name: string,
 ): Promise<Adapter> {
-  const file = join(path, 'adapter_config.json')
+  const file = await inside(path, 'adapter_config.json')
   const config = await readConfig(file)
   const refuse = (what: string): never => {
     throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The adapter ${file} cannot be merged: ${what}.`, { file })
@@ -118,9 +118,10 @@ function patterns(raw: unknown, refuse: (key: string) => never): [string, number
 async function readConfig(file: string): Promise<Record<string, unknown>> {
   let parsed: unknown
   try {
-    parsed = JSON.parse(await readFile(file, 'utf8'))
+    parsed = JSON.parse((await readSmall(file, largestConfig)).toString('utf8'))
   } catch (cause) {
-    const missing = codeOf(cause) === 'ENOENT'
+    if (codeOf(cause) === 'ERR_WEIGHTSMITH_IO_READ') throw cause
+    const missing = codeOf(cause) === 'ERR_WEIGHTSMITH_NOT_FOUND'
     throw new WeightsmithError(
       missing ? 'ERR_WEIGHTSMITH_NOT_FOUND' : 'ERR_WEIGHTSMITH_FORMAT',
       missing ? `There is no ${file}; an adapter needs one.` : `${file} is not valid: ${messageOf(cause)}.`,

@@ -1,9 +1,9 @@
 /** The files beside the weights: configuration, tokenizer, processors. They are copied; only the config is edited. */
 
 import { readdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import type { StoreDType } from '../native/border.js'
 import { torchName } from './dtypes.js'
+import { inside } from './inside.js'
 import { type Checkpoint, layerKey, textConfig } from './open.js'
 
 const modelFiles = /^(generation_config|(image_|video_)?(pre)?processor_config)\.json$/
@@ -20,7 +20,7 @@ export async function auxiliaryFiles(model: Checkpoint, tokenizer: string | unde
   const pick = async (folder: string | undefined, pattern: RegExp) => {
     if (folder === undefined) return []
     const names = (await readdir(folder)).filter((name) => pattern.test(name)).sort()
-    return names.map((name) => ({ from: join(folder, name), name }))
+    return Promise.all(names.map(async (name) => ({ from: await inside(folder, name), name })))
   }
   return [...(await pick(model.folder, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
 }

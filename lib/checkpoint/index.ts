@@ -4,6 +4,7 @@ export { type Adapter, type LowRank, openAdapter } from './adapter.js'
 export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
 export { modelCard } from './card.js'
 export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
+export { inside } from './inside.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export { type Manifest, type ManifestInput, manifestName, readManifest } from './manifest.js'
 export { type LayerName, layerOf, mainStack, stacksOf, standsBehindLayers } from './names.js'
@@ -11,10 +12,13 @@ export {
   type Checkpoint,
   type CheckpointFile,
   type CheckpointTensor,
+  indexName,
   openCheckpoint,
   textConfig,
   tiesEmbeddings,
 } from './open.js'
+export { largestAuxiliary, readSmall } from './small.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
 export { commonTemplate } from './templates.js'
 export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'
+export { digest, inputsOf, refuseChanged, type Unfinished } from './unfinished.js'

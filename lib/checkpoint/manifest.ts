@@ -3,12 +3,15 @@
  * the same merge gives the same manifest.
  */
 
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { RecipeInput } from '../recipe/index.js'
+import { inside } from './inside.js'
+import { readSmall } from './small.js'
 
 export const manifestName = 'weightsmith.json'
+
+/** Bytes: a history of models and files in it takes some thousands. */
+const largestManifest = 100e6
 
 export interface ManifestInput {
   model: string
@@ -28,17 +31,19 @@ export interface Manifest {
 }
 
 export async function readManifest(folder: string): Promise<Manifest> {
-  const file = join(folder, manifestName)
+  const file = await inside(folder, manifestName)
   let manifest: unknown
   try {
-    manifest = JSON.parse(await readFile(file, 'utf8'))
+    manifest = JSON.parse((await readSmall(file, largestManifest)).toString('utf8'))
   } catch (cause) {
-    const missing = codeOf(cause) === 'ENOENT'
-    throw new WeightsmithError(
-      missing ? 'ERR_WEIGHTSMITH_NOT_FOUND' : 'ERR_WEIGHTSMITH_FORMAT',
-      missing ? `There is no manifest ${file}.` : `The manifest ${file} is not valid: ${messageOf(cause)}.`,
-      { cause, file },
-    )
+    if (codeOf(cause) === 'ERR_WEIGHTSMITH_NOT_FOUND') {
+      throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no manifest ${file}.`, { cause, file })
+    }
+    if (cause instanceof WeightsmithError) throw cause
+    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The manifest ${file} is not valid: ${messageOf(cause)}.`, {
+      cause,
+      file,
+    })
   }
   if (!isManifest(manifest)) {
     throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The manifest ${file} has no list of outputs.`, { file })

@@ -4,12 +4,15 @@
  * contradictions between index and shards are refused.
  */
 
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, posix } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeHeader } from '../native/border.js'
+import { inside } from './inside.js'
 import { mainStack, stacksOf } from './names.js'
+import { largestConfig, readSmall } from './small.js'
 import type { Vocabulary } from './tokenizer.js'
+import { identityOf } from './unfinished.js'
 
 export interface CheckpointTensor {
   name: string
@@ -28,6 +31,8 @@ export interface CheckpointFile {
   name: string
   size: number
   modified: number
+  /** Which file it is, as long as the system runs. */
+  identity: string
   headerHash: string
 }
 
@@ -49,14 +54,21 @@ export interface Checkpoint {
 
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
 
-const indexName = 'model.safetensors.index.json'
+/** Levels of a config.json; real ones have three or four. */
+const deepestConfig = 32
+
+export const indexName = 'model.safetensors.index.json'
 
 export async function openCheckpoint(addon: Reader, path: string, name = path): Promise<Checkpoint> {
   const info = await statOf(path)
   const folder = info.isDirectory() ? path : undefined
   const layout = folder === undefined ? { names: [basename(path)] } : await findFiles(addon, folder)
   const root = folder ?? dirname(path)
-  const headers = await Promise.all(layout.names.map((file) => readShard(addon, root, file, layout.weightMap)))
+  // A single file was named itself, so it may be a link to anywhere.
+  const paths = await Promise.all(layout.names.map((file) => (folder === undefined ? path : inside(root, file))))
+  const headers = await Promise.all(
+    layout.names.map((file, i) => readShard(addon, root, file, paths[i] ?? '', layout.weightMap)),
+  )
   const tensors = new Map<string, CheckpointTensor>()
   for (const [file, { header }] of headers.entries()) {
     for (const tensor of header.tensors) {
@@ -84,11 +96,12 @@ export async function openCheckpoint(addon: Reader, path: string, name = path): 
     name,
     path,
     ...(folder === undefined ? {} : { folder }),
-    files: headers.map(({ header, modified }, i) => ({
-      path: join(root, layout.names[i] ?? ''),
+    files: headers.map(({ header, modified, identity }, i) => ({
+      path: paths[i] ?? '',
       name: layout.names[i] ?? '',
       size: header.fileSize,
       modified,
+      identity,
       headerHash: header.headerHash,
     })),
     tensors,
@@ -140,7 +153,7 @@ interface FileLayout {
 async function findFiles(addon: Reader, folder: string): Promise<FileLayout> {
   const entries = new Set(await readdir(folder).catch((cause) => readFailed(folder, cause)))
   if (entries.has(indexName)) {
-    const index = await addon.readIndex(join(folder, indexName))
+    const index = await addon.readIndex(await inside(folder, indexName))
     const weightMap = new Map(Object.entries(index.weightMap))
     for (const [tensor, shard] of weightMap) {
       if (shard === '' || /^[/\\]|^[a-z]:|\\/i.test(shard) || posix.normalize(shard).startsWith('..')) {
@@ -172,27 +185,29 @@ async function readShard(
   addon: Reader,
   root: string,
   name: string,
+  path: string,
   weightMap: Map<string, string> | undefined,
-): Promise<{ header: NativeHeader; modified: number }> {
-  const path = join(root, name)
+): Promise<{ header: NativeHeader; modified: number; identity: string }> {
   if (weightMap !== undefined) {
     const there = await stat(path).catch(() => undefined)
     if (!there?.isFile()) throw indexError(root, `it lists the shard ${name}, which is not there`)
   }
-  const [header, info] = await Promise.all([addon.readHeader(path), statOf(path)])
-  return { header, modified: info.mtimeMs }
+  // Before the header is read: a change after this line is one that the run has to notice.
+  const info = await statOf(path)
+  const header = await addon.readHeader(path)
+  return { header, modified: info.mtimeMs, identity: identityOf(info) }
 }
 
 async function readConfig(folder: string): Promise<Record<string, unknown> | undefined> {
-  const file = join(folder, 'config.json')
-  let text: string
+  const file = await inside(folder, 'config.json')
+  const text = await readSmall(file, largestConfig).catch((error: unknown) => {
+    if (codeOf(error) === 'ERR_WEIGHTSMITH_NOT_FOUND') return undefined
+    throw error
+  })
+  if (text === undefined) return undefined
   try {
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    return codeOf(cause) === 'ENOENT' ? undefined : readFailed(file, cause)
-  }
-  try {
-    const config: unknown = JSON.parse(text)
+    const config: unknown = JSON.parse(text.toString('utf8'))
+    if (nests(config, deepestConfig)) throw new Error(`it nests more than ${deepestConfig} levels`)
     if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
       return config as Record<string, unknown>
     }
@@ -200,6 +215,12 @@ async function readConfig(folder: string): Promise<Record<string, unknown> | und
   } catch (cause) {
     throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is not valid: ${messageOf(cause)}.`, { cause, file })
   }
+}
+
+/** Whether `value` has more than `levels` levels of objects and arrays. */
+function nests(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some((inner) => nests(inner, levels - 1))
 }
 
 async function statOf(path: string) {

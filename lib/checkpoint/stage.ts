@@ -1,16 +1,34 @@
 /**
  * Where an output comes into being: a sibling folder `<out>.partial`, renamed when everything in it is on disk. Until
- * then nothing has the final name; on failure the folder goes and an output that was there before is put back.
+ * then nothing has the final name, and one run at a time holds the folder's lock. A run that ends early leaves the
+ * folder with what the next run needs to continue it, or removes it where nothing can be continued.
  */
 
 import type { FileHandle } from 'node:fs/promises'
-import { mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
-import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path'
+import { lstat, mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
+import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
+import { parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'
 
-/** Marks a folder as ours, and says which process fills it. */
+/** Marks a folder as ours and is its lock; what the run is; which parts of it are finished (native/io/journal.h). */
 const marker = '.weightsmith-partial'
+const description = '.weightsmith-run.json'
+const journal = '.weightsmith-journal'
+const notes: ReadonlySet<string> = new Set([marker, description, journal])
+
+/** After these the same call can succeed later, and goes on where this one ended. */
+const resumable: ReadonlySet<string> = new Set([
+  'ERR_WEIGHTSMITH_ABORTED',
+  'ERR_WEIGHTSMITH_DISPOSED',
+  'ERR_WEIGHTSMITH_DEVICE_LOST',
+  'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+  'ERR_WEIGHTSMITH_IO_READ',
+  'ERR_WEIGHTSMITH_IO_WRITE',
+  'ERR_WEIGHTSMITH_DISK_FULL',
+])
 
 /** Refuses an output that would mix with an input, or destroy something. Returns the absolute path. */
 export async function checkOutput(out: string, inputs: Checkpoint[], overwrite: boolean): Promise<string> {
@@ -26,22 +44,26 @@ export async function checkOutput(out: string, inputs: Checkpoint[], overwrite: 
       )
     }
   }
-  const info = await stat(target).catch(() => undefined)
-  if (info === undefined) return target
-  const kept = !info.isDirectory() ? 'a file' : (await readdir(target)).length > 0 ? 'a folder with files' : undefined
-  if (kept !== undefined && (!overwrite || !info.isDirectory())) {
-    const hint = info.isDirectory() ? 'choose another folder or ask to overwrite it' : 'choose another name'
-    throw new WeightsmithError('ERR_WEIGHTSMITH_OUTPUT_EXISTS', `The output ${out} is ${kept} already; ${hint}.`, {
-      file: target,
-    })
-  }
+  await refuseExisting(target, overwrite)
   return target
 }
 
-/** Refuses before the first byte when the disk cannot hold the output. */
+async function refuseExisting(target: string, overwrite: boolean): Promise<void> {
+  const info = await stat(target).catch(() => undefined)
+  if (info === undefined) return
+  const kept = !info.isDirectory() ? 'a file' : (await readdir(target)).length > 0 ? 'a folder with files' : undefined
+  if (kept !== undefined && (!overwrite || !info.isDirectory())) {
+    const hint = info.isDirectory() ? 'choose another folder or ask to overwrite it' : 'choose another name'
+    throw new WeightsmithError('ERR_WEIGHTSMITH_OUTPUT_EXISTS', `The output ${target} is ${kept} already; ${hint}.`, {
+      file: target,
+    })
+  }
+}
+
+/** Refuses before the first byte when the disk cannot hold the output; an unfinished one makes room for it. */
 export async function checkDisk(target: string, bytes: number): Promise<void> {
   const { bavail, bsize } = await statfs(await nearestFolder(target))
-  const free = bavail * bsize
+  const free = bavail * bsize + (await allocated(partialOf(target)))
   if (free >= bytes) return
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_DISK_FULL',
@@ -50,27 +72,81 @@ export async function checkDisk(target: string, bytes: number): Promise<void> {
   )
 }
 
+export interface StageOptions {
+  sync: boolean
+  /** Continue an unfinished output, where there is one. */
+  resume: boolean
+  /** Discard an unfinished output, and replace a finished one. */
+  overwrite: boolean
+  /** Of a run that can be continued: what it is, and where the engine notes what is finished (one for all outputs). */
+  run?: { facts: Unfinished; journal: NativeJournal }
+}
+
 export class Stage {
+  /** Whether the files of an unfinished run are there to be continued. */
+  resumed = false
+
   private constructor(
     private readonly target: string,
     readonly folder: string,
-    private readonly sync: boolean,
+    private readonly lock: NativeLock,
+    private readonly options: StageOptions,
   ) {}
 
-  static async create(target: string, sync: boolean): Promise<Stage> {
-    const folder = `${target}.partial`
+  /** Takes the folder: new, or the one that an earlier run of the same kind has left. */
+  static async create(addon: Pick<NativeAddon, 'lockFile'>, target: string, options: StageOptions): Promise<Stage> {
+    const folder = partialOf(target)
     try {
-      await mkdir(dirname(target), { recursive: true })
-      if ((await claim(folder)) === 'taken') {
-        await refuseForeign(folder)
-        await rm(folder, { recursive: true, force: true })
-        if ((await claim(folder)) === 'taken') throw busy(folder, 'another process has just made it')
+      await mkdir(folder, { recursive: true })
+      await refuseForeign(folder)
+      const stage = new Stage(target, folder, takeLock(addon, target), options)
+      try {
+        // Another run may have published the output while this one waited for its turn.
+        await refuseExisting(target, options.overwrite)
+        await stage.begin()
+      } catch (error) {
+        // A folder that was made just now is of no use; one with an unfinished run is not ours to touch.
+        if (!(await exists(join(folder, description)))) await remove(folder)
+        stage.lock.release()
+        throw error
       }
-      await writeFile(join(folder, marker), `${process.pid}\n`)
+      return stage
     } catch (cause) {
       throw cause instanceof WeightsmithError ? cause : writeFailed(folder, cause)
     }
-    return new Stage(target, folder, sync)
+  }
+
+  private async begin(): Promise<void> {
+    const { run, resume, overwrite, sync } = this.options
+    const text = await readFile(join(this.folder, description), 'utf8').catch(() => '')
+    const before = parseUnfinished(text)
+    // The first output of a run has its journal.
+    if (run?.journal.path === '') run.journal.path = join(this.folder, journal)
+    if (before !== undefined && resume && run !== undefined) {
+      refuseOther(before, run.facts, this.folder)
+      // What is beside the weights is written again, from the files as they are now.
+      await this.clear((name) => notes.has(name) || name.endsWith('.safetensors'))
+      this.resumed = true
+      return
+    }
+    if (before !== undefined && !resume && !overwrite) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
+        `An unfinished merge lies in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
+          '(--overwrite).',
+        { file: this.folder },
+      )
+    }
+    await this.clear((name) => name === marker)
+    if (run === undefined) return
+    await this.write(description, `${JSON.stringify(run.facts)}\n`)
+    if (sync) await syncFolder(this.folder)
+  }
+
+  private async clear(keep: (name: string) => boolean): Promise<void> {
+    for (const name of await readdir(this.folder)) {
+      if (!keep(name)) await rm(join(this.folder, name), { recursive: true, force: true })
+    }
   }
 
   /** Writes a small file. */
@@ -80,7 +156,7 @@ export class Stage {
     try {
       file = await open(path, 'w')
       await file.writeFile(data)
-      if (this.sync) await file.sync()
+      if (this.options.sync) await file.sync()
     } catch (cause) {
       throw writeFailed(path, cause)
     } finally {
@@ -89,66 +165,81 @@ export class Stage {
   }
 
   /** Gives the folder its final name. */
-  async publish(overwrite: boolean): Promise<void> {
+  async publish(): Promise<void> {
+    const { sync, overwrite } = this.options
     const aside = `${this.target}.replaced-${process.pid}`
     let moved = false
     try {
-      await rm(join(this.folder, marker))
-      if (this.sync) await syncFolder(this.folder)
+      if (sync) await syncFolder(this.folder)
       if (overwrite && (await exists(this.target))) {
         await rename(this.target, aside)
         moved = true
       }
       await rename(this.folder, this.target)
-      if (this.sync) await syncFolder(dirname(this.target))
+      if (sync) await syncFolder(dirname(this.target))
     } catch (cause) {
       if (moved && !(await exists(this.target))) await rename(aside, this.target)
       throw writeFailed(this.target, cause)
     }
+    this.lock.release()
+    // Only now: until the folder has its name, a run that is killed can be continued.
+    for (const name of notes) await rm(join(this.target, name), { force: true })
     if (moved) await rm(aside, { recursive: true, force: true })
   }
 
-  /** Removes what was written; for failures. */
-  async discard(): Promise<void> {
-    await rm(this.folder, { recursive: true, force: true })
+  /** After a failure: keeps what can be continued and gives its folder, or removes what was written. */
+  async fail(error: unknown): Promise<string | undefined> {
+    const { run } = this.options
+    const kept = run !== undefined && resumable.has(codeOf(error) ?? '') && (await exists(run.journal.path))
+    if (!kept) await remove(this.folder)
+    this.lock.release()
+    return kept ? this.folder : undefined
   }
 }
 
-async function claim(folder: string): Promise<'made' | 'taken'> {
+/** What cannot be removed now is removed by the next run; the error that led here is what counts. */
+async function remove(folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true }).catch(() => undefined)
+}
+
+function partialOf(target: string): string {
+  return `${target}.partial`
+}
+
+function takeLock(addon: Pick<NativeAddon, 'lockFile'>, target: string): NativeLock {
   try {
-    await mkdir(folder)
-    return 'made'
-  } catch (error) {
-    if (codeOf(error) === 'EEXIST') return 'taken'
-    throw error
+    return addon.lockFile(join(partialOf(target), marker))
+  } catch (cause) {
+    if (codeOf(cause) !== 'ERR_WEIGHTSMITH_BUSY') throw cause
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_BUSY',
+      `The output ${target} is being written by another process or job, which holds the lock of ${partialOf(target)}; ` +
+        'wait for it or choose another folder.',
+      { cause, file: partialOf(target) },
+    )
   }
 }
 
-/** Left by a run that was killed: ours to remove. Anything else is not. */
+/** A folder of ours is empty or has the marker, and is no link. */
 async function refuseForeign(folder: string): Promise<void> {
-  const text = await readFile(join(folder, marker), 'utf8').catch(() => undefined)
-  if (text === undefined) {
-    const entries = await readdir(folder).catch(() => [''])
-    if (entries.length === 0) return
-    throw busy(folder, 'it holds files that are not of an unfinished merge')
-  }
-  const owner = Number(text)
-  if (Number.isSafeInteger(owner) && owner > 0 && isRunning(owner)) throw busy(folder, `process ${owner} is writing it`)
+  const names = await readdir(folder)
+  const linked = (await lstat(folder)).isSymbolicLink()
+  if (!linked && (names.length === 0 || names.includes(marker))) return
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
+    `The work folder ${folder} is there already: it holds files that are not of an unfinished merge.`,
+    { file: folder },
+  )
 }
 
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return codeOf(error) === 'EPERM'
+/** Bytes that the files of a folder take on disk. */
+async function allocated(folder: string): Promise<number> {
+  let bytes = 0
+  for (const name of await readdir(folder).catch(() => [])) {
+    const info = await stat(join(folder, name)).catch(() => undefined)
+    bytes += (info?.blocks ?? 0) * 512
   }
-}
-
-function busy(folder: string, why: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_OUTPUT_EXISTS', `The work folder ${folder} is there already: ${why}.`, {
-    file: folder,
-  })
+  return bytes
 }
 
 async function syncFolder(path: string): Promise<void> {
@@ -160,11 +251,6 @@ async function syncFolder(path: string): Promise<void> {
   } finally {
     await handle.close()
   }
-}
-
-function contains(folder: string, path: string): boolean {
-  const way = relative(folder, path)
-  return way === '' || (way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way))
 }
 
 async function nearestFolder(path: string): Promise<string> {

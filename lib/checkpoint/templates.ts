@@ -1,13 +1,13 @@
 /** Chat templates that models bring along, where transformers looks for them. */
 
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { inside } from './inside.js'
+import { largestConfig, readSmall } from './small.js'
 
 /** The template of a tokenizer's folder, if it has one. */
 export async function readTemplate(folder: string): Promise<string | undefined> {
-  const file = await readFile(join(folder, 'chat_template.jinja'), 'utf8').catch(() => undefined)
+  const file = await readText(folder, 'chat_template.jinja')
   if (file !== undefined) return file.trim()
-  const text = await readFile(join(folder, 'tokenizer_config.json'), 'utf8').catch(() => '{}')
+  const text = (await readText(folder, 'tokenizer_config.json')) ?? '{}'
   let config: unknown
   try {
     config = JSON.parse(text)
@@ -38,4 +38,10 @@ export async function commonTemplate(folders: string[]): Promise<string | undefi
     if (template !== undefined && template !== '') counts.set(template, (counts.get(template) ?? 0) + 1)
   }
   return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0]
+}
+
+/** Undefined where it is not there or cannot be read. */
+async function readText(folder: string, name: string): Promise<string | undefined> {
+  const bytes = await readSmall(await inside(folder, name), largestConfig).catch(() => undefined)
+  return bytes?.toString('utf8')
 }

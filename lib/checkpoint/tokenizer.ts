@@ -3,9 +3,9 @@
  * BPE, WordLevel, WordPiece and Unigram, with their added tokens); other tokenizer files are only ever copied.
  */
 
-import { readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { inside } from './inside.js'
+import { readSmall } from './small.js'
 
 /** An entry of `added_tokens`. */
 export interface AddedToken {
@@ -28,23 +28,15 @@ const largest = 2 ** 28
 
 /** Undefined where there is no tokenizer.json. */
 export async function readVocabulary(folder: string): Promise<Vocabulary | undefined> {
-  const file = join(folder, 'tokenizer.json')
-  let text: string
-  try {
-    const { size } = await stat(file)
-    if (size > largest) throw invalid(file, `it has ${size} bytes, more than the ${largest} a tokenizer may have`)
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    if (codeOf(cause) === 'ENOENT') return undefined
-    if (cause instanceof WeightsmithError) throw cause
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${file} cannot be read: ${messageOf(cause)}.`, {
-      cause,
-      file,
-    })
-  }
+  const file = await inside(folder, 'tokenizer.json')
+  const bytes = await readSmall(file, largest).catch((error: unknown) => {
+    if (codeOf(error) === 'ERR_WEIGHTSMITH_NOT_FOUND') return undefined
+    throw error
+  })
+  if (bytes === undefined) return undefined
   let parsed: unknown
   try {
-    parsed = JSON.parse(text)
+    parsed = JSON.parse(bytes.toString('utf8'))
   } catch (cause) {
     throw invalid(file, messageOf(cause), cause)
   }

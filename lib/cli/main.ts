@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
  * The command line. Results go to stdout (one JSON document with --json), everything else to stderr. Exit codes:
- * 0 done, 1 failed, 2 misuse, 130 interrupted.
+ * 0 done, 1 failed, 2 misuse, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
  */
 
 import { Command, CommanderError, Option } from 'commander'
@@ -38,6 +38,8 @@ interface MergeFlags extends Common {
   seed?: number
   dryRun?: boolean
   overwrite?: boolean
+  resume?: boolean
+  journalEvery?: string
   checksum?: 'full' | 'outputs' | 'none'
   checkFinite?: boolean
 }
@@ -45,6 +47,8 @@ interface MergeFlags extends Common {
 const interruption = new AbortController()
 /** Whether there is something to put in order on an interruption. */
 let working = false
+/** 128 + the number of the signal, as shells have it. */
+let interruptedBy = 130
 
 function main(): Promise<Command> {
   const program = new Command('weightsmith')
@@ -52,7 +56,7 @@ function main(): Promise<Command> {
     .version(version)
     .exitOverride()
     .showHelpAfterError('(add --help for the options)')
-    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misuse, 130 interrupted.')
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misuse, 130 interrupted, 143 terminated.')
 
   const json = () => new Option('--json', 'print one JSON document to stdout')
   const adapter = () =>
@@ -78,7 +82,9 @@ function main(): Promise<Command> {
     .addOption(seed())
     .addOption(adapter())
     .option('--dry-run', 'check everything and show the plan, write nothing')
-    .option('--overwrite', 'replace the output folder if it is there')
+    .option('--overwrite', 'replace the output folder if it is there, and discard an unfinished one')
+    .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
+    .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
     .addOption(checksum())
     .option('--check-finite', 'fail if the result holds NaN or infinite values')
     .addOption(json())
@@ -141,11 +147,12 @@ function main(): Promise<Command> {
 
   program
     .command('verify')
-    .description('check an output against its manifest: sizes, SHA-256 and layout')
+    .description('check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values')
     .argument('<out>', 'a folder that merge wrote')
+    .option('--allow-non-finite', 'take NaN and infinite values as they are')
     .addOption(json())
     .addHelpText('after', '\nExample:\n  weightsmith verify ./merged')
-    .action(async (out: string, flags: Common) => print(await verify(out), verifyText, flags))
+    .action(runVerify)
 
   program
     .command('doctor')
@@ -189,6 +196,8 @@ async function runMerge(recipe: string, out: string, flags: MergeFlags): Promise
     seed: flags.seed,
     dryRun: flags.dryRun,
     overwrite: flags.overwrite,
+    resume: flags.resume,
+    journalEvery: flags.journalEvery,
     checksum: flags.checksum,
     checkFinite: flags.checkFinite,
     signal: interruption.signal,
@@ -208,6 +217,19 @@ async function runMerge(recipe: string, out: string, flags: MergeFlags): Promise
       progress.stop()
     }
   })
+}
+
+async function runVerify(out: string, flags: Common & { allowNonFinite?: boolean }): Promise<void> {
+  const progress = showProgress('verify', flags.json === true)
+  working = true
+  try {
+    const options = { finite: flags.allowNonFinite !== true, signal: interruption.signal, onProgress: progress.update }
+    const report = await verify(out, options)
+    progress.stop()
+    print(report, verifyText, flags)
+  } finally {
+    progress.stop()
+  }
 }
 
 async function runBatch(jobs: string, out: string, flags: Common & BatchOptions): Promise<void> {
@@ -273,26 +295,39 @@ function fail(error: unknown): number {
   const code = codeOf(error)
   const interrupted = interruption.signal.aborted && code === 'ERR_WEIGHTSMITH_ABORTED'
   const message = interrupted ? 'Interrupted; nothing unfinished has its final name.' : messageOf(error)
+  const { partial, problems } = error instanceof WeightsmithError ? error : {}
+  const resume = partial === undefined ? undefined : resumeCommand()
   if (process.argv.includes('--json')) {
-    process.stdout.write(
-      `${JSON.stringify({ error: { code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message } }, null, 2)}\n`,
-    )
+    const report = { code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message, problems, partial, resume }
+    process.stdout.write(`${JSON.stringify({ error: report }, null, 2)}\n`)
   }
   process.stderr.write(`weightsmith: ${message}${code === undefined || interrupted ? '' : ` [${code}]`}\n`)
+  if (resume !== undefined) {
+    process.stderr.write(`weightsmith: What is finished is kept in ${partial}; to continue: ${resume}\n`)
+  }
   if (code === undefined && error instanceof Error && process.env.NODE_DEBUG?.includes('weightsmith')) {
     process.stderr.write(`${error.stack}\n`)
   }
-  return interrupted ? 130 : code !== undefined && misuse.has(code) ? 2 : 1
+  return interrupted ? interruptedBy : code !== undefined && misuse.has(code) ? 2 : 1
+}
+
+/** The command that was given, with --resume, for a POSIX shell. */
+function resumeCommand(): string {
+  const given = process.argv.slice(2)
+  const words = given.includes('--resume') ? given : [...given, '--resume']
+  const quoted = words.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`))
+  return [process.env.npm_command === 'exec' ? 'npx weightsmith' : 'weightsmith', ...quoted].join(' ')
 }
 
 /** The first interruption ends the work in good order; a second one, or one without work, ends the process. */
-function onInterrupt(): void {
-  if (!working || interruption.signal.aborted) process.exit(130)
+function onInterrupt(code: number): void {
+  interruptedBy = code
+  if (!working || interruption.signal.aborted) process.exit(code)
   interruption.abort()
 }
 
-process.on('SIGINT', onInterrupt)
-process.on('SIGTERM', onInterrupt)
+process.on('SIGINT', () => onInterrupt(130))
+process.on('SIGTERM', () => onInterrupt(143))
 // A reader that has seen enough (`| head`) is no failure.
 process.stdout.on('error', (error) => process.exit(codeOf(error) === 'EPIPE' ? 0 : 1))
 

@@ -24,6 +24,7 @@ export function mergeText(report: MergeReport): string {
     `Method ${report.method} with seed ${report.seed}: ${plural(tensors.computed, 'tensor')} computed, ` +
       `${count(tensors.copied)} copied.`,
   ]
+  if (run && run.resumed > 0) lines.push(`Went on after ${plural(run.resumed, 'tensor')} of an earlier run.`)
   if (run) {
     const { total, read, compute, write, wait, sync, host } = run.time
     lines.push(

@@ -104,6 +104,17 @@ export interface NativePlan {
   checksum: boolean
   /** fsync the outputs before the promise settles. */
   sync: boolean
+  /** Note finished jobs on disk, and with `resume` go on after those that an earlier run has noted there. */
+  journal?: NativeJournal
+}
+
+export interface NativeJournal {
+  path: string
+  /** Hash of everything that decides about the outputs: notes of another run are not used. */
+  run: string
+  resume: boolean
+  /** Bytes written between two notes (and 2 s at most). */
+  every: number
 }
 
 /**
@@ -165,14 +176,35 @@ export interface NativeReport {
   bytesRead: number
   bytesWritten: number
   tiles: number
-  /** NaN and Inf counted in what was stored. */
+  /** NaN and Inf counted in what was stored, by earlier runs of the journal too. */
   nonFinite: number
+  /** Jobs that were finished already. */
+  resumed: number
   /** Variants of jobs with at least one such value: indices and count. */
   nonFiniteJobs: { job: number; variant: number; count: number }[]
   /** SHA-256 (hex) an output, where asked for. */
   checksums: string[]
   /** What the host steps of report-only programs returned: one row of numbers a job (diff). */
   results: Float64Array[]
+}
+
+export interface NativeScanning {
+  done: Promise<NativeScan>
+  abort(): void
+  /** Read so far. */
+  bytes(): number
+}
+
+export interface NativeScan {
+  sha256: string
+  /** With `weights`. */
+  header?: NativeHeader
+  nonFinite: { tensor: string; count: number }[]
+}
+
+/** Ends with `release`, or with the process. */
+export interface NativeLock {
+  release(): void
 }
 
 /** What a run would read, write and hold: from its plan alone, without a device. */
@@ -201,6 +233,10 @@ export interface NativeAddon {
   readHeader(path: string): Promise<NativeHeader>
   readIndex(path: string): Promise<NativeIndex>
   sha256File(path: string): Promise<string>
+  /** Hashes a file and, with `weights`, reads it as safetensors and counts its NaN and infinite values. */
+  scanFile(path: string, weights: boolean): NativeScanning
+  /** Locks a file, which is made where it is missing; throws ERR_WEIGHTSMITH_BUSY where another holder has it. */
+  lockFile(path: string): NativeLock
   /** fsyncs files and folders, many at a time; rejects with the first failure. */
   syncFiles(paths: string[]): Promise<void>
   /** All adapters Dawn can see, best first. */

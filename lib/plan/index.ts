@@ -2,7 +2,7 @@
 
 export { withAdapter } from './adapter.js'
 export { parseBytes } from './bytes.js'
-export type { Origin } from './derived.js'
+export { isDerived, type Origin } from './derived.js'
 export { type JointPlan, joinPlans, levelToNative, type NativeRun, toNative } from './native.js'
 export { type MergePlan, type PlannedTensor, planMerge } from './plan.js'
 export { isVocabulary } from './vocabulary.js'

@@ -5,7 +5,14 @@
 
 import { bytesOf, type Checkpoint, type CheckpointTensor, isLoadable } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
-import type { NativePlace, NativePlan, NativeProgram, NativeTensorJob, NativeVariant } from '../native/border.js'
+import type {
+  NativeJournal,
+  NativePlace,
+  NativePlan,
+  NativeProgram,
+  NativeTensorJob,
+  NativeVariant,
+} from '../native/border.js'
 import { type DerivedTensor, isDerived, type Level, levelsOf, type Origin } from './derived.js'
 import type { MergePlan, PlannedTensor } from './plan.js'
 
@@ -40,6 +47,8 @@ export interface RunOptions {
   sync: boolean
   /** Where the tensors of each level lie. */
   levels: NativePlace[]
+  /** Where finished jobs are noted, if they are. */
+  journal?: NativeJournal | undefined
 }
 
 export interface NativeRun {
@@ -85,9 +94,19 @@ export function toNative(
   }
   const { inputs, programs } = sources
   const ordered = inOrder(jobs, programs)
-  const { memory, seed, checksum, sync } = run
+  const { memory, seed, checksum, sync, journal } = run
   return {
-    plan: { inputs, outputs, programs, jobs: ordered.map(({ job }) => job), memory, seed, checksum, sync },
+    plan: {
+      inputs,
+      outputs,
+      programs,
+      jobs: ordered.map(({ job }) => job),
+      memory,
+      seed,
+      checksum,
+      sync,
+      ...(journal && { journal }),
+    },
     owners: ordered.map(({ owners }) => owners),
   }
 }

@@ -2,7 +2,7 @@
  * What every check of a recipe is made of. Messages name the key path, what was expected and what was found.
  */
 
-import { WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError } from '../errors.js'
 import { type Method, methods } from '../methods/index.js'
 
 export function checkMethod(value: unknown, path: string): Method {
@@ -32,6 +32,16 @@ export function knownKeys(
   }
 }
 
+/** What is no data (cycles, bigints, nesting without end) could be neither shown nor put into the manifest. */
+export function plain(raw: unknown): void {
+  try {
+    JSON.stringify(raw)
+  } catch (cause) {
+    const problem = messageOf(cause).split('\n', 1)[0]
+    throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe should be plain data, but: ${problem}.`, { cause })
+  }
+}
+
 export function record(value: unknown, path: string, expected: string): Record<string, unknown> {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
   return fail(path, expected, value)
@@ -51,6 +61,6 @@ export function describe(found: unknown): string {
   if (found === null) return 'is empty'
   if (typeof found === 'string') return `"${found.length > 60 ? `${found.slice(0, 60)}…` : found}" was found`
   if (typeof found === 'number' || typeof found === 'boolean') return `${found} was found`
-  const text = JSON.stringify(found)
+  const text = JSON.stringify(found) ?? String(found)
   return `${text.length > 60 ? `${text.slice(0, 60)}…` : text} was found`
 }

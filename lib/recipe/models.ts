@@ -36,8 +36,9 @@ function cacheFolder(): string {
 /** The snapshot a revision points at; without a ref, the only snapshot there is. */
 async function findSnapshot(cached: string, revision: string): Promise<string | undefined> {
   const snapshots = join(cached, 'snapshots')
-  const ref = await readFile(join(cached, 'refs', revision), 'utf8').catch(() => undefined)
-  const direct = join(snapshots, ref?.trim() || revision)
+  const ref = (await readFile(join(cached, 'refs', revision), 'utf8').catch(() => undefined))?.trim()
+  // A ref names a folder of snapshots/; what it says must not lead elsewhere.
+  const direct = join(snapshots, ref !== undefined && /^\w[\w.-]*$/.test(ref) ? ref : revision)
   if (await exists(direct)) return direct
   const all = await readdir(snapshots).catch(() => [])
   return all.length === 1 && all[0] !== undefined && revision === 'main' ? join(snapshots, all[0]) : undefined

@@ -9,7 +9,7 @@ import { dirname, resolve } from 'node:path'
 import { parseAllDocuments } from 'yaml'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { StoreDType } from '../native/border.js'
-import { checkMethod, fail, knownKeys, list, modelName, record } from './checks.js'
+import { checkMethod, fail, knownKeys, list, modelName, plain, record } from './checks.js'
 import { checkModules, type Module } from './modules.js'
 import { checkParameters } from './parameters.js'
 import { checkSources, type Merge } from './sources.js'
@@ -166,6 +166,7 @@ function parseYaml(text: string, file: string): unknown {
 
 /** Checks a recipe that is already in memory. Touches no file. */
 export function checkRecipe(raw: unknown, folder: string): Recipe {
+  plain(raw)
   const top = record(raw, '', 'a mapping with merge_method and models or slices')
   if (top.sweep === undefined) return checkOne(top, folder)
   const sweep = expandSweep(top).map(({ label, recipe }) => ({ label, recipe: checkOne(recipe, folder) }))

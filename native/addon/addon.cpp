@@ -12,6 +12,8 @@
 #include "addon/convert.h"
 #include "gpu/kernel_source.h"
 #include "io/file.h"
+#include "io/lock.h"
+#include "io/scan.h"
 #include "io/thread_pool.h"
 #include "run/coefficients/host_step.h"
 #include "run/engine.h"
@@ -319,6 +321,37 @@ Napi::Value hashOf(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value scan(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guard(env, [&]() -> Napi::Value {
+    auto control = std::make_shared<ScanControl>();
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("done", PromiseWorker<Scan>::start(
+                           env,
+                           [path = pathArgument(info), weights = info[1].ToBoolean().Value(), control] {
+                             return scanFile(path, weights, *control);
+                           },
+                           [](Napi::Env env, Scan& scan) -> Napi::Value { return toJs(env, scan); }));
+    object.Set("abort", Napi::Function::New(env, [control](const Napi::CallbackInfo&) { control->abort = true; }));
+    object.Set("bytes", Napi::Function::New(env, [control](const Napi::CallbackInfo& info) -> Napi::Value {
+                 return Napi::Number::New(info.Env(), static_cast<double>(control->bytes));
+               }));
+    return object;
+  });
+}
+
+// The lock lives until `release` is called or JavaScript has forgotten it; with the process it ends in any case.
+Napi::Value lockFile(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guard(env, [&]() -> Napi::Value {
+    auto lock = std::make_shared<std::optional<FileLock>>();
+    lock->emplace(pathArgument(info));
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("release", Napi::Function::New(env, [lock](const Napi::CallbackInfo&) { lock->reset(); }));
+    return object;
+  });
+}
+
 // Files in several threads: the first fsync makes the file system write for all of them, the others hardly wait.
 constexpr size_t kSyncThreads = 8;
 
@@ -395,6 +428,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("readHeader", Napi::Function::New(env, headerOf));
   exports.Set("readIndex", Napi::Function::New(env, indexOf));
   exports.Set("sha256File", Napi::Function::New(env, hashOf));
+  exports.Set("scanFile", Napi::Function::New(env, scan));
+  exports.Set("lockFile", Napi::Function::New(env, lockFile));
   exports.Set("syncFiles", Napi::Function::New(env, syncFiles));
   exports.Set("forecast", Napi::Function::New(env, forecastOf));
   exports.Set("adapters", Napi::Function::New(env, adapters));

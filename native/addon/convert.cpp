@@ -238,6 +238,10 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
   plan.seed = natural(value, "seed");
   plan.checksum = flag(value, "checksum");
   plan.sync = flag(value, "sync");
+  if (value.Get("journal").IsObject()) {
+    const Napi::Object source = value.Get("journal").As<Napi::Object>();
+    plan.journal = {text(source, "path"), text(source, "run"), flag(source, "resume"), natural(source, "every")};
+  }
   return plan;
 }
 
@@ -271,6 +275,7 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
   object.Set("bytesWritten", static_cast<double>(report.bytesWritten));
   object.Set("tiles", static_cast<double>(report.tiles));
   object.Set("nonFinite", static_cast<double>(report.nonFinite));
+  object.Set("resumed", static_cast<double>(report.resumed));
   Napi::Array jobs = Napi::Array::New(env, report.nonFiniteJobs.size());
   for (uint32_t i = 0; i < report.nonFiniteJobs.size(); i++) {
     Napi::Object entry = Napi::Object::New(env);
@@ -347,6 +352,21 @@ Napi::Object toJs(Napi::Env env, const Index& index) {
   Napi::Object map = dictionary(env);
   for (const auto& [tensor, file] : index.weightMap) map.Set(tensor, file);
   object.Set("weightMap", map);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const Scan& scan) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("sha256", scan.sha256);
+  if (scan.header) object.Set("header", toJs(env, *scan.header));
+  Napi::Array list = Napi::Array::New(env, scan.nonFinite.size());
+  for (uint32_t i = 0; i < scan.nonFinite.size(); i++) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("tensor", scan.nonFinite[i].first);
+    entry.Set("count", static_cast<double>(scan.nonFinite[i].second));
+    list.Set(i, entry);
+  }
+  object.Set("nonFinite", list);
   return object;
 }
 

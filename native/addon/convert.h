@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "dawn/device.h"
 #include "io/safetensors.h"
+#include "io/scan.h"
 #include "run/forecast.h"
 #include "run/plan.h"
 
@@ -21,5 +22,6 @@ Napi::Object toJs(Napi::Env env, const Forecast& forecast);
 Napi::Object toJs(Napi::Env env, const Progress& progress);
 Napi::Object toJs(Napi::Env env, const Header& header);
 Napi::Object toJs(Napi::Env env, const Index& index);
+Napi::Object toJs(Napi::Env env, const Scan& scan);
 
 }  // namespace weightsmith

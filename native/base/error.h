@@ -32,7 +32,11 @@ namespace weightsmith {
   X(OUTPUT_INSIDE_INPUT)     \
   X(NOT_FOUND)               \
   X(NON_FINITE)              \
-  X(VERIFY)
+  X(VERIFY)                  \
+  X(OUTSIDE)                 \
+  X(BUSY)                    \
+  X(INPUT_CHANGED)           \
+  X(RESUME)
 
 enum class Code {
 #define WEIGHTSMITH_CODE(name) name,

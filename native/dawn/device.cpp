@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <iterator>
 #include <map>
 #include <optional>
 
@@ -248,8 +249,12 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
       keep.release());
   // Errors and logs come from calls of this object only, and end with the device that it destroys.
   descriptor.SetUncapturedErrorCallback(
-      [](const wgpu::Device&, wgpu::ErrorType, wgpu::StringView message, State* state) {
+      [](const wgpu::Device&, wgpu::ErrorType type, wgpu::StringView message, State* state) {
         std::lock_guard lock(state->mutex);
+        if (type == wgpu::ErrorType::OutOfMemory) {
+          state->exhausted = true;
+          return;
+        }
         if (!state->failed) state->message = text(message);
         state->failed = true;
       },
@@ -286,7 +291,29 @@ void Device::wait(wgpu::Future future) const {
   check();
 }
 
+void Device::allocate(const std::string& what, const std::function<void()>& make) const {
+  // Two scopes, because drivers report an import of host memory that fails in either way.
+  const wgpu::ErrorFilter filters[] = {wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal};
+  for (const auto filter : filters) device_.PushErrorScope(filter);
+  make();
+  std::string message;
+  for (size_t i = 0; i < std::size(filters); i++) {
+    wait(device_.PopErrorScope(wgpu::CallbackMode::WaitAnyOnly,
+                               [&message](wgpu::PopErrorScopeStatus, wgpu::ErrorType type, wgpu::StringView reason) {
+                                 if (type != wgpu::ErrorType::NoError) message = text(reason);
+                               }));
+  }
+  if (!message.empty()) {
+    throw Error(Code::OUT_OF_MEMORY,
+                "The device " + facts_.name + " has no room for " + what +
+                    "; give the run less memory. Dawn says: " + message.substr(0, message.find('\n')) + ".");
+  }
+}
+
 void Device::check() const {
+  if (state_->exhausted.exchange(false)) {
+    throw Error(Code::OUT_OF_MEMORY, "The device " + facts_.name + " ran out of memory; give the run less.");
+  }
   if (!state_->lost && !state_->failed) return;
   std::lock_guard lock(state_->mutex);
   if (state_->lost) {

@@ -3,6 +3,7 @@
 #include <webgpu/webgpu_cpp.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -45,8 +46,11 @@ class Device {
 
   // Blocks this thread until the future is done. Throws DEVICE_LOST if the device goes away meanwhile.
   void wait(wgpu::Future future) const;
-  // Throws what the permanent callbacks recorded: DEVICE_LOST, or KERNEL for an uncaptured validation error.
+  // Throws what the permanent callbacks recorded: DEVICE_LOST, KERNEL for an uncaptured validation error (both for
+  // good), or OUT_OF_MEMORY, after which the device is as before.
   void check() const;
+  // Runs `make`, which creates buffers and does not throw; throws OUT_OF_MEMORY where the device has no room for them.
+  void allocate(const std::string& what, const std::function<void()>& make) const;
   bool lost() const { return state_->lost.load(); }
   void forceLoss() const;
 
@@ -55,6 +59,7 @@ class Device {
   struct State {
     std::atomic<bool> lost{false};
     std::atomic<bool> failed{false};
+    std::atomic<bool> exhausted{false};
     std::mutex mutex;
     std::string message;
     bool verbose = false;

@@ -35,11 +35,10 @@ class HostMemory {
 };
 
 wgpu::Buffer make(const Device& device, const wgpu::BufferDescriptor& descriptor) {
-  wgpu::Buffer buffer = device.handle().CreateBuffer(&descriptor);
-  device.check();
-  if (!buffer) {
-    throw Error(Code::OUT_OF_MEMORY, "The device has no room for a buffer of " + megabytes(descriptor.size) + ".");
-  }
+  const std::string what = "a buffer of " + megabytes(descriptor.size);
+  wgpu::Buffer buffer;
+  device.allocate(what, [&] { buffer = device.handle().CreateBuffer(&descriptor); });
+  if (!buffer) throw Error(Code::OUT_OF_MEMORY, "The device has no room for " + what + ".");
   return buffer;
 }
 

@@ -36,12 +36,13 @@ off_t checkedOffset(uint64_t offset, uint64_t size, Code code, const std::string
 File::File(int fd, std::string path, uint64_t size) : fd_(fd), path_(std::move(path)), size_(size) {}
 
 File::File(File&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), size_(other.size_) {}
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), size_(other.size_), kept_(other.kept_) {}
 
 File& File::operator=(File&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(path_, other.path_);
   std::swap(size_, other.size_);
+  std::swap(kept_, other.kept_);
   return *this;
 }
 
@@ -64,19 +65,36 @@ File File::openRead(const std::string& path) {
   return file;
 }
 
-File File::create(const std::string& path, uint64_t size) {
-  const off_t length = checkedOffset(size, 0, Code::IO_WRITE, path);
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+File File::create(const std::string& path, uint64_t size, bool keep) {
+  File file = append(path);
+  file.kept_ = keep && file.size_ == size;
+  if (file.kept_) return file;
+  file.resize(0);
+  file.resize(size);
+  return file;
+}
+
+File File::append(const std::string& path) {
+  // A link in the place of an output could lead anywhere.
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) throw errnoError(errno, Code::IO_WRITE, "create", path);
-  File file(fd, path, size);
+  File file(fd, path, 0);
+  struct stat status = {};
+  if (::fstat(fd, &status) != 0) throw errnoError(errno, Code::IO_WRITE, "get the size of", path);
+  file.size_ = static_cast<uint64_t>(status.st_size);
+  return file;
+}
+
+void File::resize(uint64_t size) {
+  const off_t length = checkedOffset(size, 0, Code::IO_WRITE, path_);
   int result = 0;
   do {
-    result = ::ftruncate(fd, length);
+    result = ::ftruncate(fd_, length);
   } while (result != 0 && errno == EINTR);
   if (result != 0) {
-    throw errnoError(errno, Code::IO_WRITE, "give the size of " + std::to_string(size) + " bytes to", path);
+    throw errnoError(errno, Code::IO_WRITE, "give the size of " + std::to_string(size) + " bytes to", path_);
   }
-  return file;
+  size_ = size;
 }
 
 void File::readAt(uint64_t offset, void* data, size_t size) const {
@@ -128,6 +146,18 @@ void File::sync() {
     result = ::fsync(fd_);
   } while (result != 0 && errno == EINTR);
   if (result != 0) throw errnoError(errno, Code::IO_WRITE, "flush to disk", path_);
+}
+
+void File::syncData() {
+#if defined(__linux__)
+  int result = 0;
+  do {
+    result = ::fdatasync(fd_);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) throw errnoError(errno, Code::IO_WRITE, "flush to disk", path_);
+#else
+  sync();
+#endif
 }
 
 void File::syncPath(const std::string& path) {

@@ -13,8 +13,12 @@ class File {
   /// Opens a regular file (or a link to one) for reading.
   static File openRead(const std::string& path);
 
-  /// Creates or empties a file and gives it its full size, for writing and reading back.
-  static File create(const std::string& path, uint64_t size);
+  /// Creates or empties a file and gives it its full size, for writing and reading back. With `keep`, a file that is
+  /// there with that size already stays as it is.
+  static File create(const std::string& path, uint64_t size, bool keep = false);
+
+  /// Opens a file for writing and reading back, as it is; makes it where it is missing.
+  static File append(const std::string& path);
 
   /// Waits until what was written to a file, or the entries of a folder, are on the disk.
   static void syncPath(const std::string& path);
@@ -34,12 +38,20 @@ class File {
   /// Waits until all that was written is on the disk.
   void sync();
 
+  /// The same for the bytes alone, without the times of the file: for what has its size already.
+  void syncData();
+
+  /// Cuts or extends the file.
+  void resize(uint64_t size);
+
   /// Hint: start to write this range to the disk now, so that `sync` has little left to wait for.
   void startWriteback(uint64_t offset, uint64_t size);
 
-  /// Size when the file was opened or created.
+  /// Size when the file was opened, created or last given one.
   uint64_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  /// Whether `create` found the file there and kept it.
+  bool kept() const { return kept_; }
 
  private:
   File(int fd, std::string path, uint64_t size);
@@ -47,6 +59,7 @@ class File {
   int fd_;
   std::string path_;
   uint64_t size_;
+  bool kept_ = false;
 };
 
 /// SHA-256 (hex) of a whole file.

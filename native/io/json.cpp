@@ -40,18 +40,36 @@ class Parser {
       : text_(text), code_(code), subject_(subject), limits_(limits) {}
 
   Value document() {
-    if (text_.size() > limits_.bytes) {
-      throw Error(code_, std::string(subject_) + " is too large: expected at most " + std::to_string(limits_.bytes) +
-                             " bytes of JSON, found " + std::to_string(text_.size()) + ".");
-    }
+    checkSize();
     skipSpace();
     Value root = value(0);
-    skipSpace();
-    if (at_ < text_.size()) fail("expected the end of the text, found " + here());
+    end();
     return root;
   }
 
+  void members(const Visit& visit) {
+    checkSize();
+    skipSpace();
+    if (peek() != '{') fail("expected an object, found " + here());
+    eachMember(1, [&](std::string key, Value value) {
+      visit(std::move(key), std::move(value));
+      values_ = 0;
+    });
+    end();
+  }
+
  private:
+  void checkSize() const {
+    if (text_.size() <= limits_.bytes) return;
+    throw Error(code_, std::string(subject_) + " is too large: expected at most " + std::to_string(limits_.bytes) +
+                           " bytes of JSON, found " + std::to_string(text_.size()) + ".");
+  }
+
+  void end() {
+    skipSpace();
+    if (at_ < text_.size()) fail("expected the end of the text, found " + here());
+  }
+
   [[noreturn]] void fail(const std::string& why) const { failAt(at_, why); }
 
   [[noreturn]] void failAt(size_t at, const std::string& why) const {
@@ -128,10 +146,18 @@ class Parser {
   }
 
   Value object(int depth) {
-    const size_t start = at_++;
+    const size_t start = at_;
     Object members;
+    eachMember(depth, [&](std::string key, Value value) { members.emplace_back(std::move(key), std::move(value)); });
+    refuseDuplicates(members, start);
+    return Value(std::move(members));
+  }
+
+  template <typename Take>
+  void eachMember(int depth, const Take& take) {
+    at_++;
     skipSpace();
-    if (accept('}')) return Value(std::move(members));
+    if (accept('}')) return;
     for (;;) {
       skipSpace();
       if (peek() != '"') fail("expected a key in double quotes, found " + here());
@@ -139,13 +165,11 @@ class Parser {
       skipSpace();
       expect(':', "':'");
       skipSpace();
-      members.emplace_back(std::move(key), value(depth));
+      take(std::move(key), value(depth));
       skipSpace();
-      if (accept('}')) break;
+      if (accept('}')) return;
       expect(',', "',' or '}'");
     }
-    refuseDuplicates(members, start);
-    return Value(std::move(members));
   }
 
   void refuseDuplicates(const Object& members, size_t start) const {
@@ -355,6 +379,11 @@ const char* Value::kind() const {
 
 Value parse(std::string_view text, Code code, std::string_view subject, const Limits& limits) {
   return Parser(text, code, subject, limits).document();
+}
+
+void parseMembers(std::string_view text, Code code, std::string_view subject, const Limits& limits,
+                  const Visit& visit) {
+  Parser(text, code, subject, limits).members(visit);
 }
 
 }  // namespace weightsmith::json

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -50,11 +51,18 @@ class Value {
 struct Limits {
   size_t bytes = 100'000'000;
   int depth = 16;
-  /// Values in the whole tree: a text of brackets would take forty times its size in memory.
-  size_t values = 8'000'000;
+  /// Values in one tree: a text of brackets would take forty times its size in memory.
+  size_t values = 2'000'000;
 };
 
 /// Parses the whole text. `subject` opens the sentence of an Error with that code, as in `The header of "a"`.
 Value parse(std::string_view text, Code code, std::string_view subject, const Limits& limits = {});
+
+/// Takes one member; the next is not parsed before it returns.
+using Visit = std::function<void(std::string key, Value value)>;
+
+/// Parses a text that is one object and hands over its members one by one: memory and time end with the first member
+/// that `visit` refuses, and `limits.values` bounds each member's tree. Keys may repeat here; `visit` has to look.
+void parseMembers(std::string_view text, Code code, std::string_view subject, const Limits& limits, const Visit& visit);
 
 }  // namespace weightsmith::json

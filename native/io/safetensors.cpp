@@ -3,7 +3,6 @@
 #include "io/safetensors.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <optional>
 #include <string_view>
@@ -20,6 +19,10 @@ namespace {
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kLargestHeader = 100'000'000;
 constexpr uint64_t kLargestIndex = 100'000'000;
+// The largest checkpoints have some 100,000 tensors in all their files together.
+constexpr size_t kMostTensors = 500'000;
+// Entries of __metadata__, dimensions of a shape: what one entry of a header may hold.
+constexpr size_t kMostValues = 20'000;
 
 /// The product, or nothing where it does not fit in 64 bits.
 std::optional<uint64_t> multiply(uint64_t a, uint64_t b) {
@@ -37,28 +40,55 @@ std::string shapeText(const std::vector<uint64_t>& shape) {
 
 class HeaderReader {
  public:
-  explicit HeaderReader(const std::string& path) : path_(path) {}
+  HeaderReader(const std::string& path, uint64_t fileSize) : path_(path) { header_.fileSize = fileSize; }
 
-  Header read() {
-    const std::string bytes = headerBytes();
+  /// Bytes of the header with its length before it; `prefix`: the first 8 bytes of the file, or all it has.
+  uint64_t dataStart(std::string_view prefix) const {
+    if (prefix.size() < kLengthBytes) {
+      fail("expected at least 8 bytes for the length of the header, found a file of " +
+           std::to_string(header_.fileSize) + " bytes");
+    }
+    uint64_t length = 0;
+    for (size_t i = 0; i < kLengthBytes; i++) length |= uint64_t{static_cast<uint8_t>(prefix[i])} << (8 * i);
+    if (length > kLargestHeader) {
+      fail("expected a header of at most " + std::to_string(kLargestHeader) + " bytes, found a header length of " +
+           std::to_string(length));
+    }
+    if (length > header_.fileSize - kLengthBytes) {
+      fail("expected " + std::to_string(length) + " bytes of header after the first 8, found a file of " +
+           std::to_string(header_.fileSize) + " bytes; it may be truncated");
+    }
+    return kLengthBytes + length;
+  }
+
+  /// `bytes`: the first `dataStart` bytes of the file.
+  Header read(std::string_view bytes) {
+    header_.dataStart = bytes.size();
     Sha256 hash;
     hash.update(bytes.data(), bytes.size());
     header_.headerHash = hash.hex();
 
-    const std::string_view text = std::string_view(bytes).substr(kLengthBytes);
+    const std::string_view text = bytes.substr(kLengthBytes);
     if (text.empty() || text.front() != '{') {
       fail("the header must start with '{', but " +
            (text.empty() ? std::string("it is empty") : "its first byte is " + quoted(text.substr(0, 1))));
     }
-    const json::Value root =
-        json::parse(text, Code::FORMAT, "The header of " + quoted(path_), {.bytes = kLargestHeader});
-    for (const auto& [name, value] : *root.object()) {
-      if (name == "__metadata__") {
-        readMetadata(value);
-      } else {
-        header_.tensors.push_back(readTensor(name, value));
-      }
-    }
+    bool metadata = false;
+    json::parseMembers(text, Code::FORMAT, "The header of " + quoted(path_),
+                       {.bytes = kLargestHeader, .depth = 3, .values = kMostValues},
+                       [&](std::string name, json::Value value) {
+                         if (name == "__metadata__") {
+                           if (metadata) fail("expected one entry __metadata__, found two");
+                           metadata = true;
+                           readMetadata(value);
+                         } else {
+                           if (header_.tensors.size() == kMostTensors) {
+                             fail("expected at most " + std::to_string(kMostTensors) + " tensors, found more");
+                           }
+                           header_.tensors.push_back(readTensor(std::move(name), value));
+                         }
+                       });
+    refuseTwins();
     checkLayout();
     return std::move(header_);
   }
@@ -70,31 +100,6 @@ class HeaderReader {
 
   [[noreturn]] void failTensor(std::string_view tensor, const std::string& why) const {
     fail("tensor " + quoted(tensor) + ": " + why);
-  }
-
-  std::string headerBytes() {
-    const File file = File::openRead(path_);
-    header_.fileSize = file.size();
-    if (file.size() < kLengthBytes) {
-      fail("expected at least 8 bytes for the length of the header, found a file of " + std::to_string(file.size()) +
-           " bytes");
-    }
-    std::array<uint8_t, kLengthBytes> prefix = {};
-    file.readAt(0, prefix.data(), prefix.size());
-    uint64_t length = 0;
-    for (size_t i = 0; i < prefix.size(); i++) length |= uint64_t{prefix[i]} << (8 * i);
-    if (length > kLargestHeader) {
-      fail("expected a header of at most " + std::to_string(kLargestHeader) + " bytes, found a header length of " +
-           std::to_string(length));
-    }
-    if (length > file.size() - kLengthBytes) {
-      fail("expected " + std::to_string(length) + " bytes of header after the first 8, found a file of " +
-           std::to_string(file.size()) + " bytes; it may be truncated");
-    }
-    header_.dataStart = kLengthBytes + length;
-    std::string bytes(static_cast<size_t>(header_.dataStart), '\0');
-    file.readAt(0, bytes.data(), bytes.size());
-    return bytes;
   }
 
   void readMetadata(const json::Value& value) {
@@ -123,7 +128,7 @@ class HeaderReader {
     return static_cast<uint64_t>(*number);
   }
 
-  Tensor readTensor(const std::string& name, const json::Value& value) const {
+  Tensor readTensor(std::string name, const json::Value& value) const {
     const json::Object* members = value.object();
     if (!members) failTensor(name, std::string("expected an object, found ") + value.kind());
     for (const auto& member : *members) {
@@ -133,7 +138,6 @@ class HeaderReader {
       }
     }
     Tensor tensor;
-    tensor.name = name;
 
     const json::Value& dtype = entry(name, value, "dtype");
     if (!dtype.string()) failTensor(name, std::string("expected dtype to be a string, found ") + dtype.kind());
@@ -160,11 +164,12 @@ class HeaderReader {
       failTensor(name, "expected data_offsets within the " + std::to_string(data) +
                            " bytes of data in the file, found " + range + "; the file may be truncated");
     }
+    tensor.name = std::move(name);
     const uint64_t bytes = tensorBytes(tensor);
     if (end - begin != bytes) {
-      failTensor(name, "expected " + std::to_string(bytes) + " bytes for " + dtypeName(tensor.dtype) + " " +
-                           shapeText(tensor.shape) + ", found " + std::to_string(end - begin) + " in data_offsets " +
-                           range);
+      failTensor(tensor.name, "expected " + std::to_string(bytes) + " bytes for " + dtypeName(tensor.dtype) + " " +
+                                  shapeText(tensor.shape) + ", found " + std::to_string(end - begin) +
+                                  " in data_offsets " + range);
     }
     tensor.begin = header_.dataStart + begin;
     tensor.end = header_.dataStart + end;
@@ -182,6 +187,17 @@ class HeaderReader {
       failTensor(tensor.name, "expected a whole number of bytes, found " + std::to_string(*bits) + " bits for " + what);
     }
     return *bits / 8;
+  }
+
+  void refuseTwins() const {
+    // Sorted instead of hashed: no choice of names makes this slow.
+    std::vector<const std::string*> names;
+    names.reserve(header_.tensors.size());
+    for (const Tensor& tensor : header_.tensors) names.push_back(&tensor.name);
+    std::sort(names.begin(), names.end(), [](const std::string* a, const std::string* b) { return *a < *b; });
+    const auto twin = std::adjacent_find(names.begin(), names.end(),
+                                         [](const std::string* a, const std::string* b) { return *a == *b; });
+    if (twin != names.end()) failTensor(**twin, "expected unique names, found this one twice");
   }
 
   void checkLayout() {
@@ -223,17 +239,34 @@ const char* shardFault(std::string_view name) {
 
 }  // namespace
 
-Header readHeader(const std::string& path) { return HeaderReader(path).read(); }
+Header readHeader(const std::string& path) {
+  const File file = File::openRead(path);
+  HeaderReader reader(path, file.size());
+  std::string bytes(static_cast<size_t>(std::min(file.size(), kLengthBytes)), '\0');
+  file.readAt(0, bytes.data(), bytes.size());
+  bytes.resize(static_cast<size_t>(reader.dataStart(bytes)));
+  file.readAt(0, bytes.data(), bytes.size());
+  return reader.read(bytes);
+}
+
+Header parseHeader(std::string_view file, const std::string& path) {
+  HeaderReader reader(path, file.size());
+  return reader.read(file.substr(0, static_cast<size_t>(reader.dataStart(file.substr(0, kLengthBytes)))));
+}
 
 Index readIndex(const std::string& path) {
   const File file = File::openRead(path);
-  const std::string subject = "The index " + quoted(path);
   if (file.size() > kLargestIndex) {
-    throw Error(Code::INDEX, subject + " is too large: expected at most " + std::to_string(kLargestIndex) +
-                                 " bytes, found " + std::to_string(file.size()) + ".");
+    throw Error(Code::INDEX, "The index " + quoted(path) + " is too large: expected at most " +
+                                 std::to_string(kLargestIndex) + " bytes, found " + std::to_string(file.size()) + ".");
   }
   std::string text(static_cast<size_t>(file.size()), '\0');
   file.readAt(0, text.data(), text.size());
+  return parseIndex(text, path);
+}
+
+Index parseIndex(std::string_view text, const std::string& path) {
+  const std::string subject = "The index " + quoted(path);
   const json::Value root = json::parse(text, Code::INDEX, subject, {.bytes = kLargestIndex});
   if (!root.object()) throw Error(Code::INDEX, subject + " must be an object, but it is " + root.kind() + ".");
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -44,5 +45,9 @@ Header readHeader(const std::string& path);
 
 /// `model.safetensors.index.json`; Error INDEX where it is malformed.
 Index readIndex(const std::string& path);
+
+/// The same of bytes in memory (all of the file); `path` is for the sentence of an Error.
+Header parseHeader(std::string_view file, const std::string& path);
+Index parseIndex(std::string_view text, const std::string& path);
 
 }  // namespace weightsmith

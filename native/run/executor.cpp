@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
+#include "run/ledger.h"
 #include "run/stages.h"
 #include "run/store.h"
 #include "run/table.h"
@@ -59,19 +61,18 @@ class Execution {
 
   Report run() {
     const auto start = Clock::now();
-    tiling_ = tile(plan_, limitsOf(plan_, context_.device.maxBinding(), context_.device.mapped()));
     for (const Place& place : plan_.inputs) inputs_.push_back(std::make_unique<Input>(place));
-    for (const Place& place : plan_.outputs) {
-      outputs_.push_back(std::make_unique<Output>(place, plan_.checksum ? &context_.hashers : nullptr));
-    }
     report_.results.resize(plan_.jobs.size());
-    schedule();
-    for (size_t i = 0; i < std::min(kSlots, pending_.size()); i++) slots_.push_back(std::make_unique<RingSlot>());
-    for (size_t i = 0; i < kResults; i++) results_.push_back(std::make_unique<RingResult>());
     try {
+      openOutputs();
+      tiling_ = tile(plan_, finished_, limitsOf(plan_, context_.device.maxBinding(), context_.device.mapped()));
+      schedule();
+      for (size_t i = 0; i < std::min(kSlots, pending_.size()); i++) slots_.push_back(std::make_unique<RingSlot>());
+      for (size_t i = 0; i < kResults; i++) results_.push_back(std::make_unique<RingResult>());
       loop();
       for (auto& item : slots_) item->writes.wait();
       for (auto& item : results_) item->writes.wait();
+      notes_.wait();
       finish();
     } catch (...) {
       settle();
@@ -91,6 +92,31 @@ class Execution {
   }
 
  private:
+  // Outputs are new, or go on from an earlier run; what that has finished is left out of this one.
+  void openOutputs() {
+    if (plan_.journal) ledger_.emplace(plan_);
+    const bool keep = ledger_ && ledger_->resumes();
+    for (const Place& place : plan_.outputs) {
+      outputs_.push_back(std::make_unique<Output>(place, plan_.checksum ? &context_.hashers : nullptr, keep));
+    }
+    finished_.resize(plan_.jobs.size());
+    if (!keep) return;
+    if (!std::all_of(outputs_.begin(), outputs_.end(), [](const auto& output) { return output->kept(); })) {
+      ledger_->startOver();
+      return;
+    }
+    finished_ = ledger_->finished();
+    for (size_t i = 0; i < finished_.size(); i++) {
+      if (!finished_[i]) continue;
+      report_.resumed++;
+      for (const Variant& variant : plan_.jobs[i].variants) {
+        const auto& output = variant.output;
+        if (output) outputs_[output->place]->known(output->offset, bytesOf(output->dtype, plan_.jobs[i].elements));
+      }
+    }
+    for (const NonFinite& values : ledger_->nonFinite()) report(values);
+  }
+
   // A tensor that is larger than a tile is read again for each kernel of its program; a tile that holds whole tensors
   // stays in its slot for all of them.
   void schedule() {
@@ -107,9 +133,10 @@ class Execution {
       totalRead_ += visitBytes(visit);
       outstanding_[visit.group]++;
     }
-    for (const Job& job : plan_.jobs) {
-      for (const Variant& variant : job.variants) {
-        if (variant.output) totalWrite_ += bytesOf(variant.output->dtype, job.elements);
+    for (size_t i = 0; i < plan_.jobs.size(); i++) {
+      if (finished_[i]) continue;
+      for (const Variant& variant : plan_.jobs[i].variants) {
+        if (variant.output) totalWrite_ += bytesOf(variant.output->dtype, plan_.jobs[i].elements);
       }
     }
   }
@@ -143,7 +170,14 @@ class Execution {
       drain(item->writes);
     }
     for (auto& item : results_) drain(item->writes);
+    drain(notes_);
     for (auto& output : outputs_) output->abandon();
+    try {
+      // What was finished before the run ended is not computed again by the next one.
+      if (ledger_) ledger_->note(outputs_);
+    } catch (const Error&) {
+      // Then it is computed again.
+    }
   }
 
   void loop() {
@@ -163,6 +197,7 @@ class Execution {
       RingSlot& item = *slots_[position];
       wait(item.reads);
       process(visit, item);
+      if (ledger_ && ledger_->due()) context_.hashers.submit(notes_, [this] { ledger_->note(outputs_); });
       progress(false);
     }
   }
@@ -326,18 +361,24 @@ class Execution {
     for (const Segment& segment : tile.segments) {
       const uint32_t count = *counts++;
       if (!count) continue;
-      report_.nonFinite += count;
-      auto& found = report_.nonFiniteJobs;
-      if (!found.empty() && found.back().job == segment.job && found.back().variant == variant)
-        found.back().count += count;
-      else
-        found.push_back({segment.job, variant, count});
+      if (ledger_) ledger_->found({segment.job, variant, count});
+      report({segment.job, variant, count});
     }
+  }
+
+  void report(const NonFinite& values) {
+    report_.nonFinite += values.count;
+    auto& found = report_.nonFiniteJobs;
+    if (!found.empty() && found.back().job == values.job && found.back().variant == values.variant)
+      found.back().count += values.count;
+    else
+      found.push_back(values);
   }
 
   // `data`: what a kernel stored, or (`copy`) the sources themselves.
   void write(const Tile& tile, uint32_t variant, const uint8_t* data, bool copy, Completion& writes) {
     struct Piece {
+      uint32_t job;
       Output* output;
       uint64_t offset;
       const uint8_t* data;
@@ -350,7 +391,10 @@ class Execution {
       context_.writers.submit(writes, [this, batch = std::exchange(batch, {}), bytes] {
         if (stop_) return;
         const auto start = Clock::now();
-        for (const Piece& piece : batch) piece.output->write(piece.offset, piece.data, piece.size);
+        for (const Piece& piece : batch) {
+          piece.output->write(piece.offset, piece.data, piece.size);
+          if (ledger_) ledger_->wrote(piece.job, piece.size);
+        }
         bytesWritten_ += bytes;
         write_.add(since(start));
       });
@@ -368,11 +412,11 @@ class Execution {
         Output* const target = outputs_[output->place].get();
         Piece* const last = batch.empty() ? nullptr : &batch.back();
         // Small tensors that are neighbours in memory and in the file are one write.
-        if (last && last->output == target && last->offset + last->size == at + start &&
+        if (last && last->job == segment.job && last->output == target && last->offset + last->size == at + start &&
             last->data + last->size == from + start) {
           last->size += part;
         } else {
-          batch.push_back({target, at + start, from + start, part});
+          batch.push_back({segment.job, target, at + start, from + start, part});
         }
         bytes += part;
         if (bytes >= kWritePiece) flush();
@@ -384,6 +428,8 @@ class Execution {
   // Hashing goes on while the disk takes what is left.
   void finish() {
     const auto start = Clock::now();
+    // From here on a run that ends early has nothing to compute again.
+    if (ledger_) ledger_->note(outputs_);
     if (plan_.sync) {
       for (auto& output : outputs_) output->sync();
     }
@@ -407,6 +453,8 @@ class Execution {
   const Plan& plan_;
   const std::atomic<bool>& abort_;
   const std::function<void(const Progress&)>& onProgress_;
+  std::optional<Ledger> ledger_;
+  std::vector<bool> finished_;  // by an earlier run
   Tiling tiling_;
   std::vector<std::unique_ptr<Input>> inputs_;
   std::vector<std::unique_ptr<Output>> outputs_;
@@ -416,6 +464,7 @@ class Execution {
   std::vector<std::unique_ptr<RingSlot>> slots_;
   std::vector<std::unique_ptr<RingResult>> results_;
   size_t result_ = 0;  // position in `results_`
+  Completion notes_;
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> bytesRead_{0}, bytesWritten_{0};
   uint64_t totalRead_ = 0, totalWrite_ = 0;

@@ -7,7 +7,8 @@
 namespace weightsmith {
 
 Forecast forecast(const Plan& plan, const DeviceFacts& device) {
-  const Tiling tiling = tile(plan, limitsOf(plan, device.maxBinding, device.mapped));
+  const Tiling tiling =
+      tile(plan, std::vector<bool>(plan.jobs.size()), limitsOf(plan, device.maxBinding, device.mapped));
   Forecast result;
   result.passes.resize(plan.jobs.size());
   uint64_t visits = 0;

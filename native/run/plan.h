@@ -60,6 +60,14 @@ struct Job {
   std::vector<Variant> variants;  // outputs of one dtype
 };
 
+// Where the run notes which jobs are finished, so that another run can go on from there.
+struct JournalPlan {
+  std::string path;
+  std::string run;  // a hash of everything that decides about the outputs
+  bool resume = false;
+  uint64_t every = 0;  // bytes written between two notes
+};
+
 struct Plan {
   std::vector<Place> inputs, outputs;
   std::vector<Program> programs;
@@ -68,6 +76,7 @@ struct Plan {
   uint64_t seed = 0;
   bool checksum = false;
   bool sync = false;
+  std::optional<JournalPlan> journal;
 };
 
 // NaN and Inf among what a variant of a job stored.
@@ -79,7 +88,7 @@ struct NonFinite {
 
 struct Report {
   double total = 0, read = 0, compute = 0, write = 0, wait = 0, sync = 0, host = 0;  // milliseconds
-  uint64_t bytesRead = 0, bytesWritten = 0, tiles = 0, nonFinite = 0;
+  uint64_t bytesRead = 0, bytesWritten = 0, tiles = 0, nonFinite = 0, resumed = 0;
   std::vector<NonFinite> nonFiniteJobs;
   std::vector<std::string> checksums;
   std::vector<std::vector<double>> results;

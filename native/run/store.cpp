@@ -31,8 +31,9 @@ void Input::read(uint64_t offset, void* data, uint64_t size) const {
   std::memcpy(data, memory_ + offset, size);
 }
 
-Output::Output(const Place& place, ThreadPool* hashers) : memory_(place.memory), size_(place.size), hashers_(hashers) {
-  if (!memory_) file_ = std::make_unique<File>(File::create(place.path, place.size));
+Output::Output(const Place& place, ThreadPool* hashers, bool keep)
+    : memory_(place.memory), size_(place.size), hashers_(hashers) {
+  if (!memory_) file_ = std::make_unique<File>(File::create(place.path, place.size, keep));
   if (!place.header.empty()) write(0, place.header.data(), place.header.size());
 }
 
@@ -47,6 +48,10 @@ void Output::write(uint64_t offset, const uint8_t* data, uint64_t size) {
   if (hashers_) written(offset, data, size);
 }
 
+void Output::known(uint64_t offset, uint64_t size) {
+  if (hashers_) written(offset, nullptr, size);
+}
+
 void Output::written(uint64_t offset, const uint8_t* data, uint64_t size) {
   std::unique_lock lock(mutex_);
   if (offset == prefix_) {
@@ -59,7 +64,7 @@ void Output::written(uint64_t offset, const uint8_t* data, uint64_t size) {
     early_[offset] = offset + size;
   }
   if (hashing_) return;
-  if (offset == hashed_) {
+  if (data && offset == hashed_) {
     hashing_ = true;
     lock.unlock();
     hash_.update(data, size);
@@ -98,6 +103,10 @@ void Output::hashOn() {
 
 void Output::sync() {
   if (file_) file_->sync();
+}
+
+void Output::syncData() {
+  if (file_) file_->syncData();
 }
 
 std::string Output::checksum() {

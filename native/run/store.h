@@ -28,12 +28,18 @@ class Input {
 
 class Output {
  public:
-  // Creates the file and writes its header. `hashers`: null where no checksum is asked for.
-  Output(const Place& place, ThreadPool* hashers);
+  // Creates the file and writes its header; `keep`: goes on with the file of an earlier run. `hashers`: null where no
+  // checksum is asked for.
+  Output(const Place& place, ThreadPool* hashers, bool keep);
+  // Whether the file of an earlier run was there.
+  bool kept() const { return file_ && file_->kept(); }
+  // An earlier run has written this range.
+  void known(uint64_t offset, uint64_t size);
   // From any thread, each byte once.
   void write(uint64_t offset, const uint8_t* data, uint64_t size);
   // Waits until what was written is on the disk.
   void sync();
+  void syncData();
   // SHA-256 (hex) once every byte has been written; empty where no checksum is asked for.
   std::string checksum();
   // Lets hashing end early and waits for it; for runs that fail.

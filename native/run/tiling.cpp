@@ -77,7 +77,7 @@ size_t roundsOf(const Plan& plan, const Group& group) {
   return group.tiles.size() > 1 && group.program >= 0 ? plan.programs[group.program].kernels.size() : 1;
 }
 
-Tiling tile(const Plan& plan, const TilingLimits& limits) {
+Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits) {
   Tiling tiling;
   Kind open{-2, {}, std::nullopt, 0, 0, 0};
   uint64_t maxBlocks = 0, splitBlocks = 0;  // of a tile with whole tensors, and of one with part of a tensor
@@ -87,7 +87,7 @@ Tiling tile(const Plan& plan, const TilingLimits& limits) {
 
   for (uint32_t index = 0; index < plan.jobs.size(); index++) {
     const Job& job = plan.jobs[index];
-    if (job.elements == 0) continue;
+    if (job.elements == 0 || finished[index]) continue;
     const Kind kind = kindOf(job);
     const bool copy = job.program < 0;
     // Jobs with whole inputs never share a tile: each has its own.

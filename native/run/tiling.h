@@ -51,8 +51,8 @@ struct TilingLimits {
   uint64_t memory = 0;   // bytes all slots and results may take together
 };
 
-// Throws Error OUT_OF_MEMORY when not even one block fits.
-Tiling tile(const Plan& plan, const TilingLimits& limits);
+// Leaves out the jobs that are `finished`. Throws Error OUT_OF_MEMORY when not even one block fits.
+Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLimits& limits);
 
 // Staging memory exists twice: on the device and on the host.
 TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped);
