@@ -119,7 +119,11 @@ describe('the service', () => {
       const { running, waiting } = await health()
       return running + waiting === 0
     })
-    expect(readdirSync(out)).toEqual([])
+    // One that was nearly done may have come first; without the abort all of them would be there.
+    const left = readdirSync(out)
+    expect(left.length).toBeLessThan(clients.length)
+    expect(left.filter((name) => name.endsWith('.partial'))).toEqual([])
+    for (const name of left) rmSync(join(out, name), { recursive: true })
     expect((await all(await post({ name: 'after', recipe: soup(0.5) }))).at(-1)!.event).toBe('done')
   })
 
