@@ -1,10 +1,11 @@
 /**
  * Small merges in great number, and one merge of a great number of tensors: what is measured is everything around the
- * arithmetic. `batchRows` gives `{ what, perSecond | milliseconds, target }` rows.
+ * arithmetic.
  */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { batch, Engine, explain } from '../dist/esm/index.js'
+import { atLeast, atMost, column, targetColumn } from './results.mjs'
 
 /** A model of bf16 tensors of `elements` each, from a fixed pattern. */
 function writeModel(folder, names, elements, value) {
@@ -44,7 +45,8 @@ async function perSecond(engine, jobs, out) {
   return (report.merged / report.milliseconds) * 1e3
 }
 
-export async function batchRows({ adapterName, folder, recipes = 1000, say = () => undefined }) {
+export async function batchTables({ adapterName, folder, say, size }) {
+  const recipes = Math.min(1000, Math.ceil(size / 2 ** 20))
   const engine = await Engine.open({ adapter: adapterName })
   try {
     const at = (name) => join(folder, 'batch', name)
@@ -64,12 +66,19 @@ export async function batchRows({ adapterName, folder, recipes = 1000, say = () 
     await explain(soup(many, 0.5))
     const planning = performance.now() - start
     return [
-      { what: `${recipes} tiny recipes of the same two models`, perSecond: sharing, target: { atLeast: 100 } },
-      { what: `${own.length} tiny recipes, each with a model of its own`, perSecond: owning, target: { atLeast: 100 } },
       {
-        what: `opening and planning ${experts.length} tensors of two models`,
-        milliseconds: planning,
-        target: { atMost: 2000 },
+        title: 'Batches of tiny recipes',
+        about: ['Models of 64 tensors and 1 MiB; outputs synced to disk.'],
+        columns: [column('what', 'recipes'), column('rate', 'merges a second', 'ratio'), targetColumn('rate')],
+        rows: [
+          { what: `${recipes} of the same two models`, rate: sharing, target: atLeast(100) },
+          { what: `${own.length}, each with a model of its own`, rate: owning, target: atLeast(100) },
+        ],
+      },
+      {
+        title: 'Planning',
+        columns: [column('what', 'opening and planning'), column('ms', 'time', 'ms'), targetColumn('ms', 'ms')],
+        rows: [{ what: `${experts.length} tensors of two models`, ms: planning, target: atMost(2000) }],
       },
     ]
   } finally {

@@ -26,14 +26,14 @@ function command(...args) {
 }
 
 /** Seconds that `work` takes, with nothing of earlier work still on its way to disk. */
-async function timed(work) {
+export async function timed(work) {
   command('sync')
   const start = performance.now()
   const result = await work()
   return { seconds: (performance.now() - start) / 1e3, result }
 }
 
-function copy(from, folder) {
+export function copy(from, folder) {
   mkdirSync(folder, { recursive: true })
   const to = join(folder, 'model.safetensors')
   command('cp', '--reflink=never', from, to)

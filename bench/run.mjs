@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { Engine } from '../dist/esm/index.js'
 import { parseBytes } from '../dist/esm/plan/index.js'
+import { batchTables } from './batch.mjs'
 import { kernelTables } from './kernels.mjs'
 import { loopTables } from './loop.mjs'
 import { machineFacts } from './machine.mjs'
@@ -17,6 +18,7 @@ import { mergeTables } from './merge.mjs'
 import { openTables } from './open.mjs'
 import { peerTables } from './peers/index.mjs'
 import { asText, resultsPage } from './results.mjs'
+import { sweepTables } from './sweep.mjs'
 import { writeCheckpoints } from './synthetic.mjs'
 
 /** In this order: the kernels come last, because they open the bundled driver, which stays visible to the process. */
@@ -25,6 +27,8 @@ const groups = {
   loop: loopTables,
   memory: memoryTables,
   merge: mergeTables,
+  sweep: sweepTables,
+  batch: batchTables,
   peers: peerTables,
   kernels: kernelTables,
 }
@@ -44,7 +48,9 @@ function size(text) {
 }
 
 const program = new Command('npm run bench --')
-  .description('Print the figures of this machine: kernels, merges, memory, event loop, opening, Python peers.')
+  .description(
+    'Print the figures of this machine: kernels, merges, sweeps, batches, memory, event loop, opening, Python peers.',
+  )
   .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
   .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)
   .option('--runs <number>', 'measurements a figure', whole, 7)
