@@ -345,6 +345,44 @@ describe('della', () => {
     },
   )
 
+  test.each([
+    ['two magnitudes', (v: number) => (v > 0.3 ? 0.5 : -0.25)],
+    ['zeros', (v: number) => (v > 0 ? v : 0)],
+    ['magnitudes from 1e-30 to 1e30', (v: number) => Math.sign(v) * 10 ** (60 * Math.abs(v) - 30)],
+    ['a few magnitudes far from the rest', (v: number) => (Math.abs(v) > 0.45 ? v * 1e20 : 1 + v * 1e-4)],
+  ] as const)('ranks rows longer and shorter than a block with %s', async (_, change) => {
+    const shapes = [
+      [9, 600],
+      [3, 2048],
+      [2, 5003],
+    ]
+    const tensors = shapes.map((shape, i) => f32(noise(shape[0]! * shape[1]!, i, 0.5 / 0.75).map(change), shape))
+    const zeros = shapes.map((shape) => f32(new Float64Array(shape[0]! * shape[1]!), shape))
+    const paths = [zeros, tensors].map((list, i) =>
+      writeModel(
+        join(folder, `long-${count++}-${i}`),
+        Object.fromEntries(list.map((raw, t) => [`layer.${t}.weight`, raw])),
+      ),
+    )
+    const result = await merged(
+      {
+        merge_method: 'della_linear',
+        base_model: paths[0]!,
+        models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.5, epsilon: 0.45 } }],
+        parameters: { rescale: false },
+      },
+      { seed: 5 },
+    )
+    for (const [t, shape] of shapes.entries()) {
+      const name = `layer.${t}.weight`
+      const want = values(tensors[t]!)
+      const words = randomWords(5n, name, 1, want.length)
+      const kept = keptByRank(want, shape[1]!, { density: 0.5, epsilon: 0.45, words })
+      const got = values(result.get(name)!)
+      expect([...got].findIndex((v, e) => v !== (kept[e] ? want[e]! : 0))).toBe(-1)
+    }
+  })
+
   test('keeps a share of density, less of small entries and more of large ones', async () => {
     const [rows, row, density, epsilon] = [2000, 51, 0.4, 0.3]
     // magnitudes fall along the row: the entry in column j has rank row - 1 - j
