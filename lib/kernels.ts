@@ -115,6 +115,22 @@ const list: KernelSpec[] = [
     example: () => [0.1],
   },
   {
+    name: 'divergence',
+    about: 'What the softmaxes of each row are divided by, or how far that of the model lies from that of the base',
+    inputs: { min: 2, max: 2 },
+    writes: () => 10,
+    coefficients: '1, offset of the first element in its row, 2048 (u32 bits); with STAGE 1 two a row',
+    example: () => Uint32Array.of(1, 0, 2048),
+  },
+  {
+    name: 'fusion',
+    about: 'The model where it differs by enough from the base, and the base elsewhere',
+    inputs: { min: 2, max: 2 },
+    writes: 'output',
+    coefficients: 'the smallest magnitude key that is taken (u32 bits)',
+    example: () => Uint32Array.of(bits(0.01)),
+  },
+  {
     name: 'fisher',
     about: 'Mean of the models in which every element counts by its Fisher information',
     inputs: { min: 2, max: 16 },

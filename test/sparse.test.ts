@@ -12,6 +12,7 @@ import {
   band,
   type Combination,
   combine,
+  fusion,
   keptByRank,
   majorityOf,
   ram,
@@ -55,14 +56,14 @@ interface Family {
 }
 
 /** A base and models around it, one tensor a shape. In bf16 many differences have equal magnitudes, or are zero. */
-function family(dtype: DType, models: number, list = shapes): Family {
+function family(dtype: DType, models: number, list = shapes, size = 0.05): Family {
   const tensors: Family['tensors'] = new Map()
   const files = Array.from({ length: models + 1 }, () => ({}) as Record<string, Raw>)
   for (const [s, shape] of list.entries()) {
     const elements = shape.reduce((a, b) => a * b, 1)
     const base = noise(elements, s + 1, 0.5)
     const raws = files.map((_, i) => {
-      const delta = noise(elements, 100 * i + s + 7, i === 0 ? 0 : 0.05)
+      const delta = noise(elements, 100 * i + s + 7, i === 0 ? 0 : size)
       return pack(
         dtype,
         base.map((v, e) => v + (delta[e] ?? 0)),
@@ -242,6 +243,22 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
     }
   })
 
+  test.each([0.05, 40, 1e-9])(
+    'arcee_fusion takes what matters most, of rows of any length, differences of %d',
+    async (size) => {
+      const rows = [[4, 1], [900, 2], [3, 31], [70, 33], [5, 1025], [2, 7001], [50, 43, 2], [2049], [1], [2, 1, 8]]
+      const models = family(dtype, 1, rows, size)
+      const result = await merged(recipeOf('arcee_fusion', models, { models: [{}] }), { memory: '1MiB' })
+      for (const [name, { shape, inputs }] of models.tensors) {
+        const { fused, open } = fusion(inputs[0]!, inputs[1]!, shape.at(-1)!)
+        const got = values(result.get(name)!)
+        const off = fused.filter((v, e) => v !== got[e]).length
+        expect(open).toBeLessThan(5)
+        expect({ name, shape, off: Math.max(0, off - open) }).toEqual({ name, shape, off: 0 })
+      }
+    },
+  )
+
   test('sce selects by variance, weighs by mean squares and averages what agrees', async () => {
     for (const select_topk of [1, 0.35]) {
       await expectMerge('sce', three, { global: { select_topk }, models: [{}, {}, {}] }, (base, models) =>
@@ -327,6 +344,44 @@ describe('della', () => {
       expect([...got].findIndex((v, e) => Math.abs(v - (kept[e] ? y![e]! : x![e]!)) > 1e-6)).toBe(-1)
     },
   )
+
+  test.each([
+    ['two magnitudes', (v: number) => (v > 0.3 ? 0.5 : -0.25)],
+    ['zeros', (v: number) => (v > 0 ? v : 0)],
+    ['magnitudes from 1e-30 to 1e30', (v: number) => Math.sign(v) * 10 ** (60 * Math.abs(v) - 30)],
+    ['a few magnitudes far from the rest', (v: number) => (Math.abs(v) > 0.45 ? v * 1e20 : 1 + v * 1e-4)],
+  ] as const)('ranks rows longer and shorter than a block with %s', async (_, change) => {
+    const shapes = [
+      [9, 600],
+      [3, 2048],
+      [2, 5003],
+    ]
+    const tensors = shapes.map((shape, i) => f32(noise(shape[0]! * shape[1]!, i, 0.5 / 0.75).map(change), shape))
+    const zeros = shapes.map((shape) => f32(new Float64Array(shape[0]! * shape[1]!), shape))
+    const paths = [zeros, tensors].map((list, i) =>
+      writeModel(
+        join(folder, `long-${count++}-${i}`),
+        Object.fromEntries(list.map((raw, t) => [`layer.${t}.weight`, raw])),
+      ),
+    )
+    const result = await merged(
+      {
+        merge_method: 'della_linear',
+        base_model: paths[0]!,
+        models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.5, epsilon: 0.45 } }],
+        parameters: { rescale: false },
+      },
+      { seed: 5 },
+    )
+    for (const [t, shape] of shapes.entries()) {
+      const name = `layer.${t}.weight`
+      const want = values(tensors[t]!)
+      const words = randomWords(5n, name, 1, want.length)
+      const kept = keptByRank(want, shape[1]!, { density: 0.5, epsilon: 0.45, words })
+      const got = values(result.get(name)!)
+      expect([...got].findIndex((v, e) => v !== (kept[e] ? want[e]! : 0))).toBe(-1)
+    }
+  })
 
   test('keeps a share of density, less of small entries and more of large ones', async () => {
     const [rows, row, density, epsilon] = [2000, 51, 0.4, 0.3]
@@ -555,6 +610,20 @@ test.each(['ties', 'della', 'breadcrumbs_ties', 'sce'])('int8_mask is accepted b
   const recipe = recipeOf(method, models, { models: [own], global: { int8_mask: true } })
   const { notes } = await merge(engine, recipe, { out, sync: false })
   expect(notes.join()).toMatch(/int8_mask/)
+})
+
+test('arcee_fusion takes nothing of a row that is not finite, but the numbers that are not', async () => {
+  const rows = 40
+  const base = noise(rows * 50, 1, 0.5)
+  const model = base.map((v, e) => v + noise(rows * 50, 2, 0.05)[e]!)
+  model[7] = Number.POSITIVE_INFINITY
+  model[20] = Number.NaN
+  const paths = [base, model].map((list, i) => writeModel(join(folder, `odd-${i}`), { w: f32(list, [rows, 50]) }))
+  const result = await merged({ merge_method: 'arcee_fusion', base_model: paths[0]!, models: [{ model: paths[1]! }] })
+  const got = values(result.get('w')!)
+  const taken = Array.from(got, (v, e) => v !== Math.fround(base[e]!))
+  expect(taken.flatMap((yes, e) => (yes && e < 50 ? [e] : []))).toEqual([7, 20])
+  expect(taken.filter((yes) => yes).length).toBeGreaterThan(50)
 })
 
 test('ram reads a change of epsilon itself as none, and of the next number as one', async () => {

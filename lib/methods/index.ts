@@ -1,5 +1,6 @@
 /** The registry of merge methods; recipes, documentation and tests iterate it. */
 
+import { arceeFusion } from './arcee_fusion.js'
 import { breadcrumbs, breadcrumbsTies } from './breadcrumbs.js'
 import { dareLinear, dareTies } from './dare.js'
 import { della, dellaLinear } from './della.js'
@@ -36,6 +37,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
     dareTies,
     modelStock,
     nearswap,
+    arceeFusion,
     fisher,
     breadcrumbs,
     breadcrumbsTies,

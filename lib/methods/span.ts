@@ -67,6 +67,11 @@ function count(shape: readonly number[]): number {
 }
 
 /** Lines that a block of 2,048 elements can touch. */
-function slotsOf({ size, across }: NativeLines): number {
-  return across ? Math.min(size, 2048) : Math.ceil(2047 / size) + 1
+function slotsOf(lines: NativeLines): number {
+  return lines.across ? Math.min(lines.size, 2048) : rowSlots(lines)
+}
+
+/** Rows that a block of 2,048 elements can touch. */
+export function rowSlots({ size }: NativeLines): number {
+  return Math.ceil(2047 / size) + 1
 }

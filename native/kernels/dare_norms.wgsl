@@ -18,12 +18,13 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     var rest = vec4f(0.0);
     let model_source = source(start, i);
     let drop = drop_of(start, i);
+    let ranked = ranked_drop(wid, nwg, lid, i);
     for (var k = 0u; k < ROW_OCTETS; k++) {
       let p = along(start, k);
       if (p.live == 0u) { break; }
       let base = load_live_from(p, base_source);
       let x = load_live_from(p, model_source);
-      let left = kept(p, drop);
+      let left = kept(p, drop, ranked, k);
       let a = abs(delta(x.a, base.a));
       let b = abs(delta(x.b, base.b));
       all += a;

@@ -1,27 +1,12 @@
 // Mean with a weight of its own for every element: out = sum s_i x_i / sum s_i with s_i = w_i (F_i + eps), where F_i is
 // the diagonal Fisher information of x_i; the plain weighted mean where all s_i are zero.
 // Inputs: x_1 .. x_n, F_1 .. F_n, F_i >= 0. Coefficients: eps, w_1 .. w_n.
-// The reciprocal is Newton's iteration on the mantissa: a division is not the same on every GPU.
 #include "tile.wgsl"
 #include "store.wgsl"
-
-fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(table[0])); }
-
-// 1 / m for m in [1, 2], to the last bit or two.
-fn reciprocal(m: vec4f) -> vec4f {
-  var y = vec4f(1.4571068) - prod4(m, 0.5); // within a tenth
-  for (var k = 0u; k < 4u; k++) { y += exact4(y * (vec4f(1.0) - exact4(m * y))); }
-  return y;
-}
-
-// 2^-e for v = m 2^e with m in [1, 2); v is positive and normal.
-fn inverse_power(v: vec4f) -> vec4f {
-  let exponent = clamp(bitcast<vec4u>(v) >> vec4u(23u), vec4u(1u), vec4u(253u));
-  return bitcast<vec4f>((vec4u(254u) - exponent) << vec4u(23u));
-}
+#include "reciprocal.wgsl"
 
 fn mean(sum: vec4f, total: vec4f, first: vec4f) -> vec4f {
-  return first + exact4(exact4(sum) * reciprocal(total));
+  return first + mul4(sum, reciprocal(total));
 }
 
 @compute @workgroup_size(256)
@@ -51,12 +36,12 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     let x = load(p, i);
     let f = load(p, models + i);
     let w = coef(p, 1u + i);
-    let a = exact4(select(prod4(f.a + eps, w), vec4f(w), none_a) * scale_a);
-    let b = exact4(select(prod4(f.b + eps, w), vec4f(w), none_b) * scale_b);
+    let a = mul4(select(prod4(f.a + eps, w), vec4f(w), none_a), scale_a);
+    let b = mul4(select(prod4(f.b + eps, w), vec4f(w), none_b), scale_b);
     shares.a += a;
     shares.b += b;
-    sum.a += exact4(a * (x.a - first.a));
-    sum.b += exact4(b * (x.b - first.b));
+    sum.a += mul4(a, x.a - first.a);
+    sum.b += mul4(b, x.b - first.b);
   }
   store(p, Octet(mean(sum.a, shares.a, first.a), mean(sum.b, shares.b, first.b)));
 }

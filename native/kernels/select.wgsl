@@ -2,7 +2,7 @@
 // closes in on the cut from that; no sort, no histogram, one atomic for 32 elements. A model has CUTS brackets.
 //
 // Coefficients a bracket: lowest key of the bracket, its width (highest - lowest), shift, 1 for a bracket of one key.
-// A lowest key of 0xffffffff skips it.
+// A lowest key of 0xffffffff skips it. With WEIGHTED 1 they follow the word of lines.wgsl.
 // Words a block: 128 a bracket: keys above, keys inside, then either the first 126 hits in no fixed order, each
 // (key - lowest) >> shift << 11 | place in the block, or, for a bracket of one key, a mask of 2,048 bits.
 #include "tile.wgsl"
@@ -26,9 +26,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let elements = table[p.rec] - p.octet * 8u;
   let octet = p.octet;
   for (var s = 0u; s < selections(); s++) {
-    let lowest = coef_bits(p, 4u * s);
+    let lowest = coef_bits(p, 4u * s + WEIGHTED);
     if (lowest == 0xffffffffu) { continue; }
-    let width = coef_bits(p, 4u * s + 1u);
+    let width = coef_bits(p, 4u * s + WEIGHTED + 1u);
     let low = vec4u(lowest);
     let span = vec4u(width);
     let high = vec4u(lowest + width);
@@ -54,12 +54,12 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     if (more != 0u) { atomicAdd(&output[first], more); }
     if (hits == 0u) { continue; }
     var slot = atomicAdd(&output[first + 1u], countOneBits(hits));
-    if (coef_bits(p, 4u * s + 3u) == 1u) {
+    if (coef_bits(p, 4u * s + WEIGHTED + 3u) == 1u) {
       atomicStore(&output[first + 2u + row], hits);
       continue;
     }
     // Hits are few: reading their elements again is cheaper than keeping 32 keys.
-    let shift = coef_bits(p, 4u * s + 2u);
+    let shift = coef_bits(p, 4u * s + WEIGHTED + 2u);
     while (hits != 0u && slot < HITS) {
       let e = countTrailingZeros(hits);
       hits &= hits - 1u;

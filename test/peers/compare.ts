@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { RecipeInput } from 'weightsmith'
 import { type Raw, readSafetensors, values } from '../checkpoint.js'
 import * as reference from '../reference/merge.js'
+import { fusion } from '../reference/sparse.js'
 
 export const goldens = join(process.cwd(), 'test/peers/goldens')
 
@@ -41,6 +42,7 @@ export function input(model: string, tensor: string): Float64Array {
 const names = [...inputs.get('models/base')!.keys()]
 const norm = 'model.norm.weight'
 const query = 'model.layers.0.self_attn.q_proj.weight'
+const out = 'model.layers.0.self_attn.o_proj.weight'
 const down = 'model.layers.0.mlp.down_proj.weight'
 
 /** The values, in float64, of the tensors where the peer has others. */
@@ -54,6 +56,11 @@ export const corrections: Record<string, Record<string, () => Float64Array>> = {
   },
   'edge-karcher': { [down]: () => reference.linear([input('edge1', down), input('edge2', down)], [0.5, 0.5]) },
   'multislerp-eps': each(names, (name) => multislerp([input('m1', name), input('m2', name)], 0.01)),
+  'edge-arcee_fusion': {
+    // Differences below 1e-13, and of 1e-5 at most.
+    [down]: () => fusion(input('edge', down), input('edge1', down), 3).fused,
+    [out]: () => fusion(input('edge', out), input('edge1', out), 6).fused,
+  },
   'ties-sparse': each(
     names.filter((name) => input('base', name).length < 100), // int(0.01 n) is 0
     (name) => input('base', name),

@@ -275,7 +275,8 @@ def list_edge_cases(top, crumbs):
     case("edge-ram", "ram", plain, "edge")
     case("edge-ramplus_tl", "ramplus_tl", plain, "edge")
     case("edge-nearswap", "nearswap", [model("edge"), model("edge1")], "edge", t=1e-5)
-    case("edge-arcee_fusion", "arcee_fusion", [model("edge"), model("edge1")], "edge", cuts="importance")
+    case("edge-arcee_fusion", "arcee_fusion", [model("edge"), model("edge1")], "edge", cuts="importance",
+        differs="its divergence of two nearly equal rows is rounding error, and with it the importance of their entries")
 
 
 def list_peft_cases(two, three, top):

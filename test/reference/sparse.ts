@@ -167,3 +167,46 @@ export function keptByRank(
   }
   return kept
 }
+
+/**
+ * Arcee Fusion: the model where its importance |d| KL(softmax) reaches median + 1.5 (q3 - q1), else the base.
+ * `open`: elements so near to the threshold that f32 decides.
+ */
+export function fusion(base: Float64Array, model: Float64Array, row: number): { fused: Float64Array; open: number } {
+  const importance = new Float64Array(base.length)
+  for (let first = 0; first < base.length; first += row) {
+    const kl = divergence(base.slice(first, first + row), model.slice(first, first + row))
+    for (let i = first; i < first + row; i++) importance[i] = Math.abs(at(model, i) - at(base, i)) * kl
+  }
+  const sorted = importance.toSorted()
+  const [q1, median, q3] = [1, 2, 3].map((k) => at(sorted, Math.floor((k * (sorted.length - 1)) / 4)))
+  const threshold = median! + 1.5 * (q3! - q1!)
+  return {
+    fused: importance.map((s, i) => (s >= threshold ? at(model, i) : at(base, i))),
+    open: importance.filter((s) => s > 0 && Math.abs(s - threshold) < 2e-6 * threshold).length,
+  }
+}
+
+/** Σ p log(p / q) of the softmaxes of a row, each + 1e-8, in terms that are not negative and do not cancel. */
+function divergence(base: Float64Array, model: Float64Array): number {
+  const logSum = (row: Float64Array) => {
+    const top = row.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY)
+    return top + Math.log(row.reduce((total, v) => total + Math.exp(v - top), 0))
+  }
+  const small = base.every((b, i) => Math.abs(at(model, i) - b) <= 1)
+  const ofBase = logSum(base)
+  const shift = small
+    ? Math.log1p(sum(Array.from(base, (b, i) => Math.exp(b - ofBase) * Math.expm1(at(model, i) - b))))
+    : logSum(model) - ofBase
+  return sum(
+    Array.from(base, (b, i) => {
+      const q = Math.exp(b - ofBase)
+      const d = at(model, i) - b - shift // log(p / q) of the softmaxes
+      const p = Math.exp(b - ofBase + d)
+      const z = (Math.abs(d) < 1 ? p * Math.expm1(-d) : q - p) / (p + 1e-8)
+      const excess =
+        Math.abs(z) < 1e-3 ? z * z * (1 / 2 - z * (1 / 3 - z * (1 / 4 - z / 5))) : z - Math.log((q + 1e-8) / (p + 1e-8))
+      return (p + 1e-8) * excess
+    }),
+  )
+}

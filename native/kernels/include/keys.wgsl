@@ -1,8 +1,11 @@
 // What the exact selection ranks elements by, as integer keys (see delta.wgsl): the magnitude of a model's delta, or
-// with SPREAD 1 how far the models lie apart: n^3 times the variance of their deltas, so that nothing is divided.
+// with SPREAD 1 how far the models lie apart: n^3 times the variance of their deltas, so that nothing is divided. With
+// WEIGHTED 1 a magnitude counts by the coefficient of its row, and the words of lines.wgsl come before all others.
+#include "lines.wgsl"
 
 override CUTS: u32 = 1u; // brackets a model
 override SPREAD: u32 = 0u;
+override WEIGHTED: u32 = 0u;
 
 struct Keys { a: vec4u, b: vec4u }
 
@@ -35,5 +38,12 @@ fn keys(p: Place, s: u32) -> Keys {
   if (SPREAD == 1u) { return spread(p); }
   let base = load(p, 0u);
   let x = load(p, s / CUTS + 1u);
-  return Keys(magnitude(delta(x.a, base.a)), magnitude(delta(x.b, base.b)));
+  var a = delta(x.a, base.a);
+  var b = delta(x.b, base.b);
+  if (WEIGHTED == 1u) {
+    let lines = lines_of(p);
+    a = bitcast<vec4f>(flush(bitcast<vec4u>(a * line_coef4(p, lines.a, 1u, 0u))));
+    b = bitcast<vec4f>(flush(bitcast<vec4u>(b * line_coef4(p, lines.b, 1u, 0u))));
+  }
+  return Keys(magnitude(a), magnitude(b));
 }
