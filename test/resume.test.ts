@@ -292,18 +292,28 @@ async function until(condition: () => boolean, { child }: Running): Promise<void
   while (!condition() && child.exitCode === null && child.signalCode === null) await sleep(1)
 }
 
-test('50 kills at random moments, on two drivers in turn, do not change a byte', async () => {
-  const adapters = [process.env.WEIGHTSMITH_ADAPTER ?? 'auto', 'swiftshader']
+test('25 kills a driver at random moments, drivers in turn, do not change a byte', async () => {
+  const adapters = [...new Set([process.env.WEIGHTSMITH_ADAPTER ?? 'auto', 'swiftshader'])]
+  const enough = 25 * adapters.length
   let kills = 0
   let resumed = 0
-  while (kills < 50) {
+  while (kills < enough) {
     const out = fresh('killed')
     const journal = join(`${out}.partial`, '.weightsmith-journal')
     for (let attempt = 0; ; attempt++) {
       const noted = sizeOf(journal)
-      const args = ['merge', recipeFile, out, ...flags, '--resume', '--json', '--adapter', adapters[attempt % 2]!]
+      const args = [
+        'merge',
+        recipeFile,
+        out,
+        ...flags,
+        '--resume',
+        '--json',
+        '--adapter',
+        adapters[attempt % adapters.length]!,
+      ]
       const running = start([cliPath, ...args])
-      if (kills < 50) {
+      if (kills < enough) {
         // One in four at any moment of the process; the others after some more work is noted.
         if (Math.random() < 0.25) await sleep(Math.random() * 1000)
         else await until(() => sizeOf(journal) > noted || sizeOf(out) > 0, running)
@@ -322,4 +332,4 @@ test('50 kills at random moments, on two drivers in turn, do not change a byte',
     rmSync(out, { recursive: true })
   }
   expect(resumed).toBeGreaterThan(0)
-}, 120_000)
+}, 300_000)
