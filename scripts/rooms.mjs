@@ -8,8 +8,9 @@ import { listFiles, root } from './sources.mjs'
 
 /** Rooms that each room may include, besides itself. */
 export const rooms = {
-  addon: ['run', 'gpu', 'dawn', 'io', 'base'],
-  run: ['gpu', 'dawn', 'io', 'base'],
+  addon: ['run', 'resident', 'gpu', 'dawn', 'io', 'base'],
+  run: ['resident', 'gpu', 'dawn', 'io', 'base'],
+  resident: ['gpu', 'dawn', 'io', 'base'],
   gpu: ['dawn', 'base', 'kernels'],
   dawn: ['base'],
   io: ['base'],

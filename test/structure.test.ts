@@ -4,6 +4,7 @@ import { dirname, join, relative, resolve, sep } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, errorCodes, kernels, methods } from 'weightsmith'
+import { forwardKernels } from '../lib/forward/index.js'
 import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../lib/methods/index.js'
 import { loadAddon } from '../lib/native/load.js'
 
@@ -76,7 +77,8 @@ describe('the border between TypeScript and C++ names what crosses it:', () => {
 
 describe('the registry of kernels', () => {
   test('has the kernels of the addon', () => {
-    expect(sorted(kernels.keys())).toEqual(sorted(loadAddon().kernels))
+    const names = [...kernels.keys(), ...Object.keys(forwardKernels).map((name) => `forward/${name}`)]
+    expect(sorted(names)).toEqual(sorted(loadAddon().kernels))
   })
 
   test('has one WGSL file a kernel, whose head says what it does', () => {
@@ -179,6 +181,8 @@ describe('rooms know only the rooms below them', () => {
   /** What each folder of lib/ may import; files of lib/ itself are the verbs, above all folders but the command line. */
   const below: Record<string, string[]> = {
     native: [],
+    families: ['native'],
+    forward: ['families', 'checkpoint', 'native'],
     methods: ['native'],
     checkpoint: ['native'],
     recipe: ['methods', 'native'],

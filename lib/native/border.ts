@@ -68,10 +68,38 @@ export interface NativeDevice {
   readonly id: number
   /** Runs a plan; rejects with a coded error. `onProgress` is called at most ten times a second. */
   run(plan: NativePlan, onProgress?: (event: NativeProgress) => void): NativeJob
+  /** Makes buffers (sizes in bytes) that stay on the device until they are released; resolves with their number. */
+  allocate(sizes: number[]): Promise<number>
+  /** Writes into such buffers, then runs kernels on them in order, then reads; one array a read. */
+  dispatch(resident: number, work: NativeWork): Promise<Uint8Array[]>
+  release(resident: number): Promise<void>
   /** Ends the device and its thread; running plans reject with ERR_WEIGHTSMITH_DISPOSED. */
   close(): Promise<void>
   /** Makes Dawn report the device as lost; for tests. */
   forceLoss(): void
+}
+
+/** What is done with resident buffers, which are named by their index. */
+export interface NativeWork {
+  /** Memory is copied at the call; offsets are multiples of 4. */
+  writes: ({ buffer: number; offset: number } & (
+    | { memory: Uint8Array }
+    | { path: string; begin: number; bytes: number }
+  ))[]
+  dispatches: NativeDispatch[]
+  reads: { buffer: number; offset: number; bytes: number }[]
+}
+
+export interface NativeDispatch {
+  kernel: string
+  /** WGSL override constants. */
+  constants?: Record<string, number>
+  /** Binding 0: u32 words, at most 64. */
+  parameters: number[]
+  /** Bindings from 1. */
+  buffers: number[]
+  /** Workgroups: x, y, z. */
+  grid: [number, number, number]
 }
 
 export interface NativeJob {

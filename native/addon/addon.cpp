@@ -139,9 +139,11 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   static void define(Napi::Env env) {
     data(env).deviceClass = Napi::Persistent(DefineClass(
         env, "NativeDevice",
-        {InstanceMethod("run", &NativeDevice::run), InstanceMethod("close", &NativeDevice::close),
-         InstanceMethod("forceLoss", &NativeDevice::forceLoss), InstanceAccessor<&NativeDevice::adapter>("adapter"),
-         InstanceAccessor<&NativeDevice::slots>("slots"), InstanceAccessor<&NativeDevice::id>("id")}));
+        {InstanceMethod("run", &NativeDevice::run), InstanceMethod("allocate", &NativeDevice::allocate),
+         InstanceMethod("dispatch", &NativeDevice::dispatch), InstanceMethod("release", &NativeDevice::release),
+         InstanceMethod("close", &NativeDevice::close), InstanceMethod("forceLoss", &NativeDevice::forceLoss),
+         InstanceAccessor<&NativeDevice::adapter>("adapter"), InstanceAccessor<&NativeDevice::slots>("slots"),
+         InstanceAccessor<&NativeDevice::id>("id")}));
   }
 
   explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info) {
@@ -170,47 +172,129 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     return *engine_;
   }
 
+  // Hands work to the engine thread. The promise gets what `convert` makes of `result` on the JS thread.
+  template <typename T>
+  std::shared_ptr<Task> submit(Engine& engine, std::shared_ptr<Pending> pending, Napi::ThreadSafeFunction calls,
+                               std::function<T(const RunContext&, const std::atomic<bool>&)> work,
+                               std::function<Napi::Value(Napi::Env, T&)> convert) {
+    auto task = std::make_shared<Task>();
+    auto result = std::make_shared<T>();
+    task->work = [result, work = std::move(work), abort = &task->abort](const RunContext& context) {
+      *result = work(context, *abort);
+    };
+    // A closing environment refuses the call; then nobody is left to hear of the result.
+    task->onDone = [calls, pending, result, convert = std::move(convert)](std::optional<Error> error) mutable {
+      calls.NonBlockingCall([pending, error, result, convert](Napi::Env env, Napi::Function) {
+        pending->progress.Reset();
+        pending->pins.clear();
+        if (error)
+          pending->deferred.Reject(errorValue(env, *error));
+        else
+          pending->deferred.Resolve(convert(env, *result));
+      });
+      pending.reset();
+      calls.Release();
+    };
+    std::erase_if(tasks_, [](const auto& weak) { return weak.expired(); });
+    tasks_.push_back(task);
+    engine.submit(task);
+    return task;
+  }
+
+  static Napi::ThreadSafeFunction callsOf(Napi::Env env) {
+    return Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "weightsmith",
+                                         0, 1);
+  }
+
   Napi::Value run(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     return guard(env, [&]() -> Napi::Value {
       Engine& engine = this->engine();  // first: what throws later would leave a function that keeps the process alive
       auto pending = std::make_shared<Pending>(Pending{Napi::Promise::Deferred::New(env), {}, {}});
-      auto task = std::make_shared<Task>();
-      task->plan = planFrom(info[0].As<Napi::Object>(), pending->pins);
+      auto plan = std::make_shared<Plan>(planFrom(info[0].As<Napi::Object>(), pending->pins));
       const bool progress = info.Length() > 1 && info[1].IsFunction();
       if (progress) pending->progress = Napi::Persistent(info[1].As<Napi::Function>());
-      auto calls = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}),
-                                                 "weightsmith", 0, 1);
+      auto calls = callsOf(env);
+      std::function<void(const Progress&)> onProgress;
       if (progress) {
-        task->onProgress = [calls, pending](const Progress& event) mutable {
+        onProgress = [calls, pending](const Progress& event) mutable {
           calls.NonBlockingCall([pending, event](Napi::Env env, Napi::Function) {
             if (!pending->progress.IsEmpty()) pending->progress.Call({toJs(env, event)});
           });
         };
       }
-      // A closing environment refuses the call; then nobody is left to hear of the result.
-      task->onDone = [calls, pending](std::optional<Error> error, Report report) mutable {
-        auto shared = std::make_shared<Report>(std::move(report));
-        calls.NonBlockingCall([pending, error, shared](Napi::Env env, Napi::Function) {
-          pending->progress.Reset();
-          pending->pins.clear();
-          if (error)
-            pending->deferred.Reject(errorValue(env, *error));
-          else
-            pending->deferred.Resolve(toJs(env, *shared));
-        });
-        pending.reset();
-        calls.Release();
-      };
-      std::erase_if(tasks_, [](const auto& weak) { return weak.expired(); });
-      tasks_.push_back(task);
-      engine.submit(task);
+      const auto task = submit<Report>(
+          engine, pending, calls,
+          [plan, onProgress](const RunContext& context, const std::atomic<bool>& abort) {
+            return execute(context, *plan, abort, onProgress);
+          },
+          [](Napi::Env env, Report& report) -> Napi::Value { return toJs(env, report); });
       Napi::Object job = Napi::Object::New(env);
       job.Set("done", pending->deferred.Promise());
       job.Set("abort", Napi::Function::New(env, [weak = std::weak_ptr<Task>(task)](const Napi::CallbackInfo&) {
                 if (auto alive = weak.lock()) alive->abort = true;
               }));
       return job;
+    });
+  }
+
+  // Work without progress: a promise is all the caller gets.
+  template <typename T>
+  Napi::Value promise(Napi::Env env, std::function<T(const RunContext&)> work,
+                      std::function<Napi::Value(Napi::Env, T&)> convert) {
+    Engine& engine = this->engine();
+    auto pending = std::make_shared<Pending>(Pending{Napi::Promise::Deferred::New(env), {}, {}});
+    submit<T>(
+        engine, pending, callsOf(env),
+        [work = std::move(work)](const RunContext& context, const std::atomic<bool>&) { return work(context); },
+        std::move(convert));
+    return pending->deferred.Promise();
+  }
+
+  static uint64_t residentNumber(const Napi::CallbackInfo& info) {
+    return static_cast<uint64_t>(info[0].ToNumber().Int64Value());
+  }
+
+  Napi::Value allocate(const Napi::CallbackInfo& info) {
+    return guard(info.Env(), [&]() -> Napi::Value {
+      return promise<uint64_t>(
+          info.Env(),
+          [sizes = sizesFrom(info[0])](const RunContext& context) {
+            return context.residents.add(std::make_unique<Resident>(context.device, sizes));
+          },
+          [](Napi::Env env, uint64_t& id) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(id)); });
+    });
+  }
+
+  Napi::Value dispatch(const Napi::CallbackInfo& info) {
+    using Bytes = std::vector<std::vector<uint8_t>>;
+    return guard(info.Env(), [&]() -> Napi::Value {
+      return promise<Bytes>(
+          info.Env(),
+          [id = residentNumber(info), work = workFrom(info[1].As<Napi::Object>())](const RunContext& context) {
+            return context.residents.at(id).run(context.pipelines, context.readers, work);
+          },
+          [](Napi::Env env, Bytes& reads) -> Napi::Value {
+            Napi::Array array = Napi::Array::New(env, reads.size());
+            for (uint32_t i = 0; i < reads.size(); i++) {
+              auto bytes = Napi::Uint8Array::New(env, reads[i].size());
+              std::copy(reads[i].begin(), reads[i].end(), bytes.Data());
+              array.Set(i, bytes);
+            }
+            return array;
+          });
+    });
+  }
+
+  Napi::Value release(const Napi::CallbackInfo& info) {
+    return guard(info.Env(), [&]() -> Napi::Value {
+      return promise<bool>(
+          info.Env(),
+          [id = residentNumber(info)](const RunContext& context) {
+            context.residents.remove(id);
+            return true;
+          },
+          [](Napi::Env env, bool&) -> Napi::Value { return env.Undefined(); });
     });
   }
 

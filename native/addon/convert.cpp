@@ -72,6 +72,31 @@ Place placeFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& p
   return place;
 }
 
+std::map<std::string, double> constantsFrom(const Napi::Object& value) {
+  std::map<std::string, double> result;
+  if (!value.Get("constants").IsObject()) return result;
+  const Napi::Object constants = value.Get("constants").As<Napi::Object>();
+  const Napi::Array keys = constants.GetPropertyNames();
+  for (uint32_t c = 0; c < keys.Length(); c++) {
+    const std::string key = keys.Get(c).As<Napi::String>().Utf8Value();
+    result[key] = number(constants, key.c_str());
+  }
+  return result;
+}
+
+uint32_t word(const Napi::Object& object, const char* key) {
+  const uint64_t value = natural(object, key);
+  if (value >> 32) misuse(std::string("a number of more than 32 bits for '") + key + "'");
+  return static_cast<uint32_t>(value);
+}
+
+std::vector<uint32_t> words(const Napi::Object& object, const char* key) {
+  const Napi::Array array = list(object, key);
+  std::vector<uint32_t> result;
+  for (uint32_t i = 0; i < array.Length(); i++) result.push_back(array.Get(i).ToNumber().Uint32Value());
+  return result;
+}
+
 Source sourceFrom(const Napi::Object& value, size_t places) {
   Source source;
   source.place = static_cast<uint32_t>(natural(value, "place"));
@@ -191,14 +216,7 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
         step.words = static_cast<uint32_t>(natural(entry, "writes"));
         if (step.words == 0) misuse("a kernel that writes 0 words");
       }
-      if (entry.Get("constants").IsObject()) {
-        const Napi::Object constants = entry.Get("constants").As<Napi::Object>();
-        const Napi::Array keys = constants.GetPropertyNames();
-        for (uint32_t c = 0; c < keys.Length(); c++) {
-          const std::string key = keys.Get(c).As<Napi::String>().Utf8Value();
-          step.constants[key] = number(constants, key.c_str());
-        }
-      }
+      step.constants = constantsFrom(entry);
       program.kernels.push_back(std::move(step));
     }
     if (program.kernels.empty()) misuse("a program without kernels");
@@ -243,6 +261,60 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
     plan.journal = {text(source, "path"), text(source, "run"), flag(source, "resume"), natural(source, "every")};
   }
   return plan;
+}
+
+std::vector<uint64_t> sizesFrom(const Napi::Value& value) {
+  if (!value.IsArray()) misuse("no list of sizes");
+  const Napi::Array array = value.As<Napi::Array>();
+  std::vector<uint64_t> sizes;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    sizes.push_back(static_cast<uint64_t>(array.Get(i).ToNumber().Int64Value()));
+  }
+  return sizes;
+}
+
+ResidentWork workFrom(const Napi::Object& value) {
+  ResidentWork work;
+  const Napi::Array writes = list(value, "writes");
+  for (uint32_t i = 0; i < writes.Length(); i++) {
+    Napi::HandleScope scope(value.Env());
+    const Napi::Object entry = item(writes, i);
+    ResidentWrite write;
+    write.buffer = word(entry, "buffer");
+    write.offset = natural(entry, "offset");
+    const Napi::Value memory = entry.Get("memory");
+    if (memory.IsTypedArray()) {
+      const auto array = memory.As<Napi::TypedArray>();
+      const auto* bytes = static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+      write.memory.assign(bytes, bytes + array.ByteLength());
+      write.bytes = write.memory.size();
+    } else {
+      write.path = text(entry, "path");
+      write.begin = natural(entry, "begin");
+      write.bytes = natural(entry, "bytes");
+    }
+    work.writes.push_back(std::move(write));
+  }
+  const Napi::Array dispatches = list(value, "dispatches");
+  for (uint32_t i = 0; i < dispatches.Length(); i++) {
+    Napi::HandleScope scope(value.Env());
+    const Napi::Object entry = item(dispatches, i);
+    ResidentDispatch dispatch;
+    dispatch.kernel = text(entry, "kernel");
+    dispatch.constants = constantsFrom(entry);
+    dispatch.parameters = words(entry, "parameters");
+    dispatch.buffers = words(entry, "buffers");
+    const auto grid = words(entry, "grid");
+    if (grid.size() != 3) misuse("a grid that has no three dimensions");
+    std::copy(grid.begin(), grid.end(), dispatch.grid.begin());
+    work.dispatches.push_back(std::move(dispatch));
+  }
+  const Napi::Array reads = list(value, "reads");
+  for (uint32_t i = 0; i < reads.Length(); i++) {
+    const Napi::Object entry = item(reads, i);
+    work.reads.push_back({word(entry, "buffer"), natural(entry, "offset"), natural(entry, "bytes")});
+  }
+  return work;
 }
 
 Napi::Object toJs(Napi::Env env, const AdapterFacts& facts) {

@@ -6,6 +6,7 @@
 #include "dawn/device.h"
 #include "io/safetensors.h"
 #include "io/scan.h"
+#include "resident/work.h"
 #include "run/forecast.h"
 #include "run/plan.h"
 
@@ -15,6 +16,10 @@ OpenOptions openOptions(const Napi::Object& value);
 DeviceFacts deviceFacts(const Napi::Object& value);
 // Memory places point into the caller's arrays; `pins` keeps them alive.
 Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pins);
+
+// Sizes of buffers, in bytes.
+std::vector<uint64_t> sizesFrom(const Napi::Value& value);
+ResidentWork workFrom(const Napi::Object& value);
 
 Napi::Object toJs(Napi::Env env, const AdapterFacts& facts);
 Napi::Object toJs(Napi::Env env, const Report& report);

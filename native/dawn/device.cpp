@@ -213,6 +213,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   if (options.maxBufferBytes) {
     self->maxBinding_ = std::min(self->maxBinding_, options.maxBufferBytes);
     self->maxBuffer_ = std::min(self->maxBuffer_, options.maxBufferBytes);
+    self->facts_.limits["maxStorageBufferBindingSize"] = static_cast<double>(self->maxBinding_);
   }
   const bool canMap = self->adapter_.HasFeature(wgpu::FeatureName::HostMappedPointer);
   self->mapped_ =

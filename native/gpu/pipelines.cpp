@@ -27,7 +27,7 @@ Pipelines::Pipelines(const Device& device) : device_(device) {
   pipelineLayout_ = device.handle().CreatePipelineLayout(&descriptor);
 }
 
-const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Constants& constants) {
+const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Constants& constants, Bindings bindings) {
   const auto key = std::make_pair(kernel, constants);
   const auto known = pipelines_.find(key);
   if (known != pipelines_.end()) return known->second;
@@ -56,7 +56,7 @@ const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Con
   }
   wgpu::ComputePipelineDescriptor descriptor;
   descriptor.label = wgpu::StringView(kernel);
-  descriptor.layout = pipelineLayout_;
+  if (bindings == Bindings::tile) descriptor.layout = pipelineLayout_;
   descriptor.compute.module = module;
   descriptor.compute.entryPoint = "main";
   descriptor.compute.constantCount = entries.size();

@@ -9,13 +9,17 @@
 
 namespace weightsmith {
 
+// The four of every tile kernel (inputs, output, table, counts), or those that a kernel's WGSL declares.
+enum class Bindings { tile, own };
+
 using Constants = std::map<std::string, double>;
 
 class Pipelines {
  public:
   explicit Pipelines(const Device& device);
   // Throws Error KERNEL with Dawn's message when the kernel does not compile.
-  const wgpu::ComputePipeline& get(const std::string& kernel, const Constants& constants);
+  const wgpu::ComputePipeline& get(const std::string& kernel, const Constants& constants,
+                                   Bindings bindings = Bindings::tile);
   const wgpu::BindGroupLayout& layout() const { return layout_; }
 
  private:

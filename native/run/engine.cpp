@@ -2,7 +2,6 @@
 
 #include "gpu/pipelines.h"
 #include "io/thread_pool.h"
-#include "run/executor.h"
 
 namespace weightsmith {
 
@@ -40,7 +39,7 @@ void Engine::submit(std::shared_ptr<Task> task) {
       return;
     }
   }
-  task->onDone(Error(Code::DISPOSED, kClosed), {});
+  task->onDone(Error(Code::DISPOSED, kClosed));
   end(*task);
 }
 
@@ -62,6 +61,7 @@ void Engine::work() {
   ThreadPool readers(kReaders), writers(kWriters), hashers(kHashers);
   std::optional<Pipelines> pipelines;
   BufferCache cache;
+  Residents residents;
   while (true) {
     std::shared_ptr<Task> task;
     bool closing = false;
@@ -75,15 +75,14 @@ void Engine::work() {
       closing = closing_;
     }
     std::optional<Error> error;
-    Report report;
     if (closing) {
       error = Error(Code::DISPOSED, kClosed);
     } else {
       try {
         device_->check();
         if (!pipelines) pipelines.emplace(*device_);
-        const RunContext context{*device_, *pipelines, readers, writers, hashers, cache};
-        report = execute(context, task->plan, task->abort, task->onProgress);
+        const RunContext context{*device_, *pipelines, readers, writers, hashers, cache, residents};
+        task->work(context);
       } catch (const Error& caught) {
         error = caught;
       } catch (const std::bad_alloc&) {
@@ -97,7 +96,7 @@ void Engine::work() {
       running_.reset();
       if (closing_ && error && error->code == Code::ABORTED) error = Error(Code::DISPOSED, kClosed);
     }
-    task->onDone(std::move(error), std::move(report));
+    task->onDone(std::move(error));
     end(*task);
   }
 }

@@ -1,4 +1,5 @@
-// The engine: one device, one thread that runs plans in the order they come, and the pools that read and write.
+// The engine: one device, one thread that runs what is asked for in the order it comes, and the pools that read and
+// write.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -11,16 +12,15 @@
 
 #include "base/error.h"
 #include "dawn/device.h"
-#include "run/plan.h"
+#include "run/executor.h"
 
 namespace weightsmith {
 
-// A plan under way. `onDone` and `onProgress` are called on the engine thread.
+// Work for the engine thread, which calls both functions. `work` is skipped when the engine is closing.
 struct Task {
-  Plan plan;
+  std::function<void(const RunContext&)> work;
   std::atomic<bool> abort{false};
-  std::function<void(const Progress&)> onProgress;
-  std::function<void(std::optional<Error>, Report)> onDone;
+  std::function<void(std::optional<Error>)> onDone;
   bool ended = false;  // `onDone` has returned; guarded by the engine's mutex
 };
 

@@ -9,6 +9,7 @@
 #include "gpu/pipelines.h"
 #include "gpu/slot.h"
 #include "io/thread_pool.h"
+#include "resident/resident.h"
 #include "run/plan.h"
 
 namespace weightsmith {
@@ -26,6 +27,7 @@ struct RunContext {
   ThreadPool& writers;
   ThreadPool& hashers;
   BufferCache& cache;
+  Residents& residents;
 };
 
 // `abort` is looked at before every tile. Throws Error; outputs are then incomplete.

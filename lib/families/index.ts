@@ -1,0 +1,48 @@
+/** From a checkpoint's config to the model that can be run, by the architecture it names. */
+
+import { WeightsmithError } from '../errors.js'
+import type { Config, ModelSpec } from './family.js'
+import { architectures, llama } from './llama.js'
+
+export type { Layer, ModelSpec, Op, Units } from './family.js'
+
+/** Shapes of the tensors that a checkpoint has. */
+type Shapes = ReadonlyMap<string, { shape: readonly number[] }>
+
+/**
+ * What the config describes, compared with the tensors there are. Throws ERR_WEIGHTSMITH_ARGUMENT for an architecture
+ * that is not known, ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH for tensors that do not fit.
+ */
+export function modelSpec(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
+  const found = config?.architectures
+  const named = Array.isArray(found) ? String(found[0]) : undefined
+  const architecture = architectures.find((known) => known === named)
+  if (config === undefined || architecture === undefined) {
+    const what = named === undefined ? 'has a config that names no architecture' : `has the architecture ${named}`
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `The model ${name} ${what}; what can be run is ${architectures.join(', ')}.`,
+    )
+  }
+  const spec = llama(config, architecture, name)
+  const absent = [...spec.tensors.keys()].filter((tensor) => !tensors.has(tensor))
+  if (absent.length > 0) {
+    const more = absent.length > 3 ? ` and ${absent.length - 3} more` : ''
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_MISSING_TENSOR',
+      `The model ${name} has no ${absent.slice(0, 3).join(', ')}${more}, which ${architecture} needs.`,
+      { tensor: absent[0] },
+    )
+  }
+  for (const [tensor, want] of spec.tensors) {
+    const shape = tensors.get(tensor)?.shape ?? []
+    if (shape.join() !== want.join()) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+        `The tensor ${tensor} of ${name} has the shape [${shape.join(', ')}], but its config says [${want.join(', ')}].`,
+        { tensor },
+      )
+    }
+  }
+  return spec
+}

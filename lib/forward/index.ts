@@ -1,0 +1,4 @@
+/** Forward passes: the kernels, and models whose weights stay on the device. */
+
+export { type Block, forwardKernels, noTarget, tokenWords, turnedBytes } from './kernels.js'
+export { Model, type ModelOptions, type Pass, type Token, type Wanted } from './model.js'

@@ -1,0 +1,160 @@
+/**
+ * The kernels of forward passes, as functions that make dispatches: native/kernels/forward/NAME.wgsl, whose head has the
+ * formula, plus one entry here. Activations are f32 rows; weights are packed and turned (`turn`); buffers go by index.
+ */
+
+import type { NativeDispatch, StoreDType } from '../native/border.js'
+
+/** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, turned. */
+export interface Block {
+  buffer: number
+  dtype: StoreDType
+  first: number
+  rows: number
+  columns: number
+}
+
+/** What a token is, as words of the buffer of tokens: its id, the first row of its sequence in the cache, its own row there, and the id to be predicted. */
+export const tokenWords = 4
+export const noTarget = 0xffffffff
+
+/** In the words of the kernels. */
+const codes = { F32: 0, F16: 1, BF16: 2 } as const
+const octet = 8
+
+/** Words of a row of a turned tensor: its columns are the rows of the checkpoint, padded to whole octets. */
+export function turnedWords(rows: number, dtype: StoreDType): number {
+  return (Math.ceil(rows / octet) * octet) / (dtype === 'F32' ? 1 : 2)
+}
+
+export function turnedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>): number {
+  return 4 * columns * turnedWords(rows, dtype)
+}
+
+const words = new DataView(new ArrayBuffer(4))
+
+/** The bits of an f32. */
+function bits(value: number): number {
+  words.setFloat32(0, value)
+  return words.getUint32(0)
+}
+
+/** A workgroup a row, in a grid of two dimensions: one of them ends at 65,535. */
+function perRow(rows: number, z = 1): [number, number, number] {
+  const x = Math.min(rows, 32768)
+  return [x, Math.ceil(rows / x), z]
+}
+
+const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: codes[dtype] })
+
+export const forwardKernels = {
+  /** A tensor as in the checkpoint, [rows, columns], to what the others read. */
+  turn: (source: number, to: Block): NativeDispatch => {
+    const width = turnedWords(to.rows, to.dtype)
+    return {
+      kernel: 'forward/turn',
+      constants: dtypeOf(to),
+      parameters: [to.rows, to.columns, width],
+      buffers: [source, to.buffer],
+      grid: [Math.ceil(width / 64), to.columns, 1],
+    }
+  },
+
+  /** y[tokens, width] = rows of the table; one dispatch a block of it. */
+  embed: (table: Block, tokens: number, y: number, count: number): NativeDispatch => ({
+    kernel: 'forward/embed',
+    constants: dtypeOf(table),
+    parameters: [count, table.columns, table.first, table.rows, Math.ceil(table.rows / octet) * octet],
+    buffers: [table.buffer, tokens, y],
+    grid: perRow(count),
+  }),
+
+  /** y = RMSNorm(x) * weight, rows of `width`. */
+  norm: (weight: Block, x: number, y: number, rows: number, eps: number): NativeDispatch => ({
+    kernel: 'forward/norm',
+    constants: dtypeOf(weight),
+    parameters: [rows, weight.rows, bits(eps)],
+    buffers: [weight.buffer, x, y],
+    grid: perRow(rows),
+  }),
+
+  /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
+  gemm: (
+    weight: Block,
+    x: number,
+    y: number,
+    { rows, stride, from = 0 }: { rows: number; stride: number; from?: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/gemm',
+    constants: dtypeOf(weight),
+    parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
+    buffers: [weight.buffer, x, y],
+    grid: [Math.ceil(weight.rows / octet / 16), Math.ceil(rows / 8), 1],
+  }),
+
+  /** y += bias, in every row. */
+  bias: (weight: Block, y: number, rows: number): NativeDispatch => ({
+    kernel: 'forward/bias',
+    constants: dtypeOf(weight),
+    parameters: [rows, weight.rows],
+    buffers: [weight.buffer, y],
+    grid: perRow(rows),
+  }),
+
+  /** Turns x[tokens, heads * size] by the angles of the tokens' positions, in place. */
+  rope: (
+    { angles, tokens, x }: { angles: number; tokens: number; x: number },
+    { rows, heads, size }: { rows: number; heads: number; size: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/rope',
+    parameters: [rows, heads, size],
+    buffers: [angles, tokens, x],
+    grid: perRow(rows),
+  }),
+
+  /** Rows of x to their rows in the cache. */
+  store: (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'forward/store',
+    parameters: [rows, width],
+    buffers: [tokens, x, cache],
+    grid: perRow(rows),
+  }),
+
+  /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own. */
+  attention: (
+    { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
+    at: { rows: number; heads: number; groups: number; size: number; scale: number; window: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/attention',
+    parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window],
+    buffers: [tokens, q, keys, values, y],
+    grid: perRow(at.rows, at.heads),
+  }),
+
+  /** x = silu(x) * y. */
+  gate: (x: number, y: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'forward/gate',
+    parameters: [rows, width],
+    buffers: [y, x],
+    grid: perRow(rows),
+  }),
+
+  /** x += y. */
+  add: (x: number, y: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'forward/add',
+    parameters: [rows, width],
+    buffers: [y, x],
+    grid: perRow(rows),
+  }),
+
+  /** Loss of the target and the largest logit, of tokens from `from` on. */
+  nll: (
+    { tokens, logits, nll, best }: { tokens: number; logits: number; nll: number; best: number },
+    { rows, width, from }: { rows: number; width: number; from: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/nll',
+    parameters: [rows, width, from],
+    buffers: [tokens, logits, nll, best],
+    grid: perRow(rows),
+  }),
+} as const

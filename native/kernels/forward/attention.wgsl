@@ -1,0 +1,62 @@
+// Causal attention with grouped heads: y = softmax(scale * q k) v over the cache rows of the token's own sequence, from its
+// first (or the last `window` of them, where that is not 0) to the token's own. A workgroup makes one head of one token
+// with an online softmax: 64 keys at a time, a score an invocation; then an invocation adds up some elements of v.
+struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32 } // groups: KV heads
+#include "rows.wgsl"
+@group(0) @binding(0) var<storage, read> p: Parameters;
+@group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
+@group(0) @binding(2) var<storage, read> q: array<f32>;
+@group(0) @binding(3) var<storage, read> keys: array<f32>;
+@group(0) @binding(4) var<storage, read> values: array<f32>;
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+
+const PARTS = 4u; // elements of a head an invocation adds up: heads have at most 256
+const LOWEST = -3.0e38;
+var<workgroup> weight: array<f32, LANES>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
+  let t = wid.x + wid.y * nwg.x;
+  if (t >= p.tokens) { return; }
+  let head = wid.z;
+  let own = (t * p.heads + head) * p.size;
+  let group = head / (p.heads / p.groups) * p.size;
+  let stride = p.groups * p.size;
+  let end = tokens[t].z + 1u;
+  var first = tokens[t].y;
+  if (p.window > 0u && end - first > p.window) { first = end - p.window; }
+  var sums: array<f32, PARTS>;
+  var most = LOWEST;
+  var total = 0.0;
+  for (var block = first; block < end; block += LANES) {
+    let key = block + lane;
+    var score = LOWEST;
+    if (key < end) {
+      let row = key * stride + group;
+      var dot = 0.0;
+      for (var i = 0u; i < p.size; i++) { dot += q[own + i] * keys[row + i]; }
+      score = dot * p.scale;
+    }
+    let before = most;
+    most = max(most, max_all(score, lane));
+    let kept = exp(before - most);
+    let mine = select(0.0, exp(score - most), key < end);
+    weight[lane] = mine;
+    total = total * kept + sum_all(mine, lane); // its barriers make `weight` whole
+    let count = min(LANES, end - block);
+    for (var part = 0u; part < PARTS; part++) {
+      let i = part * LANES + lane;
+      if (i < p.size) {
+        var sum = sums[part] * kept;
+        for (var j = 0u; j < count; j++) { sum += weight[j] * values[(block + j) * stride + group + i]; }
+        sums[part] = sum;
+      }
+    }
+    workgroupBarrier();
+  }
+  for (var part = 0u; part < PARTS; part++) {
+    let i = part * LANES + lane;
+    if (i < p.size) { y[own + i] = sums[part] / total; }
+  }
+}

@@ -1,0 +1,21 @@
+// RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight, a row a workgroup.
+struct Parameters { rows: u32, width: u32, eps: f32 }
+#include "weights.wgsl"
+#include "rows.wgsl"
+@group(0) @binding(0) var<storage, read> p: Parameters;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
+  let row = row_of(wid, nwg);
+  if (row >= p.rows) { return; }
+  var squares = 0.0;
+  for (var i = lane; i < p.width; i += LANES) {
+    let value = x[row * p.width + i];
+    squares += value * value;
+  }
+  let scale = 1.0 / sqrt(sum_all(squares, lane) / f32(p.width) + p.eps);
+  for (var i = lane; i < p.width; i += LANES) { y[row * p.width + i] = x[row * p.width + i] * scale * element(i); }
+}

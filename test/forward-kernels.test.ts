@@ -1,0 +1,274 @@
+/** Every kernel of forward passes equals its float64 reference, for all weight types and for odd shapes. */
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine } from 'weightsmith'
+import { type Block, forwardKernels as kernels, noTarget, turnedBytes } from '../lib/forward/index.js'
+import type { NativeDispatch } from '../lib/native/border.js'
+import { decode, encode } from './reference/dtypes.js'
+import * as reference from './reference/forward.js'
+
+const dtypes = ['F32', 'F16', 'BF16'] as const
+
+/** Numbers of one seed over [-2, 2), rounded to f32: a linear congruential walk. */
+function numbers(count: number, seed: number): Float32Array {
+  let state = seed >>> 0
+  return Float32Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 30 - 2
+  })
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) => new Uint8Array(buffer, byteOffset, byteLength)
+
+/** What a token is: id, first row of its sequence, own row, target. */
+const tokenTable = (rows: [id: number, start: number, row: number, target?: number][]) =>
+  Uint32Array.from(rows.flatMap(([id, start, row, target = noTarget]) => [id, start, row, target]))
+
+/** Sequences of these lengths, one after another. */
+const packed = (...lengths: number[]) =>
+  lengths.flatMap((length, i) => {
+    const start = lengths.slice(0, i).reduce((a, b) => a + b, 0)
+    return Array.from({ length }, (_, j) => ({ start, row: start + j }))
+  })
+
+function close(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number): void {
+  expect(got.length).toBe(want.length)
+  for (let i = 0; i < want.length; i++) {
+    if (!(Math.abs(got[i]! - want[i]!) <= tolerance * (1 + Math.abs(want[i]!)))) {
+      expect({ i, got: got[i], want: want[i] }).toBe('within the tolerance')
+    }
+  }
+}
+
+describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
+  let engine: Engine
+  beforeAll(async () => {
+    engine = await Engine.open({ slots })
+  })
+  afterAll(() => engine?.close())
+
+  /** Runs dispatches on buffers that are given (a size in bytes, or content), and reads one of them as f32. */
+  function run(
+    buffers: (number | ArrayBufferView)[],
+    dispatches: NativeDispatch[],
+    read: number,
+  ): Promise<Float32Array> {
+    return engine.use(async ({ device }) => {
+      const sizes = buffers.map((buffer) => (typeof buffer === 'number' ? buffer : buffer.byteLength))
+      const resident = await device.allocate(sizes)
+      const writes = buffers.flatMap((content, buffer) =>
+        typeof content === 'number' ? [] : [{ buffer, offset: 0, memory: bytesOf(content) }],
+      )
+      const reads = [{ buffer: read, offset: 0, bytes: sizes[read]! }]
+      const [bytes] = await device.dispatch(resident, { writes, dispatches, reads })
+      await device.release(resident)
+      return new Float32Array(bytes!.buffer)
+    })
+  }
+
+  /** A tensor as a checkpoint stores it, in buffer 0, and turned in buffer 1. */
+  function tensor(dtype: (typeof dtypes)[number], rows: number, columns: number, seed: number) {
+    const stored = encode(dtype, numbers(rows * columns, seed))
+    const block: Block = { buffer: 1, dtype, first: 0, rows, columns }
+    return {
+      stored,
+      block,
+      values: decode(dtype, stored),
+      buffers: [stored, turnedBytes(block)],
+      turn: kernels.turn(0, block),
+    }
+  }
+
+  for (const dtype of dtypes) {
+    test(`gemm multiplies rows by the transpose of a ${dtype} matrix`, async () => {
+      for (const [rows, columns, inner] of [
+        [1, 1, 1],
+        [1, 7, 3],
+        [8, 8, 16],
+        [9, 131, 65],
+        [17, 130, 352],
+        [33, 64, 1025],
+      ] as [number, number, number][]) {
+        const { block, values, buffers, turn } = tensor(dtype, columns, inner, 1)
+        const x = numbers(rows * inner, 2)
+        const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns })
+        const got = await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3)
+        close(got, reference.gemm(x, values, [rows, columns, inner]), 1e-6 * inner)
+      }
+    })
+
+    test(`gemm takes a ${dtype} matrix in blocks and x from any row on`, async () => {
+      const [rows, columns, inner, skipped] = [5, 24, 19, 2]
+      const stored = encode(dtype, numbers(columns * inner, 3))
+      const bytes = stored.byteLength / columns
+      const blocks = [0, 16].map(
+        (first, i): Block => ({ buffer: 2 + i, dtype, first, rows: i === 0 ? 16 : 8, columns: inner }),
+      )
+      const x = numbers((rows + skipped) * inner, 4)
+      const got = await run(
+        [stored.slice(0, 16 * bytes), stored.slice(16 * bytes), ...blocks.map(turnedBytes), x, 4 * rows * columns],
+        blocks.flatMap((block, i) => [
+          kernels.turn(i, block),
+          kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped }),
+        ]),
+        5,
+      )
+      close(got, reference.gemm(x.subarray(skipped * inner), decode(dtype, stored), [rows, columns, inner]), 2e-5)
+    })
+
+    test(`embed gathers rows of a ${dtype} table`, async () => {
+      const [vocabulary, width] = [21, 37]
+      const { block, values, buffers, turn } = tensor(dtype, vocabulary, width, 5)
+      const ids = [0, 20, 7, 7, 13]
+      const tokens = tokenTable(ids.map((id, row) => [id, 0, row]))
+      const got = await run(
+        [...buffers, tokens, 4 * ids.length * width],
+        [turn, kernels.embed(block, 2, 3, ids.length)],
+        3,
+      )
+      expect([...got]).toEqual(ids.flatMap((id) => [...values.subarray(id * width, (id + 1) * width)]))
+    })
+
+    test(`norm scales rows by their root mean square and ${dtype} weights, bias is added`, async () => {
+      for (const [rows, width] of [
+        [1, 1],
+        [3, 63],
+        [2, 65],
+        [5, 2049],
+      ] as const) {
+        const { block, values, buffers, turn } = tensor(dtype, width, 1, 6)
+        const x = numbers(rows * width, 7)
+        const dispatches = [turn, kernels.norm(block, 2, 3, rows, 1e-5), kernels.bias(block, 3, rows)]
+        const want = reference.norm(x, values, 1e-5).map((value, i) => value + values[i % width]!)
+        close(await run([...buffers, x, x.byteLength], dispatches, 3), want, 2e-6)
+      }
+    })
+  }
+
+  test('rope turns halves of heads by the position in the own sequence', async () => {
+    for (const [heads, size] of [
+      [1, 2],
+      [3, 10],
+      [4, 32],
+      [2, 130],
+    ] as const) {
+      const places = packed(1, 70, 3)
+      const x = numbers(places.length * heads * size, 8)
+      const frequencies = Float64Array.from({ length: size / 2 }, (_, i) => 10000 ** ((-2 * i) / size))
+      const angles = Float32Array.from(
+        Array.from({ length: 70 }, (_, position) =>
+          [...frequencies].flatMap((f) => [Math.cos(position * f), Math.sin(position * f)]),
+        ).flat(),
+      )
+      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
+      const rope = kernels.rope({ angles: 0, tokens: 1, x: 2 }, { rows: places.length, heads, size })
+      const positions = places.map(({ start, row }) => row - start)
+      close(await run([angles, tokens, x], [rope], 2), reference.rope(x, positions, frequencies, heads), 1e-6)
+    }
+  })
+
+  test('attention sees the own sequence up to the own token, or a window of it', async () => {
+    for (const { lengths, heads, groups, size, window } of [
+      { lengths: [1], heads: 1, groups: 1, size: 2, window: 0 },
+      { lengths: [65, 1, 7], heads: 4, groups: 2, size: 32, window: 0 },
+      { lengths: [130], heads: 3, groups: 1, size: 80, window: 0 },
+      { lengths: [5, 64], heads: 2, groups: 2, size: 256, window: 0 },
+      { lengths: [131, 3], heads: 2, groups: 1, size: 6, window: 67 },
+      { lengths: [9], heads: 6, groups: 3, size: 10, window: 1 },
+    ]) {
+      const places = packed(...lengths)
+      const rows = places.length
+      const [q, k, v] = [heads, groups, groups].map((count, i) => numbers(rows * count * size, 9 + i))
+      const attention = kernels.attention(
+        { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
+        { rows, heads, groups, size, scale: size ** -0.5, window },
+      )
+      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
+      const sees = places.map(({ start, row }) => ({
+        first: window > 0 ? Math.max(start, row + 1 - window) : start,
+        last: row,
+      }))
+      const want = reference.attention({ q: q!, k: k!, v: v! }, sees, { heads, groups, size })
+      close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
+    }
+  })
+
+  test('attention reads a cache that later tokens are stored in', async () => {
+    const [heads, groups, size] = [2, 1, 8]
+    const [k, v] = [numbers(12 * size, 12), numbers(12 * size, 13)]
+    // The last tokens of two sequences, at rows 4 and 9 of a cache of 12 rows, whose others are there already.
+    const tokens = tokenTable([
+      [0, 0, 4],
+      [0, 6, 9],
+    ])
+    const rows = [4, 9]
+    const cached = (values: Float32Array) =>
+      values.map((value, i) => (rows.includes(Math.floor(i / size)) ? Number.NaN : value))
+    const own = (values: Float32Array) =>
+      Float32Array.from(rows.flatMap((row) => [...values.subarray(row * size, (row + 1) * size)]))
+    const q = numbers(2 * heads * size, 14)
+    const got = await run(
+      [tokens, q, cached(k), cached(v), q.byteLength, own(k), own(v)],
+      [
+        kernels.store(0, 5, 2, 2, size),
+        kernels.store(0, 6, 3, 2, size),
+        kernels.attention(
+          { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
+          { rows: 2, heads, groups, size, scale: size ** -0.5, window: 0 },
+        ),
+      ],
+      4,
+    )
+    const sees = [
+      { first: 0, last: 4 },
+      { first: 6, last: 9 },
+    ]
+    close(got, reference.attention({ q, k, v }, sees, { heads, groups, size }), 2e-5)
+  })
+
+  test('gate and add work on rows of any width, and on values whose exponential overflows', async () => {
+    for (const [rows, width] of [
+      [1, 1],
+      [3, 65],
+      [2, 2049],
+    ] as const) {
+      const x = numbers(rows * width, 15).map((value, i) => (i % 7 === 0 ? value * 100 : value))
+      const y = numbers(rows * width, 16)
+      close(await run([x, y], [kernels.gate(0, 1, rows, width)], 0), reference.gate(x, y), 2e-6)
+      close(
+        await run([x, y], [kernels.add(0, 1, rows, width)], 0),
+        x.map((value, i) => value + y[i]!),
+        0,
+      )
+    }
+  })
+
+  test('nll is the loss of the target, and best the first of the largest logits', async () => {
+    for (const [rows, width] of [
+      [1, 1],
+      [3, 64],
+      [5, 1003],
+    ] as const) {
+      const logits = numbers(rows * width, 17).map((value) => value * 10)
+      for (let t = 0; t < rows; t++) logits[t * width + ((t * 31 + 7) % width)] = 50
+      for (let t = 0; t < rows; t++) logits[t * width + ((t * 17 + 3) % width)] = 50
+      const targets = Array.from({ length: rows }, (_, t) => (t * 11) % width)
+      const tokens = tokenTable([
+        [0, 0, 0],
+        ...targets.map((id, t) => [0, 0, t, id] as [number, number, number, number]),
+      ])
+      const buffers = [tokens, logits, 4 * (rows + 1), 4 * (rows + 1)]
+      // The first token is not among them: results start at the second.
+      const dispatch = kernels.nll({ tokens: 0, logits: 1, nll: 2, best: 3 }, { rows, width, from: 1 })
+      close((await run(buffers, [dispatch], 2)).subarray(1), reference.nll(logits, targets), 1e-6)
+      const best = new Uint32Array((await run(buffers, [dispatch], 3)).buffer).subarray(1)
+      const want = targets.map((_, t) => logits.subarray(t * width, (t + 1) * width).indexOf(50))
+      expect([...best]).toEqual(want)
+    }
+  })
+
+  test('a token without target has no loss', async () => {
+    const dispatch = kernels.nll({ tokens: 0, logits: 1, nll: 2, best: 3 }, { rows: 1, width: 4, from: 0 })
+    const got = await run([tokenTable([[0, 0, 0]]), numbers(4, 18), Float32Array.of(9), 4], [dispatch], 2)
+    expect([...got]).toEqual([0])
+  })
+})

@@ -1,0 +1,86 @@
+/** The formulas of a forward pass in float64, straight from their definitions. Matrices are row-major. */
+
+export type Values = ArrayLike<number>
+
+function build(length: number, value: (i: number) => number): Float64Array {
+  return Float64Array.from({ length }, (_, i) => value(i))
+}
+
+const at = (values: Values, i: number) => values[i]!
+
+function sum(count: number, term: (i: number) => number): number {
+  let total = 0
+  for (let i = 0; i < count; i++) total += term(i)
+  return total
+}
+
+/** `y[t, n] = sum_k x[t, k] W[n, k]`. */
+export function gemm(x: Values, weight: Values, [rows, columns, inner]: [number, number, number]): Float64Array {
+  return build(rows * columns, (i) => {
+    const [t, n] = [Math.floor(i / columns), i % columns]
+    return sum(inner, (k) => at(x, t * inner + k) * at(weight, n * inner + k))
+  })
+}
+
+/** `x / sqrt(mean(x^2) + eps) * weight`. */
+export function norm(x: Values, weight: Values, eps: number): Float64Array {
+  const width = weight.length
+  return build(x.length, (i) => {
+    const row = Math.floor(i / width) * width
+    const mean = sum(width, (k) => at(x, row + k) ** 2) / width
+    return (at(x, i) / Math.sqrt(mean + eps)) * at(weight, i % width)
+  })
+}
+
+/** Rotate-half: `x cos + rotate(x) sin`, with `rotate(x) = (-x of the second half, x of the first)`. */
+export function rope(x: Values, positions: Values, frequencies: Values, heads: number): Float64Array {
+  const half = frequencies.length
+  const size = 2 * half
+  return build(x.length, (i) => {
+    const angle = at(positions, Math.floor(i / (heads * size))) * at(frequencies, i % half)
+    const rotated = i % size < half ? -at(x, i + half) : at(x, i - half)
+    return at(x, i) * Math.cos(angle) + rotated * Math.sin(angle)
+  })
+}
+
+/** Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / groups` heads a KV head. */
+export function attention(
+  { q, k, v }: { q: Values; k: Values; v: Values },
+  sees: { first: number; last: number }[],
+  { heads, groups, size }: { heads: number; groups: number; size: number },
+): Float64Array {
+  const y = new Float64Array(q.length)
+  for (const [t, { first, last }] of sees.entries()) {
+    for (let head = 0; head < heads; head++) {
+      const group = Math.floor((head * groups) / heads)
+      const own = (t * heads + head) * size
+      const key = (row: number) => (row * groups + group) * size
+      const scores = build(
+        last - first + 1,
+        (j) => sum(size, (i) => at(q, own + i) * at(k, key(first + j) + i)) / Math.sqrt(size),
+      )
+      const most = scores.reduce((a, b) => Math.max(a, b))
+      const weights = scores.map((score) => Math.exp(score - most))
+      const total = sum(weights.length, (j) => weights[j]!)
+      for (let i = 0; i < size; i++) {
+        y[own + i] = sum(weights.length, (j) => weights[j]! * at(v, key(first + j) + i)) / total
+      }
+    }
+  }
+  return y
+}
+
+/** `silu(x) * y`. */
+export function gate(x: Values, y: Values): Float64Array {
+  return build(x.length, (i) => (at(x, i) / (1 + Math.exp(-at(x, i)))) * at(y, i))
+}
+
+/** `log(sum(exp(logits))) - logits[target]`, a row. */
+export function nll(logits: Values, targets: Values): Float64Array {
+  const width = logits.length / targets.length
+  return build(targets.length, (t) => {
+    const row = build(width, (i) => at(logits, t * width + i))
+    const most = row.reduce((a, b) => Math.max(a, b))
+    return Math.log(sum(width, (i) => Math.exp(row[i]! - most))) - (row[at(targets, t)]! - most)
+  })
+}
