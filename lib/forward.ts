@@ -10,9 +10,15 @@ import { resolveModel } from './recipe/index.js'
  * weights are loaded by the first pass and stay on the device until `close`.
  */
 export async function openModel(engine: Engine, path: string, options: ModelOptions = {}): Promise<Model> {
-  const checkpoint = await engine.use(
-    async ({ addon }): Promise<Checkpoint> => openCheckpoint(addon, await resolveModel(path, process.cwd()), path),
-  )
+  return modelOf(engine, await checkpointOf(engine, path), options)
+}
+
+/** The checkpoint of a folder or a name. */
+export function checkpointOf(engine: Engine, path: string): Promise<Checkpoint> {
+  return engine.use(async ({ addon }) => openCheckpoint(addon, await resolveModel(path, process.cwd()), path))
+}
+
+export function modelOf(engine: Engine, checkpoint: Checkpoint, options: ModelOptions): Model {
   return new Model((work) => engine.use(work), checkpoint, options)
 }
 

@@ -10,6 +10,7 @@ import { diff } from '../diff.js'
 import { doctor } from '../doctor.js'
 import { Engine, type EngineOptions } from '../engine.js'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { evaluate, type Metric, metrics } from '../eval.js'
 import { type ExplainOptions, explain } from '../explain.js'
 import { inspect } from '../inspect.js'
 import { type MergeOptions, merge } from '../merge.js'
@@ -22,7 +23,7 @@ import { batchText, showJobs } from './batch.js'
 import { bench } from './bench.js'
 import { explainText } from './explain.js'
 import { showProgress } from './progress.js'
-import { adapterText, benchText, diffText, doctorText, inspectText, mergeText, verifyText } from './texts.js'
+import { adapterText, benchText, diffText, doctorText, evalText, inspectText, mergeText, verifyText } from './texts.js'
 
 const misuse: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
@@ -146,6 +147,24 @@ function main(): Promise<Command> {
     .action(runDiff)
 
   program
+    .command('eval')
+    .description('run a model over prompts and answers: loss, perplexity, or share of exact answers')
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .requiredOption('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line')
+    .addOption(new Option('--metric <name>', 'what to measure').choices(metrics).default('nll'))
+    .addOption(
+      new Option(
+        '--max-tokens <number>',
+        'most tokens of a continuation, its end among them (default: as the longest answer)',
+      ).argParser(wholeNumber('max-tokens')),
+    )
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith eval ./merged --data test.jsonl --metric exact-match')
+    .action(runEval)
+
+  program
     .command('verify')
     .description('check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values')
     .argument('<out>', 'a folder that merge wrote')
@@ -252,6 +271,16 @@ async function runDiff(a: string, b: string, flags: Common): Promise<void> {
       progress.stop()
     }
   })
+}
+
+async function runEval(
+  model: string,
+  flags: Common & { data: string; metric: Metric; maxTokens?: number },
+): Promise<void> {
+  const { data, metric, maxTokens } = flags
+  await withEngine(flags, async (engine) =>
+    print(await evaluate(engine, model, { data, metric, maxTokens, signal: interruption.signal }), evalText, flags),
+  )
 }
 
 async function runBench(kernel: string | undefined, flags: Common & { dtype: string; size: string }): Promise<void> {

@@ -3,6 +3,7 @@
 import type { DiffReport, DiffStats } from '../diff.js'
 import type { DoctorReport } from '../doctor.js'
 import type { Adapter } from '../engine.js'
+import type { EvalReport } from '../eval.js'
 import type { InspectReport } from '../inspect.js'
 import type { MergeReport } from '../merge.js'
 import type { VerifyReport } from '../verify.js'
@@ -125,6 +126,16 @@ export function diffText(report: DiffReport): string {
   const more = report.skipped.length - shownTensors
   if (more > 0) lines.push(`... and ${more} more (--json has all).`)
   return lines.join('\n')
+}
+
+export function evalText(report: EvalReport): string {
+  const { metric, value, answers } = report
+  const shown = metric === 'exact-match' ? percent(value) : value.toFixed(6)
+  return (
+    `${metric} of ${report.model} on ${report.data}: ${shown}` +
+    `${answers === undefined ? '' : ` (answers alone ${answers.toFixed(6)})`}; ${plural(report.examples, 'example')}, ` +
+    `${plural(report.tokens, 'token')}, ${milliseconds(report.milliseconds)} on ${report.adapter}.`
+  )
 }
 
 export function verifyText(report: VerifyReport): string {

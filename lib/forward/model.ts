@@ -68,7 +68,7 @@ export class Model {
 
   constructor(
     private readonly use: Use,
-    private readonly checkpoint: Checkpoint,
+    readonly checkpoint: Checkpoint,
     options: ModelOptions = {},
   ) {
     this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)

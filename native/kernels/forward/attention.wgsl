@@ -2,7 +2,6 @@
 // first (or the last `window` of them, where that is not 0) to the token's own. A workgroup makes one head of one token
 // with an online softmax: 64 keys at a time, a score an invocation; then an invocation adds up some elements of v.
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32 } // groups: KV heads
-#include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> q: array<f32>;
@@ -10,9 +9,11 @@ struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32,
 @group(0) @binding(4) var<storage, read> values: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
+const LANES = 64u;
 const PARTS = 4u; // elements of a head an invocation adds up: heads have at most 256
 const LOWEST = -3.0e38;
-var<workgroup> weight: array<f32, LANES>;
+var<workgroup> scores: array<f32, LANES>;
+var<workgroup> weights: array<f32, LANES>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
@@ -30,33 +31,28 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   var most = LOWEST;
   var total = 0.0;
   for (var block = first; block < end; block += LANES) {
-    let key = block + lane;
-    var score = LOWEST;
-    if (key < end) {
-      let row = key * stride + group;
+    let count = min(LANES, end - block);
+    if (lane < count) {
+      let row = (block + lane) * stride + group;
       var dot = 0.0;
       for (var i = 0u; i < p.size; i++) { dot += q[own + i] * keys[row + i]; }
-      score = dot * p.scale;
-    }
-    let before = most;
-    most = max(most, max_all(score, lane));
-    let kept = exp(before - most);
-    let mine = select(0.0, exp(score - most), key < end);
-    weight[lane] = mine;
-    total = total * kept + sum_all(mine, lane); // its barriers make `weight` whole
-    let count = min(LANES, end - block);
-    for (var part = 0u; part < PARTS; part++) {
-      let i = part * LANES + lane;
-      if (i < p.size) {
-        var sum = sums[part] * kept;
-        for (var j = 0u; j < count; j++) { sum += weight[j] * values[(block + j) * stride + group + i]; }
-        sums[part] = sum;
-      }
+      scores[lane] = dot * p.scale;
     }
     workgroupBarrier();
+    // Every invocation finds the maximum for itself: cheaper than a tree of barriers.
+    let before = most;
+    for (var j = 0u; j < count; j++) { most = max(most, scores[j]); }
+    if (lane < count) { weights[lane] = exp(scores[lane] - most); }
+    let kept = exp(before - most);
+    workgroupBarrier();
+    total *= kept;
+    for (var part = 0u; part < PARTS; part++) { sums[part] *= kept; }
+    for (var j = 0u; j < count; j++) {
+      let weight = weights[j];
+      total += weight;
+      let row = (block + j) * stride + group;
+      for (var i = lane; i < p.size; i += LANES) { sums[i / LANES] += weight * values[row + i]; }
+    }
   }
-  for (var part = 0u; part < PARTS; part++) {
-    let i = part * LANES + lane;
-    if (i < p.size) { y[own + i] = sums[part] / total; }
-  }
+  for (var i = lane; i < p.size; i += LANES) { y[own + i] = sums[i / LANES] / total; }
 }
