@@ -62,11 +62,11 @@ export const errors = {
     remedy: 'Get the index and all shards again, from one version of the model.',
   },
   ERR_WEIGHTSMITH_MISSING_TENSOR: {
-    meaning: 'A tensor that one model has is absent from another.',
-    remedy: 'Merge models of one architecture; compare the two that the message names with `weightsmith inspect`.',
+    meaning: 'A tensor that one model has is absent from another, or one that an architecture needs is absent.',
+    remedy: 'Merge models of one architecture; look at those that the message names with `weightsmith inspect`.',
   },
   ERR_WEIGHTSMITH_SHAPE_MISMATCH: {
-    meaning: 'A tensor has different shapes in two models.',
+    meaning: 'A tensor has different shapes in two models, or another one than its config says.',
     remedy: 'Merge models of the same shapes; differing vocabularies are the usual reason.',
   },
   ERR_WEIGHTSMITH_DTYPE: {
