@@ -266,6 +266,26 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
   })
 
+  test('work that leaves its buffers is refused, and so are buffers that were released', async () => {
+    await engine.use(async ({ device }) => {
+      const resident = await device.allocate([4096])
+      const nothing = { writes: [], dispatches: [], reads: [] }
+      const refused = (work: object, code: string) =>
+        expect(device.dispatch(resident, { ...nothing, ...work })).rejects.toHaveProperty('code', code)
+      const argument = 'ERR_WEIGHTSMITH_ARGUMENT'
+      await refused({ reads: [{ buffer: 0, offset: 4, bytes: 4096 }] }, argument)
+      await refused({ reads: [{ buffer: 1, offset: 0, bytes: 4 }] }, argument)
+      await refused({ writes: [{ buffer: 0, offset: 2, memory: new Uint8Array(4) }] }, argument)
+      await refused({ writes: [{ buffer: 0, offset: 4096, memory: new Uint8Array(4) }] }, argument)
+      await refused({ dispatches: [kernels.add(0, 1, 1, 1)] }, argument)
+      // One buffer cannot be read and written at once; the device goes on working afterwards.
+      await refused({ dispatches: [kernels.add(0, 0, 1, 1)] }, 'ERR_WEIGHTSMITH_KERNEL')
+      expect(await device.dispatch(resident, nothing)).toEqual([])
+      await device.release(resident)
+      await refused({}, 'ERR_WEIGHTSMITH_DISPOSED')
+    })
+  })
+
   test('a token without target has no loss', async () => {
     const dispatch = kernels.nll({ tokens: 0, logits: 1, nll: 2, best: 3 }, { rows: 1, width: 4, from: 0 })
     const got = await run([tokenTable([[0, 0, 0]]), numbers(4, 18), Float32Array.of(9), 4], [dispatch], 2)

@@ -38,7 +38,11 @@ Resident::Resident(const Device& device, const std::vector<uint64_t>& sizes) : d
 
 void Resident::check(const ResidentWork& work) const {
   const auto within = [this](uint32_t buffer, uint64_t offset, uint64_t bytes) {
-    const uint64_t size = buffer < buffers_.size() ? buffers_[buffer]->size() : 0;
+    if (buffer >= buffers_.size()) {
+      throw Error(Code::ARGUMENT, "There is no buffer " + std::to_string(buffer) + " among " +
+                                      std::to_string(buffers_.size()) + " resident buffers.");
+    }
+    const uint64_t size = buffers_[buffer]->size();
     if (offset % 4 != 0 || offset > size || bytes > size - offset) {
       throw Error(Code::ARGUMENT, range(offset, bytes, buffer) + ", or do not start at a multiple of 4.");
     }
