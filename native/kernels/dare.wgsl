@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   if (start.live == 0u) { return; }
   let first = drop_of(start, 1u);
   let weight = factor(start, 1u);
-  for (var k = 0u; k < 4u; k++) {
+  for (var k = 0u; k < rolled(4u); k++) {
     let p = along(start, k);
     if (p.live == 0u) { return; }
     let base = load_from(first.base, p.octet);

@@ -19,7 +19,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     let model_source = source(start, i);
     let drop = drop_of(start, i);
     let ranked = ranked_drop(wid, nwg, lid, i);
-    for (var k = 0u; k < ROW_OCTETS; k++) {
+    for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
       let p = along(start, k);
       if (p.live == 0u) { break; }
       let base = load_live_from(p, base_source);

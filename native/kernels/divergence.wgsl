@@ -14,7 +14,8 @@
 
 override STAGE: u32 = 0u;
 const BLOCK = 2048u;
-const CHUNK = 32u;       // elements an invocation takes of long rows: they lie in two rows at most
+const CHUNK = 32u;       // elements of long rows taken at once: they lie in two rows at most
+const CHUNKS = 64u;      // a block
 const LOWEST = -3.0e38;
 const EPS = 1e-8;
 
@@ -23,8 +24,7 @@ struct Share { top: vec2f, sum: vec2f, more: f32, flags: u32 }
 const ODD = 1u;
 const WIDE = 2u;
 struct Mask { a: vec4<bool>, b: vec4<bool> }
-var<workgroup> heads: array<Share, 64>;
-var<workgroup> tails: array<Share, 64>;
+var<workgroup> shares: array<Share, 128>;
 
 fn top4(v: vec4f) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
 
@@ -135,26 +135,32 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   }
   let slots = (BLOCK - 2u + size) / size + 1u;
   let long = size >= CHUNK;
-  if (long) {
-    let first = CHUNK * lid;
-    let last = max(first, min(elements, first + CHUNK));
-    let slot = (offset + first) / size;
-    let end = clamp((slot + 1u) * size - offset, first, last); // where the next row begins
-    heads[lid] = gather(start, first, end, row + slot);
-    tails[lid] = gather(start, end, last, row + slot + 1u);
+  // Of long rows the parts that CHUNK elements cut off, of short ones whole slots.
+  let parts = select(slots, 2u * CHUNKS, long);
+  for (var j = lid; elements != 0u && j < parts; j += 64u) {
+    var slot = j;
+    var first = max(slot * size, offset) - offset;
+    var last = min(elements, max((slot + 1u) * size, offset) - offset);
+    if (long) {
+      let chunk = CHUNK * (j % CHUNKS);
+      let until = max(chunk, min(elements, chunk + CHUNK));
+      slot = (offset + chunk) / size;
+      let end = clamp((slot + 1u) * size - offset, chunk, until); // where the next row begins
+      first = select(end, chunk, j < CHUNKS);
+      last = select(until, end, j < CHUNKS);
+      slot += j / CHUNKS;
+    }
+    let share = gather(start, first, last, row + slot);
+    if (long) { shares[j] = share; } else { write(start.block, slots, slot, share); }
   }
   workgroupBarrier();
-  for (var s = lid; elements != 0u && s < slots; s += 64u) {
+  for (var s = lid; long && elements != 0u && s < slots; s += 64u) {
     var share = nothing();
-    if (long) {
-      for (var r = 0u; r < ROWS; r++) {
-        let slot = (offset + CHUNK * r) / size;
-        if (slot == s) { share = together(share, heads[r]); }
-        if (slot + 1u == s) { share = together(share, tails[r]); }
-      }
-    } else {
-      let first = max(s * size, offset) - offset;
-      share = gather(start, first, min(elements, max((s + 1u) * size, offset) - offset), row + s);
+    for (var j = 0u; j < 2u * CHUNKS; j++) {
+      // In the order of the elements: what is left of a row, then the beginning of the next one.
+      let chunk = j / 2u;
+      let slot = (offset + CHUNK * chunk) / size + (j & 1u);
+      if (slot == s) { share = together(share, shares[chunk + CHUNKS * (j & 1u)]); }
     }
     write(start.block, slots, s, share);
   }

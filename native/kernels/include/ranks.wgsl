@@ -5,14 +5,17 @@
 
 const WORKERS = 64u;  // invocations; each has OCTETS octets of the block that follow each other
 const OCTETS = 4u;
-const BINS = 2048u;
+const BINS = 1024u;
 const ASKED = 16u;
 const LONG = 512u;       // in shorter rows counting everything costs less
 const NONE = 0xffffffffu; // above all keys
 
 struct Ranks { a: vec4u, b: vec4u }
+// An octet of the invocation.
+struct Own { keys: Ranks, random: Draw }
 
-var<workgroup> bins: array<atomic<u32>, BINS>; // elements of this bin, later of this and the bins before it
+var<workgroup> bins: array<atomic<u32>, BINS>;  // elements a bin
+var<workgroup> before: array<u32, BINS + 1u>;   // elements of the bins before this one
 var<workgroup> sums: array<u32, WORKERS>;
 var<workgroup> lowest: atomic<u32>;
 var<workgroup> highest: atomic<u32>;
@@ -23,6 +26,9 @@ var<workgroup> asked: u32;
 var<workgroup> asked_keys: array<u32, ASKED>;
 var<workgroup> asked_places: array<i32, ASKED>;
 var<workgroup> asked_ranks: array<atomic<u32>, ASKED>;
+
+// The bound of a loop that compilers cannot unroll: unrolled, the kernel takes them several times as long.
+fn rolled(bound: u32) -> u32 { return bound + table[0]; }
 
 // Before the tile's first element `octet` is negative, and offsets wrap around.
 fn keys_at(drop: Drop, octet: i32) -> Ranks {
@@ -56,14 +62,13 @@ fn within(keys: Ranks, first: i32, last: i32) -> Ranks {
   let lanes = vec4i(0, 1, 2, 3);
   let a = (lanes >= vec4i(first)) & (lanes < vec4i(last));
   let b = (lanes + 4 >= vec4i(first)) & (lanes + 4 < vec4i(last));
-  return Ranks(select(vec4u(0xffffffffu), keys.a, a), select(vec4u(0xffffffffu), keys.b, b));
+  return Ranks(select(vec4u(NONE), keys.a, a), select(vec4u(NONE), keys.b, b));
 }
 
 // How many elements of the row are smaller than each of the octet (of equal ones those before it), by counting all.
-fn ranks(p: Place, drop: Drop, row: u32) -> Ranks {
+fn ranks(p: Place, drop: Drop, mine: Ranks, row: u32) -> Ranks {
   let lanes = vec4u(0u, 1u, 2u, 3u);
   let own = i32(p.octet);
-  let mine = keys_at(drop, own);
   let position = row_position(p, row);
   var result = Ranks();
   var done = 0u;
@@ -113,32 +118,36 @@ fn kept_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) -> u32 {
   let drop = drop_of(start, i);
   let row = coef_bits(start, 3u * (INPUTS - 1u));
   let same = coef_bits(start, 3u * (i - 1u) + 1u) == 0u; // limit, whatever the rank
+  let short = row < LONG || same;
+  var own = array<Own, OCTETS>();
   var result = 0u;
-  if (row < LONG || same) {
-    for (var k = 0u; k < OCTETS; k++) {
-      let p = along(start, OCTETS * lid + k);
-      if (p.live == 0u) { break; }
-      var rank = Ranks();
-      if (!same) { rank = ranks(p, drop, row); }
-      let random = draw_from(drop.stream, p.octet);
-      let bits = bits_of(random.a >= limit(p, i, rank.a)) | (bits_of(random.b >= limit(p, i, rank.b)) << 4u);
-      result |= bits << (8u * k);
-    }
-    return result;
+  for (var k = 0u; k < rolled(OCTETS); k++) {
+    let p = along(start, OCTETS * lid + k);
+    if (p.live == 0u) { break; }
+    let keys = keys_at(drop, i32(p.octet));
+    let random = draw_from(drop.stream, p.octet);
+    own[k] = Own(keys, random);
+    if (!short) { continue; }
+    var rank = Ranks();
+    if (!same) { rank = ranks(p, drop, keys, row); }
+    let bits = bits_of(random.a >= limit(p, i, rank.a)) | (bits_of(random.b >= limit(p, i, rank.b)) << 4u);
+    result |= bits << (8u * k);
   }
+  if (short) { return result; }
   let end = i32(min(table[start.rec], 8u * start.octet + 2048u));
   for (var begin = i32(8u * start.octet) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
-    result |= kept_of_row(start, drop, lid, begin, begin + i32(row));
+    result |= kept_of_row(start, drop, &own, lid, begin, begin + i32(row));
   }
   return result;
 }
 
-// Keys of the row's elements in an octet; NONE elsewhere.
-fn row_keys(drop: Drop, octet: i32, begin: i32, end: i32) -> Ranks {
-  let keys = keys_at(drop, octet);
+// Keys of an octet, but NONE outside the row.
+fn clip(keys: Ranks, octet: i32, begin: i32, end: i32) -> Ranks {
   if (octet * 8 >= begin && octet * 8 + 8 <= end) { return keys; }
   return within(keys, begin - octet * 8, end - octet * 8);
 }
+
+fn row_keys(drop: Drop, octet: i32, begin: i32, end: i32) -> Ranks { return clip(keys_at(drop, octet), octet, begin, end); }
 
 fn present(keys: vec4u) -> vec4<bool> { return (keys > vec4u(1u)) & (keys != vec4u(NONE)); }
 
@@ -156,7 +165,7 @@ fn count_in_bins(keys: vec4u, low: u32, shift: u32) {
 }
 
 // The same for the row of elements `begin` to `end`; bits of elements elsewhere are 0.
-fn kept_of_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) -> u32 {
+fn kept_of_row(start: Place, drop: Drop, own: ptr<function, array<Own, OCTETS>>, lid: u32, begin: i32, end: i32) -> u32 {
   workgroupBarrier();
   if (lid == 0u) {
     atomicStore(&lowest, NONE);
@@ -175,21 +184,21 @@ fn kept_of_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) -> u32 
   workgroupBarrier();
   let low = atomicLoad(&lowest);
   let width = 32u - countLeadingZeros(max(atomicLoad(&highest), low) - low);
-  let shift = max(width, 11u) - 11u;
+  let shift = max(width, 10u) - 10u;
   for (var o = first + i32(lid); o < last; o += i32(WORKERS)) {
     let keys = row_keys(drop, o, begin, end);
     count_in_bins(keys.a, low, shift);
     count_in_bins(keys.b, low, shift);
   }
   workgroupBarrier();
-  let each = BINS / WORKERS;
+  let each = rolled(BINS / WORKERS);
   var total = 0u;
   for (var b = lid * each; b < (lid + 1u) * each; b++) { total += atomicLoad(&bins[b]); }
   sums[lid] = total;
   workgroupBarrier();
   if (lid == 0u) {
     total = 0u;
-    for (var w = 0u; w < WORKERS; w++) {
+    for (var w = 0u; w < rolled(WORKERS); w++) {
       let next = total + sums[w];
       sums[w] = total;
       total = next;
@@ -199,18 +208,19 @@ fn kept_of_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) -> u32 
   workgroupBarrier();
   total = sums[lid];
   for (var b = lid * each; b < (lid + 1u) * each; b++) {
+    before[b] = total;
     total += atomicLoad(&bins[b]);
-    atomicStore(&bins[b], total);
   }
+  if (lid == WORKERS - 1u) { before[BINS] = total; }
   workgroupBarrier();
   let zeros = u32(end - begin) - present_count;
   var result = 0u;
   var open = 0u;
-  for (var k = 0u; k < OCTETS; k++) {
+  for (var k = 0u; k < rolled(OCTETS); k++) {
     let octet = i32(start.octet + OCTETS * lid + k);
     if (octet < first || octet >= last) { continue; }
-    let keys = row_keys(drop, octet, begin, end);
-    let random = draw_from(drop.stream, u32(octet));
+    let keys = clip((*own)[k].keys, octet, begin, end);
+    let random = (*own)[k].random;
     let near = bounds(start, drop.input, keys.a, random.a, low, shift, zeros);
     let far = bounds(start, drop.input, keys.b, random.b, low, shift, zeros);
     result |= (near.x | (far.x << 4u)) << (8u * k);
@@ -227,7 +237,8 @@ fn kept_of_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) -> u32 
     var rest = open;
     for (var t = turn; t < ASKED && rest != 0u; t++) {
       let e = countTrailingZeros(rest);
-      asked_keys[t] = key_of(start, drop, lid, e);
+      let keys = (*own)[e >> 3u].keys;
+      asked_keys[t] = select(keys.a, keys.b, (e & 4u) != 0u)[e & 3u];
       asked_places[t] = i32(8u * (start.octet + OCTETS * lid) + e);
       rest &= rest - 1u;
     }
@@ -240,8 +251,8 @@ fn kept_of_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) -> u32 
       let keys = row_keys(drop, o, begin, end);
       for (var t = 0u; t < count; t++) {
         let key = asked_keys[t];
-        let before = clamp(asked_places[t] - 8 * o, 0, 8); // elements of the octet before it
-        counts[t] += smaller4(keys.a, key, before) + smaller4(keys.b, key, before - 4);
+        let ahead = clamp(asked_places[t] - 8 * o, 0, 8); // elements of the octet before it
+        counts[t] += smaller4(keys.a, key, ahead) + smaller4(keys.b, key, ahead - 4);
       }
     }
     for (var t = 0u; t < count; t++) { atomicAdd(&asked_ranks[t], counts[t]); }
@@ -249,7 +260,7 @@ fn kept_of_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) -> u32 
     for (var t = turn; t < ASKED && open != 0u; t++) {
       let e = countTrailingZeros(open);
       open &= open - 1u;
-      let random = draw_from(drop.stream, start.octet + OCTETS * lid + (e >> 3u));
+      let random = (*own)[e >> 3u].random;
       let word = select(random.a, random.b, (e & 4u) != 0u)[e & 3u];
       if (word >= limit(start, drop.input, vec4u(atomicLoad(&asked_ranks[t]))).x) { result |= 1u << e; }
     }
@@ -263,18 +274,11 @@ fn smaller4(keys: vec4u, key: u32, before: i32) -> u32 {
   return dot(ones(keys < than), vec4u(1u));
 }
 
-fn key_of(start: Place, drop: Drop, lid: u32, e: u32) -> u32 {
-  let keys = keys_at(drop, i32(start.octet + OCTETS * lid + (e >> 3u)));
-  return select(keys.a, keys.b, (e & 4u) != 0u)[e & 3u];
-}
-
 // Bits of four elements: those that stay whatever their rank in their bin, and those where that decides.
 fn bounds(start: Place, i: u32, keys: vec4u, random: vec4u, low: u32, shift: u32, zeros: u32) -> vec2u {
   let bin = bins_of(keys, low, shift);
-  let last = vec4u(atomicLoad(&bins[bin.x]), atomicLoad(&bins[bin.y]), atomicLoad(&bins[bin.z]), atomicLoad(&bins[bin.w]));
-  let prior = max(bin, vec4u(1u)) - vec4u(1u);
-  let before = vec4u(atomicLoad(&bins[prior.x]), atomicLoad(&bins[prior.y]), atomicLoad(&bins[prior.z]), atomicLoad(&bins[prior.w]));
-  let first = select(before, vec4u(0u), bin == vec4u(0u));
+  let first = vec4u(before[bin.x], before[bin.y], before[bin.z], before[bin.w]);
+  let last = vec4u(before[bin.x + 1u], before[bin.y + 1u], before[bin.z + 1u], before[bin.w + 1u]);
   let counted = present(keys);
   let stays = counted & (random >= limit(start, i, first + vec4u(zeros)));
   let may = counted & (random >= limit(start, i, last + vec4u(zeros) - vec4u(1u)));
