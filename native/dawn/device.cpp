@@ -312,6 +312,9 @@ void Device::allocate(const std::string& what, const std::function<void()>& make
 }
 
 void Device::check() const {
+  if (state_->lossAsked.exchange(false)) {
+    device_.ForceLoss(wgpu::DeviceLostReason::Unknown, "Loss was asked for.");
+  }
   if (state_->exhausted.exchange(false)) {
     throw Error(Code::OUT_OF_MEMORY, "The device " + facts_.name + " ran out of memory; give the run less.");
   }
@@ -324,6 +327,6 @@ void Device::check() const {
   throw Error(Code::KERNEL, "The device refuses a command: " + state_->message);
 }
 
-void Device::forceLoss() const { device_.ForceLoss(wgpu::DeviceLostReason::Unknown, "Loss was asked for."); }
+void Device::forceLoss() const { state_->lossAsked = true; }
 
 }  // namespace weightsmith

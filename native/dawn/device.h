@@ -52,11 +52,13 @@ class Device {
   // Runs `make`, which creates buffers and does not throw; throws OUT_OF_MEMORY where the device has no room for them.
   void allocate(const std::string& what, const std::function<void()>& make) const;
   bool lost() const { return state_->lost.load(); }
+  // From any thread; the thread that uses the device loses it, at its next check.
   void forceLoss() const;
 
  private:
   // Outlives the device: Dawn's callbacks may come late.
   struct State {
+    std::atomic<bool> lossAsked{false};
     std::atomic<bool> lost{false};
     std::atomic<bool> failed{false};
     std::atomic<bool> exhausted{false};
