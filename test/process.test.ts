@@ -309,6 +309,14 @@ describe('a process', () => {
 })
 
 describe('an engine', () => {
+  test('leaves the variables of drivers, which child processes inherit, as they were', async () => {
+    const names = ['VK_DRIVER_FILES', 'VK_ADD_DRIVER_FILES']
+    const before = names.map((name) => process.env[name])
+    await using engine = await Engine.open({ adapter: 'swiftshader' })
+    expect(engine.adapter.info.device).toMatch(/swiftshader/i)
+    expect(names.map((name) => process.env[name])).toEqual(before)
+  })
+
   test('is fit for the next merge after one was aborted in the middle', async () => {
     await using engine = await Engine.open()
     const out = fresh('out')

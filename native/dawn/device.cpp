@@ -97,38 +97,44 @@ bool fits(const AdapterFacts& facts, const std::string& wanted) {
   return facts.type == lower(wanted) || lower(facts.name + " " + facts.driver).find(lower(wanted)) != std::string::npos;
 }
 
-// Driver variables are set here, before the instance exists, because process.env of a Node worker does not reach
-// getenv. The bundled driver is added to the system's, or, where it is asked for by name, is the only one shown; an
-// instance without it sees what the user's own variables say.
-void prepareDrivers(const OpenOptions& options) {
-  struct Process {
-    std::mutex mutex;
-    std::map<std::string, std::optional<std::string>> original;
-  };
-  static Process process;
-  std::lock_guard lock(process.mutex);
-  for (const char* name : {"VK_DRIVER_FILES", "VK_ADD_DRIVER_FILES"}) {
-    const char* value = getenv(name);
-    auto [entry, first] = process.original.try_emplace(name, value ? std::optional<std::string>(value) : std::nullopt);
-    if (first) continue;
-    if (entry->second) {
-      setenv(name, entry->second->c_str(), 1);
-    } else {
-      unsetenv(name);
+// What the Vulkan loader is told while adapters are looked for. Driver variables are set here, because process.env of
+// a Node worker does not reach getenv, and put back afterwards, because child processes inherit them. The bundled
+// driver is added to the system's, or, where it is asked for by name, is the only one shown.
+class DriverEnvironment {
+ public:
+  explicit DriverEnvironment(const OpenOptions& options) : lock_(mutex()) {
+    if (!options.vulkanLoader.empty() && !dlopen("libvulkan.so.1", RTLD_NOW | RTLD_GLOBAL)) {
+      dlopen(options.vulkanLoader.c_str(), RTLD_NOW | RTLD_GLOBAL);
     }
-  }
-  if (!options.vulkanLoader.empty() && !dlopen("libvulkan.so.1", RTLD_NOW | RTLD_GLOBAL)) {
-    dlopen(options.vulkanLoader.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  }
-  if (!options.icd.empty()) {
+    if (options.icd.empty()) return;
     const bool only = lower(options.adapter).find("swiftshader") != std::string::npos;
-    setenv(only ? "VK_DRIVER_FILES" : "VK_ADD_DRIVER_FILES", options.icd.c_str(), 1);
+    name_ = only ? "VK_DRIVER_FILES" : "VK_ADD_DRIVER_FILES";
+    if (const char* value = getenv(name_)) before_ = value;
+    setenv(name_, options.icd.c_str(), 1);
   }
-}
+  ~DriverEnvironment() {
+    if (!name_) return;
+    if (before_)
+      setenv(name_, before_->c_str(), 1);
+    else
+      unsetenv(name_);
+  }
+  DriverEnvironment(const DriverEnvironment&) = delete;
+  DriverEnvironment& operator=(const DriverEnvironment&) = delete;
+
+ private:
+  // The environment is the process's, so there is one lock a process.
+  static std::mutex& mutex() {
+    static std::mutex one;
+    return one;
+  }
+  std::lock_guard<std::mutex> lock_;
+  const char* name_ = nullptr;
+  std::optional<std::string> before_;
+};
 
 wgpu::Instance createInstance(const OpenOptions& options) {
   loadDawn(options.dawn);
-  prepareDrivers(options);
   const wgpu::InstanceFeatureName features[] = {wgpu::InstanceFeatureName::TimedWaitAny};
   // Dawn counts HostMappedPointer as unsafe, since the memory is ours; validation and robustness stay on.
   const char* const on[] = {"allow_unsafe_apis"};
@@ -184,6 +190,7 @@ std::vector<std::pair<wgpu::Adapter, AdapterFacts>> candidates(const wgpu::Insta
 
 std::vector<AdapterFacts> Device::list(const OpenOptions& options) {
   std::vector<AdapterFacts> facts;
+  const DriverEnvironment environment(options);
   for (auto& item : candidates(createInstance(options), options.verbose)) facts.push_back(std::move(item.second));
   return facts;
 }
@@ -192,6 +199,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   std::unique_ptr<Device> self(new Device());
   self->state_ = std::make_shared<State>();
   self->state_->verbose = options.verbose;
+  const DriverEnvironment environment(options);
   self->instance_ = createInstance(options);
   std::string seen;
   for (auto& [adapter, facts] : candidates(self->instance_, options.verbose)) {
