@@ -72,13 +72,25 @@ export function asMarkdown(table) {
   return parts.join('\n\n')
 }
 
-/** The whole of bench/RESULTS.md. */
-export function resultsPage({ command, machine, tables }) {
-  const facts = Object.entries(machine).map(([name, value]) => `- ${name}: ${value}`)
+const marker = /^<!-- (\w+) -->$/m
+
+/**
+ * bench/RESULTS.md with the groups of this run in place of what it had of them. Each group says what it was measured on,
+ * because groups may be measured apart.
+ */
+export function resultsPage(page, groups, { command, machine, tables }) {
+  const [, ...parts] = page.split(marker)
+  const sections = new Map()
+  for (let i = 0; i < parts.length; i += 2) sections.set(parts[i], parts[i + 1].trim())
+  const on = `\`${command}\` on ${Object.values(machine).join('; ')}.`
+  for (const group of new Set(tables.map((table) => table.group))) {
+    const own = tables.filter((table) => table.group === group).map(asMarkdown)
+    sections.set(group, [...own, on].join('\n\n'))
+  }
+  const present = groups.filter((group) => sections.has(group))
   return `${[
     '# Results',
-    `\`${command}\` prints these figures and writes this page. All ratios are of measurements of one run.`,
-    facts.join('\n'),
-    ...tables.map(asMarkdown),
+    '`npm run bench -- --write` prints these figures and writes this page. All ratios of a table are of measurements of one run.',
+    ...present.map((group) => `<!-- ${group} -->\n\n${sections.get(group)}`),
   ].join('\n\n')}\n`
 }

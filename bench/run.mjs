@@ -2,7 +2,7 @@
  * `npm run bench`: every figure the project promises, as ratios measured in one run. Nothing here fails on a time; a
  * missed target is printed as missed.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -58,7 +58,7 @@ const program = new Command('npm run bench --')
   .option('--folder <path>', 'where the synthetic checkpoints go (default: a temporary folder)')
   .option('--venv <path>', "where the Python peers are installed (default: the user's cache folder)")
   .option('--json', 'print one JSON document')
-  .addOption(new Option('--write', 'write bench/RESULTS.md, which holds all groups').conflicts(['only', 'size']))
+  .addOption(new Option('--write', 'put these groups into bench/RESULTS.md').conflicts('size'))
   .addHelpText('after', '\nExample:\n  npm run bench -- --only merge --size 512MiB --runs 3')
   .parse()
 const flags = program.opts()
@@ -108,7 +108,7 @@ const lines = Object.entries(machine).map(([name, value]) => `${name}: ${value}`
 print(lines.join('\n'))
 for (const [group, tablesOf] of Object.entries(groups)) {
   if (flags.only !== undefined && !flags.only.includes(group)) continue
-  for (const table of await tablesOf(options)) {
+  for await (const table of await tablesOf(options)) {
     tables.push({ group, ...table })
     say('')
     print(`\n${asText(table)}`)
@@ -118,4 +118,8 @@ const given = process.argv.slice(2)
 const command = ['npm run bench', ...(given.length > 0 ? ['--', ...given] : [])].join(' ')
 const report = { command, machine, tables }
 if (flags.json) console.log(JSON.stringify(report, null, 2))
-if (flags.write) writeFileSync(fileURLToPath(new URL('RESULTS.md', import.meta.url)), resultsPage(report))
+if (flags.write) {
+  const file = fileURLToPath(new URL('RESULTS.md', import.meta.url))
+  const page = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  writeFileSync(file, resultsPage(page, Object.keys(groups), report))
+}
