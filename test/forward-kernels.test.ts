@@ -1,7 +1,7 @@
 /** Every kernel of forward passes equals its float64 reference, for all weight types and for odd shapes. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
-import { type Block, forwardKernels as kernels, noTarget, turnedBytes } from '../lib/forward/index.js'
+import { type Block, columnWords, forwardKernels as kernels, noTarget, turnedBytes } from '../lib/forward/index.js'
 import type { NativeDispatch } from '../lib/native/border.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
@@ -263,6 +263,78 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const best = new Uint32Array((await run(buffers, [dispatch], 3)).buffer).subarray(1)
       const want = targets.map((_, t) => logits.subarray(t * width, (t + 1) * width).indexOf(50))
       expect([...best]).toEqual(want)
+    }
+  })
+
+  test('columns leaves the statistics of groups of rows, in any order and number', async () => {
+    for (const { width, groups, first, tau, limit } of [
+      { width: 1, groups: [[0]], first: 0, tau: 0.1, limit: 1e3 },
+      { width: 65, groups: [[4, 0, 2], [], [1, 3, 1]], first: 0, tau: 0.5, limit: 1.25 },
+      { width: 131, groups: [[0], [4], [3, 2, 1]], first: 1, tau: 0, limit: 1e3 },
+    ]) {
+      // Far from zero: what is squared first would cancel.
+      const x = numbers(5 * width, 20).map((value, i) => (i % width === 64 ? 1000 + value : value))
+      const starts = groups.map((_, g) => groups.slice(0, g).flat().length)
+      const list = Uint32Array.from([...starts, groups.flat().length, ...groups.flat()])
+      const asked = groups.slice(first)
+      const at = { width, first, count: asked.length, groups: groups.length, tau, limit }
+      const got = await run(
+        [list, x, 4 * columnWords * width * asked.length],
+        [kernels.columns({ groups: 0, x: 1, y: 2 }, at)],
+        2,
+      )
+      close(got, reference.columns(x, asked, { width, tau, limit }), 2e-6)
+    }
+  })
+
+  test('gram adds products of columns to what is there, in blocks of rows', async () => {
+    for (const [width, first, rows] of [
+      [1, 0, 1],
+      [67, 0, 67],
+      [131, 16, 9],
+    ] as const) {
+      const x = numbers(5 * width, 21)
+      const picks = [3, 0, 4]
+      const before = numbers(rows * width, 22)
+      const dispatch = kernels.gram({ picks: 0, x: 1, y: 2 }, { width, first, rows, picked: picks.length })
+      const got = await run([Uint32Array.from(picks), x, before], [dispatch], 2)
+      const want = reference.gram(x, picks, width).subarray(first * width, (first + rows) * width)
+      close(
+        got,
+        want.map((value, i) => value + before[i]!),
+        2e-6,
+      )
+    }
+  })
+
+  test('move keeps the digits of a small step', async () => {
+    for (const [rows, width] of [
+      [1, 1],
+      [3, 65],
+      [2, 2049],
+    ] as const) {
+      const a = numbers(rows * width, 23)
+      const b = a.map((value, i) => value + ((i % 7) - 3) * 2 ** -14)
+      const got = await run([a, b, 12 * rows], [kernels.move({ a: 0, b: 1, y: 2 }, rows, width)], 2)
+      const want = reference.move(a, b, width)
+      for (const [i, value] of want.entries()) {
+        const scale = i % 3 === 1 ? Math.sqrt(want[i - 1]! * want[i + 1]!) : value
+        expect(Math.abs(got[i]! - value)).toBeLessThanOrEqual(2e-6 * scale)
+      }
+    }
+  })
+
+  test.each(dtypes)('sums adds up |W| and W² of every input of a %s matrix', async (dtype) => {
+    for (const [rows, columns] of [
+      [1, 1],
+      [131, 7],
+      [64, 65],
+    ] as const) {
+      const { block, values, buffers, turn } = tensor(dtype, rows, columns, 24)
+      const before = numbers(2 * columns, 25)
+      const got = await run([...buffers, before], [turn, kernels.sums(block, 2)], 2)
+      const want = reference.weightSums(values, columns).map((value, i) => value + before[i]!)
+      close(got, want, 2e-6)
     }
   })
 

@@ -1,5 +1,5 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
 export { type Continuation, type Greedy, generate } from './generate.js'
-export { type Block, forwardKernels, noTarget, tokenWords, turnedBytes } from './kernels.js'
+export { type Block, columnWords, forwardKernels, noTarget, tokenWords, turnedBytes } from './kernels.js'
 export { Model, type ModelOptions, type Pass, type Token, type Wanted } from './model.js'

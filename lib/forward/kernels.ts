@@ -18,6 +18,9 @@ export interface Block {
 export const tokenWords = 4
 export const noTarget = 0xffffffff
 
+/** Words that kernel `columns` leaves for a column of a group: shift, sum, spread, |x|, x², above. */
+export const columnWords = 6
+
 /** In the words of the kernels. */
 const codes = { F32: 0, F16: 1, BF16: 2 } as const
 const octet = 8
@@ -156,5 +159,44 @@ export const forwardKernels = {
     parameters: [rows, width, from],
     buffers: [tokens, logits, nll, best],
     grid: perRow(rows),
+  }),
+
+  /** Statistics of the columns of x over `count` groups of its rows from `first` on; `columnWords` rows of y a group. */
+  columns: (
+    { groups, x, y }: { groups: number; x: number; y: number },
+    at: { width: number; first: number; count: number; groups: number; tau: number; limit: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/columns',
+    parameters: [at.width, at.count, at.first, at.groups, bits(at.tau), bits(at.limit)],
+    buffers: [groups, x, y],
+    grid: [Math.ceil(at.width / 64), at.count, 1],
+  }),
+
+  /** y[rows, width] += rows `first` to `first + rows` of xᵀx, over the rows of x that are picked. */
+  gram: (
+    { picks, x, y }: { picks: number; x: number; y: number },
+    { width, first, rows, picked }: { width: number; first: number; rows: number; picked: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/gram',
+    parameters: [width, first, rows, picked],
+    buffers: [picks, x, y],
+    grid: [Math.ceil(width / 64), Math.ceil(rows / 8), 1],
+  }),
+
+  /** y[rows, 3] = a·a, a·(b - a), (b - a)·(b - a) of every row. */
+  move: ({ a, b, y }: { a: number; b: number; y: number }, rows: number, width: number): NativeDispatch => ({
+    kernel: 'forward/move',
+    parameters: [rows, width],
+    buffers: [a, b, y],
+    grid: perRow(rows),
+  }),
+
+  /** y[inputs, 2] += sums of |W| and W² over the outputs of a block. */
+  sums: (weight: Block, y: number): NativeDispatch => ({
+    kernel: 'forward/sums',
+    constants: dtypeOf(weight),
+    parameters: [weight.columns, weight.rows],
+    buffers: [weight.buffer, y],
+    grid: perRow(weight.columns),
   }),
 } as const

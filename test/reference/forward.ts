@@ -84,3 +84,57 @@ export function nll(logits: Values, targets: Values): Float64Array {
     return Math.log(sum(width, (i) => Math.exp(row[i]! - most))) - (row[at(targets, t)]! - most)
   })
 }
+
+/** What kernel `columns` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how many |v| are above tau. */
+export function columns(
+  x: Values,
+  groups: number[][],
+  { width, tau, limit }: { width: number; tau: number; limit: number },
+): Float64Array {
+  const clamped = (row: number, column: number) => Math.min(limit, Math.max(-limit, at(x, row * width + column)))
+  return Float64Array.from(
+    groups.flatMap((rows) => {
+      const of = (term: (value: number, shift: number) => number) =>
+        Array.from({ length: width }, (_, column) =>
+          sum(rows.length, (i) => term(clamped(rows[i]!, column), clamped(rows[0]!, column))),
+        )
+      return [
+        Array.from({ length: width }, (_, column) => (rows.length === 0 ? 0 : clamped(rows[0]!, column))),
+        of((value, shift) => value - shift),
+        of((value, shift) => (value - shift) ** 2),
+        of((value) => Math.abs(value)),
+        of((value) => value ** 2),
+        of((value) => (Math.abs(value) > tau ? 1 : 0)),
+      ].flat()
+    }),
+  )
+}
+
+/** `xᵀx` over some rows. */
+export function gram(x: Values, rows: number[], width: number): Float64Array {
+  return build(width * width, (i) => {
+    const [a, b] = [Math.floor(i / width), i % width]
+    return sum(rows.length, (r) => at(x, rows[r]! * width + a) * at(x, rows[r]! * width + b))
+  })
+}
+
+/** `(a·a, a·d, d·d)` with `d = b - a`, a row. */
+export function move(a: Values, b: Values, width: number): Float64Array {
+  return build((3 * a.length) / width, (i) => {
+    const row = Math.floor(i / 3) * width
+    const from = (k: number) => at(a, row + k)
+    const step = (k: number) => at(b, row + k) - from(k)
+    const terms = [(k: number) => from(k) ** 2, (k: number) => from(k) * step(k), (k: number) => step(k) ** 2]
+    return sum(width, terms[i % 3]!)
+  })
+}
+
+/** `sum |W[o, i]|` and `sum W[o, i]²` over o, an input i. */
+export function weightSums(weight: Values, inputs: number): Float64Array {
+  return build(2 * inputs, (i) =>
+    sum(weight.length / inputs, (o) => {
+      const w = Math.abs(at(weight, o * inputs + Math.floor(i / 2)))
+      return i % 2 === 0 ? w : w ** 2
+    }),
+  )
+}

@@ -1,0 +1,28 @@
+// How far rows move, a row a workgroup: with d = b - a, y[row] = (a·a, a·d, d·d). The host takes angles from that without
+// cancelling what a small step differs in.
+struct Parameters { rows: u32, width: u32 }
+#include "rows.wgsl"
+@group(0) @binding(0) var<storage, read> p: Parameters;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
+  let row = row_of(wid, nwg);
+  if (row >= p.rows) { return; }
+  var aa = 0.0;
+  var ad = 0.0;
+  var dd = 0.0;
+  for (var i = lane; i < p.width; i += LANES) {
+    let from_ = a[row * p.width + i];
+    let step = b[row * p.width + i] - from_;
+    aa += from_ * from_;
+    ad += from_ * step;
+    dd += step * step;
+  }
+  let sums = vec3f(sum_all(aa, lane), sum_all(ad, lane), sum_all(dd, lane));
+  if (lane != 0u) { return; }
+  for (var k = 0u; k < 3u; k++) { y[3u * row + k] = sums[k]; }
+}
