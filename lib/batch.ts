@@ -17,6 +17,7 @@ import {
   type MergeOptions,
   type PreparedMerge,
   prepareMerge,
+  publishAll,
   stageMerge,
   typeName,
 } from './merge.js'
@@ -340,7 +341,7 @@ class Commits {
     for (const commit of group) {
       try {
         if (!together) await this.sync([commit])
-        for (const { stage } of commit.outputs) await stage.publish()
+        await publishAll(commit.outputs)
         renamed.push(commit)
       } catch (error) {
         commit.fail(await fail(commit.outputs, error))

@@ -183,7 +183,7 @@ export async function merge(
   }
   const { outputs, run } = await stageMerge(context, prepared, options)
   try {
-    for (const { stage } of outputs) await stage.publish()
+    await publishAll(outputs)
   } catch (error) {
     throw await fail(outputs, error)
   }
@@ -193,11 +193,11 @@ export async function merge(
 /** Refuses outputs that would mix with an input, destroy something or not fit. */
 async function checkTargets(
   { checkpoints, outputs: planned }: PreparedMerge,
-  { overwrite = false }: MergeOptions,
+  options: MergeOptions,
 ): Promise<{ outputs: Output[]; joint: JointPlan }> {
   const outputs: Output[] = []
   for (const output of planned) {
-    const target = await checkOutput(output.out, [...new Set(checkpoints.values())], overwrite)
+    const target = await checkOutput(output.out, [...new Set(checkpoints.values())], options)
     outputs.push({ ...output, target })
   }
   const joint = joinPlans(outputs.map(({ plan }) => plan))
@@ -295,6 +295,12 @@ export async function stageMerge(
       error,
     )
   }
+}
+
+/** Gives outputs their final names. The first one has the journal, without which the others cannot be continued. */
+export async function publishAll(outputs: { stage: Stage }[]): Promise<void> {
+  for (const { stage } of [...outputs].reverse()) await stage.publish()
+  for (const { stage } of outputs) await stage.finish()
 }
 
 /** Keeps what can be continued or removes all; the error says what is kept. */

@@ -8,6 +8,7 @@ import {
   copyFileSync,
   existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -18,7 +19,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, merge, type RecipeInput } from 'weightsmith'
+import { Engine, type MergeReport, merge, type RecipeInput } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
 import { sparseModel } from './sparse.js'
@@ -71,8 +72,8 @@ onLinux('file calls that fail:', () => {
     execFileSync('c++', ['-std=c++20', '-shared', '-fPIC', '-O1', '-o', layer, 'test/faults/faults.cpp', '-ldl'])
   })
 
-  const faulty = (fault: string, out: string, ...more: string[]) =>
-    start([cliPath, 'merge', recipe, out, ...flags, ...more], {
+  const faulty = (fault: string, out: string, file = recipe) =>
+    start([cliPath, 'merge', file, out, ...flags], {
       env: { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: fault },
     })
 
@@ -104,6 +105,27 @@ onLinux('file calls that fail:', () => {
     } else {
       expect(existsSync(`${out}.partial`)).toBe(false)
     }
+  })
+
+  test.each([
+    ['the run is killed', 'kill', { signal: 'SIGKILL' }],
+    ['the disk fails', EIO, { code: 1, signal: null }],
+  ])('a sweep of which some outputs have their names already, when %s, goes on', async (_, what, ending) => {
+    const out = fresh('sweep')
+    const file = `${fresh('recipe')}.yml`
+    const sweep = { 'models[0].parameters.weight': [0.5, 1, 2] }
+    writeFileSync(file, JSON.stringify({ ...soup(models), sweep }))
+    expect(await faulty(`rename:${what}:.partial:1`, out, file).ended).toMatchObject(ending)
+    expect(readdirSync(out).filter((name) => !name.endsWith('.partial'))).toHaveLength(1)
+    const { code, stdout } = await cli('merge', file, out, ...flags, '--resume', '--json')
+    expect({ code, run: (JSON.parse(stdout) as MergeReport).run }).toMatchObject({ code: 0, run: { bytesRead: 0 } })
+    const points = readdirSync(out).map((name) => join(out, name))
+    expect(points).toHaveLength(3)
+    for (const point of points) {
+      expect(readdirSync(point).filter((name) => name.startsWith('.'))).toEqual([])
+      expect((await cli('verify', point)).code).toBe(0)
+    }
+    expect(points.some((point) => readFileSync(join(point, weights)).equals(expected))).toBe(true)
   })
 
   test.each([

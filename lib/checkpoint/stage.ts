@@ -31,7 +31,11 @@ const resumable: ReadonlySet<string> = new Set([
 ])
 
 /** Refuses an output that would mix with an input, or destroy something. Returns the absolute path. */
-export async function checkOutput(out: string, inputs: Checkpoint[], overwrite: boolean): Promise<string> {
+export async function checkOutput(
+  out: string,
+  inputs: Checkpoint[],
+  { overwrite = false, resume = false }: { overwrite?: boolean | undefined; resume?: boolean | undefined },
+): Promise<string> {
   const target = await realTarget(resolve(out))
   for (const input of inputs) {
     const source = await realpath(input.path)
@@ -44,7 +48,8 @@ export async function checkOutput(out: string, inputs: Checkpoint[], overwrite: 
       )
     }
   }
-  await refuseExisting(target, overwrite)
+  // What was published by a run that did not come to its end goes back to being unfinished.
+  if (!resume || !(await exists(join(target, description)))) await refuseExisting(target, overwrite)
   return target
 }
 
@@ -85,6 +90,7 @@ export interface StageOptions {
 export class Stage {
   /** Whether the files of an unfinished run are there to be continued. */
   resumed = false
+  private published = false
 
   private constructor(
     private readonly target: string,
@@ -97,6 +103,7 @@ export class Stage {
   static async create(addon: Pick<NativeAddon, 'lockFile'>, target: string, options: StageOptions): Promise<Stage> {
     const folder = partialOf(target)
     try {
+      if (options.resume) await unpublish(addon, target)
       await mkdir(folder, { recursive: true })
       await refuseForeign(folder)
       const stage = new Stage(target, folder, takeLock(addon, target), options)
@@ -181,19 +188,35 @@ export class Stage {
       if (moved && !(await exists(this.target))) await rename(aside, this.target)
       throw writeFailed(this.target, cause)
     }
-    this.lock.release()
-    // Only now: until the folder has its name, a run that is killed can be continued.
-    for (const name of notes) await rm(join(this.target, name), { force: true })
+    this.published = true
     if (moved) await rm(aside, { recursive: true, force: true })
+  }
+
+  /** Ends the run, when all its outputs have their names: until then one that is killed can be continued. */
+  async finish(): Promise<void> {
+    for (const name of notes) await rm(join(this.target, name), { force: true })
+    this.lock.release()
   }
 
   /** After a failure: keeps what can be continued and gives its folder, or removes what was written. */
   async fail(error: unknown): Promise<string | undefined> {
     const { run } = this.options
     const kept = run !== undefined && resumable.has(codeOf(error) ?? '') && (await exists(run.journal.path))
+    if (this.published && !kept) return this.finish().then(() => undefined)
     if (!kept) await remove(this.folder)
     this.lock.release()
-    return kept ? this.folder : undefined
+    return kept && !this.published ? this.folder : undefined
+  }
+}
+
+/** Takes the final name away from an output whose run was killed before all of its outputs had theirs. */
+async function unpublish(addon: Pick<NativeAddon, 'lockFile'>, target: string): Promise<void> {
+  if ((await exists(partialOf(target))) || !(await exists(join(target, description)))) return
+  const lock = takeLock(addon, target, target)
+  try {
+    await rename(target, partialOf(target))
+  } finally {
+    lock.release()
   }
 }
 
@@ -206,16 +229,20 @@ function partialOf(target: string): string {
   return `${target}.partial`
 }
 
-function takeLock(addon: Pick<NativeAddon, 'lockFile'>, target: string): NativeLock {
+function takeLock(
+  addon: Pick<NativeAddon, 'lockFile'>,
+  target: string,
+  folder: string = partialOf(target),
+): NativeLock {
   try {
-    return addon.lockFile(join(partialOf(target), marker))
+    return addon.lockFile(join(folder, marker))
   } catch (cause) {
     if (codeOf(cause) !== 'ERR_WEIGHTSMITH_BUSY') throw cause
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_BUSY',
-      `The output ${target} is being written by another process or job, which holds the lock of ${partialOf(target)}; ` +
+      `The output ${target} is being written by another process or job, which holds the lock of ${folder}; ` +
         'wait for it or choose another folder.',
-      { cause, file: partialOf(target) },
+      { cause, file: folder },
     )
   }
 }
