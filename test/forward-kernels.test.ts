@@ -122,27 +122,66 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const tokens = tokenTable(ids.map((id, row) => [id, 0, row]))
       const got = await run(
         [...buffers, tokens, 4 * ids.length * width],
-        [turn, kernels.embed(block, 2, 3, ids.length)],
+        [turn, kernels.embed(block, 2, 3, { rows: ids.length, by: 'id' })],
         3,
       )
       expect([...got]).toEqual(ids.flatMap((id) => [...values.subarray(id * width, (id + 1) * width)]))
     })
 
-    test(`norm scales rows by their root mean square and ${dtype} weights, bias is added`, async () => {
-      for (const [rows, width] of [
-        [1, 1],
-        [3, 63],
-        [2, 65],
-        [5, 2049],
+    test(`a ${dtype} table is embedded by position, scaled and added, and leaves what it has no rows for`, async () => {
+      const [positions, width] = [9, 13]
+      const { block, values, buffers, turn } = tensor(dtype, positions, width, 5)
+      const places = packed(3, 6)
+      const x = numbers(places.length * width, 6)
+      const tokens = tokenTable(places.map(({ start, row }) => [7, start, row]))
+      const at = { rows: places.length, by: 'position', offset: 4, scale: 0.5, add: true } as const
+      const want = x.map((value, i) => {
+        const { start, row } = places[Math.floor(i / width)]!
+        const position = row - start + 4
+        return value + (position < positions ? 0.5 * values[position * width + (i % width)]! : 0)
+      })
+      close(await run([...buffers, tokens, x], [turn, kernels.embed(block, 2, 3, at)], 3), want, 1e-6)
+    })
+
+    test(`first puts ${dtype} values where sequences start`, async () => {
+      const width = 70
+      const { block, values, buffers, turn } = tensor(dtype, width, 1, 5)
+      const places = packed(3, 1, 4)
+      const x = numbers(places.length * width, 6)
+      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
+      const got = await run([...buffers, tokens, x], [turn, kernels.first(block, 2, 3, places.length)], 3)
+      const isFirst = (i: number) => [0, 3, 4].includes(Math.floor(i / width))
+      expect([...got]).toEqual([...x].map((value, i) => (isFirst(i) ? values[i % width] : value)))
+    })
+
+    test(`norm scales rows, around their mean or not, by ${dtype} weights, and bias is added`, async () => {
+      for (const [rows, width, more] of [
+        [1, 1, {}],
+        [3, 63, { centered: true }],
+        [2, 65, { plus: 1 }],
+        [5, 2049, { centered: true, plus: 0.5 }],
       ] as const) {
         const { block, values, buffers, turn } = tensor(dtype, width, 1, 6)
-        const x = numbers(rows * width, 7)
-        const dispatches = [turn, kernels.norm(block, 2, 3, rows, 1e-5), kernels.bias(block, 3, rows)]
-        const want = reference.norm(x, values, 1e-5).map((value, i) => value + values[i % width]!)
-        close(await run([...buffers, x, x.byteLength], dispatches, 3), want, 2e-6)
+        const x = numbers(rows * width, 7).map((value) => value + 3)
+        const dispatches = [turn, kernels.norm(block, 2, 3, { rows, eps: 1e-5, ...more }), kernels.bias(block, 3, rows)]
+        const want = reference.norm(x, values, { eps: 1e-5, ...more }).map((value, i) => value + values[i % width]!)
+        close(await run([...buffers, x, x.byteLength], dispatches, 3), want, 4e-6)
       }
     })
   }
+
+  test('splice puts rows of features where ids are past the vocabulary', async () => {
+    const [width, first] = [67, 10]
+    const [features, x] = [numbers(4 * width, 1), numbers(5 * width, 2)]
+    const ids = [9, 13, 10, 0, 12]
+    const tokens = tokenTable(ids.map((id, row) => [id, 0, row]))
+    const splice = kernels.splice({ tokens: 0, features: 1, y: 2 }, { rows: 5, width, first })
+    const want = ids.flatMap((id, row) => {
+      const [from, at] = id < first ? [x, row] : [features, id - first]
+      return [...from.subarray(at * width, (at + 1) * width)]
+    })
+    expect([...(await run([tokens, features, x], [splice], 2))]).toEqual(want)
+  })
 
   test('rope turns halves of heads by the position in the own sequence', async () => {
     for (const [heads, size] of [
@@ -166,26 +205,27 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
   })
 
-  test('attention sees the own sequence up to the own token, or a window of it', async () => {
-    for (const { lengths, heads, groups, size, window } of [
+  test('attention sees the own sequence up to the own token, a window of it, or all of it', async () => {
+    for (const { lengths, heads, groups, size, window, both = 0 } of [
       { lengths: [1], heads: 1, groups: 1, size: 2, window: 0 },
       { lengths: [65, 1, 7], heads: 4, groups: 2, size: 32, window: 0 },
       { lengths: [130], heads: 3, groups: 1, size: 80, window: 0 },
       { lengths: [5, 64], heads: 2, groups: 2, size: 256, window: 0 },
       { lengths: [131, 3], heads: 2, groups: 1, size: 6, window: 67 },
       { lengths: [9], heads: 6, groups: 3, size: 10, window: 1 },
+      { lengths: [67, 67], heads: 2, groups: 2, size: 15, window: 0, both: 67 },
     ]) {
       const places = packed(...lengths)
       const rows = places.length
       const [q, k, v] = [heads, groups, groups].map((count, i) => numbers(rows * count * size, 9 + i))
       const attention = kernels.attention(
         { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-        { rows, heads, groups, size, scale: size ** -0.5, window },
+        { rows, heads, groups, size, scale: size ** -0.5, window, both },
       )
       const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
       const sees = places.map(({ start, row }) => ({
         first: window > 0 ? Math.max(start, row + 1 - window) : start,
-        last: row,
+        last: both > 0 ? start + both - 1 : row,
       }))
       const want = reference.attention({ q: q!, k: k!, v: v! }, sees, { heads, groups, size })
       close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
@@ -213,7 +253,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         kernels.store(0, 6, 3, 2, size),
         kernels.attention(
           { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-          { rows: 2, heads, groups, size, scale: size ** -0.5, window: 0 },
+          { rows: 2, heads, groups, size, scale: size ** -0.5, window: 0, both: 0 },
         ),
       ],
       4,
@@ -225,20 +265,33 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     close(got, reference.attention({ q, k, v }, sees, { heads, groups, size }), 2e-5)
   })
 
-  test('gate and add work on rows of any width, and on values whose exponential overflows', async () => {
+  test.each(['silu', 'gelu', 'gelu_tanh', 'quick_gelu', 'relu'] as const)(
+    '%s alone and as a gate works on rows of any width, and on values whose exponential overflows',
+    async (kind) => {
+      for (const [rows, width] of [
+        [1, 1],
+        [3, 65],
+        [2, 2049],
+      ] as const) {
+        const x = numbers(rows * width, 15).map((value, i) => (i % 7 === 0 ? value * 100 : value * (1 + (i % 3))))
+        const y = numbers(rows * width, 16)
+        const want = Float64Array.from(x, reference.activations[kind])
+        close(await run([x], [kernels.activate(kind, 0, rows, width)], 0), want, 2e-6)
+        const gated = want.map((value, i) => value * y[i]!)
+        close(await run([x, y], [kernels.gate(kind, 0, 1, rows, width)], 0), gated, 2e-6)
+      }
+    },
+  )
+
+  test('add works on rows of any width', async () => {
     for (const [rows, width] of [
       [1, 1],
       [3, 65],
       [2, 2049],
     ] as const) {
-      const x = numbers(rows * width, 15).map((value, i) => (i % 7 === 0 ? value * 100 : value))
-      const y = numbers(rows * width, 16)
-      close(await run([x, y], [kernels.gate(0, 1, rows, width)], 0), reference.gate(x, y), 2e-6)
-      close(
-        await run([x, y], [kernels.add(0, 1, rows, width)], 0),
-        x.map((value, i) => value + y[i]!),
-        0,
-      )
+      const [x, y] = [numbers(rows * width, 15), numbers(rows * width, 16)]
+      const want = x.map((value, i) => value + y[i]!)
+      close(await run([x, y], [kernels.add(0, 1, rows, width)], 0), want, 0)
     }
   })
 

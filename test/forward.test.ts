@@ -203,6 +203,8 @@ describe('what a config describes', () => {
     [1, 2, 3].flatMap((i) => [...readSafetensors(join(full, `model-0000${i}-of-00003.safetensors`))]),
   )
   const spec = (change: object) => modelSpec({ ...config, ...change }, shapes, 'it')
+  const windows = (change: object) =>
+    spec(change).language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'attention' ? [op.window] : [])))
 
   test('names what is known when the architecture is not', () => {
     const known = /LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM/
@@ -213,8 +215,8 @@ describe('what a config describes', () => {
 
   test('lists every field and every feature that is missing', () => {
     expect(() => spec({ vocab_size: undefined, rms_norm_eps: 'no' })).toThrow(/vocab_size, rms_norm_eps/)
-    expect(() => spec({ hidden_act: 'gelu', rope_scaling: { rope_type: 'yarn', factor: 4 } })).toThrow(
-      /the activation gelu, rotary scaling of type yarn/,
+    expect(() => spec({ hidden_act: 'mish', rope_scaling: { rope_type: 'longrope', factor: 4 } })).toThrow(
+      /the activation mish, rotary scaling of type longrope/,
     )
     expect(() => spec({ num_key_value_heads: 3 })).toThrow(/4 query heads on 3 KV heads/)
     expect(() => spec({ head_dim: 33 })).toThrow(/heads of 33 elements/)
@@ -222,9 +224,9 @@ describe('what a config describes', () => {
 
   test('wants the biases of Qwen2 and keeps the window of Mistral', () => {
     expect(() => spec({ architectures: ['Qwen2ForCausalLM'] })).toThrow(/q_proj\.bias/)
-    expect(spec({ architectures: ['MistralForCausalLM'], sliding_window: 9 }).window).toBe(9)
-    expect(spec({ architectures: ['MistralForCausalLM'], sliding_window: null }).window).toBe(0)
-    expect(spec({}).window).toBe(0)
+    expect(windows({ architectures: ['MistralForCausalLM'], sliding_window: 9 })).toEqual(new Array(8).fill(9))
+    expect(windows({ architectures: ['MistralForCausalLM'], sliding_window: null })).toEqual(new Array(8).fill(0))
+    expect(windows({})).toEqual(new Array(8).fill(0))
   })
 
   test('takes the embedding for the head where they are tied', () => {
@@ -233,8 +235,8 @@ describe('what a config describes', () => {
   })
 
   test('has units that fill the tensors they are parts of', () => {
-    const { layers, tensors: wanted } = spec({})
-    for (const { units } of layers) {
+    const { language, tensors: wanted } = spec({})
+    for (const { units } of language.layers) {
       expect(units.map(({ kind }) => kind)).toEqual(['neuron', 'group'])
       for (const { count, rows, columns } of units) {
         for (const { tensor, size } of rows) expect(wanted.get(tensor)![0]).toBe(count * size)
@@ -244,18 +246,17 @@ describe('what a config describes', () => {
   })
 
   test('scales rotary angles as its type says', () => {
-    const plain = spec({}).frequencies
+    const rotary = (rope_scaling: object, length = 1) => spec({ rope_scaling }).language.attention.rotary!(length)
+    const plain = rotary({}).frequencies
     expect([...plain].slice(0, 2)).toEqual([1, 10000 ** (-2 / 32)])
-    const linear = spec({ rope_scaling: { type: 'linear', factor: 4 } }).frequencies
+    const linear = rotary({ type: 'linear', factor: 4 }).frequencies
     expect([...linear]).toEqual([...plain].map((frequency) => frequency / 4))
-    const llama3 = spec({
-      rope_scaling: {
-        rope_type: 'llama3',
-        factor: 8,
-        low_freq_factor: 1,
-        high_freq_factor: 4,
-        original_max_position_embeddings: 256,
-      },
+    const llama3 = rotary({
+      rope_type: 'llama3',
+      factor: 8,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 256,
     }).frequencies
     // Waves shorter than 64 positions are kept, longer than 256 stretched by 8, between them interpolated.
     for (const [i, frequency] of plain.entries()) {

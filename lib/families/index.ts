@@ -1,10 +1,14 @@
 /** From a checkpoint's config to the model that can be run, by the architecture it names. */
 
 import { WeightsmithError } from '../errors.js'
-import type { Config, ModelSpec } from './family.js'
-import { architectures, llama } from './llama.js'
+import type { Config, Family, ModelSpec } from './family.js'
+import { llama, traits } from './llama.js'
 
-export type { Layer, ModelSpec, Op, Units } from './family.js'
+export type { Activation, Attention, Layer, ModelSpec, Op, Rotary, Stack, Units, Vision } from './family.js'
+
+const families: ReadonlyMap<string, Family> = new Map<string, Family>(
+  Object.keys(traits).map((architecture): [string, Family] => [architecture, llama]),
+)
 
 /** Shapes of the tensors that a checkpoint has. */
 type Shapes = ReadonlyMap<string, { shape: readonly number[] }>
@@ -15,16 +19,17 @@ type Shapes = ReadonlyMap<string, { shape: readonly number[] }>
  */
 export function modelSpec(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
   const found = config?.architectures
-  const named = Array.isArray(found) ? String(found[0]) : undefined
-  const architecture = architectures.find((known) => known === named)
-  if (config === undefined || architecture === undefined) {
-    const what = named === undefined ? 'has a config that names no architecture' : `has the architecture ${named}`
+  const architecture = Array.isArray(found) ? String(found[0]) : undefined
+  const family = families.get(architecture ?? '')
+  if (config === undefined || architecture === undefined || family === undefined) {
+    const what =
+      architecture === undefined ? 'has a config that names no architecture' : `has the architecture ${architecture}`
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_ARGUMENT',
-      `The model ${name} ${what}; what can be run is ${architectures.join(', ')}.`,
+      `The model ${name} ${what}; what can be run is ${[...families.keys()].join(', ')}.`,
     )
   }
-  const spec = llama(config, architecture, name)
+  const spec = family(config, { name, architecture, has: (tensor) => tensors.has(tensor) })
   const absent = [...spec.tensors.keys()].filter((tensor) => !tensors.has(tensor))
   if (absent.length > 0) {
     const more = absent.length > 3 ? ` and ${absent.length - 3} more` : ''

@@ -1,17 +1,30 @@
 /**
  * LLaMA and its near relatives: pre-norm blocks of rotary grouped attention and a gated MLP. Mistral adds a sliding
- * window, Qwen2 biases on q, k and v.
+ * window, Qwen2 biases on q, k and v, Qwen3 norms of the heads of q and k, Gemma norms by 1 + weight and a scaled embedding.
  */
 
-import { WeightsmithError } from '../errors.js'
-import type { Config, Layer, ModelSpec, Op } from './family.js'
-import { ropeKind, rotaryFrequencies } from './rope.js'
+import { activationOf, headsMissing, numbersOf, refusal, rowsOf, Tensors } from './build.js'
+import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
+import { ropeKind, rotaryOf } from './rope.js'
 
-export const architectures = ['LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM'] as const
-type Architecture = (typeof architectures)[number]
+/** How relatives differ from LLaMA. */
+interface Traits {
+  /** Biases on q, k and v alone, whatever the config says. */
+  qkvBias?: boolean
+  headNorms?: boolean
+  /** The config's window: `always`, or where it says so, for the layers from `max_window_layers` on. */
+  window?: 'always' | 'switched'
+  /** Gemma's norms and embedding, and its activation where the config has none. */
+  gemma?: boolean
+}
 
-/** The kernel of attention keeps so many elements of a head in registers. */
-const mostHeadSize = 256
+export const traits: Readonly<Record<string, Traits>> = {
+  LlamaForCausalLM: {},
+  MistralForCausalLM: { window: 'always' },
+  Qwen2ForCausalLM: { qkvBias: true, window: 'switched' },
+  Qwen3ForCausalLM: { headNorms: true, window: 'switched' },
+  GemmaForCausalLM: { gemma: true },
+}
 
 const required = [
   'hidden_size',
@@ -23,118 +36,105 @@ const required = [
   'rms_norm_eps',
 ] as const
 
+/** Where the tensors are: before `layers.0`, and the head. */
+export interface Names {
+  model: string
+  head: string
+}
+
 /** The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there, ERR_WEIGHTSMITH_ARGUMENT for what cannot be run. */
-export function llama(config: Config, architecture: Architecture, name: string): ModelSpec {
-  const absent = required.filter((key) => typeof config[key] !== 'number')
-  if (absent.length > 0) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_FORMAT',
-      `The config of ${name} has no number for ${absent.join(', ')}, without which ${architecture} cannot be run.`,
-    )
-  }
-  const number = (key: (typeof required)[number]) => Number(config[key])
-  const hidden = number('hidden_size')
-  const inner = number('intermediate_size')
-  const heads = number('num_attention_heads')
+export function llama(config: Config, subject: Subject, names: Names = { model: 'model', head: 'lm_head' }): ModelSpec {
+  const { qkvBias = false, headNorms = false, gemma = false, window: windowed } = traits[subject.architecture] ?? {}
+  const number = numbersOf(config, required, subject)
+  const { hidden_size: hidden, intermediate_size: inner, num_attention_heads: heads, rms_norm_eps: eps } = number
+  const { num_hidden_layers: depth, vocab_size: vocabulary, max_position_embeddings: positions } = number
   const groups = Number(config.num_key_value_heads ?? heads)
   const headSize = Number(config.head_dim ?? hidden / heads)
-  const vocabulary = number('vocab_size')
-  const frequencies = rotaryFrequencies(config, headSize)
-  const activation = String(config.hidden_act ?? 'silu')
+  const rotary = rotaryOf(config, headSize, positions)
+  const activation = gemma
+    ? (config.hidden_activation ?? 'gelu_pytorch_tanh')
+    : (config.hidden_act ?? config.hidden_activation ?? 'silu')
+  const kind = activationOf(activation)
   const missing = [
-    ...(activation === 'silu' ? [] : [`the activation ${activation}`]),
-    ...(frequencies === undefined ? [`rotary scaling of type ${ropeKind(config)}`] : []),
-    ...(Number.isInteger(headSize) && headSize % 2 === 0 && headSize <= mostHeadSize
-      ? []
-      : [`heads of ${headSize} elements`]),
-    ...(Number.isInteger(heads / groups) ? [] : [`${heads} query heads on ${groups} KV heads`]),
-    ...(config.use_sliding_window === true ? ['windows that only some layers have'] : []),
+    kind === undefined && `the activation ${activation}`,
+    rotary === undefined && `rotary scaling of type ${ropeKind(config)}`,
+    ...headsMissing({ heads, groups, size: headSize, rotary: true }),
   ]
-  if (frequencies === undefined || missing.length > 0) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_ARGUMENT',
-      `The model ${name} cannot be run: what it needs and is missing here is ${missing.join(', ')}.`,
-    )
+  if (rotary === undefined || kind === undefined || missing.some((what) => what !== false))
+    throw refusal(missing, subject)
+
+  const biased = { qkv: qkvBias || config.attention_bias === true, mlp: config.mlp_bias === true }
+  const biasedOut = !qkvBias && biased.qkv
+  const windowOf = (layer: number) => {
+    const on = windowed === 'always' || (windowed === 'switched' && config.use_sliding_window === true)
+    const from = windowed === 'switched' ? Number(config.max_window_layers ?? 0) : 0
+    return on && layer >= from ? Number(config.sliding_window ?? 0) : 0
   }
-  const biased = {
-    qkv: architecture === 'Qwen2ForCausalLM' || config.attention_bias === true,
-    o: architecture !== 'Qwen2ForCausalLM' && config.attention_bias === true,
-    mlp: config.mlp_bias === true,
-  }
-  const tensors = new Map<string, readonly number[]>()
-  const tensor = (key: string, ...shape: number[]) => {
-    tensors.set(key, shape)
-    return key
-  }
-  const linear = (key: string, x: string, y: string, [out, from]: [number, number], bias: boolean): Op => ({
-    op: 'linear',
-    x,
-    y,
-    weight: tensor(`${key}.weight`, out, from),
-    ...(bias ? { bias: tensor(`${key}.bias`, out) } : {}),
-  })
-  const norm = (key: string): Op => ({ op: 'norm', x: 'x', y: 'h', weight: tensor(`${key}.weight`, hidden) })
+  const tensors = new Tensors()
+  const plus = gemma ? { plus: 1 } : {}
+  const norm = (key: string) => tensors.rmsNorm(key, 'x', 'h', hidden, eps, plus)
   const queries = heads * headSize
   const keys = groups * headSize
 
-  const layer = (prefix: string): Layer => {
+  const layer = (index: number): Layer => {
+    const prefix = `${names.model}.layers.${index}`
     const attention = `${prefix}.self_attn`
     const mlp = `${prefix}.mlp`
-    const rows = (parent: string, sizes: Record<string, number>, bias: boolean) =>
-      Object.entries(sizes).flatMap(([key, size]) =>
-        ['weight', ...(bias ? ['bias'] : [])].map((kind) => ({ tensor: `${parent}.${key}.${kind}`, size })),
-      )
+    /** q or k, whose heads have norms in Qwen3; `a` is free until attention writes it. */
+    const projected = (name: 'q' | 'k', count: number): Op[] => {
+      const shape: [number, number] = [count * headSize, hidden]
+      if (!headNorms) return [tensors.linear(`${attention}.${name}_proj`, 'h', name, shape, biased.qkv)]
+      return [
+        tensors.linear(`${attention}.${name}_proj`, 'h', 'a', shape, biased.qkv),
+        tensors.rmsNorm(`${attention}.${name}_norm`, 'a', name, headSize, eps, { heads: count }),
+      ]
+    }
     return {
       ops: [
         norm(`${prefix}.input_layernorm`),
-        linear(`${attention}.q_proj`, 'h', 'q', [queries, hidden], biased.qkv),
-        linear(`${attention}.k_proj`, 'h', 'k', [keys, hidden], biased.qkv),
-        linear(`${attention}.v_proj`, 'h', 'v', [keys, hidden], biased.qkv),
-        { op: 'attention', q: 'q', k: 'k', v: 'v', y: 'a' },
-        linear(`${attention}.o_proj`, 'a', 'h', [hidden, queries], biased.o),
+        ...projected('q', heads),
+        ...projected('k', groups),
+        tensors.linear(`${attention}.v_proj`, 'h', 'v', [keys, hidden], biased.qkv),
+        { op: 'attention', q: 'q', k: 'k', v: 'v', y: 'a', window: windowOf(index) },
+        tensors.linear(`${attention}.o_proj`, 'a', 'h', [hidden, queries], biasedOut),
         { op: 'add', x: 'x', y: 'h' },
         norm(`${prefix}.post_attention_layernorm`),
-        linear(`${mlp}.gate_proj`, 'h', 'g', [inner, hidden], biased.mlp),
-        linear(`${mlp}.up_proj`, 'h', 'u', [inner, hidden], biased.mlp),
-        { op: 'gate', x: 'g', y: 'u' },
-        linear(`${mlp}.down_proj`, 'g', 'h', [hidden, inner], biased.mlp),
+        tensors.linear(`${mlp}.gate_proj`, 'h', 'g', [inner, hidden], biased.mlp),
+        tensors.linear(`${mlp}.up_proj`, 'h', 'u', [inner, hidden], biased.mlp),
+        { op: 'gate', kind, x: 'g', y: 'u' },
+        tensors.linear(`${mlp}.down_proj`, 'g', 'h', [hidden, inner], biased.mlp),
         { op: 'add', x: 'x', y: 'h' },
       ],
       units: [
         {
           kind: 'neuron',
           count: inner,
-          rows: rows(mlp, { gate_proj: 1, up_proj: 1 }, biased.mlp),
+          rows: rowsOf(mlp, { gate_proj: 1, up_proj: 1 }, biased.mlp),
           columns: [{ tensor: `${mlp}.down_proj.weight`, size: 1 }],
         },
         {
           kind: 'group',
           count: groups,
-          rows: rows(attention, { q_proj: queries / groups, k_proj: headSize, v_proj: headSize }, biased.qkv),
+          rows: rowsOf(attention, { q_proj: queries / groups, k_proj: headSize, v_proj: headSize }, biased.qkv),
           columns: [{ tensor: `${attention}.o_proj.weight`, size: queries / groups }],
         },
       ],
     }
   }
-  const embedding = tensor('model.embed_tokens.weight', vocabulary, hidden)
+  const table = tensors.add(`${names.model}.embed_tokens.weight`, vocabulary, hidden)
+  const tied = (config.tie_word_embeddings ?? gemma) === true
   return {
-    architecture,
+    architecture: subject.architecture,
     vocabulary,
-    context: number('max_position_embeddings'),
-    heads,
-    groups,
-    headSize,
-    window: architecture === 'MistralForCausalLM' ? Number(config.sliding_window ?? 0) : 0,
-    eps: number('rms_norm_eps'),
-    frequencies,
-    activations: { x: hidden, h: hidden, q: queries, k: keys, v: keys, a: queries, g: inner, u: inner },
-    embedding,
-    layers: Array.from({ length: number('num_hidden_layers') }, (_, i) => layer(`model.layers.${i}`)),
-    final: [norm('model.norm')],
-    head: {
-      x: 'h',
-      weight: config.tie_word_embeddings === true ? embedding : tensor('lm_head.weight', vocabulary, hidden),
+    context: rotary.context,
+    tensors: tensors.shapes,
+    language: {
+      activations: { x: hidden, h: hidden, q: queries, k: keys, v: keys, a: queries, g: inner, u: inner },
+      attention: { heads, groups, headSize, both: 0, rotary: rotary.angles },
+      embed: [{ op: 'embed', y: 'x', table, by: 'id', ...(gemma ? { scale: Math.sqrt(hidden) } : {}) }],
+      layers: Array.from({ length: depth }, (_, i) => layer(i)),
+      final: [norm(`${names.model}.norm`)],
     },
-    tensors,
+    head: { x: 'h', weight: tied ? table : tensors.add(`${names.head}.weight`, vocabulary, hidden) },
   }
 }

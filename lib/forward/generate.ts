@@ -1,6 +1,7 @@
 /** Greedy generation: prompts go through together, then one token a sequence and pass, until each has ended. */
 
-import type { Model, Token } from './model.js'
+import type { Model, Sequence } from './model.js'
+import type { Token } from './pass.js'
 
 export interface Greedy {
   /** Most ids a continuation has. */
@@ -17,23 +18,20 @@ export interface Continuation {
   ended: boolean
 }
 
-interface Sequence extends Continuation {
+interface Growing extends Continuation {
   start: number
   /** Row of the last token that went through. */
   row: number
 }
 
 /** The likeliest next ids of each prompt. The model's cache has to hold the longest prompt and its continuation. */
-export async function generate(
-  model: Model,
-  prompts: readonly ArrayLike<number>[],
-  options: Greedy,
-): Promise<Continuation[]> {
+export async function generate(model: Model, prompts: readonly Sequence[], options: Greedy): Promise<Continuation[]> {
   const results: Continuation[] = []
-  for (let first = 0; first < prompts.length; ) {
+  const packed = prompts.map((prompt) => model.pack([prompt]))
+  for (let first = 0; first < packed.length; ) {
     let rows = 0
-    const batch: ArrayLike<number>[] = []
-    for (const prompt of prompts.slice(first)) {
+    const batch: Token[][] = []
+    for (const prompt of packed.slice(first)) {
       rows += prompt.length + options.most
       if (batch.length > 0 && rows > Math.min(model.cache, model.tokens)) break
       batch.push(prompt)
@@ -46,14 +44,15 @@ export async function generate(
 
 async function generateBatch(
   model: Model,
-  prompts: readonly ArrayLike<number>[],
+  prompts: readonly Token[][],
   { most, ends, check }: Greedy,
 ): Promise<Continuation[]> {
-  const sequences: Sequence[] = []
+  const sequences: Growing[] = []
   const tokens: Token[] = []
   let start = 0
   for (const prompt of prompts) {
-    tokens.push(...model.pack([prompt]).map(({ id, row }) => ({ id, start, row: start + row })))
+    const base = start
+    tokens.push(...prompt.map(({ row, target: _, ...token }) => ({ ...token, start: base, row: base + row })))
     sequences.push({ ids: [], ended: false, start, row: start + prompt.length - 1 })
     start += prompt.length + most
   }

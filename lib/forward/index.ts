@@ -2,4 +2,5 @@
 
 export { type Continuation, type Greedy, generate } from './generate.js'
 export { type Block, columnWords, forwardKernels, noTarget, tokenWords, turnedBytes } from './kernels.js'
-export { Model, type ModelOptions, type Pass, type Token, type Wanted } from './model.js'
+export { Model, type ModelOptions, type Sequence } from './model.js'
+export type { Pass, Pixels, Token, Wanted } from './pass.js'

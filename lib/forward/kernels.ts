@@ -3,6 +3,7 @@
  * formula, plus one entry here. Activations are f32 rows; weights are packed and turned (`turn`); buffers go by index.
  */
 
+import type { Activation } from '../families/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, turned. */
@@ -23,6 +24,7 @@ export const columnWords = 6
 
 /** In the words of the kernels. */
 const codes = { F32: 0, F16: 1, BF16: 2 } as const
+const kinds: Record<Activation, number> = { silu: 0, gelu: 1, gelu_tanh: 2, quick_gelu: 3, relu: 4 }
 const octet = 8
 
 /** Words of a row of a turned tensor: its columns are the rows of the checkpoint, padded to whole octets. */
@@ -63,22 +65,65 @@ export const forwardKernels = {
     }
   },
 
-  /** y[tokens, width] = rows of the table; one dispatch a block of it. */
-  embed: (table: Block, tokens: number, y: number, count: number): NativeDispatch => ({
+  /**
+   * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y += them.
+   * One dispatch a block of it.
+   */
+  embed: (
+    table: Block,
+    tokens: number,
+    y: number,
+    at: { rows: number; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean },
+  ): NativeDispatch => ({
     kernel: 'forward/embed',
     constants: dtypeOf(table),
-    parameters: [count, table.columns, table.first, table.rows, Math.ceil(table.rows / octet) * octet],
+    parameters: [
+      at.rows,
+      table.columns,
+      table.first,
+      table.rows,
+      Math.ceil(table.rows / octet) * octet,
+      at.by === 'id' ? 0 : 1,
+      at.offset ?? 0,
+      bits(at.scale ?? 1),
+      at.add === true ? 1 : 0,
+    ],
     buffers: [table.buffer, tokens, y],
-    grid: perRow(count),
+    grid: perRow(at.rows),
   }),
 
-  /** y = RMSNorm(x) * weight, rows of `width`. */
-  norm: (weight: Block, x: number, y: number, rows: number, eps: number): NativeDispatch => ({
+  /** y = weight, for tokens that are the first of their sequence. */
+  first: (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
+    kernel: 'forward/first',
+    constants: dtypeOf(weight),
+    parameters: [rows, weight.rows],
+    buffers: [weight.buffer, tokens, y],
+    grid: perRow(rows),
+  }),
+
+  /** y = row (id - first) of the features, for tokens whose id is not below `first`. */
+  splice: (
+    { tokens, features, y }: { tokens: number; features: number; y: number },
+    { rows, width, first }: { rows: number; width: number; first: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/splice',
+    parameters: [rows, width, first],
+    buffers: [tokens, features, y],
+    grid: perRow(rows),
+  }),
+
+  /** y = RMSNorm(x), or LayerNorm(x) where it is `centered`, times weight + plus; rows of the weight's width. */
+  norm: (
+    weight: Block,
+    x: number,
+    y: number,
+    at: { rows: number; eps: number; centered?: boolean; plus?: number },
+  ): NativeDispatch => ({
     kernel: 'forward/norm',
     constants: dtypeOf(weight),
-    parameters: [rows, weight.rows, bits(eps)],
+    parameters: [at.rows, weight.rows, bits(at.eps), bits(at.plus ?? 0), at.centered === true ? 1 : 0],
     buffers: [weight.buffer, x, y],
-    grid: perRow(rows),
+    grid: perRow(at.rows),
   }),
 
   /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
@@ -123,20 +168,30 @@ export const forwardKernels = {
     grid: perRow(rows),
   }),
 
-  /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own. */
+  /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `both`: all of so many rows. */
   attention: (
     { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
-    at: { rows: number; heads: number; groups: number; size: number; scale: number; window: number },
+    at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number>,
   ): NativeDispatch => ({
     kernel: 'forward/attention',
-    parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window],
+    parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window, at.both],
     buffers: [tokens, q, keys, values, y],
     grid: perRow(at.rows, at.heads),
   }),
 
-  /** x = silu(x) * y. */
-  gate: (x: number, y: number, rows: number, width: number): NativeDispatch => ({
+  /** x = f(x). */
+  activate: (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'forward/activate',
+    constants: { KIND: kinds[kind] },
+    parameters: [rows, width],
+    buffers: [x],
+    grid: perRow(rows),
+  }),
+
+  /** x = f(x) * y. */
+  gate: (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
     kernel: 'forward/gate',
+    constants: { KIND: kinds[kind] },
     parameters: [rows, width],
     buffers: [y, x],
     grid: perRow(rows),

@@ -10,8 +10,9 @@ import type { Host } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
-import { forwardKernels, noTarget } from './kernels.js'
-import { Buffers } from './program.js'
+import { forwardKernels } from './kernels.js'
+import { type Pass, type Pixels, runPass, type Token, type Wanted } from './pass.js'
+import { Buffers, imagesOf } from './program.js'
 
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
@@ -20,32 +21,8 @@ export interface ModelOptions {
   cache?: number | undefined
 }
 
-/** One token of a pass. */
-export interface Token {
-  id: number
-  /** First row of its sequence in the cache, and its own. */
-  start: number
-  row: number
-  /** The id whose loss is asked for. */
-  target?: number | undefined
-}
-
-export interface Wanted {
-  logits?: boolean
-  /** The residual stream before the first block and after every block, and what the head is applied to. */
-  hidden?: boolean
-}
-
-export interface Pass {
-  /** −log of the probability of every token's target; 0 where there is none. */
-  nll: Float32Array
-  /** The id of each token's largest logit. */
-  best: Uint32Array
-  /** Rows of the vocabulary's size. */
-  logits?: Float32Array
-  hidden?: Float32Array[]
-  normed?: Float32Array
-}
+/** Ids, or ids among which the id of an image stands for each of some images. */
+export type Sequence = ArrayLike<number> | { ids: ArrayLike<number>; images: readonly Pixels[] }
 
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
@@ -77,14 +54,15 @@ export class Model {
   }
 
   /**
-   * Sequences of ids as the tokens of one pass, each predicted from the ones before it; the last has no target. Throws
-   * ERR_WEIGHTSMITH_ARGUMENT for ids that the vocabulary does not have and sequences longer than the context.
+   * Sequences as the tokens of one pass, each predicted from the ones before it; the last has no target, and rows of images
+   * are no targets. The id of an image becomes the rows of its features. Throws ERR_WEIGHTSMITH_ARGUMENT for ids that the
+   * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
    */
-  pack(sequences: readonly ArrayLike<number>[]): Token[] {
+  pack(sequences: readonly Sequence[]): Token[] {
     const { vocabulary, context } = this.spec
     let start = 0
     return sequences.flatMap((sequence, index) => {
-      const ids = Array.from(sequence)
+      const ids = Array.from('ids' in sequence ? sequence.ids : sequence)
       const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary)
       if (wrong !== undefined) {
         throw argument(
@@ -92,14 +70,42 @@ export class Model {
         )
       }
       if (ids.length === 0) throw argument(`Sequence ${index} is empty.`)
-      if (ids.length > context) {
+      const items = this.expand(ids, 'ids' in sequence ? sequence.images : [], index)
+      if (items.length > context) {
         throw argument(
-          `Sequence ${index} has ${ids.length} tokens, but the context of ${this.checkpoint.name} has ${context}.`,
+          `Sequence ${index} has ${items.length} tokens, but the context of ${this.checkpoint.name} has ${context}.`,
         )
       }
-      const tokens = ids.map((id, i) => ({ id, start, row: start + i, target: ids[i + 1] }))
-      start += ids.length
+      const tokens = items.map((item, i) => {
+        const next = items[i + 1]
+        return { ...item, start, row: start + i, target: next?.image === undefined ? next?.id : undefined }
+      })
+      start += items.length
       return tokens
+    })
+  }
+
+  /** Ids, with the rows of an image's features in the place of its id. */
+  private expand(ids: number[], images: readonly Pixels[], index: number): Pick<Token, 'id' | 'image'>[] {
+    const { vision } = this.spec
+    const places = vision === undefined ? 0 : ids.filter((id) => id === vision.token).length
+    if (places !== images.length) {
+      throw argument(`Sequence ${index} has places for ${places} images, but ${images.length} are given.`)
+    }
+    if (vision === undefined) return ids.map((id) => ({ id }))
+    const values = vision.channels * vision.size ** 2
+    const odd = images.find(({ length }) => length !== values)
+    if (odd !== undefined) {
+      throw argument(
+        `An image of sequence ${index} has ${odd.length} values, but ${this.checkpoint.name} sees ${vision.channels} ` +
+          `channels of ${vision.size} x ${vision.size} pixels.`,
+      )
+    }
+    const waiting = [...images]
+    const length = vision.stack.attention.both - vision.skipped
+    return ids.flatMap((id) => {
+      const pixels = id === vision.token ? waiting.shift() : undefined
+      return pixels === undefined ? [{ id }] : Array.from({ length }, (_, row) => ({ id, image: { pixels, row } }))
     })
   }
 
@@ -109,7 +115,11 @@ export class Model {
     if (rows === 0 || rows > this.tokens) {
       throw argument(`A pass takes 1 to ${this.tokens} tokens, but ${rows} were given.`)
     }
-    return this.inTurn(() => this.use(async (host) => this.pass(await this.load(host), tokens, wanted)))
+    const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels]))).size
+    const most = imagesOf(this.spec, this.tokens)
+    if (images > most)
+      throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
+    return this.inTurn(() => this.use(async (host) => runPass(await this.load(host), this.spec, tokens, wanted)))
   }
 
   /** Gives the device's memory back; the next pass loads the model again. */
@@ -129,50 +139,6 @@ export class Model {
     const task = this.last.then(work)
     this.last = task.catch(() => undefined)
     return task
-  }
-
-  private async pass({ device, resident, buffers }: Loaded, tokens: readonly Token[], wanted: Wanted): Promise<Pass> {
-    const { spec } = this
-    const rows = tokens.length
-    const words = Uint32Array.from(tokens.flatMap(({ id, start, row, target }) => [id, start, row, target ?? noTarget]))
-    let work = {
-      writes: [{ buffer: buffers.tokens, offset: 0, memory: new Uint8Array(words.buffer) }],
-      dispatches: buffers.embed(rows),
-    }
-    /** Runs what has come together, and gives the first words of some buffers. */
-    const read = async (...wants: [buffer: number, words: number][]): Promise<ArrayBuffer[]> => {
-      const reads = wants.map(([buffer, count]) => ({ buffer, offset: 0, bytes: 4 * count }))
-      const results = await device.dispatch(resident, { ...work, reads })
-      work = { writes: [], dispatches: [] }
-      return results.map(({ buffer }) => buffer as ArrayBuffer)
-    }
-    const activation = async (name: string) => {
-      const [bytes] = await read([buffers.activation(name), rows * (spec.activations[name] ?? 0)])
-      return new Float32Array(bytes ?? [])
-    }
-    const hidden: Float32Array[] = []
-    if (wanted.hidden) hidden.push(await activation('x'))
-    for (const index of spec.layers.keys()) {
-      work.dispatches.push(...buffers.layer(index, rows))
-      if (wanted.hidden) hidden.push(await activation('x'))
-    }
-    work.dispatches.push(...buffers.final(rows))
-    const normed = wanted.hidden ? await activation(spec.head.x) : undefined
-    const logits = wanted.logits ? new Float32Array(rows * spec.vocabulary) : undefined
-    for (let from = 0; from < rows; from += buffers.headRows) {
-      const part = Math.min(buffers.headRows, rows - from)
-      work.dispatches.push(...buffers.head(from, part))
-      if (logits === undefined) continue
-      const [bytes] = await read([buffers.logits, part * spec.vocabulary])
-      logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
-    }
-    const [nll, best] = await read([buffers.nll, rows], [buffers.best, rows])
-    return {
-      nll: new Float32Array(nll ?? []),
-      best: new Uint32Array(best ?? []),
-      ...(logits === undefined ? {} : { logits }),
-      ...(normed === undefined ? {} : { hidden, normed }),
-    }
   }
 
   /** The model on the device in use: after a loss that is another one. */
@@ -209,12 +175,6 @@ export class Model {
           })
         }
       }
-      const angles = new Uint8Array(angleTable(spec, this.cache || this.tokens).buffer)
-      await device.dispatch(resident, {
-        writes: [{ buffer: buffers.angles, offset: 0, memory: angles }],
-        dispatches: [],
-        reads: [],
-      })
     } catch (error) {
       await device.release(resident).catch(() => undefined)
       throw error
@@ -236,18 +196,6 @@ function dtypeOf({ name, dtype }: CheckpointTensor): StoreDType {
     `The tensor ${name} is stored as ${dtype}, but models run on F32, F16 and BF16 only.`,
     { tensor: name },
   )
-}
-
-/** (cos, sin) of every pair of a head at every position: float64, rounded once. */
-function angleTable({ frequencies }: ModelSpec, positions: number): Float32Array {
-  const table = new Float32Array(2 * positions * frequencies.length)
-  for (let position = 0, at = 0; position < positions; position++) {
-    for (const frequency of frequencies) {
-      table[at++] = Math.cos(position * frequency)
-      table[at++] = Math.sin(position * frequency)
-    }
-  }
-  return table
 }
 
 function argument(message: string): WeightsmithError {

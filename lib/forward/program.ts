@@ -1,6 +1,6 @@
 /** From the ops of a model to dispatches: which buffer every tensor and activation is, and which kernels an op takes. */
 
-import type { ModelSpec, Op } from '../families/index.js'
+import type { ModelSpec, Op, Rotary, Stack } from '../families/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
 import { type Block, forwardKernels as kernels, tokenWords, turnedBytes } from './kernels.js'
 
@@ -18,53 +18,55 @@ export interface Room {
 
 type Four = [number, number, number, number]
 
+/** Images that have room in a pass of so many tokens. */
+export function imagesOf({ vision }: ModelSpec, tokens: number): number {
+  if (vision === undefined) return 0
+  return Math.max(1, Math.floor(tokens / (vision.stack.attention.both - vision.skipped)))
+}
+
 /** Buffers by index, and their sizes in bytes. */
 export class Buffers {
   readonly sizes: number[] = []
   readonly tensors = new Map<string, Block[]>()
   readonly staging: number
-  readonly tokens: number
-  readonly angles: number
+  readonly language: Program
+  /** The tower, with room for as many images as a pass of the language model can hold. */
+  readonly vision?: Program
   readonly logits: number
   readonly nll: number
   readonly best: number
   /** Rows the head is applied to at a time. */
   readonly headRows: number
-  private readonly activations: ReadonlyMap<string, number>
-  private readonly caches: { keys: number; values: number }[]
 
   constructor(
     private readonly spec: ModelSpec,
-    private readonly room: Room,
+    room: Room,
     dtypeOf: (tensor: string) => StoreDType,
   ) {
     const limit = Math.min(stagingBytes, room.binding)
+    const add = (bytes: number) => this.sizes.push(bytes) - 1
     let staging = 4
-    for (const [name, [rows = 1, columns = 1]] of spec.tensors) {
+    for (const [name, [rows = 1, ...rest]] of spec.tensors) {
       const dtype = dtypeOf(name)
+      const columns = rest.reduce((product, size) => product * size, 1)
       const blocks = blocksOf(rows, columns, dtype, limit)
       this.tensors.set(
         name,
-        blocks.map((block) => ({ ...block, buffer: this.add(turnedBytes(block)) })),
+        blocks.map((block) => ({ ...block, buffer: add(turnedBytes(block)) })),
       )
       for (const block of blocks) staging = Math.max(staging, block.rows * columns * bytesOf(dtype))
     }
-    this.staging = this.add(staging)
-    this.tokens = this.add(4 * tokenWords * room.tokens)
-    const rows = room.cache || room.tokens
-    this.angles = this.add(4 * spec.headSize * rows)
-    this.activations = new Map(
-      Object.entries(spec.activations).map(([name, width]) => [name, this.add(4 * width * room.tokens)]),
-    )
-    const kept = 4 * spec.groups * spec.headSize * rows
-    this.caches = Array.from({ length: room.cache > 0 ? spec.layers.length : 1 }, () => ({
-      keys: this.add(kept),
-      values: this.add(kept),
-    }))
+    this.staging = add(staging)
+    this.language = new Program(spec.language, room, this.tensors, add)
+    const { vision } = spec
+    if (vision !== undefined) {
+      const tokens = imagesOf(spec, room.tokens) * vision.stack.attention.both
+      this.vision = new Program(vision.stack, { tokens, cache: 0 }, this.tensors, add)
+    }
     this.headRows = Math.max(1, Math.min(room.tokens, Math.floor(limit / (4 * spec.vocabulary))))
-    this.logits = this.add(4 * spec.vocabulary * this.headRows)
-    this.nll = this.add(4 * room.tokens)
-    this.best = this.add(4 * room.tokens)
+    this.logits = add(4 * spec.vocabulary * this.headRows)
+    this.nll = add(4 * room.tokens)
+    this.best = add(4 * room.tokens)
   }
 
   /** Bytes of all of them. */
@@ -72,78 +74,154 @@ export class Buffers {
     return this.sizes.reduce((sum, size) => sum + size, 0)
   }
 
-  activation(name: string): number {
-    return this.activations.get(name) ?? -1
-  }
-
-  embed(rows: number): NativeDispatch[] {
-    return this.blocks(this.spec.embedding).map((block) =>
-      kernels.embed(block, this.tokens, this.activation('x'), rows),
-    )
-  }
-
-  layer(index: number, rows: number): NativeDispatch[] {
-    return (this.spec.layers[index]?.ops ?? []).flatMap((op) => this.op(op, index, rows))
-  }
-
-  final(rows: number): NativeDispatch[] {
-    return this.spec.final.flatMap((op) => this.op(op, 0, rows))
+  /** Puts features of images where tokens stand for them: ids past the vocabulary are rows of features. */
+  splice(rows: number): NativeDispatch[] {
+    const { vision, vocabulary } = this.spec
+    if (vision === undefined || this.vision === undefined) return []
+    const { tokens } = this.language
+    const features = this.vision.activation(vision.features)
+    const width = vision.stack.activations[vision.features] ?? 0
+    return [kernels.splice({ tokens, features, y: this.language.activation('x') }, { rows, width, first: vocabulary })]
   }
 
   /** Logits, losses and best tokens of some rows. */
   head(from: number, rows: number): NativeDispatch[] {
     const { head, vocabulary } = this.spec
+    const x = this.language.activation(head.x)
     return [
-      ...this.blocks(head.weight).map((block) =>
-        kernels.gemm(block, this.activation(head.x), this.logits, { rows, stride: vocabulary, from }),
+      ...(this.tensors.get(head.weight) ?? []).map((block) =>
+        kernels.gemm(block, x, this.logits, { rows, stride: vocabulary, from }),
       ),
-      kernels.nll(this, { rows, width: vocabulary, from }),
+      kernels.nll({ ...this, tokens: this.language.tokens }, { rows, width: vocabulary, from }),
     ]
+  }
+}
+
+/** The dispatches of one stack, and the buffers that are its own. */
+export class Program {
+  readonly tokens: number
+  readonly angles: number
+  /** What the buffer of angles holds. */
+  private turned: Rotary | undefined
+  private readonly activations: ReadonlyMap<string, number>
+  private readonly caches: { keys: number; values: number }[]
+
+  constructor(
+    readonly stack: Stack,
+    private readonly room: Pick<Room, 'tokens' | 'cache'>,
+    private readonly tensors: ReadonlyMap<string, Block[]>,
+    add: (bytes: number) => number,
+  ) {
+    const { groups, headSize } = stack.attention
+    this.tokens = add(4 * tokenWords * room.tokens)
+    const rows = room.cache || room.tokens
+    this.angles = stack.attention.rotary === undefined ? -1 : add(4 * headSize * rows)
+    this.activations = new Map(
+      Object.entries(stack.activations).map(([name, width]) => [name, add(4 * width * room.tokens)]),
+    )
+    const kept = 4 * groups * headSize * rows
+    this.caches = Array.from({ length: room.cache > 0 ? stack.layers.length : 1 }, () => ({
+      keys: add(kept),
+      values: add(kept),
+    }))
+  }
+
+  activation(name: string): number {
+    return this.activations.get(name) ?? -1
+  }
+
+  /** The angles that a pass of sequences of up to `length` tokens needs, where the device does not have them yet. */
+  turn(length: number): Float32Array<ArrayBuffer> | undefined {
+    const rotary = this.stack.attention.rotary?.(length)
+    if (rotary === undefined || rotary === this.turned) return undefined
+    this.turned = rotary
+    return angleTable(rotary, this.room.cache || this.room.tokens)
+  }
+
+  embed(rows: number): NativeDispatch[] {
+    return this.stack.embed.flatMap((op) => this.op(op, 0, rows))
+  }
+
+  layer(index: number, rows: number): NativeDispatch[] {
+    return (this.stack.layers[index]?.ops ?? []).flatMap((op) => this.op(op, index, rows))
+  }
+
+  final(rows: number): NativeDispatch[] {
+    return this.stack.final.flatMap((op) => this.op(op, 0, rows))
   }
 
   private op(op: Op, layer: number, rows: number): NativeDispatch[] {
-    const { spec } = this
-    const width = (name: string) => spec.activations[name] ?? 0
+    const width = (name: string) => this.stack.activations[name] ?? 0
+    const buffer = (name: string) => this.activation(name)
+    const { tokens } = this
     switch (op.op) {
-      case 'norm':
-        return this.blocks(op.weight).map((block) =>
-          kernels.norm(block, this.activation(op.x), this.activation(op.y), rows, spec.eps),
-        )
-      case 'linear': {
-        const y = this.activation(op.y)
-        const stride = spec.tensors.get(op.weight)?.[0] ?? 0
+      case 'embed':
+        return this.blocks(op.table).map((block) => kernels.embed(block, tokens, buffer(op.y), { rows, ...op }))
+      case 'first':
+        return this.blocks(op.weight).map((block) => kernels.first(block, tokens, buffer(op.y), rows))
+      case 'norm': {
+        const many = rows * (op.heads ?? 1)
         return [
-          ...this.blocks(op.weight).map((block) => kernels.gemm(block, this.activation(op.x), y, { rows, stride })),
-          ...(op.bias === undefined ? [] : this.blocks(op.bias).map((block) => kernels.bias(block, y, rows))),
+          ...this.blocks(op.weight).map((block) =>
+            kernels.norm(block, buffer(op.x), buffer(op.y), { rows: many, ...op }),
+          ),
+          ...this.bias(op.bias, op.y, rows),
+        ]
+      }
+      case 'linear': {
+        const blocks = this.blocks(op.weight)
+        const stride = blocks.reduce((sum, block) => sum + block.rows, 0)
+        return [
+          ...blocks.map((block) => kernels.gemm(block, buffer(op.x), buffer(op.y), { rows, stride })),
+          ...this.bias(op.bias, op.y, rows),
         ]
       }
       case 'attention': {
-        const { angles, tokens } = this
-        const { heads, groups, headSize: size, window } = spec
+        const { heads, groups, headSize: size, both, rotary } = this.stack.attention
         const cache = this.caches[this.room.cache > 0 ? layer : 0] ?? { keys: -1, values: -1 }
-        const [q, k, v, y] = [op.q, op.k, op.v, op.y].map((name) => this.activation(name)) as Four
+        const [q, k, v, y] = [op.q, op.k, op.v, op.y].map(buffer) as Four
+        const turned = (x: number, count: number) =>
+          rotary === undefined ? [] : [kernels.rope({ angles: this.angles, tokens, x }, { rows, heads: count, size })]
         return [
-          kernels.rope({ angles, tokens, x: q }, { rows, heads, size }),
-          kernels.rope({ angles, tokens, x: k }, { rows, heads: groups, size }),
+          ...turned(q, heads),
+          ...turned(k, groups),
           kernels.store(tokens, k, cache.keys, rows, width(op.k)),
           kernels.store(tokens, v, cache.values, rows, width(op.v)),
-          kernels.attention({ tokens, q, ...cache, y }, { rows, heads, groups, size, scale: size ** -0.5, window }),
+          kernels.attention(
+            { tokens, q, ...cache, y },
+            { rows, heads, groups, size, scale: size ** -0.5, window: op.window, both },
+          ),
         ]
       }
+      case 'activation':
+        return [kernels.activate(op.kind, buffer(op.x), rows, width(op.x))]
       case 'gate':
-        return [kernels.gate(this.activation(op.x), this.activation(op.y), rows, width(op.x))]
+        return [kernels.gate(op.kind, buffer(op.x), buffer(op.y), rows, width(op.x))]
       case 'add':
-        return [kernels.add(this.activation(op.x), this.activation(op.y), rows, width(op.x))]
+        return [kernels.add(buffer(op.x), buffer(op.y), rows, width(op.x))]
     }
+  }
+
+  private bias(tensor: string | undefined, y: string, rows: number): NativeDispatch[] {
+    if (tensor === undefined) return []
+    return this.blocks(tensor).map((block) => kernels.bias(block, this.activation(y), rows))
   }
 
   private blocks(tensor: string): Block[] {
     return this.tensors.get(tensor) ?? []
   }
+}
 
-  private add(bytes: number): number {
-    return this.sizes.push(bytes) - 1
+/** (cos, sin) of every pair of a head at every position: float64, rounded once. */
+function angleTable({ frequencies, factor }: Rotary, positions: number): Float32Array<ArrayBuffer> {
+  const table = new Float32Array(2 * positions * frequencies.length)
+  for (let position = 0, at = 0; position < positions; position++) {
+    for (const frequency of frequencies) {
+      table[at++] = factor * Math.cos(position * frequency)
+      table[at++] = factor * Math.sin(position * frequency)
+    }
   }
+  return table
 }
 
 function bytesOf(dtype: StoreDType): number {

@@ -22,13 +22,18 @@ export function gemm(x: Values, weight: Values, [rows, columns, inner]: [number,
   })
 }
 
-/** `x / sqrt(mean(x^2) + eps) * weight`. */
-export function norm(x: Values, weight: Values, eps: number): Float64Array {
+/** `(x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus)`; `m` is the mean of the row where it is centered, else 0. */
+export function norm(
+  x: Values,
+  weight: Values,
+  { eps, centered = false, plus = 0 }: { eps: number; centered?: boolean; plus?: number },
+): Float64Array {
   const width = weight.length
   return build(x.length, (i) => {
     const row = Math.floor(i / width) * width
-    const mean = sum(width, (k) => at(x, row + k) ** 2) / width
-    return (at(x, i) / Math.sqrt(mean + eps)) * at(weight, i % width)
+    const m = centered ? sum(width, (k) => at(x, row + k)) / width : 0
+    const mean = sum(width, (k) => (at(x, row + k) - m) ** 2) / width
+    return ((at(x, i) - m) / Math.sqrt(mean + eps)) * (at(weight, i % width) + plus)
   })
 }
 
@@ -70,9 +75,26 @@ export function attention(
   return y
 }
 
-/** `silu(x) * y`. */
-export function gate(x: Values, y: Values): Float64Array {
-  return build(x.length, (i) => (at(x, i) / (1 + Math.exp(-at(x, i)))) * at(y, i))
+/** The power series, which float64 carries to 4; from there on erf is 1 within 2e-8. */
+function erf(x: number): number {
+  if (Math.abs(x) > 4) return Math.sign(x)
+  let term = x
+  let total = x
+  for (let n = 1; n < 100; n++) {
+    term *= (-x * x) / n
+    total += term / (2 * n + 1)
+  }
+  return (2 / Math.sqrt(Math.PI)) * total
+}
+
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
+
+export const activations = {
+  silu: (x: number) => x * sigmoid(x),
+  gelu: (x: number) => (x / 2) * (1 + erf(x / Math.SQRT2)),
+  gelu_tanh: (x: number) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  quick_gelu: (x: number) => x * sigmoid(1.702 * x),
+  relu: (x: number) => Math.max(x, 0),
 }
 
 /** `log(sum(exp(logits))) - logits[target]`, a row. */

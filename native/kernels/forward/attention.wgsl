@@ -1,7 +1,7 @@
-// Causal attention with grouped heads: y = softmax(scale * q k) v over the cache rows of the token's own sequence, from its
-// first (or the last `window` of them, where that is not 0) to the token's own. A workgroup makes one head of one token
+// Attention with grouped heads: y = softmax(scale * q k) v over the cache rows of the token's own sequence, from its first
+// (or the last `window` of them, where that is not 0) to the token's own; all `both` rows, where that is not 0. A workgroup makes one head of one token
 // with an online softmax: 64 keys at a time, a score an invocation; then an invocation adds up some elements of v.
-struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32 } // groups: KV heads
+struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> q: array<f32>;
@@ -24,8 +24,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   let own = (t * p.heads + head) * p.size;
   let group = head / (p.heads / p.groups) * p.size;
   let stride = p.groups * p.size;
-  let end = tokens[t].z + 1u;
   var first = tokens[t].y;
+  let end = select(tokens[t].z + 1u, first + p.both, p.both > 0u);
   if (p.window > 0u && end - first > p.window) { first = end - p.window; }
   var sums: array<f32, PARTS>;
   var most = LOWEST;

@@ -1,5 +1,10 @@
-// y[t] = table[id of t], for the ids whose rows `first` to `first + rows` of the table are in this part of it.
-struct Parameters { tokens: u32, width: u32, first: u32, rows: u32, stride: u32 } // stride: of a row of `weights`
+// y[t] = scale * table[i] (+ y[t] where `add` is not 0); i is the id of t, or its position and an offset. Only for those i
+// whose rows, `first` to `first + rows` of the table, are in this part of it.
+struct Parameters {
+  tokens: u32, width: u32, first: u32, rows: u32,
+  stride: u32, // of a row of `weights`
+  by_position: u32, offset: u32, scale: f32, add: u32,
+}
 #include "weights.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read> tokens: array<vec4u>;
@@ -10,7 +15,12 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lane: u32) {
   let t = wid.x + wid.y * nwg.x;
   if (t >= p.tokens) { return; }
-  let id = tokens[t].x;
+  let token = tokens[t];
+  let id = select(token.x, token.z - token.y + p.offset, p.by_position != 0u);
   if (id < p.first || id - p.first >= p.rows) { return; }
-  for (var d = lane; d < p.width; d += 64u) { y[t * p.width + d] = element(d * p.stride + id - p.first); }
+  for (var d = lane; d < p.width; d += 64u) {
+    var value = p.scale * element(d * p.stride + id - p.first);
+    if (p.add != 0u) { value += y[t * p.width + d]; }
+    y[t * p.width + d] = value;
+  }
 }

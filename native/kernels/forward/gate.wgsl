@@ -1,5 +1,6 @@
-// x = silu(x) * y, with silu(x) = x / (1 + exp(-x)).
+// x = f(x) * y, with f of include/activations.wgsl.
 struct Parameters { rows: u32, width: u32 }
+#include "activations.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> y: array<f32>;
 @group(0) @binding(2) var<storage, read_write> x: array<f32>;
@@ -9,8 +10,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lane: u32) {
   let row = wid.x + wid.y * nwg.x;
   if (row >= p.rows) { return; }
-  for (var i = row * p.width + lane; i < (row + 1u) * p.width; i += 64u) {
-    // Below -80 silu is zero in f32, while exp would overflow.
-    x[i] = x[i] / (1.0 + exp(-max(x[i], -80.0))) * y[i];
-  }
+  for (var i = row * p.width + lane; i < (row + 1u) * p.width; i += 64u) { x[i] = activate(x[i]) * y[i]; }
 }

@@ -1,5 +1,6 @@
-// RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight, a row a workgroup.
-struct Parameters { rows: u32, width: u32, eps: f32 }
+// y = (x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus), a row a workgroup. RMSNorm: m is 0; LayerNorm, where
+// `centered` is not 0: m is the mean of the row (its bias is added by kernel bias).
+struct Parameters { rows: u32, width: u32, eps: f32, plus: f32, centered: u32 }
 #include "weights.wgsl"
 #include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
@@ -11,11 +12,19 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lane: u32) {
   let row = row_of(wid, nwg);
   if (row >= p.rows) { return; }
+  var mean = 0.0;
+  if (p.centered != 0u) {
+    var sum = 0.0;
+    for (var i = lane; i < p.width; i += LANES) { sum += x[row * p.width + i]; }
+    mean = sum_all(sum, lane) / f32(p.width);
+  }
   var squares = 0.0;
   for (var i = lane; i < p.width; i += LANES) {
-    let value = x[row * p.width + i];
+    let value = x[row * p.width + i] - mean;
     squares += value * value;
   }
   let scale = 1.0 / sqrt(sum_all(squares, lane) / f32(p.width) + p.eps);
-  for (var i = lane; i < p.width; i += LANES) { y[row * p.width + i] = x[row * p.width + i] * scale * element(i); }
+  for (var i = lane; i < p.width; i += LANES) {
+    y[row * p.width + i] = (x[row * p.width + i] - mean) * scale * (element(i) + p.plus);
+  }
 }
