@@ -19,8 +19,20 @@ export { type Adapter, Engine, type EngineOptions } from './engine.js'
 export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
 export { type EvalOptions, type EvalReport, evaluate, type Metric, metrics } from './eval.js'
 export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './explain.js'
-export type { Model, ModelOptions, Pass, Pixels, Sequence, Token, Wanted } from './forward/index.js'
-export { type Continuation, type Greedy, generate } from './forward/index.js'
+export type {
+  Measure,
+  Model,
+  ModelOptions,
+  Pass,
+  Pixels,
+  Sequence,
+  Tap,
+  Token,
+  WalkOptions,
+  Wanted,
+  Watch,
+} from './forward/index.js'
+export { ColumnStatistics, type Continuation, chunks, type Greedy, generate } from './forward/index.js'
 export { forward, openModel } from './forward.js'
 export { type InspectReport, inspect } from './inspect.js'
 export type { BatchJob } from './jobs.js'

@@ -216,24 +216,27 @@ export const forwardKernels = {
     grid: perRow(rows),
   }),
 
-  /** Statistics of the columns of x over `count` groups of its rows from `first` on; `columnWords` rows of y a group. */
+  /**
+   * Statistics of the columns of x over `count` groups of its rows from `first` on: `columnWords` rows a group, in y from
+   * word `start` on. The groups are at word `list` of their buffer.
+   */
   columns: (
     { groups, x, y }: { groups: number; x: number; y: number },
-    at: { width: number; first: number; count: number; groups: number; tau: number; limit: number },
+    at: Record<'width' | 'list' | 'groups' | 'first' | 'count' | 'start' | 'tau' | 'limit', number>,
   ): NativeDispatch => ({
     kernel: 'forward/columns',
-    parameters: [at.width, at.count, at.first, at.groups, bits(at.tau), bits(at.limit)],
+    parameters: [at.width, at.list, at.groups, at.first, at.count, at.start, bits(at.tau), bits(at.limit)],
     buffers: [groups, x, y],
     grid: [Math.ceil(at.width / 64), at.count, 1],
   }),
 
-  /** y[rows, width] += rows `first` to `first + rows` of xᵀx, over the rows of x that are picked. */
+  /** y[rows, width] += rows `first` to `first + rows` of xᵀx, over `picked` rows of x, which are listed from word `list` on. */
   gram: (
     { picks, x, y }: { picks: number; x: number; y: number },
-    { width, first, rows, picked }: { width: number; first: number; rows: number; picked: number },
+    { width, first, rows, list, picked }: Record<'width' | 'first' | 'rows' | 'list' | 'picked', number>,
   ): NativeDispatch => ({
     kernel: 'forward/gram',
-    parameters: [width, first, rows, picked],
+    parameters: [width, first, rows, list, picked],
     buffers: [picks, x, y],
     grid: [Math.ceil(width / 64), Math.ceil(rows / 8), 1],
   }),

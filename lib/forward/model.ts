@@ -4,6 +4,7 @@
  * batch, one sequence and the next token of many sequences are the same program.
  */
 
+import { open } from 'node:fs/promises'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
 import { isStorable } from '../checkpoint/index.js'
 import type { Host } from '../engine.js'
@@ -11,8 +12,12 @@ import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
 import { forwardKernels } from './kernels.js'
-import { type Pass, type Pixels, runPass, type Token, type Wanted } from './pass.js'
+import { type Gear, noGear } from './meter.js'
+import { type Part, partsOf, tensorsOf, wholeOf } from './part.js'
+import { type Pass, type Pixels, readGrams, readSums, runPass, type Stretch, type Token, type Wanted } from './pass.js'
 import { Buffers, imagesOf } from './program.js'
+import type { Tap } from './statistics.js'
+import { gearOf, type WalkOptions, walk } from './walk.js'
 
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
@@ -27,10 +32,15 @@ export type Sequence = ArrayLike<number> | { ids: ArrayLike<number>; images: rea
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
 interface Loaded {
+  /** Of which part and gear. */
+  key: string
   device: NativeDevice
   resident: number
   buffers: Buffers
 }
+
+/** Share of the memory that parts of a model leave to what waits between them. */
+const waitingShare = 1 / 8
 
 const defaultTokens = 1024
 
@@ -59,11 +69,11 @@ export class Model {
    * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
    */
   pack(sequences: readonly Sequence[]): Token[] {
-    const { vocabulary, context, vision } = this.spec
+    const { vocabulary, context } = this.spec
     let start = 0
     return sequences.flatMap((sequence, index) => {
       const ids = Array.from('ids' in sequence ? sequence.ids : sequence)
-      const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabulary) && id !== vision?.token)
+      const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary)
       if (wrong !== undefined) {
         throw argument(
           `Sequence ${index} has the id ${wrong}, but ${this.checkpoint.name} knows 0 to ${vocabulary - 1}.`,
@@ -111,24 +121,13 @@ export class Model {
 
   /** Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. */
   run(tokens: readonly Token[], wanted: Wanted = {}): Promise<Pass> {
-    const rows = tokens.length
-    if (rows === 0 || rows > this.tokens) {
-      throw argument(`A pass takes 1 to ${this.tokens} tokens, but ${rows} were given.`)
-    }
-    const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels]))).size
-    const most = imagesOf(this.spec, this.tokens)
-    if (images > most)
-      throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
+    this.checkPass(tokens)
     return this.inTurn(() => this.use(async (host) => runPass(await this.load(host), this.spec, tokens, wanted)))
   }
 
   /** Gives the device's memory back; the next pass loads the model again. */
   close(): Promise<void> {
-    return this.inTurn(async () => {
-      const { loaded } = this
-      this.loaded = undefined
-      await loaded?.device.release(loaded.resident).catch(() => undefined)
-    })
+    return this.inTurn(() => this.unload())
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -141,18 +140,126 @@ export class Model {
     return task
   }
 
-  /** The model on the device in use: after a loss that is another one. */
-  private async load(host: Host): Promise<Loaded> {
-    if (this.loaded?.device !== host.device) this.loaded = await this.upload(host)
+  /**
+   * Batches of tokens go through the model, each as one pass, and are watched. A model that is larger than the memory goes
+   * through the device in parts, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
+   */
+  walk(batches: readonly (readonly Token[])[], options: WalkOptions = {}): Promise<void> {
+    for (const tokens of batches) this.checkPass(tokens)
+    const gear = gearOf(options)
+    return this.inTurn(() =>
+      this.use(async (host) => {
+        const parts = this.parts(host, gear)
+        const longest = parts.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear).bytes), 0)
+        const walker = {
+          spec: this.spec,
+          parts,
+          room: Math.max(0, host.memory - longest),
+          load: async (part: Part) => this.stage(await this.load(host, part, gear)),
+          prefetch: (part: Part, signal: AbortSignal) => this.prefetch(part, signal),
+        }
+        try {
+          await walk(walker, batches, options)
+        } finally {
+          // What is left of it is of use for the next walk, but not for passes.
+          if (parts.length > 1 || gear.grams.length > 0) await this.unload()
+        }
+      }),
+    )
+  }
+
+  /** The parts in which the model goes through the device, and the most bytes that one of them takes. */
+  forecast(options: WalkOptions = {}): Promise<{ parts: number; bytes: number }> {
+    const gear = gearOf(options)
+    return this.use(async (host) => {
+      const parts = this.parts(host, gear)
+      const bytes = parts.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear).bytes), 0)
+      return { parts: parts.length, bytes }
+    })
+  }
+
+  private parts(host: Host, gear: Gear): Part[] {
+    const whole = this.buffersOf(host, wholeOf(this.spec), gear).bytes
+    if (whole <= host.memory) return [wholeOf(this.spec)]
+    const limit = host.memory * (1 - waitingShare)
+    const parts = partsOf(this.spec, (part) => this.buffersOf(host, part, gear).bytes <= limit)
+    if (parts !== undefined) return parts
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+      `The model ${this.checkpoint.name} takes ${whole} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
+        `layers at a time fits the ${host.memory} bytes of memory; give more, or fewer tokens.`,
+    )
+  }
+
+  private stage({ device, resident, buffers }: Loaded) {
+    const { spec } = this
+    return {
+      run: (tokens: readonly Token[], stretch: Stretch) =>
+        runPass({ device, resident, buffers }, spec, tokens, {}, stretch),
+      sums: (names: ReadonlySet<string>, add: (name: string, sums: Float32Array) => void) =>
+        readSums({ device, resident, buffers }, names, add),
+      grams: (add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>) =>
+        readGrams({ device, resident, buffers }, add),
+    }
+  }
+
+  /** Reads what a part will need, so that the system has it in memory when it is loaded. */
+  private async prefetch(part: Part, signal: AbortSignal): Promise<void> {
+    const scratch = new Uint8Array(2 ** 20)
+    for (const name of tensorsOf(this.spec, part)) {
+      const { begin, end, file } = this.tensor(name)
+      const handle = await open(this.checkpoint.files[file]?.path ?? '', 'r')
+      try {
+        for (let at = begin; at < end && !signal.aborted; at += scratch.length) {
+          await handle.read(scratch, 0, Math.min(scratch.length, end - at), at)
+        }
+      } finally {
+        await handle.close()
+      }
+    }
+  }
+
+  private checkPass(tokens: readonly Token[]): void {
+    const rows = tokens.length
+    if (rows === 0 || rows > this.tokens) {
+      throw argument(`A pass takes 1 to ${this.tokens} tokens, but ${rows} were given.`)
+    }
+    const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels]))).size
+    const most = imagesOf(this.spec, this.tokens)
+    if (images <= most) return
+    throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
+  }
+
+  /** The model, or a part of it, on the device in use: after a loss that is another one. */
+  private async load(host: Host, part = wholeOf(this.spec), gear = noGear): Promise<Loaded> {
+    const key = JSON.stringify([part, gear])
+    if (this.loaded?.device !== host.device || this.loaded.key !== key) {
+      await this.unload()
+      this.loaded = { ...(await this.upload(host, part, gear)), key }
+    }
     return this.loaded
   }
 
-  private async upload({ device, memory }: Host): Promise<Loaded> {
-    const { spec, checkpoint } = this
+  private async unload(): Promise<void> {
+    const { loaded } = this
+    this.loaded = undefined
+    try {
+      await loaded?.device.release(loaded.resident)
+    } catch {
+      // A device that is gone has taken its memory along.
+    }
+  }
+
+  private buffersOf({ device }: Host, part: Part, gear: Gear): Buffers {
     const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
-    const buffers = new Buffers(spec, { tokens: this.tokens, cache: this.cache, binding }, (name) =>
-      dtypeOf(this.tensor(name)),
-    )
+    const room = { tokens: this.tokens, cache: this.cache, binding, part, gear }
+    return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
+  }
+
+  private async upload(host: Host, part: Part, gear: Gear): Promise<Omit<Loaded, 'key'>> {
+    const { checkpoint } = this
+    const { device, memory } = host
+    const buffers = this.buffersOf(host, part, gear)
     if (buffers.bytes > memory) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_OUT_OF_MEMORY',

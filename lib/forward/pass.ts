@@ -2,8 +2,10 @@
 
 import type { ModelSpec, Vision } from '../families/index.js'
 import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
-import { noTarget } from './kernels.js'
+import { forwardKernels as kernels, noTarget } from './kernels.js'
+import { Meter } from './meter.js'
 import type { Buffers, Program } from './program.js'
+import type { Measure, Tap } from './statistics.js'
 
 /** One token of a pass. */
 export interface Token {
@@ -39,43 +41,66 @@ export interface Pass {
   images?: { hidden: Float32Array[]; features: Float32Array }
 }
 
+/** Where a pass begins, what it leaves out and what is seen on its way; by default all of a part is run. */
+export interface Stretch {
+  /** The residual stream before a layer of the language model; else the pass begins where the part does. */
+  from?: { layer: number; x: Float32Array<ArrayBuffer> } | undefined
+  /** Blocks that are left out: what comes into them goes on. */
+  skip?: ReadonlySet<number> | undefined
+  measures?: readonly Measure[] | undefined
+  /** Words of kernel move for every row, after a block. */
+  moves?: ((layer: number, words: Float32Array) => void) | undefined
+  /** The residual stream before layer `boundary`, or after the last one. */
+  boundaries?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
+}
+
+/** What the part of a model on the device makes of tokens: losses, or the residual stream for the next part. */
 export async function runPass(
-  { device, resident, buffers }: { device: NativeDevice; resident: number; buffers: Buffers },
+  { device, resident, buffers }: OnDevice,
   spec: ModelSpec,
   tokens: readonly Token[],
   wanted: Wanted,
-): Promise<Pass> {
+  stretch: Stretch = {},
+): Promise<Pass & { x?: Float32Array<ArrayBuffer> }> {
   const work = new Work(device, resident)
-  /** A stack from its embedding on; `final` comes after `depth` layers, and the others are only run to be looked at. */
-  const through = async (program: Program, rows: number, depth: number, embed: NativeDispatch[]) => {
-    const hidden: Float32Array[] = []
-    const look = async () => {
-      if (wanted.hidden) hidden.push(await work.activation(program, 'x', rows))
+  const { language, vision, part, meters } = buffers
+  const { from, skip, moves } = stretch
+  const meter = new Meter(work, meters, stretch.measures ?? [], tokens.length)
+
+  const layer = async (program: Program, index: number, rows: number) => {
+    const width = (name: string) => program.stack.activations[name] ?? 0
+    for (const op of program.stack.layers[index]?.ops ?? []) {
+      const taps = op.op === 'linear' ? op : undefined
+      if (taps) await meter.tap({ weight: taps.weight, side: 'input' }, program.activation(taps.x), width(taps.x))
+      work.add(program.op(op, index, rows))
+      if (taps) await meter.tap({ weight: taps.weight, side: 'output' }, program.activation(taps.y), width(taps.y))
     }
-    const layers = async (from: number, to: number) => {
-      for (let index = from; index < to; index++) {
-        work.add(program.layer(index, rows))
-        await look()
-      }
-    }
-    work.add(embed)
-    await look()
-    await layers(0, depth)
-    work.add(program.final(rows))
-    if (wanted.hidden) await layers(depth, program.stack.layers.length)
-    return hidden
   }
+  const isMeasured = (program: Program, index: number) =>
+    program.stack.layers[index]?.ops.some((op) => op.op === 'linear' && meter.has(op.weight)) === true
 
   const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels])))
-  const { language, vision } = buffers
-  const seen = vision && spec.vision && images.size > 0 ? { program: vision, ...spec.vision } : undefined
+  const seen = vision && spec.vision && images.size > 0 && !from ? { program: vision, ...spec.vision } : undefined
   let features: Pass['images']
   if (seen !== undefined) {
     const { program } = seen
     const rows = images.size * seen.stack.attention.both
+    const hidden: Float32Array[] = []
+    const look = async () => {
+      if (wanted.hidden) hidden.push(await work.activation(program, 'x', rows))
+    }
     work.write(program.tokens, imageTokens(images.size, seen))
     work.write(program.activation(seen.patches), patchesOf([...images], seen))
-    const hidden = await through(program, rows, seen.layers, program.embed(rows))
+    work.add(program.embed(rows))
+    await look()
+    for (const index of program.stack.layers.keys()) {
+      if (index === seen.layers) work.add(program.final(rows))
+      // The layers past those that the features come from are only run to be looked at.
+      if (index >= seen.layers && !wanted.hidden && !isMeasured(program, index)) continue
+      await layer(program, index, rows)
+      await look()
+    }
+    if (seen.layers === program.stack.layers.length) work.add(program.final(rows))
     if (wanted.hidden) features = { hidden, features: await work.activation(program, seen.features, rows) }
   }
 
@@ -91,25 +116,92 @@ export async function runPass(
   const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
   const angles = language.turn(longest)
   if (angles !== undefined) work.write(language.angles, angles)
-  const embed = [...language.embed(rows), ...(seen === undefined ? [] : buffers.splice(rows))]
-  const hidden = await through(language, rows, language.stack.layers.length, embed)
+
+  const hidden: Float32Array[] = []
+  const look = async (boundary: number) => {
+    const see = stretch.boundaries?.(boundary)
+    if (!wanted.hidden && see === undefined) return
+    const x = await work.activation(language, 'x', rows)
+    if (wanted.hidden) hidden.push(x)
+    see?.(x)
+  }
+  const x = language.activation('x')
+  const width = spec.language.activations.x ?? 0
+  if (from === undefined) {
+    work.add(language.embed(rows))
+    if (seen !== undefined) work.add(buffers.splice(rows))
+    await look(0)
+  } else {
+    work.write(x, from.x)
+  }
+  for (let index = from?.layer ?? part.first; index < part.end; index++) {
+    if (skip?.has(index)) continue
+    if (moves) work.add([kernels.store(language.tokens, x, meters.before, rows, width)])
+    await layer(language, index, rows)
+    if (moves) {
+      work.add([kernels.move({ a: meters.before, b: x, y: meters.moves }, rows, width)])
+      const [bytes] = await work.read([meters.moves, 3 * rows])
+      moves(index, new Float32Array(bytes ?? []))
+    }
+    await look(index + 1)
+  }
+  if (!part.leave) {
+    const stream = await work.activation(language, 'x', rows)
+    await meter.flush()
+    return { nll: new Float32Array(), best: new Uint32Array(), x: stream }
+  }
+  work.add(language.final(rows))
   const normed = wanted.hidden ? await work.activation(language, spec.head.x, rows) : undefined
 
   const logits = wanted.logits ? new Float32Array(rows * spec.vocabulary) : undefined
   for (let from = 0; from < rows; from += buffers.headRows) {
-    const part = Math.min(buffers.headRows, rows - from)
-    work.add(buffers.head(from, part))
+    const count = Math.min(buffers.headRows, rows - from)
+    work.add(buffers.head(from, count))
     if (logits === undefined) continue
-    const [bytes] = await work.read([buffers.logits, part * spec.vocabulary])
+    const [bytes] = await work.read([buffers.logits, count * spec.vocabulary])
     logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
   }
   const [nll, best] = await work.read([buffers.nll, rows], [buffers.best, rows])
+  await meter.flush()
   return {
     nll: new Float32Array(nll ?? []),
     best: new Uint32Array(best ?? []),
     ...(logits === undefined ? {} : { logits }),
     ...(normed === undefined ? {} : { hidden, normed }),
     ...(features === undefined ? {} : { images: features }),
+  }
+}
+
+type OnDevice = { device: NativeDevice; resident: number; buffers: Buffers }
+
+/** Sums over the outputs of the linears of this part that are named. */
+export async function readSums(
+  { device, resident, buffers }: OnDevice,
+  names: ReadonlySet<string>,
+  add: (name: string, sums: Float32Array) => void,
+): Promise<void> {
+  for (const [name, blocks] of buffers.tensors) {
+    if (!names.has(name)) continue
+    const work = new Work(device, resident)
+    const words = 2 * (blocks[0]?.columns ?? 0)
+    work.write(buffers.meters.weights, new Float32Array(words))
+    work.add(blocks.map((block) => kernels.sums(block, buffers.meters.weights)))
+    const [bytes] = await work.read([buffers.meters.weights, words])
+    add(name, new Float32Array(bytes ?? []))
+  }
+}
+
+/** The Gram matrices of this part, as all passes have left them. */
+export async function readGrams(
+  { device, resident, buffers }: OnDevice,
+  add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>,
+): Promise<void> {
+  for (const { tap, width, blocks } of buffers.meters.grams) {
+    if (!buffers.tensors.has(tap.weight)) continue
+    for (const { buffer, first, rows } of blocks) {
+      const [bytes] = await new Work(device, resident).read([buffer, rows * width])
+      await add(tap, first, new Float32Array(bytes ?? []))
+    }
   }
 }
 
@@ -141,7 +233,7 @@ class Work {
     return results.map(({ buffer }) => buffer as ArrayBuffer)
   }
 
-  async activation(program: Program, name: string, rows: number): Promise<Float32Array> {
+  async activation(program: Program, name: string, rows: number): Promise<Float32Array<ArrayBuffer>> {
     const [bytes] = await this.read([program.activation(name), rows * (program.stack.activations[name] ?? 0)])
     return new Float32Array(bytes ?? [])
   }
@@ -156,15 +248,17 @@ function imageTokens(count: number, { stack }: Vision): Uint32Array<ArrayBuffer>
 }
 
 /** A row [channels, patch, patch] a patch; the rows that are no patches are 0. */
-function patchesOf(images: readonly Pixels[], { stack, size, patch, patches }: Vision): Float32Array<ArrayBuffer> {
+function patchesOf(
+  images: readonly Pixels[],
+  { stack, size, patch, skipped, patches }: Vision,
+): Float32Array<ArrayBuffer> {
   const width = stack.activations[patches] ?? 0
   const { both } = stack.attention
-  const side = Math.floor(size / patch)
-  const others = both - side ** 2
+  const side = size / patch
   const result = new Float32Array(images.length * both * width)
   for (const [i, pixels] of images.entries()) {
-    for (let row = others; row < both; row++) {
-      const [top, left] = [Math.floor((row - others) / side) * patch, ((row - others) % side) * patch]
+    for (let row = skipped; row < both; row++) {
+      const [top, left] = [Math.floor((row - skipped) / side) * patch, ((row - skipped) % side) * patch]
       let at = (i * both + row) * width
       for (let line = 0; line < width / patch; line++, at += patch) {
         const [channel, y] = [Math.floor(line / patch), line % patch]

@@ -3,6 +3,8 @@
 import type { ModelSpec, Op, Rotary, Stack } from '../families/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
 import { type Block, forwardKernels as kernels, tokenWords, turnedBytes } from './kernels.js'
+import { type Gear, Meters, noGear } from './meter.js'
+import { type Part, tensorsOf, wholeOf } from './part.js'
 
 /** A block of a tensor is read from the file in one piece of at most so many bytes, through one staging buffer. */
 const stagingBytes = 32 * 2 ** 20
@@ -14,6 +16,9 @@ export interface Room {
   cache: number
   /** Bytes a buffer may have. */
   binding: number
+  /** Defaults to the whole model. */
+  part?: Part | undefined
+  gear?: Gear | undefined
 }
 
 type Four = [number, number, number, number]
@@ -32,6 +37,8 @@ export class Buffers {
   readonly language: Program
   /** The tower, with room for as many images as a pass of the language model can hold. */
   readonly vision?: Program
+  readonly part: Part
+  readonly meters: Meters
   readonly logits: number
   readonly nll: number
   readonly best: number
@@ -46,7 +53,9 @@ export class Buffers {
     const limit = Math.min(stagingBytes, room.binding)
     const add = (bytes: number) => this.sizes.push(bytes) - 1
     let staging = 4
-    for (const [name, [rows = 1, ...rest]] of spec.tensors) {
+    this.part = room.part ?? wholeOf(spec)
+    for (const name of tensorsOf(spec, this.part)) {
+      const [rows = 1, ...rest] = spec.tensors.get(name) ?? []
       const dtype = dtypeOf(name)
       const columns = rest.reduce((product, size) => product * size, 1)
       const blocks = blocksOf(rows, columns, dtype, limit)
@@ -59,11 +68,15 @@ export class Buffers {
     this.staging = add(staging)
     this.language = new Program(spec.language, room, this.tensors, add)
     const { vision } = spec
-    if (vision !== undefined) {
+    let most = room.tokens
+    if (vision !== undefined && this.part.enter) {
       const tokens = imagesOf(spec, room.tokens) * vision.stack.attention.both
       this.vision = new Program(vision.stack, { tokens, cache: 0 }, this.tensors, add)
+      most = Math.max(most, tokens)
     }
-    this.headRows = Math.max(1, Math.min(room.tokens, Math.floor(limit / (4 * spec.vocabulary))))
+    this.meters = new Meters(spec, room.gear ?? noGear, { rows: most, binding: room.binding, held: this.tensors }, add)
+    const rows = Math.min(room.tokens, Math.floor(limit / (4 * spec.vocabulary)))
+    this.headRows = this.part.leave ? Math.max(1, rows) : 0
     this.logits = add(4 * spec.vocabulary * this.headRows)
     this.nll = add(4 * room.tokens)
     this.best = add(4 * room.tokens)
@@ -142,15 +155,11 @@ export class Program {
     return this.stack.embed.flatMap((op) => this.op(op, 0, rows))
   }
 
-  layer(index: number, rows: number): NativeDispatch[] {
-    return (this.stack.layers[index]?.ops ?? []).flatMap((op) => this.op(op, index, rows))
-  }
-
   final(rows: number): NativeDispatch[] {
     return this.stack.final.flatMap((op) => this.op(op, 0, rows))
   }
 
-  private op(op: Op, layer: number, rows: number): NativeDispatch[] {
+  op(op: Op, layer: number, rows: number): NativeDispatch[] {
     const width = (name: string) => this.stack.activations[name] ?? 0
     const buffer = (name: string) => this.activation(name)
     const { tokens } = this

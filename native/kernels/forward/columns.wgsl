@@ -2,8 +2,9 @@
 // of `width` words, from which the host adds up in float64: a shift s (its first value), sum(v - s), sum((v - s)^2),
 // sum|v|, sum(v^2), and how many |v| are above tau. v is x held within ±limit. Squared distances are taken from one of the
 // values, so that a mean far from zero cancels nothing.
-// `groups`: starts of the groups in what follows (count + 1 of them), then rows.
-struct Parameters { width: u32, count: u32, first: u32, groups: u32, tau: f32, limit: f32 }
+// `groups` has from word `list` on the starts of the groups in what follows (groups + 1 of them), then rows. Groups `first` to
+// `first + count` are measured; their words go to y from word `start` on.
+struct Parameters { width: u32, list: u32, groups: u32, first: u32, count: u32, start: u32, tau: f32, limit: f32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> groups: array<u32>;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
@@ -11,15 +12,14 @@ struct Parameters { width: u32, count: u32, first: u32, groups: u32, tau: f32, l
 
 const WORDS = 6u;
 
-// Groups `first` to `first + count` of p.groups; their words go to the start of y.
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(workgroup_id) wid: vec3u) {
   let column = id.x;
   let group = wid.y;
   if (column >= p.width || group >= p.count) { return; }
-  let list = p.groups + 1u;
-  let begin = groups[p.first + group];
-  let end = groups[p.first + group + 1u];
+  let list = p.list + p.groups + 1u;
+  let begin = groups[p.list + p.first + group];
+  let end = groups[p.list + p.first + group + 1u];
   var shift = 0.0;
   if (begin < end) { shift = clamp(x[groups[list + begin] * p.width + column], -p.limit, p.limit); }
   var sum = 0.0;
@@ -36,7 +36,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(workgroup_id) wid: ve
     squares += v * v;
     above += select(0.0, 1.0, abs(v) > p.tau);
   }
-  let at = group * WORDS * p.width + column;
+  let at = p.start + group * WORDS * p.width + column;
   y[at] = shift;
   y[at + p.width] = sum;
   y[at + 2u * p.width] = spread;

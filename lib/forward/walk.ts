@@ -1,0 +1,153 @@
+/**
+ * Batches that go through a model, and what is seen of them on their way. Where the model is larger than the memory, it
+ * goes through the device part by part: all batches go through one part before the next one is read, and their residual
+ * streams wait meanwhile. The kernels, and the order of all that is added up, are the same either way.
+ */
+
+import type { ModelSpec } from '../families/index.js'
+import { type Gear, noGear } from './meter.js'
+import type { Part } from './part.js'
+import type { Pass, Stretch, Token } from './pass.js'
+import { Spill } from './spill.js'
+import type { Measure, Tap } from './statistics.js'
+
+/** What is seen of a walk. Batches go by their number; all of them have been through a layer of one batch's number before. */
+export interface Watch {
+  /** Statistics of taps, of every batch. */
+  measures?: (batch: number) => readonly Measure[]
+  /** How every row of the residual stream is moved by a block: words of kernel move. */
+  moves?: (batch: number, layer: number, words: Float32Array) => void
+  /** The residual stream before layer `boundary`, or after the last one. */
+  boundaries?: (batch: number, boundary: number, x: Float32Array) => void
+  /** Sums of |W| and of W² over the outputs, in turn, for every input of a linear; once a walk. */
+  weights?: { names: ReadonlySet<string>; add: (name: string, sums: Float32Array) => void }
+  /** Gram matrices of the inputs of linears over all batches, in blocks of rows, once all batches have been there. */
+  grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
+}
+
+export interface WalkOptions {
+  watch?: readonly Watch[]
+  /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
+  skips?: readonly ReadonlySet<number>[]
+  /** Losses of the tokens of a batch; `skip`: the number of the set that was left out, where one was. */
+  losses?: ((batch: number, nll: Float32Array, skip?: number) => void) | undefined
+  /** Called before every pass; what it throws ends the walk. */
+  check?: (() => void) | undefined
+  /** After every pass: layers that batches have been through, of all. */
+  onStep?: ((done: number, total: number) => void) | undefined
+}
+
+/** What a walk needs of a model. */
+export interface Walker {
+  spec: ModelSpec
+  parts: readonly Part[]
+  /** Bytes that residual streams may take. */
+  room: number
+  /** Has a part on the device. */
+  load: (part: Part) => Promise<Loaded>
+  /** Reads the files of a part, so that they are in memory when it is loaded. */
+  prefetch: (part: Part, signal: AbortSignal) => Promise<void>
+}
+
+export interface Loaded {
+  run(tokens: readonly Token[], stretch: Stretch): Promise<Pass & { x?: Float32Array<ArrayBuffer> }>
+  sums(names: ReadonlySet<string>, add: (name: string, sums: Float32Array) => void): Promise<void>
+  grams(add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>): Promise<void>
+}
+
+/** What the device needs beside the model. */
+export function gearOf({ watch = [] }: WalkOptions): Gear {
+  return {
+    ...noGear,
+    measures: watch.some(({ measures }) => measures !== undefined),
+    moves: watch.some(({ moves }) => moves !== undefined),
+    sums: watch.some(({ weights }) => weights !== undefined),
+    grams: watch.flatMap(({ grams }) => grams?.taps ?? []),
+  }
+}
+
+export async function walk(
+  walker: Walker,
+  batches: readonly (readonly Token[])[],
+  options: WalkOptions,
+): Promise<void> {
+  const { spec, parts } = walker
+  const { watch = [], skips = [], losses, check, onStep } = options
+  const depth = spec.language.layers.length
+  // Without a block to leave out, all are run.
+  const firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
+  const streams = new Spill(walker.room)
+  const lanes = 1 + skips.length
+  const total = batches.length * firsts.reduce((sum, first) => sum + depth - first, depth)
+  let done = 0
+  const warming = new AbortController()
+  let warm: Promise<void> | undefined
+  try {
+    for (const [number, part] of parts.entries()) {
+      check?.()
+      const loaded = await walker.load(part)
+      await warm
+      const next = parts[number + 1]
+      warm = next && walker.prefetch(next, warming.signal).catch(() => undefined)
+      for (const { weights } of watch) if (weights) await loaded.sums(weights.names, weights.add)
+      for (const [batch, tokens] of batches.entries()) {
+        /** Streams that sets begin with, in this part. */
+        const begins = new Map<number, Float32Array<ArrayBuffer>>()
+        const waits = (layer: number) =>
+          firsts.some((first) => first === layer && layer >= part.first && layer < part.end)
+        const pass = async (lane: number, stretch: Stretch) => {
+          check?.()
+          const { nll, x } = await loaded.run(tokens, stretch)
+          if (x !== undefined) await streams.put(batch * lanes + lane, x)
+          if (part.leave) losses?.(batch, nll, lane === 0 ? undefined : lane - 1)
+          done += part.end - Math.max(part.first, stretch.from?.layer ?? part.first)
+          onStep?.(done, total)
+        }
+        const before = part.enter ? undefined : await streams.get(batch * lanes)
+        if (before && waits(part.first)) begins.set(part.first, before)
+        await pass(0, {
+          ...(before && { from: { layer: part.first, x: before } }),
+          ...seenOf(watch, batch, (boundary) => (waits(boundary) ? (x) => begins.set(boundary, x) : undefined)),
+        })
+        for (const [i, skip] of skips.entries()) {
+          const first = firsts[i] ?? 0
+          if (first >= part.end) continue
+          const layer = Math.max(part.first, first)
+          const x = begins.get(first) ?? (await streams.get(batch * lanes + 1 + i))
+          await pass(1 + i, { from: { layer, x }, skip })
+        }
+      }
+      for (const { grams } of watch) if (grams) await loaded.grams(grams.add)
+    }
+  } finally {
+    warming.abort()
+    await warm
+    await streams.close()
+  }
+}
+
+/** What all who watch see of a batch. */
+function seenOf(
+  watch: readonly Watch[],
+  batch: number,
+  begins: (boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined,
+): Stretch {
+  const movers = watch.flatMap(({ moves }) => moves ?? [])
+  const lookers = watch.flatMap(({ boundaries }) => boundaries ?? [])
+  return {
+    measures: watch.flatMap(({ measures }) => measures?.(batch) ?? []),
+    ...(movers.length > 0 && {
+      moves: (layer, words) => {
+        for (const see of movers) see(batch, layer, words)
+      },
+    }),
+    boundaries: (boundary) => {
+      const begin = begins(boundary)
+      if (lookers.length === 0) return begin
+      return (x) => {
+        begin?.(x)
+        for (const see of lookers) see(batch, boundary, x)
+      }
+    },
+  }
+}

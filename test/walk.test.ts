@@ -1,0 +1,109 @@
+/** Batches that walk through a model: what is seen of them, and that a model in parts gives the same bits as a whole one. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { ColumnStatistics, chunks, Engine, type Model, openModel, type Watch } from 'weightsmith'
+
+const goldens = join(process.cwd(), 'test/goldens')
+const full = join(goldens, 'base-f32')
+const golden = JSON.parse(readFileSync(join(goldens, 'forward.json'), 'utf8')) as {
+  calibration: { line_token_ids: number[][]; line_nll_sum: number[] }
+}
+const lines = golden.calibration.line_token_ids
+
+const weight = (layer: number, name: string) => `model.layers.${layer}.${name}.weight`
+
+/** All that can be seen, as plain numbers. */
+async function see(model: Model, skips: Set<number>[] = []) {
+  const batches = [lines.slice(0, 5), lines.slice(5, 9), lines.slice(9, 10)].map((batch) => model.pack(batch))
+  const taps = [
+    { weight: weight(1, 'self_attn.q_proj'), side: 'input' },
+    { weight: weight(5, 'mlp.gate_proj'), side: 'output' },
+    { weight: weight(7, 'mlp.down_proj'), side: 'input' },
+  ] as const
+  const columns = [128, 352, 352].map((width) => new ColumnStatistics(width))
+  const seen = {
+    losses: [] as number[][],
+    moves: [] as number[][],
+    boundaries: [] as [number, number, number[]][],
+    sums: [] as number[][],
+    grams: [] as number[][],
+    steps: [] as number[],
+    columns: [] as Float64Array[][],
+  }
+  const watch: Watch = {
+    measures: (batch) => {
+      const groups = chunks([...batches[batch]!.keys()])
+      return taps.map((tap, i) => ({
+        tap,
+        groups,
+        add: (group, words) => columns[i]!.add(words, groups[group]!.length),
+      }))
+    },
+    moves: (batch, layer, words) => void seen.moves.push([layer, batch, ...words]),
+    boundaries: (batch, boundary, x) => void seen.boundaries.push([boundary, batch, [...x]]),
+    weights: { names: new Set([taps[2].weight]), add: (_, sums) => void seen.sums.push([...sums]) },
+    grams: { taps: [taps[0]], add: async (_, first, rows) => void seen.grams.push([first, ...rows]) },
+  }
+  await model.walk(batches, {
+    watch: [watch],
+    skips,
+    losses: (batch, nll, skip = -1) => void seen.losses.push([skip, batch, ...nll]),
+    onStep: (done, total) => void seen.steps.push(done / total),
+  })
+  const order = (a: ArrayLike<unknown>, b: ArrayLike<unknown>) =>
+    Number(a[0]) - Number(b[0]) || Number(a[1]) - Number(b[1])
+  seen.columns = columns.map(({ mean, spread, absolute, squares, above }) => [mean, spread, absolute, squares, above])
+  seen.losses.sort(order)
+  seen.moves.sort(order)
+  seen.boundaries.sort(order)
+  return seen
+}
+
+describe('a walk', () => {
+  let engine: Engine
+  let model: Model
+  beforeAll(async () => {
+    engine = await Engine.open()
+    model = await openModel(engine, full, { tokens: 128 })
+  })
+  afterAll(() => engine?.close())
+
+  test('sees what passes and kernels give', async () => {
+    const seen = await see(model)
+    const batch = model.pack(lines.slice(0, 5))
+    const pass = await model.run(batch, { hidden: true })
+    expect(seen.losses[0]!.slice(2)).toEqual([...pass.nll])
+    expect(seen.boundaries.filter(([, number]) => number === 0).map(([, , x]) => x)).toEqual(
+      pass.hidden!.map((x) => [...x]),
+    )
+    expect(seen.steps.at(-1)).toBe(1)
+    // The input of the first linear of a block is what its norm makes of the residual stream: unit mean square by weights.
+    const rows = lines.slice(0, 10).flat().length
+    expect(seen.grams).toHaveLength(1)
+    const diagonal = Array.from({ length: 128 }, (_, i) => seen.grams[0]![1 + i * 129]!)
+    for (const [i, squares] of seen.columns[0]![3]!.entries()) expect(squares / diagonal[i]! - 1).toBeCloseTo(0, 5)
+    for (const [i, spread] of seen.columns[2]![1]!.entries()) {
+      const [mean, , , squares] = seen.columns[2]!.map((values) => values[i]!)
+      expect(Math.abs(squares! - rows * mean! ** 2 - spread)).toBeLessThan(1e-5 * squares!)
+    }
+  })
+
+  test('gives the same bits where the model goes through the device in parts', async () => {
+    const skips = [new Set([3]), new Set([0, 7]), new Set([6, 7]), new Set<number>()]
+    const want = await see(model, skips)
+    for (const memory of ['2300KiB', '3MiB', '6MiB']) {
+      await using small = await Engine.open({ memory })
+      const parted = await openModel(small, full, { tokens: 128 })
+      expect((await parted.forecast()).parts).toBeGreaterThan(1)
+      expect(await see(parted, skips)).toEqual({ ...want, steps: expect.anything() })
+    }
+  })
+
+  test('leaves out blocks as a model without them does', async () => {
+    const { losses } = await see(model, [new Set([2]), new Set<number>()])
+    const of = (skip: number) => losses.filter(([number]) => number === skip).map(([, , ...nll]) => nll)
+    expect(of(1)).toEqual(of(-1))
+    expect(of(0)).not.toEqual(of(-1))
+  })
+})
