@@ -141,20 +141,20 @@ onLinux('file calls that fail:', () => {
     expect(readFileSync(join(out, weights)).equals(expected)).toBe(true)
   })
 
-  const replacement = () => join(pair()[0]!, weights)
-  test.each<[string, (path: string) => void, string]>([
+  test.each<[string, (path: string, other: string) => void, string]>([
     ['truncated', (path) => truncateSync(path, 100_000), 'ERR_WEIGHTSMITH_(IO_READ|INPUT_CHANGED)'],
-    ['replaced', (path) => renameSync(replacement(), path), 'ERR_WEIGHTSMITH_INPUT_CHANGED'],
+    ['replaced', (path, other) => renameSync(other, path), 'ERR_WEIGHTSMITH_INPUT_CHANGED'],
     ['removed', (path) => rmSync(path), 'ERR_WEIGHTSMITH_INPUT_CHANGED'],
     ['written to', (path) => utimesSync(path, 0, 1e9), 'ERR_WEIGHTSMITH_INPUT_CHANGED'],
   ])('an input that is %s during the run gives no result', async (_, change, code) => {
     const file = join(models[0]!, weights)
+    const other = join(pair()[0]!, weights)
     const spare = fresh('spare')
     copyFileSync(file, spare)
     const out = fresh('out')
     const running = faulty('read:slow=20:/first:4', out)
     await appears(join(`${out}.partial`, weights), running)
-    change(file)
+    change(file, other)
     const ended = await running.ended
     copyFileSync(spare, file)
     expect(ended).toMatchObject({ code: 1, signal: null })

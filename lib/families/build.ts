@@ -23,12 +23,16 @@ export function numbersOf<Key extends string>(
   return Object.fromEntries(keys.map((key) => [key, config[key]])) as Record<Key, number>
 }
 
+/** Of what could be missing, what is. */
+export function missed(what: (string | false)[]): string[] {
+  return what.filter((one) => one !== false)
+}
+
 /** ERR_WEIGHTSMITH_ARGUMENT with all that is missing here and the model needs. */
-export function refusal(missing: (string | false)[], { name }: Subject): WeightsmithError {
-  const found = missing.filter((what) => what !== false)
+export function refusal(missing: string[], { name }: Subject): WeightsmithError {
   return new WeightsmithError(
     'ERR_WEIGHTSMITH_ARGUMENT',
-    `The model ${name} cannot be run: what it needs and is missing here is ${found.join(', ')}.`,
+    `The model ${name} cannot be run: what it needs and is missing here is ${missing.join(', ')}.`,
   )
 }
 

@@ -100,7 +100,7 @@ export interface Vision {
   patches: string
   /** Layers that the features have gone through; the others do not reach the output. */
   layers: number
-  /** The activation of features after `final`, and the rows of an image that are left out, the class token's. */
+  /** The activation of features after `final`, and how many of an image's first rows are not given on: the class token's, or none. */
   features: string
   skipped: number
   /** The id that stands for an image. */

@@ -3,13 +3,17 @@
 import { WeightsmithError } from '../errors.js'
 import type { Config, Family, ModelSpec } from './family.js'
 import { llama, traits } from './llama.js'
+import { llava } from './llava.js'
+import { opt } from './opt.js'
 
 export type { Activation, Attention, Layer, ModelSpec, Op, Rotary, Stack, Units, Vision } from './family.js'
 export { inputsOf } from './inputs.js'
 
-const families: ReadonlyMap<string, Family> = new Map<string, Family>(
-  Object.keys(traits).map((architecture): [string, Family] => [architecture, llama]),
-)
+const families: ReadonlyMap<string, Family> = new Map<string, Family>([
+  ...Object.keys(traits).map((architecture): [string, Family] => [architecture, llama]),
+  ['OPTForCausalLM', opt],
+  ['LlavaForConditionalGeneration', llava],
+])
 
 /** Shapes of the tensors that a checkpoint has. */
 type Shapes = ReadonlyMap<string, { shape: readonly number[] }>

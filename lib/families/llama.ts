@@ -3,7 +3,7 @@
  * window, Qwen2 biases on q, k and v, Qwen3 norms of the heads of q and k, Gemma norms by 1 + weight and a scaled embedding.
  */
 
-import { activationOf, headsMissing, numbersOf, refusal, rowsOf, Tensors } from './build.js'
+import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
 import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
 import { ropeKind, rotaryOf } from './rope.js'
 
@@ -55,13 +55,12 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     ? (config.hidden_activation ?? 'gelu_pytorch_tanh')
     : (config.hidden_act ?? config.hidden_activation ?? 'silu')
   const kind = activationOf(activation)
-  const missing = [
+  const missing = missed([
     kind === undefined && `the activation ${activation}`,
     rotary === undefined && `rotary scaling of type ${ropeKind(config)}`,
     ...headsMissing({ heads, groups, size: headSize, rotary: true }),
-  ]
-  if (rotary === undefined || kind === undefined || missing.some((what) => what !== false))
-    throw refusal(missing, subject)
+  ])
+  if (rotary === undefined || kind === undefined || missing.length > 0) throw refusal(missing, subject)
 
   const biased = { qkv: qkvBias || config.attention_bias === true, mlp: config.mlp_bias === true }
   const biasedOut = !qkvBias && biased.qkv

@@ -69,11 +69,11 @@ export class Model {
    * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
    */
   pack(sequences: readonly Sequence[]): Token[] {
-    const { vocabulary, context } = this.spec
+    const { vocabulary, context, vision } = this.spec
     let start = 0
     return sequences.flatMap((sequence, index) => {
       const ids = Array.from('ids' in sequence ? sequence.ids : sequence)
-      const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary)
+      const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabulary) && id !== vision?.token)
       if (wrong !== undefined) {
         throw argument(
           `Sequence ${index} has the id ${wrong}, but ${this.checkpoint.name} knows 0 to ${vocabulary - 1}.`,

@@ -248,17 +248,15 @@ function imageTokens(count: number, { stack }: Vision): Uint32Array<ArrayBuffer>
 }
 
 /** A row [channels, patch, patch] a patch; the rows that are no patches are 0. */
-function patchesOf(
-  images: readonly Pixels[],
-  { stack, size, patch, skipped, patches }: Vision,
-): Float32Array<ArrayBuffer> {
+function patchesOf(images: readonly Pixels[], { stack, size, patch, patches }: Vision): Float32Array<ArrayBuffer> {
   const width = stack.activations[patches] ?? 0
   const { both } = stack.attention
-  const side = size / patch
+  const side = Math.floor(size / patch)
+  const others = both - side ** 2
   const result = new Float32Array(images.length * both * width)
   for (const [i, pixels] of images.entries()) {
-    for (let row = skipped; row < both; row++) {
-      const [top, left] = [Math.floor((row - skipped) / side) * patch, ((row - skipped) % side) * patch]
+    for (let row = others; row < both; row++) {
+      const [top, left] = [Math.floor((row - others) / side) * patch, ((row - others) % side) * patch]
       let at = (i * both + row) * width
       for (let line = 0; line < width / patch; line++, at += patch) {
         const [channel, y] = [Math.floor(line / patch), line % patch]

@@ -1,0 +1,124 @@
+/** Tiny models of every family give the hidden states and logits that transformers gives for them. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine, openModel } from 'weightsmith'
+import { modelSpec } from '../lib/families/index.js'
+import { rotaryOf } from '../lib/families/rope.js'
+import { type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
+
+const goldens = join(process.cwd(), 'test/peers/forward')
+const { cases, rotary } = JSON.parse(readFileSync(join(goldens, 'forward.json'), 'utf8')) as {
+  cases: Record<string, { config: Record<string, unknown>; ids: number[]; tensors: Record<string, number[]> }>
+  rotary: Record<string, { config: Record<string, unknown>; length: number; frequencies: number[]; factor: number }>
+}
+const tensors = readSafetensors(join(goldens, 'forward.safetensors'))
+
+/** The rule of make_forward.py: numbers in [-0.25, 0.25) from a hash of name and index; weights of norms lie around 1. */
+function fill(name: string, shape: number[]): Float32Array {
+  let hashed = 2166136261
+  for (const byte of Buffer.from(name)) hashed = Math.imul(hashed ^ byte, 16777619) >>> 0
+  const around = shape.length === 1 && name.includes('norm') && name.endsWith('weight') ? 1 : 0
+  return Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => {
+    let x = (Math.imul(i, 0x9e3779b1) + hashed) >>> 0
+    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0
+    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35) >>> 0
+    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 33 - 0.25 + around
+  })
+}
+
+const weights = (shapes: Record<string, number[]>): Record<string, Raw> =>
+  Object.fromEntries(
+    Object.entries(shapes).map(([name, shape]) => [
+      name,
+      { dtype: 'F32', shape, bytes: Buffer.from(fill(name, shape).buffer) },
+    ]),
+  )
+
+function distance(got: ArrayLike<number>, name: string): number {
+  const want = values(tensors.get(name)!)
+  expect(got.length).toBe(want.length)
+  return want.reduce((most, value, i) => Math.max(most, Math.abs(got[i]! - value)), 0)
+}
+
+describe('a tiny model', () => {
+  let engine: Engine
+  let root: string
+  beforeAll(async () => {
+    root = mkdtempSync(join(tmpdir(), 'weightsmith-families-'))
+    engine = await Engine.open()
+  })
+  afterAll(async () => {
+    rmSync(root, { recursive: true, force: true })
+    await engine?.close()
+  })
+
+  test.each(Object.keys(cases))('%s has the hidden states and logits of transformers', async (name) => {
+    const { config, ids, tensors: shapes } = cases[name]!
+    const folder = writeModel(join(root, name), weights(shapes), config)
+    const model = await openModel(engine, folder, { tokens: 64 })
+    const images = 'vision_config' in config ? [fill('image', [3, 10, 10])] : []
+    // A second sequence in front: positions are those of the own sequence.
+    const tokens = model.pack([
+      { ids: ids.slice(5, 9), images: [] },
+      { ids, images },
+    ])
+    const pass = await model.run(tokens, { logits: true, hidden: true })
+    const last = <T extends Float32Array>(rows: T) => rows.subarray((rows.length / tokens.length) * 4)
+    expect(distance(last(pass.logits!), `${name}/logits`)).toBeLessThan(2e-5)
+    for (const i of [0, 1]) expect(distance(last(pass.hidden![i]!), `${name}/hidden/${i}`)).toBeLessThan(2e-5)
+    await model.close()
+  })
+
+  test('has units that fill the tensors they are parts of', () => {
+    for (const { config, tensors: shapes } of Object.values(cases)) {
+      const raw = weights(shapes)
+      const { language, vision } = modelSpec(config, new Map(Object.entries(raw)), 'it')
+      for (const { units } of [...language.layers, ...(vision?.stack.layers ?? [])]) {
+        expect(units.map(({ kind }) => kind)).toEqual(['neuron', 'group'])
+        for (const { count, rows, columns } of units) {
+          for (const { tensor, size } of rows) expect(shapes[tensor]![0]).toBe(count * size)
+          for (const { tensor, size } of columns) expect(shapes[tensor]![1]).toBe(count * size)
+        }
+      }
+    }
+  })
+})
+
+test.each(Object.keys(rotary))('rotary angles with %s are those of transformers', (name) => {
+  const { config, length, frequencies, factor } = rotary[name]!
+  const size = Number(config.head_dim)
+  const got = rotaryOf(config, size, Number(config.max_position_embeddings))!.angles(length)
+  expect(Math.abs(got.factor / factor - 1)).toBeLessThan(1e-12)
+  expect(got.frequencies).toHaveLength(frequencies.length)
+  // Those of transformers are float32, and interpolated in it.
+  for (const [i, want] of frequencies.entries()) expect(Math.abs(got.frequencies[i]! / want - 1)).toBeLessThan(4e-6)
+})
+
+describe('a config', () => {
+  const refused = (name: string, change: object) => {
+    const { config, tensors: shapes } = cases[name]!
+    return expect(() => modelSpec({ ...config, ...change }, new Map(Object.entries(weights(shapes))), 'it'))
+  }
+
+  test('of OPT or LLaVA that asks for what is not there is refused with all of it', () => {
+    refused('opt', { ffn_dim: undefined }).toThrow(/no number for ffn_dim.*OPTForCausalLM/)
+    refused('opt', { activation_function: 'mish', layer_norm_elementwise_affine: false }).toThrow(
+      /the activation mish, norms without weights/,
+    )
+    refused('llava-full', {
+      vision_feature_layer: [1, 2],
+      vision_feature_select_strategy: 'half',
+      image_token_index: undefined,
+      vision_config: { model_type: 'siglip_vision_model', hidden_size: 12 },
+      text_config: { model_type: 'phi' },
+    }).toThrow(
+      /the language model phi, features of the layers 1,2, the selection half of features, an image_token_index, the tower siglip_vision_model/,
+    )
+  })
+
+  test('with heads that are rotated in part is refused', () => {
+    refused('llama-dynamic', { rope_scaling: { partial_rotary_factor: 0.5 } }).toThrow(/default for 0.5 of a head/)
+  })
+})
