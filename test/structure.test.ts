@@ -183,6 +183,7 @@ describe('rooms know only the rooms below them', () => {
     native: [],
     families: ['native'],
     forward: ['families', 'checkpoint', 'native'],
+    images: ['checkpoint', 'native'],
     methods: ['native'],
     checkpoint: ['native'],
     recipe: ['methods', 'native'],
