@@ -48,6 +48,19 @@ export {
   type RecipeInput,
   recipeSchema,
 } from './recipe/index.js'
+export {
+  type Curves,
+  diffPage,
+  type Figure,
+  type HeatMap,
+  type Histogram,
+  type KeptMap,
+  type Page,
+  renderPage,
+  type Section,
+  type Table,
+  writePage,
+} from './report/index.js'
 export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 

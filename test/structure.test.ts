@@ -187,6 +187,7 @@ describe('rooms know only the rooms below them', () => {
     methods: ['native'],
     checkpoint: ['native'],
     recipe: ['methods', 'native'],
+    report: [],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
   }
   /** Files of lib/ that every folder may import. */

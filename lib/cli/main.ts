@@ -17,6 +17,7 @@ import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
 import { recipeSchema } from '../recipe/index.js'
+import { diffPage, type Page, writePage } from '../report/index.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
 import { batchText, showJobs } from './batch.js'
@@ -45,6 +46,11 @@ interface MergeFlags extends Common {
   checkFinite?: boolean
 }
 
+/** A verb with `--report`. */
+interface Reported {
+  report?: string
+}
+
 const interruption = new AbortController()
 /** Whether there is something to put in order on an interruption. */
 let working = false
@@ -67,6 +73,7 @@ function main(): Promise<Command> {
   const memory = () => new Option('--memory <size>', 'what the buffers of a run may take together').default('1GiB')
   const seed = () =>
     new Option('--seed <number>', 'of the random numbers of DARE and IMM').argParser(wholeNumber('seed')).default(0)
+  const report = () => new Option('--report <file>', 'write a report with figures: one HTML file, without scripts')
   const checksum = () =>
     new Option('--checksum <what>', 'SHA-256 of outputs, of inputs too, or of nothing')
       .choices(['full', 'outputs', 'none'])
@@ -140,10 +147,11 @@ function main(): Promise<Command> {
     .description('show how far checkpoint B has moved from A, per layer and per module')
     .argument('<a>', 'where from')
     .argument('<b>', 'where to')
+    .addOption(report())
     .addOption(memory())
     .addOption(adapter())
     .addOption(json())
-    .addHelpText('after', '\nExample:\n  weightsmith diff ./base ./merged --json > diff.json')
+    .addHelpText('after', '\nExample:\n  weightsmith diff ./base ./merged --report diff.html')
     .action(runDiff)
 
   program
@@ -260,12 +268,13 @@ async function runBatch(jobs: string, out: string, flags: Common & BatchOptions)
   })
 }
 
-async function runDiff(a: string, b: string, flags: Common): Promise<void> {
+async function runDiff(a: string, b: string, flags: Common & Reported): Promise<void> {
   await withEngine(flags, async (engine) => {
     const progress = showProgress('diff', flags.json === true)
     try {
       const report = await diff(engine, a, b, { signal: interruption.signal, onProgress: progress.update })
       progress.stop()
+      await writeReport(flags, () => diffPage(report))
       print(report, diffText, flags)
     } finally {
       progress.stop()
@@ -317,6 +326,10 @@ function wholeNumber(option: string): (text: string) => number {
 
 function print<T>(report: T, text: (report: T) => string, { json }: Common): void {
   process.stdout.write(`${json ? JSON.stringify(report, null, 2) : text(report)}\n`)
+}
+
+async function writeReport({ report }: Reported, page: () => Page): Promise<void> {
+  if (report !== undefined) await writePage(report, page())
 }
 
 function fail(error: unknown): number {

@@ -1,0 +1,58 @@
+/**
+ * Reports: one HTML file without scripts, that fetches nothing and looks the same wherever it is opened. A verb gives a
+ * `Page`, data alone; nothing else knows how it is drawn.
+ */
+
+import { writeFile } from 'node:fs/promises'
+import { messageOf, WeightsmithError } from '../errors.js'
+import { version } from '../version.js'
+import { plotter } from './figures.js'
+import { escaped } from './html.js'
+import type { Page } from './page.js'
+import { style } from './style.js'
+
+export { diffPage } from './diff.js'
+export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'
+
+/** The page as one HTML document. The same page gives the same text. */
+export async function renderPage({ title, summary, facts = [], sections }: Page): Promise<string> {
+  const draw = await plotter()
+  const paragraph = (text: string | undefined) => (text === undefined ? '' : `<p>${escaped(text)}</p>`)
+  const list = facts.map(([name, value]) => `<div><dt>${escaped(name)}</dt><dd>${escaped(value)}</dd></div>`).join('')
+  const body = sections.map(
+    ({ title: head, text, figure }) =>
+      `<section><h2>${escaped(head)}</h2>${paragraph(text)}${figure ? `<figure>${draw(figure, head)}</figure>` : ''}</section>`,
+  )
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>${escaped(title)}</title>
+<style>${style}</style>
+</head>
+<body>
+<header><h1>${escaped(title)}</h1>${paragraph(summary)}${list === '' ? '' : `<dl>${list}</dl>`}</header>
+<main>
+${body.join('\n')}
+</main>
+<footer>Weightsmith ${version}</footer>
+</body>
+</html>
+`
+}
+
+/** Writes the page to a file. */
+export async function writePage(file: string, page: Page): Promise<void> {
+  const text = await renderPage(page)
+  try {
+    await writeFile(file, text)
+  } catch (cause) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_IO_WRITE',
+      `The report cannot be written to ${file}: ${messageOf(cause)}.`,
+      { cause, file },
+    )
+  }
+}

@@ -1,0 +1,182 @@
+/** Reports: one HTML file that a browser shows without a complaint, in light and dark, wide and narrow. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { type Page, renderPage, writePage } from 'weightsmith'
+import { Browser } from './browser.js'
+import { cli } from './child.js'
+
+const folder = mkdtempSync(join(tmpdir(), 'weightsmith-report-'))
+const layers = Array.from({ length: 8 }, (_, layer) => layer)
+const hostile = '<script>alert(1)</script> & "quotes" \'too\''
+
+const page: Page = {
+  title: `Everything ${hostile}`,
+  summary: hostile,
+  facts: [[hostile, hostile]],
+  sections: [
+    { title: 'Words', text: hostile },
+    { title: 'Table', figure: { kind: 'table', head: ['name', 'value'], rows: [[hostile, 0.25]] } },
+    {
+      title: 'Heat',
+      figure: {
+        kind: 'heat',
+        label: 'change',
+        rows: layers.map((layer) => `layer ${layer}`),
+        columns: ['q', hostile],
+        cells: layers.flatMap((layer) => [
+          { row: `layer ${layer}`, column: 'q', value: layer, note: hostile },
+          { row: `layer ${layer}`, column: hostile, value: null },
+        ]),
+      },
+    },
+    {
+      title: 'Curves',
+      figure: {
+        kind: 'curves',
+        x: 'layer',
+        panels: [
+          { label: 'up', curves: [{ name: hostile, points: layers.map((layer) => [layer, layer ** 2]) }] },
+          { label: 'down', curves: [{ name: 'b', points: layers.map((layer) => [layer, -layer]) }] },
+        ],
+      },
+    },
+    {
+      title: 'Histogram',
+      figure: {
+        kind: 'histogram',
+        label: 'score',
+        log: true,
+        threshold: 2,
+        series: [
+          { name: 'a', values: Float32Array.from({ length: 1000 }, (_, i) => i / 100) },
+          { name: hostile, values: [1, 2, Number.NaN] },
+        ],
+      },
+    },
+    {
+      title: 'Map',
+      figure: {
+        kind: 'map',
+        unit: 'neuron',
+        rows: layers.map((layer) => ({
+          name: `layer ${layer}`,
+          kept: Array.from({ length: 300 - layer }, (_, i) => i % 8 >= layer),
+        })),
+      },
+    },
+  ],
+}
+
+let browser: Browser
+beforeAll(async () => {
+  browser = await Browser.open()
+})
+afterAll(async () => {
+  await browser?.close()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+/** What can be seen of the page that is shown. */
+interface Seen {
+  title: string
+  scripts: number
+  drawings: { label: string; shapes: number; width: number; height: number }[]
+  /** Elements that stick out of the page. */
+  outside: number
+  background: string
+}
+const look = `({
+  title: document.title,
+  scripts: document.querySelectorAll('script, [src], link').length,
+  drawings: [...document.querySelectorAll('svg')].map((svg) => {
+    const { width, height } = svg.getBoundingClientRect()
+    return { label: svg.getAttribute('aria-label'), shapes: svg.querySelectorAll('rect, path, circle').length, width, height }
+  }),
+  outside: document.documentElement.scrollWidth - innerWidth,
+  background: getComputedStyle(document.body).backgroundColor,
+})`
+
+describe('a report with every kind of figure', () => {
+  let file: string
+  beforeAll(async () => {
+    file = join(folder, 'all.html')
+    await writePage(file, page)
+  })
+
+  for (const dark of [false, true]) {
+    for (const width of [1100, 390]) {
+      test(`is shown whole, ${dark ? 'dark' : 'light'}, ${width} wide, and asks for nothing`, async () => {
+        await browser.show(file, { width, dark })
+        const seen = await browser.value<Seen>(look)
+        expect(browser.complaints).toEqual([])
+        expect(seen.title).toBe(page.title)
+        expect(seen.scripts).toBe(0)
+        expect(seen.drawings.map(({ label }) => label)).toEqual([
+          'Heat',
+          'Curves: up',
+          'Curves: down',
+          'Histogram',
+          'Map',
+        ])
+        for (const drawing of seen.drawings) {
+          expect(drawing.shapes).toBeGreaterThan(8)
+          expect(Math.min(drawing.width, drawing.height)).toBeGreaterThan(100)
+        }
+        expect(seen.outside).toBeLessThanOrEqual(0)
+        expect(seen.background).toBe(dark ? 'rgb(14, 20, 27)' : 'rgb(255, 255, 255)')
+      })
+    }
+  }
+
+  test('gives every colour a value, in cells and lines alike', async () => {
+    await browser.show(file)
+    const names = [...new Set(readFileSync(file, 'utf8').match(/var\(--\w+\)/g))]
+    expect(names.length).toBeGreaterThan(10)
+    const unknown = await browser.value<string[]>(
+      `${JSON.stringify(names)}.filter((name) => getComputedStyle(document.documentElement)
+        .getPropertyValue(name.slice(4, -1)) === '')`,
+    )
+    expect(unknown).toEqual([])
+  })
+
+  test('has its numbers as tables too, and says what a cell is', async () => {
+    await browser.show(file)
+    const text = await browser.value<string>(`document.querySelector('details table').textContent`)
+    expect(text).toContain('layer 7')
+    const cells = await browser.value<string[]>(
+      `[...document.querySelectorAll('rect title')].map((t) => t.textContent)`,
+    )
+    expect(cells).toContain(`layer 3, q: 3; ${hostile}`)
+    expect(cells).toContain(`layer 3, ${hostile}: unknown`)
+  })
+
+  test('is the same text every time', async () => {
+    expect(await renderPage(page)).toBe(readFileSync(file, 'utf8'))
+  })
+})
+
+test('the browser would complain of a page that logs, throws or fetches', async () => {
+  const file = join(folder, 'bad.html')
+  writeFileSync(file, '<script>console.error("no"); null.x</script><img src="http://127.0.0.1:9/x.png">')
+  await browser.show(file)
+  expect(browser.complaints.join()).toMatch(/consoleAPICalled.*exceptionThrown/)
+  expect(browser.complaints.join()).toContain('127.0.0.1:9')
+})
+
+test('a report that cannot be written is refused by name', async () => {
+  const file = join(folder, 'none/report.html')
+  await expect(writePage(file, page)).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_IO_WRITE' })
+})
+
+test('diff --report writes where a model has moved', async () => {
+  const file = join(folder, 'diff.html')
+  const { code, stderr } = await cli('diff', 'demo/models/base', 'demo/models/improved-1', '--report', file, '--json')
+  expect([code, stderr]).toEqual([0, ''])
+  await browser.show(file)
+  expect(browser.complaints).toEqual([])
+  const seen = await browser.value<Seen>(look)
+  expect(seen.title).toBe('How far demo/models/improved-1 has moved from demo/models/base')
+  expect(seen.drawings).toHaveLength(3)
+})
