@@ -70,7 +70,9 @@ uint32_t recordWords(size_t inputs, size_t coefficients) {
 }
 
 TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped) {
-  return {maxBinding, plan.memory / (mapped ? 1 : 2)};
+  // The rest is for what host steps keep of a large tensor: the masks of a cut, samples, hits.
+  const uint64_t tiles = plan.memory - std::min<uint64_t>(plan.memory / 8, 32 << 20);
+  return {maxBinding, tiles / (mapped ? 1 : 2)};
 }
 
 size_t roundsOf(const Plan& plan, const Group& group) {
@@ -129,7 +131,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
       splitBlocks = most(kind.whole + around);
       if (maxBlocks == 0) {
         throw Error(Code::OUT_OF_MEMORY, "One block of the tensor " + job.name + " needs " +
-                                             std::to_string(all + kSlots * kind.whole) + " bytes, but a run may take " +
+                                             std::to_string(all + kSlots * kind.whole) + " bytes, but tiles may take " +
                                              std::to_string(limits.memory) + " and a binding " +
                                              std::to_string(limits.binding) + "; give more memory.");
       }
@@ -139,7 +141,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
     const bool whole = blocks <= maxBlocks;
     if (!whole && splitBlocks == 0) {
       throw Error(Code::OUT_OF_MEMORY, "The rows of the tensor " + job.name + " have " + std::to_string(job.row) +
-                                           " elements, and two of them of each model do not fit a run's memory of " +
+                                           " elements, and two of them of each model do not fit the tiles' memory of " +
                                            std::to_string(limits.memory) + " bytes or a binding of " +
                                            std::to_string(limits.binding) + "; give more memory.");
     }
