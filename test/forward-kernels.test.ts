@@ -1,7 +1,14 @@
 /** Every kernel of forward passes equals its float64 reference, for all weight types and for odd shapes. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
-import { type Block, columnWords, forwardKernels as kernels, noTarget, turnedBytes } from '../lib/forward/index.js'
+import {
+  type Block,
+  columnWords,
+  forwardKernels as kernels,
+  noTarget,
+  subgroupLanes,
+  turnedBytes,
+} from '../lib/forward/index.js'
 import type { NativeDispatch } from '../lib/native/border.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
@@ -86,18 +93,23 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         [8, 8, 16],
         [9, 131, 65],
         [17, 130, 352],
+        [1, 200, 36],
+        [5, 70, 4],
         [33, 64, 1025],
       ] as [number, number, number][]) {
         const { block, values, buffers, turn } = tensor(dtype, columns, inner, 1)
         const x = numbers(rows * inner, 2)
-        const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns })
-        const got = await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3)
-        close(got, reference.gemm(x, values, [rows, columns, inner]), 1e-6 * inner)
+        const want = reference.gemm(x, values, [rows, columns, inner])
+        for (const lanes of new Set([0, await engine.use(async ({ device }) => subgroupLanes(device.adapter))])) {
+          const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns, lanes })
+          close(await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3), want, 1e-6 * inner)
+        }
       }
     })
 
     test(`gemm takes a ${dtype} matrix in blocks and x from any row on`, async () => {
-      const [rows, columns, inner, skipped] = [5, 24, 19, 2]
+      const lanes = await engine.use(async ({ device }) => subgroupLanes(device.adapter))
+      const [rows, columns, inner, skipped] = [5, 24, 20, 2]
       const stored = encode(dtype, numbers(columns * inner, 3))
       const bytes = stored.byteLength / columns
       const blocks = [0, 16].map(
@@ -108,7 +120,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         [stored.slice(0, 16 * bytes), stored.slice(16 * bytes), ...blocks.map(turnedBytes), x, 4 * rows * columns],
         blocks.flatMap((block, i) => [
           kernels.turn(i, block),
-          kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped }),
+          kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped, lanes }),
         ]),
         5,
       )

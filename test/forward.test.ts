@@ -51,7 +51,7 @@ async function losses(model: Model, sequences: number[][]): Promise<number[]> {
 describe.each([
   { name: 'as it comes', options: {} },
   { name: 'on copies', options: { slots: 'staging' } },
-  { name: 'with tensors in blocks', options: { maxBufferBytes: 2 ** 15 } },
+  { name: 'with tensors in blocks', options: { maxBufferBytes: 96 * 2 ** 10 } },
 ] as const)('the trained reasoner in f32, $name,', ({ options }) => {
   let engine: Engine
   beforeAll(async () => {

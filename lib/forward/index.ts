@@ -1,7 +1,7 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
 export { type Continuation, type Greedy, generate } from './generate.js'
-export { type Block, columnWords, forwardKernels, noTarget, tokenWords, turnedBytes } from './kernels.js'
+export { type Block, columnWords, forwardKernels, noTarget, subgroupLanes, tokenWords, turnedBytes } from './kernels.js'
 export { Model, type ModelOptions, type Sequence } from './model.js'
 export type { Pass, Pixels, Token, Wanted } from './pass.js'
 export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'

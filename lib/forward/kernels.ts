@@ -4,7 +4,7 @@
  */
 
 import type { Activation } from '../families/index.js'
-import type { NativeDispatch, StoreDType } from '../native/border.js'
+import type { NativeAdapter, NativeDispatch, StoreDType } from '../native/border.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, turned. */
 export interface Block {
@@ -26,10 +26,12 @@ export const columnWords = 6
 const codes = { F32: 0, F16: 1, BF16: 2 } as const
 const kinds: Record<Activation, number> = { silu: 0, gelu: 1, gelu_tanh: 2, quick_gelu: 3, relu: 4 }
 const octet = 8
+/** Columns of turned tensors that lie together. */
+export const panel = 64
 
-/** Words of a row of a turned tensor: its columns are the rows of the checkpoint, padded to whole octets. */
+/** Words of a row of a turned tensor: its columns are the rows of the checkpoint, padded to whole panels. */
 export function turnedWords(rows: number, dtype: StoreDType): number {
-  return (Math.ceil(rows / octet) * octet) / (dtype === 'F32' ? 1 : 2)
+  return (Math.ceil(rows / panel) * panel) / (dtype === 'F32' ? 1 : 2)
 }
 
 export function turnedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>): number {
@@ -42,6 +44,12 @@ const words = new DataView(new ArrayBuffer(4))
 function bits(value: number): number {
   words.setFloat32(0, value)
   return words.getUint32(0)
+}
+
+/** Invocations of a subgroup, where the kernels of matrices can let them share what they read; else 0. */
+export function subgroupLanes({ features, limits }: NativeAdapter): number {
+  const lanes = limits.subgroupMinSize ?? 0
+  return features.includes('subgroups') && lanes >= 8 ? lanes : 0
 }
 
 /** A workgroup a row, in a grid of two dimensions: one of them ends at 65,535. */
@@ -82,7 +90,6 @@ export const forwardKernels = {
       table.columns,
       table.first,
       table.rows,
-      Math.ceil(table.rows / octet) * octet,
       at.by === 'id' ? 0 : 1,
       at.offset ?? 0,
       bits(at.scale ?? 1),
@@ -126,19 +133,24 @@ export const forwardKernels = {
     grid: perRow(at.rows),
   }),
 
-  /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
+  /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. `lanes`: those of a subgroup (`subgroupLanes`). */
   gemm: (
     weight: Block,
     x: number,
     y: number,
-    { rows, stride, from = 0 }: { rows: number; stride: number; from?: number },
-  ): NativeDispatch => ({
-    kernel: 'forward/gemm',
-    constants: dtypeOf(weight),
-    parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
-    buffers: [weight.buffer, x, y],
-    grid: [Math.ceil(weight.rows / octet / 16), Math.ceil(rows / 8), 1],
-  }),
+    { rows, stride, from = 0, lanes = 0 }: { rows: number; stride: number; from?: number; lanes?: number },
+  ): NativeDispatch => {
+    const shares = lanes > 0 && weight.columns % 4 === 0
+    const tile = !shares || (rows > 1 && rows <= 8) ? 8 : rows === 1 ? 1 : 16
+    const width = shares ? lanes : 16
+    return {
+      kernel: shares ? `forward/gemm_${tile}` : 'forward/gemm',
+      constants: { ...dtypeOf(weight), LANES: width },
+      parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
+      buffers: [weight.buffer, x, y],
+      grid: [Math.ceil(weight.rows / octet / width), Math.ceil(rows / tile), 1],
+    }
+  },
 
   /** y += bias, in every row. */
   bias: (weight: Block, y: number, rows: number): NativeDispatch => ({

@@ -11,7 +11,7 @@ import type { Host } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
-import { forwardKernels } from './kernels.js'
+import { forwardKernels, subgroupLanes } from './kernels.js'
 import { type Gear, noGear } from './meter.js'
 import { type Part, partsOf, tensorsOf, wholeOf } from './part.js'
 import { type Pass, type Pixels, readGrams, readSums, runPass, type Stretch, type Token, type Wanted } from './pass.js'
@@ -252,7 +252,8 @@ export class Model {
 
   private buffersOf({ device }: Host, part: Part, gear: Gear): Buffers {
     const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
-    const room = { tokens: this.tokens, cache: this.cache, binding, part, gear }
+    const lanes = subgroupLanes(device.adapter)
+    const room = { tokens: this.tokens, cache: this.cache, binding, lanes, part, gear }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 

@@ -2,7 +2,7 @@
 
 import type { ModelSpec, Op, Rotary, Stack } from '../families/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
-import { type Block, forwardKernels as kernels, tokenWords, turnedBytes } from './kernels.js'
+import { type Block, forwardKernels as kernels, panel, tokenWords, turnedBytes } from './kernels.js'
 import { type Gear, Meters, noGear } from './meter.js'
 import { type Part, tensorsOf, wholeOf } from './part.js'
 
@@ -16,6 +16,8 @@ export interface Room {
   cache: number
   /** Bytes a buffer may have. */
   binding: number
+  /** Invocations of a subgroup (`subgroupLanes`). */
+  lanes: number
   /** Defaults to the whole model. */
   part?: Part | undefined
   gear?: Gear | undefined
@@ -47,7 +49,7 @@ export class Buffers {
 
   constructor(
     private readonly spec: ModelSpec,
-    room: Room,
+    private readonly room: Room,
     dtypeOf: (tensor: string) => StoreDType,
   ) {
     const limit = Math.min(stagingBytes, room.binding)
@@ -71,7 +73,7 @@ export class Buffers {
     let most = room.tokens
     if (vision !== undefined && this.part.enter) {
       const tokens = imagesOf(spec, room.tokens) * vision.stack.attention.both
-      this.vision = new Program(vision.stack, { tokens, cache: 0 }, this.tensors, add)
+      this.vision = new Program(vision.stack, { tokens, cache: 0, lanes: room.lanes }, this.tensors, add)
       most = Math.max(most, tokens)
     }
     this.meters = new Meters(spec, room.gear ?? noGear, { rows: most, binding: room.binding, held: this.tensors }, add)
@@ -100,10 +102,11 @@ export class Buffers {
   /** Logits, losses and best tokens of some rows. */
   head(from: number, rows: number): NativeDispatch[] {
     const { head, vocabulary } = this.spec
+    const { lanes } = this.room
     const x = this.language.activation(head.x)
     return [
       ...(this.tensors.get(head.weight) ?? []).map((block) =>
-        kernels.gemm(block, x, this.logits, { rows, stride: vocabulary, from }),
+        kernels.gemm(block, x, this.logits, { rows, stride: vocabulary, from, lanes }),
       ),
       kernels.nll({ ...this, tokens: this.language.tokens }, { rows, width: vocabulary, from }),
     ]
@@ -121,7 +124,7 @@ export class Program {
 
   constructor(
     readonly stack: Stack,
-    private readonly room: Pick<Room, 'tokens' | 'cache'>,
+    private readonly room: Pick<Room, 'tokens' | 'cache' | 'lanes'>,
     private readonly tensors: ReadonlyMap<string, Block[]>,
     add: (bytes: number) => number,
   ) {
@@ -179,9 +182,10 @@ export class Program {
       }
       case 'linear': {
         const blocks = this.blocks(op.weight)
+        const { lanes } = this.room
         const stride = blocks.reduce((sum, block) => sum + block.rows, 0)
         return [
-          ...blocks.map((block) => kernels.gemm(block, buffer(op.x), buffer(op.y), { rows, stride })),
+          ...blocks.map((block) => kernels.gemm(block, buffer(op.x), buffer(op.y), { rows, stride, lanes })),
           ...this.bias(op.bias, op.y, rows),
         ]
       }
@@ -237,9 +241,9 @@ function bytesOf(dtype: StoreDType): number {
   return dtype === 'F32' ? 4 : 2
 }
 
-/** A tensor in blocks of rows that fit the limit, whole octets each. */
+/** A tensor in blocks of rows that fit the limit, whole panels each. */
 function blocksOf(rows: number, columns: number, dtype: StoreDType, limit: number): Omit<Block, 'buffer'>[] {
-  const most = Math.max(8, Math.floor(limit / (columns * bytesOf(dtype)) / 8) * 8)
+  const most = Math.max(panel, Math.floor(limit / (columns * bytesOf(dtype)) / panel) * panel)
   return Array.from({ length: Math.ceil(rows / most) }, (_, i) => ({
     dtype,
     first: i * most,

@@ -88,6 +88,7 @@ AdapterFacts describe(const wgpu::Adapter& adapter) {
       {"maxComputeWorkgroupStorageSize", limits.maxComputeWorkgroupStorageSize},
       {"maxComputeInvocationsPerWorkgroup", limits.maxComputeInvocationsPerWorkgroup},
       {"maxComputeWorkgroupsPerDimension", limits.maxComputeWorkgroupsPerDimension},
+      {"subgroupMinSize", info.subgroupMinSize},
   };
   return facts;
 }
@@ -233,6 +234,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
 
   std::vector<wgpu::FeatureName> features;
   if (self->mapped_) features.push_back(wgpu::FeatureName::HostMappedPointer);
+  if (self->adapter_.HasFeature(wgpu::FeatureName::Subgroups)) features.push_back(wgpu::FeatureName::Subgroups);
   // Every byte of a slot is written before it is read, so clearing buffers at first use is wasted time.
   const char* const off[] = {"lazy_clear_resource_on_first_use"};
   wgpu::DawnTogglesDescriptor toggles;

@@ -1,4 +1,5 @@
-// y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x.
+// y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x. For
+// adapters without subgroups and for widths that are no multiple of 4; the others run gemm_1, gemm_8 and gemm_16.
 // An invocation makes 8 rows of one octet of columns in registers. What it reads of x is the same for its whole
 // workgroup, what it reads of W (turned, see include/weights.wgsl) lies beside what its neighbours read.
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
@@ -21,7 +22,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
   for (var k = 0u; k < p.inner; k++) {
-    let w = octet(k * octets + column);
+    let w = octet(octet_at(column, k, p.inner));
     for (var r = 0u; r < ROWS; r++) {
       let value = x[at[r] + k];
       a[r] += value * w.a;

@@ -11,11 +11,10 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lane: u32) {
   let input = row_of(wid, nwg);
   if (input >= p.inputs) { return; }
-  let stride = (p.rows + 7u) / 8u * 8u; // turned rows are whole octets
   var size = 0.0;
   var squares = 0.0;
   for (var o = lane; o < p.rows; o += LANES) {
-    let w = element(input * stride + o);
+    let w = element_at(o, input, p.inputs);
     size += abs(w);
     squares += w * w;
   }

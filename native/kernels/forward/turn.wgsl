@@ -1,6 +1,6 @@
-// Turns a matrix [out, in], packed as in a checkpoint, into what include/weights.wgsl reads: [in, out padded to 8].
+// Turns a matrix [out, in], packed as in a checkpoint, into what include/weights.wgsl reads: [in, out] in panels.
 // One invocation writes one word: an F32 element, or two neighbouring columns of a 16-bit type.
-struct Parameters { rows: u32, columns: u32, words: u32 } // of the source; words of a row of the result
+struct Parameters { rows: u32, columns: u32, words: u32 } // of the source; words of a row of all panels
 override DTYPE: u32;
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> source: array<u32>;
@@ -23,5 +23,6 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   } else if (word < p.rows) {
     bits = source[word * p.columns + column];
   }
-  turned[column * p.words + word] = bits;
+  let panel = select(32u, 64u, DTYPE == 0u);
+  turned[(word / panel * p.columns + column) * panel + word % panel] = bits;
 }

@@ -1,10 +1,14 @@
-// A tensor of a model as forward kernels read it: binding 1, packed as in the checkpoint, but turned to [in, out] with
-// rows padded to whole octets of 8 columns (kernel turn), so that neighbouring invocations read neighbouring words.
+// A tensor of a model as forward kernels read it: binding 1, packed as in the checkpoint, but turned to [in, out] (kernel
+// turn), in panels of 64 columns that lie one after another, the last one padded. Neighbouring invocations read
+// neighbouring words, and what they read for the next row of the panel follows.
 override DTYPE: u32; // 0 F32, 1 F16, 2 BF16
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 
 struct Octet { a: vec4f, b: vec4f }
+
+// Where columns 8 n to 8 n + 7 of row k are, in octets.
+fn octet_at(n: u32, k: u32, inner: u32) -> u32 { return (n / 8u * inner + k) * 8u + n % 8u; }
 
 fn octet(o: u32) -> Octet {
   if (DTYPE == 0u) { return Octet(bitcast<vec4f>(weights[2u * o]), bitcast<vec4f>(weights[2u * o + 1u])); }
@@ -23,3 +27,6 @@ fn element(i: u32) -> f32 {
   if (DTYPE == 1u) { return unpack2x16float(pair)[i % 2u]; }
   return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, i % 2u == 1u));
 }
+
+// Column n of row k.
+fn element_at(n: u32, k: u32, inner: u32) -> f32 { return element(8u * octet_at(n / 8u, k, inner) + n % 8u); }
