@@ -78,7 +78,9 @@ describe('the border between TypeScript and C++ names what crosses it:', () => {
 describe('the registry of kernels', () => {
   test('has the kernels of the addon', () => {
     const names = [...kernels.keys(), ...Object.keys(forwardKernels).map((name) => `forward/${name}`)]
-    expect(sorted(names)).toEqual(sorted(loadAddon().kernels))
+    expect(sorted(names)).toEqual(
+      sorted(new Set(loadAddon().kernels.map((name) => name.replace(/^(forward\/gemm)_\d+$/, '$1')))),
+    )
   })
 
   test('has one WGSL file a kernel, whose head says what it does', () => {
