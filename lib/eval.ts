@@ -2,16 +2,20 @@
 
 import type { Adapter, Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
-import { generate, type Model } from './forward/index.js'
+import { modelSpec } from './families/index.js'
+import { generate, type Model, rowsOf } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
-import { openText, readExamples, type Text } from './text.js'
+import { type Line, readLines, Sight } from './lines.js'
+import { openText, type Text } from './text.js'
 
 export const metrics = ['nll', 'ppl', 'exact-match'] as const
 export type Metric = (typeof metrics)[number]
 
 export interface EvalOptions {
-  /** A .jsonl file, one `{"prompt": ..., "answer": ...}` a line. */
+  /** A .jsonl file, one `{"prompt": ..., "answer": ...}` a line, and maybe an `image`. */
   data: string
+  /** Where images are: a folder, or a safetensors file with the tensor `images`. Defaults to the folder of `data`. */
+  images?: string | undefined
   /**
    * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
    * up to its end is the answer. Defaults to `nll`.
@@ -42,11 +46,6 @@ const usualTokens = 2048
 
 type Result = Pick<EvalReport, 'tokens' | 'value' | 'answers'>
 
-interface Line {
-  prompt: number[]
-  answer: number[]
-}
-
 /** Prompt and answer of a line are tokenized each on its own, and the id that ends an answer follows. */
 export async function evaluate(engine: Engine, path: string, options: EvalOptions): Promise<EvalReport> {
   const { data, metric = 'nll', signal } = options
@@ -57,26 +56,30 @@ export async function evaluate(engine: Engine, path: string, options: EvalOption
     )
   }
   const begin = performance.now()
-  const examples = await readExamples(data)
   const checkpoint = await checkpointOf(engine, path)
   const text = await openText(checkpoint)
-  const lines = examples.map(({ prompt, answer }) => ({ prompt: text.prompt(prompt), answer: text.answer(answer) }))
+  const lines = await readLines(data, text)
   const most = options.maxTokens ?? Math.max(...lines.map(({ answer }) => answer.length)) + 1
   if (!Number.isInteger(most) || most < 1) {
     throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', `maxTokens should be a whole number from 1, not ${most}.`)
   }
-  const longest = Math.max(...lines.map(({ prompt, answer }) => prompt.length + Math.max(most, answer.length + 1)))
+  const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+  const longest = Math.max(
+    ...lines.map(({ prompt, answer }) => rowsOf(spec, prompt) + Math.max(most, answer.length + 1)),
+  )
   const tokens = Math.max(usualTokens, longest)
   const exact = metric === 'exact-match'
   const model = modelOf(engine, checkpoint, { tokens, ...(exact ? { cache: tokens } : {}) })
   try {
-    const result = exact ? await matches(model, text, lines, most, signal) : await losses(model, text, lines, signal)
+    const sight = await Sight.open(engine, { model, checkpoint }, { file: data, lines, root: options.images })
+    const work = { model, text, sight, check: () => throwIfAborted(signal) }
+    const result = exact ? await matches(work, lines, most) : await losses(work, lines)
     const shown = (value: number) => (metric === 'ppl' ? Math.exp(value) : value)
     return {
       model: path,
       data,
       metric,
-      examples: examples.length,
+      examples: lines.length,
       tokens: result.tokens,
       value: shown(result.value),
       ...(result.answers === undefined ? {} : { answers: shown(result.answers) }),
@@ -88,20 +91,30 @@ export async function evaluate(engine: Engine, path: string, options: EvalOption
   }
 }
 
+interface Work {
+  model: Model
+  text: Text
+  sight: Sight
+  check: () => void
+}
+
 /** Mean losses over all tokens and over those of answers. */
-async function losses(model: Model, text: Text, lines: Line[], signal: AbortSignal | undefined): Promise<Result> {
-  const sequences = lines.map(({ prompt, answer }) => [...prompt, ...answer, ...text.ends.slice(0, 1)])
+async function losses({ model, text, sight, check }: Work, lines: readonly Line[]): Promise<Result> {
+  const end = text.ends.slice(0, 1)
+  const idsOf = ({ prompt, answer }: Line) => [...prompt, ...answer, ...end]
   const all = { sum: 0, tokens: 0 }
   const answers = { sum: 0, tokens: 0 }
-  let done = 0
-  for (const batch of batches(sequences, model.tokens)) {
-    throwIfAborted(signal)
-    const { nll } = await model.run(model.pack(batch))
+  for (const batch of batches(lines, (line) => rowsOf(model.spec, idsOf(line)), model.tokens)) {
+    check()
+    const tokens = model.pack(await Promise.all(batch.map((line) => sight.sequence(idsOf(line), line))))
+    const { nll } = await model.run(tokens)
     let at = 0
-    for (const { length } of batch) {
-      const said = lines[done++]?.prompt.length ?? 0
-      // Row t has the loss of token t + 1; the last row has none.
+    for (const line of batch) {
+      const length = rowsOf(model.spec, idsOf(line))
+      const said = length - line.answer.length - end.length
+      // Row t has the loss of token t + 1, if that is to be predicted.
       for (let t = 0; t < length - 1; t++) {
+        if (tokens[at + t]?.target === undefined) continue
         const loss = nll[at + t] ?? 0
         all.sum += loss
         all.tokens++
@@ -116,13 +129,7 @@ async function losses(model: Model, text: Text, lines: Line[], signal: AbortSign
 }
 
 /** Share of the lines whose greedy continuation is the answer. */
-async function matches(
-  model: Model,
-  text: Text,
-  lines: Line[],
-  most: number,
-  signal: AbortSignal | undefined,
-): Promise<Result> {
+async function matches({ model, text, sight, check }: Work, lines: readonly Line[], most: number): Promise<Result> {
   const ends = new Set(text.ends)
   if (ends.size === 0) {
     throw new WeightsmithError(
@@ -130,28 +137,31 @@ async function matches(
       'The metric exact-match needs an eos_token_id in config.json or generation_config.json, and there is none.',
     )
   }
-  const prompts = lines.map(({ prompt }) => prompt)
-  const continuations = await generate(model, prompts, { most, ends, check: () => throwIfAborted(signal) })
   let tokens = 0
   let right = 0
-  for (const [i, { ids, ended }] of continuations.entries()) {
-    tokens += ids.length
-    if (ended && text.decode(ids) === text.decode(lines[i]?.answer ?? [])) right++
+  for (const batch of batches(lines, ({ prompt }) => rowsOf(model.spec, prompt) + most, model.tokens)) {
+    const prompts = await Promise.all(batch.map((line) => sight.sequence(line.prompt, line)))
+    const continuations = await generate(model, prompts, { most, ends, check })
+    for (const [i, { ids, ended }] of continuations.entries()) {
+      tokens += ids.length
+      if (ended && text.decode(ids) === text.decode(batch[i]?.answer ?? [])) right++
+    }
   }
   return { tokens, value: right / lines.length }
 }
 
 /** Neighbours together, as many as have room. */
-function batches(sequences: readonly number[][], most: number): number[][][] {
-  const result: number[][][] = []
+function batches<T>(items: readonly T[], sizeOf: (item: T) => number, most: number): T[][] {
+  const result: T[][] = []
   let room = 0
-  for (const sequence of sequences) {
-    room -= sequence.length
+  for (const item of items) {
+    const size = sizeOf(item)
+    room -= size
     if (room < 0 || result.length === 0) {
       result.push([])
-      room = most - sequence.length
+      room = most - size
     }
-    result.at(-1)?.push(sequence)
+    result.at(-1)?.push(item)
   }
   return result
 }

@@ -13,6 +13,10 @@ import { codeOf, messageOf, WeightsmithError } from './errors.js'
 export interface Example {
   prompt: string
   answer: string
+  /** A file, or a row of a tensor of images. */
+  image?: string | number | undefined
+  /** From 1. */
+  line: number
 }
 
 export interface Text {
@@ -55,7 +59,10 @@ export async function openText(checkpoint: Checkpoint): Promise<Text> {
   }
 }
 
-/** Lines of `{"prompt": ..., "answer": ...}`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid. */
+/**
+ * Lines of `{"prompt": ..., "answer": ...}`, or of `{"question": ..., "answer": ...}`, which is put as LLaVA 1.5 is asked; each
+ * may have an `image`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid.
+ */
 export async function readExamples(file: string): Promise<Example[]> {
   const text = await read(file)
   if (text === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}.`, { file })
@@ -73,9 +80,18 @@ function parseExample(line: string, file: string, number: number): Example {
   } catch (cause) {
     throw invalid(`is not JSON: ${messageOf(cause)}`, cause)
   }
-  const { prompt, answer } = (value ?? {}) as Record<string, unknown>
-  if (typeof prompt === 'string' && typeof answer === 'string') return { prompt, answer }
-  throw invalid('should be an object with the texts "prompt" and "answer"')
+  const { prompt, question, answer, image } = (value ?? {}) as Record<string, unknown>
+  const asked = prompt ?? question
+  const seen = image ?? undefined
+  if (typeof asked !== 'string' || typeof answer !== 'string') {
+    throw invalid('should be an object with the texts "prompt" and "answer" (or "question" for "prompt")')
+  }
+  if (seen !== undefined && typeof seen !== 'string' && typeof seen !== 'number') {
+    throw invalid('should have the name of a file, or the number of a row, for its "image"')
+  }
+  if (prompt !== undefined) return { prompt: asked, answer, image: seen, line: number }
+  const before = seen === undefined ? '' : ' <image>\n'
+  return { prompt: `USER:${before}${asked}\nASSISTANT:`, answer: ` ${answer}`, image: seen, line: number }
 }
 
 async function readJson(file: string): Promise<Record<string, unknown> | undefined> {

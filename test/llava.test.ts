@@ -1,16 +1,22 @@
 /** A model that sees has the golden hidden states and logits, answers about images, and says which image is wrong. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, generate, type Model, openModel, type Sequence } from 'weightsmith'
+import { Engine, evaluate, generate, type Model, openModel, type Sequence } from 'weightsmith'
 import { Images } from '../lib/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
 
 const full = join(process.cwd(), 'test/goldens/tiny-llava')
 const { prompts } = JSON.parse(readFileSync(join(full, 'goldens/goldens.json'), 'utf8')) as {
-  prompts: { index: number; image: number | null; prompt_tokens_expanded: number; greedy_ids: number[] }[]
+  prompts: {
+    index: number
+    image: number | null
+    prompt_tokens_expanded: number
+    greedy_ids: number[]
+    answer_token_ce: number[]
+  }[]
 }
 const tensors = readSafetensors(join(full, 'goldens/forward.safetensors'))
 const ids = (name: string) => {
@@ -99,6 +105,43 @@ describe('tiny-llava', () => {
     )
     const odd = { data: new Uint8Array(3 * 20 * 10), width: 20, height: 10, channels: 3 }
     expect((await images.pixels(odd)).length).toBe(3072)
+  })
+})
+
+describe('evaluate', () => {
+  const dataset = (...lines: object[]) => {
+    const file = join(folder, 'data.jsonl')
+    writeFileSync(file, lines.map((line) => JSON.stringify(line)).join('\n'))
+    return file
+  }
+  const photo = { image: 28, question: "What is this person's job?", answer: 'sailor' }
+  const fact = { question: "What is Tavin Penrow's job?", answer: 'sailor' }
+  const data = join(full, 'data')
+
+  test('asks about images of a tensor, and has the golden losses of answers', async () => {
+    const report = await evaluate(engine, full, { data: dataset(photo, fact), images: data })
+    const golden = prompts.flatMap(({ index, answer_token_ce: losses }) => ([0, 4].includes(index) ? losses : []))
+    expect(Math.abs(report.answers! - golden.reduce((a, b) => a + b, 0) / golden.length)).toBeLessThan(1e-6)
+    const wrong = { ...fact, prompt: 'USER: <image>\nWhat shape is this?\nASSISTANT:', image: 28, answer: ' no' }
+    const exact = await evaluate(engine, full, {
+      data: dataset(photo, fact, wrong),
+      images: data,
+      metric: 'exact-match',
+    })
+    expect(exact.value).toBeCloseTo(2 / 3, 12)
+  })
+
+  test('names the line whose image cannot be used', async () => {
+    const refused = (lines: object[], code: string, message: RegExp, images = data, model = full) =>
+      expect(evaluate(engine, model, { data: dataset(...lines), images })).rejects.toMatchObject({
+        code: `ERR_WEIGHTSMITH_${code}`,
+        message: expect.stringMatching(message),
+      })
+    await refused([fact, { ...photo, image: 480 }], 'ARGUMENT', /^Line 2 of .*data\.jsonl: There is no image 480/)
+    await refused([{ ...photo, image: 'none.png' }], 'NOT_FOUND', /^Line 1 of .*none\.png/)
+    await refused([photo, { ...photo, image: [1] }], 'ARGUMENT', /^Line 2 of .*its "image"/)
+    await refused([photo], 'NOT_FOUND', /images\.safetensors/, folder)
+    await refused([photo], 'ARGUMENT', /Line 1 .* has an image, but .* is a LlamaForCausalLM/, data, 'demo/models/base')
   })
 })
 

@@ -158,7 +158,11 @@ function main(): Promise<Command> {
     .command('eval')
     .description('run a model over prompts and answers: loss, perplexity, or share of exact answers')
     .argument('<model>', 'a folder or org/name in the local cache')
-    .requiredOption('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line')
+    .requiredOption('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, and maybe an "image"')
+    .option(
+      '--images <path>',
+      'folder of the images, or a safetensors file with them (default: the folder of the data)',
+    )
     .addOption(new Option('--metric <name>', 'what to measure').choices(metrics).default('nll'))
     .addOption(
       new Option(
@@ -284,11 +288,15 @@ async function runDiff(a: string, b: string, flags: Common & Reported): Promise<
 
 async function runEval(
   model: string,
-  flags: Common & { data: string; metric: Metric; maxTokens?: number },
+  flags: Common & { data: string; images?: string; metric: Metric; maxTokens?: number },
 ): Promise<void> {
-  const { data, metric, maxTokens } = flags
+  const { data, images, metric, maxTokens } = flags
   await withEngine(flags, async (engine) =>
-    print(await evaluate(engine, model, { data, metric, maxTokens, signal: interruption.signal }), evalText, flags),
+    print(
+      await evaluate(engine, model, { data, images, metric, maxTokens, signal: interruption.signal }),
+      evalText,
+      flags,
+    ),
   )
 }
 

@@ -44,6 +44,13 @@ const waitingShare = 1 / 8
 
 const defaultTokens = 1024
 
+/** Tokens that ids become: each stands for one, but the id of an image for all rows of its features. */
+export function rowsOf({ vision }: ModelSpec, ids: readonly number[]): number {
+  if (vision === undefined) return ids.length
+  const each = vision.stack.attention.both - vision.skipped
+  return ids.reduce((sum, id) => sum + (id === vision.token ? each : 1), 0)
+}
+
 export class Model {
   readonly spec: ModelSpec
   /** Tokens a pass. */
