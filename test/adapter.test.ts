@@ -1,24 +1,19 @@
 /** LoRA adapters as `model+adapter`: what they make of a model, in every method and layout PEFT writes. */
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel, writeSafetensors } from './checkpoint.js'
 import * as reference from './reference/merge.js'
+import { scratch } from './scratch.js'
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-adapter-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { fresh } = scratch('adapter')
 
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
   const out = fresh('out')

@@ -2,7 +2,6 @@
 import {
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -10,16 +9,14 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type BatchJob, batch, Engine, merge, type RecipeInput, verify } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, start } from './child.js'
+import { scratch } from './scratch.js'
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-batch-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('batch')
 
 let engine: Engine
 beforeAll(async () => {
@@ -27,7 +24,6 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await engine.close()
-  rmSync(folder, { recursive: true, force: true })
 })
 
 const model = (value: number) => writeModel(fresh('model'), { 'model.norm.weight': f32([value, 2 * value]) })

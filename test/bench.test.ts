@@ -1,10 +1,9 @@
 /** `npm run bench` on tiny checkpoints: that it prints its rows. What they say is no business of a test. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterAll, describe, expect, test } from '@jest/globals'
+import { readdirSync } from 'node:fs'
+import { describe, expect, test } from '@jest/globals'
 import { kernels, methods } from 'weightsmith'
 import { start } from './child.js'
+import { scratch } from './scratch.js'
 
 interface Table {
   group: string
@@ -13,8 +12,7 @@ interface Table {
   rows: Record<string, unknown>[]
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-bench-test-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const { folder } = scratch('bench-test')
 
 const tiny = ['--size', '64KiB', '--runs', '1', '--folder', folder]
 const bench = (...args: string[]) => start(['bench/run.mjs', ...tiny, ...args]).ended

@@ -1,14 +1,11 @@
-/** The same recipe and seed give the same bytes, whatever the slots, the tile size or the shards. */
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from '@jest/globals'
 import { Engine, type EngineOptions, type Method, merge, methods, type RecipeInput } from 'weightsmith'
 import { readFolder } from './checkpoint.js'
+import { scratch } from './scratch.js'
 
 const model = (name: string) => join(process.cwd(), 'demo/models', name)
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-same-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const { folder } = scratch('same')
 
 /** Values for parameters without a default. */
 const needed: Record<string, number> = { weight: 0.4, t: 0.02 }

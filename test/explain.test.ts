@@ -1,16 +1,16 @@
 /** What `explain` says before a merge, held against what the merge then does. */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { homedir, tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, describe, expect, test } from '@jest/globals'
+import { describe, expect, test } from '@jest/globals'
 import { type DoctorReport, Engine, explain, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, writeModel } from './checkpoint.js'
 import { cli, cliPath, start } from './child.js'
+import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
 const MiB = 2 ** 20
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-explain-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const { folder } = scratch('explain')
 
 const layered = (name: string, value: number) =>
   writeModel(join(folder, name), {

@@ -7,7 +7,6 @@ import { execFileSync } from 'node:child_process'
 import {
   copyFileSync,
   existsSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -16,17 +15,15 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeReport, merge, type RecipeInput } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
+import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-faults-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('faults')
 const layer = join(folder, 'faults.so')
 const weights = 'model.safetensors'
 
@@ -63,7 +60,6 @@ beforeAll(async () => {
   await cli('merge', recipe, out, ...flags)
   expected = readFileSync(join(out, weights))
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const onLinux = process.platform === 'linux' ? describe : describe.skip
 

@@ -1,23 +1,20 @@
 /** Recipes nobody meant to write: whatever they hold, they are refused by code and by a sentence, or they are sound. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import { Engine, merge, methods, type RecipeInput } from 'weightsmith'
 import { f32, writeModel } from './checkpoint.js'
+import { scratch } from './scratch.js'
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-recipes-'))
+const { folder } = scratch('recipes')
 const models = ['a', 'b', 'c'].map((name) => writeModel(join(folder, name), { 'model.layers.0.x': f32([1, 2, 3]) }))
 
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 /** Plans by the recipe. What is refused has one of our codes and says why. */
 async function soundOrRefused(recipe: unknown): Promise<void> {

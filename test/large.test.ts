@@ -2,17 +2,16 @@
  * Tensors over 4 GiB, where 32-bit sizes and indices would wrap, within a small memory budget. It writes 4.5 GiB, so it
  * runs only with WEIGHTSMITH_LARGE=1.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, describe, expect, test } from '@jest/globals'
+import { describe, expect, test } from '@jest/globals'
 import type { RecipeInput } from 'weightsmith'
 import { script, start } from './child.js'
+import { scratch } from './scratch.js'
 import { sparseBits, sparseModel } from './sparse.js'
 
 const large = process.env.WEIGHTSMITH_LARGE === '1' ? test : test.skip
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-large-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const { folder } = scratch('large')
 
 const MiB = 2 ** 20
 const budget = 256 * MiB

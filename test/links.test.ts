@@ -1,36 +1,21 @@
 /** What a folder of untrusted origin may do to us: lead elsewhere by links, or exhaust time and memory by its size. */
 
 import { execFileSync } from 'node:child_process'
-import {
-  closeSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { closeSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, inspect, merge, type RecipeInput } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
 import { script, start } from './child.js'
+import { scratch } from './scratch.js'
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-links-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('links')
 
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 const model = (value = 1) => writeModel(fresh('model'), { a: f32([value]) })
 const soup = (...models: string[]): RecipeInput => ({
@@ -173,7 +158,7 @@ describe('100 MB of header are refused in bounded memory where they are', () => 
         ? 1024 * Number(/VmHWM:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1])
         : process.memoryUsage.rss()
       console.log(JSON.stringify({ code, memory: peak - before }))`
-    const { stdout, stderr } = await start([script(folder, `bomb-${count++}`, body), path]).ended
+    const { stdout, stderr } = await start([script(folder, 'bomb', body), path]).ended
     expect(stderr).toBe('')
     const { code, memory } = JSON.parse(stdout) as { code: string; memory: number }
     expect(code).toBe('ERR_WEIGHTSMITH_FORMAT')

@@ -1,6 +1,3 @@
-/** Merges by the methods on spheres, distances and angles equal their float64 definitions, in one rounding. */
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
@@ -8,18 +5,16 @@ import { bf16, f32, type Raw, readFolder, values, writeModel, writeSafetensors }
 import { spacing } from './reference/dtypes.js'
 import type { Values } from './reference/merge.js'
 import * as reference from './reference/span.js'
+import { scratch } from './scratch.js'
 
 type Parameters = NonNullable<RecipeInput['parameters']>
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-span-'))
+const { folder } = scratch('span')
 let engine: Engine
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 /** A linear congruential walk over [-1, 1). */
 function numbers(count: number, seed: number): Float64Array {

@@ -1,20 +1,11 @@
 /** The package as users get it: packed, installed into empty projects, typed, and merging there. */
 import { execFileSync, spawnSync } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { beforeAll, describe, expect, test } from '@jest/globals'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
 import { start } from './child.js'
+import { scratch } from './scratch.js'
 
 interface Manifest {
   version: string
@@ -23,7 +14,7 @@ interface Manifest {
   peerDependencies: Record<string, string>
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-package-'))
+const { folder } = scratch('package')
 const manifest = JSON.parse(readFileSync('package.json', 'utf8')) as Manifest
 const windows = process.platform === 'win32'
 let tarball: string
@@ -38,7 +29,6 @@ beforeAll(() => {
   const entries = models.map((model) => ({ model, parameters: { weight: 1 } }))
   writeFileSync(recipe, JSON.stringify({ merge_method: 'linear', models: entries }))
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 /** An empty project with the tarball unpacked where npm would put it, and links to its dependencies: needs no network. */
 function project(name: string, type: 'module' | 'commonjs'): string {

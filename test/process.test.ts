@@ -1,17 +1,15 @@
 /** Whole processes: exit codes, what is printed where, interruptions, and ends with a device still open. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
+import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
 const MiB = 2 ** 20
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-process-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('process')
 
 let small: { models: string[]; recipe: string }
 let large: { models: string[]; recipe: string }
@@ -43,7 +41,6 @@ beforeAll(() => {
   }
   large = { models: [base!, ...others], recipe: recipeFile(ties) }
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 /** Nothing but whole documents may be on stdout. */
 function document(text: string): Record<string, unknown> {

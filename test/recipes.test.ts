@@ -1,23 +1,18 @@
 /** What recipes can say beside a method: moved layers, modules, stages. Values are compared with plain arithmetic. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, type MergeReport, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { scratch } from './scratch.js'
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-recipes-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { fresh } = scratch('recipes')
 
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 async function run(
   recipe: RecipeInput | string,

@@ -1,27 +1,22 @@
 /** Many merges: at once, in a row, on one output. Nothing is mixed up, and nothing is left behind. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
+import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
 const MiB = 2 ** 20
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-reliability-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('reliability')
 let engine: Engine
 
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 const model = (value: number) => writeModel(fresh('model'), { a: f32([value, value]), b: bf16([value]) })
 const soup = (...models: string[]): RecipeInput => ({

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto'
 import {
   existsSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -11,17 +10,15 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, type Running, start } from './child.js'
+import { scratch } from './scratch.js'
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-resume-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { fresh } = scratch('resume')
 let engine: Engine
 
 const tensors = 300
@@ -81,10 +78,7 @@ beforeAll(async () => {
   await merge(engine, recipe, { out, ...options })
   expected = contents(out)
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size ?? 0
 

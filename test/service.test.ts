@@ -1,16 +1,16 @@
 /** The example service, as a process of its own, under real requests. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
 import { type RecipeInput, verify } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
 import { type Running, start } from './child.js'
+import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
 const MiB = 2 ** 20
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-service-'))
+const { folder } = scratch('service')
 const models = join(folder, 'models')
 let out: string
 let service: Running
@@ -22,7 +22,6 @@ beforeAll(() => {
   writeModel(join(models, 'three'), { x: f32([3, 6]) })
   for (const name of ['large-0', 'large-1', 'large-2']) sparseModel(join(models, name), 24 * MiB)
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 beforeEach(async () => {
   out = join(folder, `out-${count++}`)

@@ -1,6 +1,3 @@
-/** The sparsifying merges equal their float64 references: exact counts, published readings, odd shapes, bf16 and f32. */
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
@@ -20,20 +17,18 @@ import {
   sce,
   widest,
 } from './reference/sparse.js'
+import { scratch } from './scratch.js'
 
 type DType = 'F32' | 'BF16'
 const shapes = [[1], [7], [2047], [3, 683], [2049], [50, 43, 2], [10_001]]
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-sparse-'))
+const { folder } = scratch('sparse')
 let count = 0
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 /** Numbers of one seed, about normal around 0. */
 function noise(elements: number, seed: number, scale: number): Float64Array {

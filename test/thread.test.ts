@@ -1,15 +1,13 @@
 /** Merges of checkpoints with thousands of tensors, which are planned in a thread so that the event loop stays free. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeProgress, merge, type RecipeInput, WeightsmithError } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
 import { cli, script, start } from './child.js'
+import { scratch } from './scratch.js'
 
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-thread-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('thread')
 
 const layers = 24
 const experts = 64
@@ -43,7 +41,6 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await engine.close()
-  rmSync(folder, { recursive: true, force: true })
 })
 
 describe('a merge of thousands of tensors', () => {

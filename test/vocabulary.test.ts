@@ -1,23 +1,18 @@
 /** Merges of models whose vocabularies differ, checked against tables that are put in order here. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { scratch } from './scratch.js'
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-vocabulary-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { fresh } = scratch('vocabulary')
 
 beforeAll(async () => {
   engine = await Engine.open()
 })
-afterAll(async () => {
-  await engine?.close()
-  rmSync(folder, { recursive: true, force: true })
-})
+afterAll(() => engine?.close())
 
 async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
   const out = fresh('out')

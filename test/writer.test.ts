@@ -1,26 +1,15 @@
 /** What a merge writes: shards, order, header, the files beside the weights, the manifest, and odd but legal inputs. */
 import { execFileSync } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, inspect, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
 import { decode, encode, type FloatDType } from './reference/dtypes.js'
+import { scratch } from './scratch.js'
 
 let engine: Engine
-const folder = mkdtempSync(join(tmpdir(), 'weightsmith-writer-'))
-let count = 0
-const fresh = (name: string) => join(folder, `${name}-${count++}`)
+const { folder, fresh } = scratch('writer')
 
 beforeAll(async () => {
   engine = await Engine.open()
@@ -28,7 +17,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await engine?.close()
   if (disk !== undefined) execFileSync('umount', [disk])
-  rmSync(folder, { recursive: true, force: true })
 })
 
 const model = (tensors: Record<string, Raw>, config: object = {}) => writeModel(fresh('model'), tensors, config)
