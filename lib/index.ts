@@ -61,6 +61,8 @@ export {
   type Table,
   writePage,
 } from './report/index.js'
+export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
+export { openScores, type ScoreOptions, type ScoreReport, score } from './score.js'
 export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 

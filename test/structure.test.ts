@@ -190,6 +190,7 @@ describe('rooms know only the rooms below them', () => {
     checkpoint: ['native'],
     recipe: ['methods', 'native'],
     report: [],
+    score: ['forward', 'families', 'checkpoint', 'native'],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
   }
   /** Files of lib/ that every folder may import. */

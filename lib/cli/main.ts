@@ -18,13 +18,25 @@ import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
 import { recipeSchema } from '../recipe/index.js'
 import { diffPage, type Page, writePage } from '../report/index.js'
+import { scoreMethods } from '../score/index.js'
+import { type ScoreOptions, score } from '../score.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
 import { batchText, showJobs } from './batch.js'
 import { bench } from './bench.js'
 import { explainText } from './explain.js'
 import { showProgress } from './progress.js'
-import { adapterText, benchText, diffText, doctorText, evalText, inspectText, mergeText, verifyText } from './texts.js'
+import {
+  adapterText,
+  benchText,
+  diffText,
+  doctorText,
+  evalText,
+  inspectText,
+  mergeText,
+  scoreText,
+  verifyText,
+} from './texts.js'
 
 const misuse: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
@@ -177,6 +189,37 @@ function main(): Promise<Command> {
     .action(runEval)
 
   program
+    .command('score')
+    .description('measure how important layers, neurons, heads and weights are, into a score file for prune')
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .requiredOption(
+      '--method <names>',
+      `what to measure: ${[...scoreMethods.keys()].join(', ')}; several with commas`,
+      words,
+    )
+    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line')
+    .option(
+      '--images <path>',
+      'folder of the images, or a safetensors file with them (default: the folder of the data)',
+    )
+    .option('--out <file>', 'the score file to write')
+    .option('--layers <list>', 'layers to measure, such as 0-3,7 (default: all)', wholeNumbers('layers'))
+    .option('--tau <number>', 'neurons are active where |x| > tau', Number, 0.1)
+    .option('--tokens <number>', 'tokens a pass (default: 1024)', wholeNumber('tokens'))
+    .option('--samples <number>', 'so many lines of the data, chosen by the seed', wholeNumber('samples'))
+    .addOption(new Option('--seed <number>', 'of the choice of lines').argParser(wholeNumber('seed')).default(0))
+    .addOption(memory())
+    .addOption(adapter())
+    .option('--dry-run', 'show what it would take, write nothing')
+    .option('--overwrite', 'replace the score file if it is there')
+    .addOption(json())
+    .addHelpText(
+      'after',
+      '\nExample:\n  weightsmith score ./base --method flap,bi --data train.jsonl --out base.scores',
+    )
+    .action(runScore)
+
+  program
     .command('verify')
     .description('check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values')
     .argument('<out>', 'a folder that merge wrote')
@@ -300,6 +343,20 @@ async function runEval(
   )
 }
 
+async function runScore(model: string, flags: Common & ScoreOptions & { method: string[] }): Promise<void> {
+  await withEngine(flags, async (engine) => {
+    const progress = showProgress('score', flags.json === true)
+    try {
+      const options = { ...flags, methods: flags.method, signal: interruption.signal, onProgress: progress.step }
+      const report = await score(engine, model, options)
+      progress.stop()
+      print(report, scoreText, flags)
+    } finally {
+      progress.stop()
+    }
+  })
+}
+
 async function runBench(kernel: string | undefined, flags: Common & { dtype: string; size: string }): Promise<void> {
   const size = parseBytes(flags.size, 'size')
   await withEngine(flags, async (engine) =>
@@ -319,6 +376,20 @@ async function withEngine(flags: Common, work: (engine: Engine) => Promise<void>
   } finally {
     await engine.close()
   }
+}
+
+function words(text: string): string[] {
+  return text.split(',').filter((word) => word !== '')
+}
+
+/** `0-3,7`: whole numbers and ranges of them. */
+function wholeNumbers(option: string): (text: string) => number[] {
+  const number = wholeNumber(option)
+  return (text) =>
+    words(text).flatMap((part) => {
+      const [first = 0, last = first] = part.split('-').map(number)
+      return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i)
+    })
 }
 
 function wholeNumber(option: string): (text: string) => number {

@@ -8,11 +8,13 @@ const lineEveryMilliseconds = 5000
 
 export interface Progress {
   update(event: NativeProgress): void
+  /** Of work that is not counted in bytes. */
+  step(done: number, total: number): void
   stop(): void
 }
 
 export function showProgress(what: string, quiet: boolean): Progress {
-  if (quiet) return { update: () => undefined, stop: () => undefined }
+  if (quiet) return { update: () => undefined, step: () => undefined, stop: () => undefined }
   return process.stderr.isTTY ? bar(what) : lines(what)
 }
 
@@ -31,17 +33,20 @@ function bar(what: string): Progress {
     stopOnComplete: false,
   })
   let started = false
+  const show = (moved: number, total: number, payload: { text: string; tensor: string }) => {
+    // what is made before the merge has totals of its own
+    if (started) {
+      view.setTotal(total)
+      view.update(moved, payload)
+    } else view.start(total, moved, payload)
+    started = true
+  }
   return {
     update(event) {
       const { moved, total } = done(event)
-      const payload = { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) }
-      // what is made before the merge has totals of its own
-      if (started) {
-        view.setTotal(total)
-        view.update(moved, payload)
-      } else view.start(total, moved, payload)
-      started = true
+      show(moved, total, { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) })
     },
+    step: (moved, total) => show(moved, total, { text: `step ${moved} of ${total}`, tensor: '' }),
     stop() {
       if (started) view.stop()
     },
@@ -50,13 +55,18 @@ function bar(what: string): Progress {
 
 function lines(what: string): Progress {
   let last = performance.now()
+  const show = (text: () => string) => {
+    if (performance.now() - last < lineEveryMilliseconds) return
+    last = performance.now()
+    process.stderr.write(`${what}: ${text()}\n`)
+  }
   return {
-    update(event) {
-      if (performance.now() - last < lineEveryMilliseconds) return
-      last = performance.now()
-      const { moved, total } = done(event)
-      process.stderr.write(`${what}: ${bytes(moved)} of ${bytes(total)}, ${event.tensor}\n`)
-    },
+    update: (event) =>
+      show(() => {
+        const { moved, total } = done(event)
+        return `${bytes(moved)} of ${bytes(total)}, ${event.tensor}`
+      }),
+    step: (moved, total) => show(() => `step ${moved} of ${total}`),
     stop: () => undefined,
   }
 }

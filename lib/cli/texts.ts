@@ -6,6 +6,7 @@ import type { Adapter } from '../engine.js'
 import type { EvalReport } from '../eval.js'
 import type { InspectReport } from '../inspect.js'
 import type { MergeReport } from '../merge.js'
+import type { ScoreReport } from '../score.js'
 import type { VerifyReport } from '../verify.js'
 import type { BenchReport } from './bench.js'
 import { bytes, count, milliseconds, parameters, percent, plural, rate, table } from './format.js'
@@ -126,6 +127,16 @@ export function diffText(report: DiffReport): string {
   const more = report.skipped.length - shownTensors
   if (more > 0) lines.push(`... and ${more} more (--json has all).`)
   return lines.join('\n')
+}
+
+export function scoreText(report: ScoreReport): string {
+  const { methods, dryRun, examples, tokens, parts, memory } = report
+  const what = `${methods.join(', ')} of ${report.model}, ${plural(report.layers.length, 'layer')}`
+  const data = examples === 0 ? '' : ` on ${plural(examples, 'line')} with ${plural(tokens, 'token')}`
+  const device = `${parts === 1 ? 'the model' : `${parts} parts of the model in turn, each`} within ${bytes(memory)} of ${report.adapter}`
+  return dryRun
+    ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores.`
+    : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores in ${report.out}.`
 }
 
 export function evalText(report: EvalReport): string {

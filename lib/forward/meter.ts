@@ -86,17 +86,17 @@ export class Meter {
   constructor(
     private readonly work: Work,
     private readonly meters: Meters,
-    measures: readonly Measure[],
+    { measures = [], grams = false }: { measures?: readonly Measure[] | undefined; grams?: boolean | undefined },
     rows: number,
   ) {
     for (const measure of measures) {
       const key = keyOf(measure.tap)
       this.byTap.set(key, [...(this.byTap.get(key) ?? []), measure])
     }
-    this.grams = new Map(meters.grams.map((gram) => [keyOf(gram.tap), gram]))
+    this.grams = new Map(grams ? meters.grams.map((gram) => [keyOf(gram.tap), gram]) : [])
     const words: number[] = []
     const all = [Array.from({ length: rows }, (_, row) => row)]
-    for (const groups of [...(meters.grams.length > 0 ? [all] : []), ...measures.map((measure) => measure.groups)]) {
+    for (const groups of [...(this.grams.size > 0 ? [all] : []), ...measures.map((measure) => measure.groups)]) {
       if (this.places.has(groups)) continue
       this.places.set(groups, words.length)
       let end = 0

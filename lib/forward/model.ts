@@ -185,6 +185,21 @@ export class Model {
     })
   }
 
+  /** Milliseconds that tokens take through one layer. */
+  timeOfLayer(tokens: readonly Token[]): Promise<number> {
+    this.checkPass(tokens)
+    return this.inTurn(() =>
+      this.use(async (host) => {
+        const stage = this.stage(await this.load(host, { enter: true, first: 0, end: 1, leave: false }))
+        // The first pass compiles the kernels.
+        await stage.run(tokens.slice(0, 1), {})
+        const begin = performance.now()
+        await stage.run(tokens, {})
+        return performance.now() - begin
+      }),
+    )
+  }
+
   private parts(host: Host, gear: Gear): Part[] {
     const whole = this.buffersOf(host, wholeOf(this.spec), gear).bytes
     if (whole <= host.memory) return [wholeOf(this.spec)]

@@ -48,6 +48,8 @@ export interface Stretch {
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
   measures?: readonly Measure[] | undefined
+  /** Whether the pass counts in Gram matrices. */
+  grams?: boolean | undefined
   /** Words of kernel move for every row, after a block. */
   moves?: ((layer: number, words: Float32Array) => void) | undefined
   /** The residual stream before layer `boundary`, or after the last one. */
@@ -65,7 +67,7 @@ export async function runPass(
   const work = new Work(device, resident)
   const { language, vision, part, meters } = buffers
   const { from, skip, moves } = stretch
-  const meter = new Meter(work, meters, stretch.measures ?? [], tokens.length)
+  const meter = new Meter(work, meters, stretch, tokens.length)
 
   const layer = async (program: Program, index: number, rows: number) => {
     const width = (name: string) => program.stack.activations[name] ?? 0

@@ -136,6 +136,7 @@ function seenOf(
   const lookers = watch.flatMap(({ boundaries }) => boundaries ?? [])
   return {
     measures: watch.flatMap(({ measures }) => measures?.(batch) ?? []),
+    grams: true,
     ...(movers.length > 0 && {
       moves: (layer, words) => {
         for (const see of movers) see(batch, layer, words)

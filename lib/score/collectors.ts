@@ -1,0 +1,376 @@
+/**
+ * What a walk through a model collects for each method. A collector says what it has to see, and gives the tensors of a
+ * score file. All sums are float64 and taken in the order of the data.
+ */
+
+import { inputsOf, type Layer, type ModelSpec } from '../families/index.js'
+import {
+  ColumnStatistics,
+  chunks,
+  groupMean,
+  type Measure,
+  type Tap,
+  type Token,
+  type Watch,
+} from '../forward/index.js'
+
+/** Lines of data that go through the model together, as rows of a pass; `prompt` of them are the prompt's. */
+export interface Batch {
+  tokens: Token[]
+  lines: { first: number; length: number; prompt: number }[]
+}
+
+export interface Setting {
+  spec: ModelSpec
+  batches: readonly Batch[]
+  /** Layers that are measured. */
+  layers: readonly number[]
+  /** Neurons count as active above it. */
+  tau: number
+}
+
+export interface Collected {
+  name: string
+  shape: number[]
+  values: ArrayLike<number>
+}
+
+export interface Collector {
+  watch?: Watch
+  /** Sets of blocks to leave out, and the losses that come of it. */
+  skips?: ReadonlySet<number>[]
+  losses?: (batch: number, nll: Float32Array, skip?: number) => void
+  /** Names, shapes and what was found so far: zeros before the walk. */
+  collected(): Collected[]
+  /** Tensors that are too large to be held: they are written on the way. */
+  written?: Omit<Collected, 'values'>[]
+}
+
+/** Writes a part of a tensor from element `first` on. */
+export type Write = (name: string, values: Float32Array, first: number) => Promise<void>
+
+export function widthOf(spec: ModelSpec, { weight, side }: Tap): number {
+  return spec.tensors.get(weight)?.[side === 'input' ? 1 : 0] ?? 0
+}
+
+function layersOf({ spec, layers }: Setting): Layer[] {
+  return layers.flatMap((index) => spec.language.layers[index] ?? [])
+}
+
+/** Statistics of taps over all tokens. */
+class TokenStatistics {
+  readonly columns: ReadonlyMap<Tap, ColumnStatistics>
+
+  constructor(
+    private readonly setting: Setting,
+    taps: readonly Tap[],
+  ) {
+    this.columns = new Map(taps.map((tap) => [tap, new ColumnStatistics(widthOf(setting.spec, tap))]))
+  }
+
+  measures(batch: number): Measure[] {
+    const { batches, tau } = this.setting
+    const groups = chunks([...(batches[batch]?.tokens.keys() ?? [])])
+    return [...this.columns].map(([tap, columns]) => ({
+      tap,
+      groups,
+      tau,
+      add: (group, words) => columns.add(words, groups[group]?.length ?? 0),
+    }))
+  }
+}
+
+/** Sums of |W| and W² over the outputs of linears, one an input: with them a score of a column needs no weights. */
+class WeightSums {
+  private readonly sums: Map<string, Float32Array>
+  readonly watch: NonNullable<Watch['weights']>
+
+  constructor({ spec }: Setting, names: readonly string[]) {
+    this.sums = new Map(names.map((weight) => [weight, new Float32Array(2 * widthOf(spec, { weight, side: 'input' }))]))
+    this.watch = { names: new Set(names), add: (name, sums) => void this.sums.set(name, sums) }
+  }
+
+  collected(): Collected[] {
+    return [...this.sums].flatMap(([name, sums]) => {
+      return ['absolute', 'squares'].map((kind, k) => ({
+        name: `${kind}/${name}`,
+        shape: [sums.length / 2],
+        values: sums.filter((_, i) => i % 2 === k),
+      }))
+    })
+  }
+}
+
+function linearsOf(setting: Setting): string[] {
+  return layersOf(setting).flatMap((layer) => inputsOf(layer).flat())
+}
+
+/** Linears whose columns belong to units that can be removed: what follows attention, and what follows the activation. */
+function consumersOf(setting: Setting): string[] {
+  return layersOf(setting).flatMap(({ units }) => units.flatMap(({ columns }) => columns.map(({ tensor }) => tensor)))
+}
+
+/** Sums of the weights alone. */
+export function magnitude(setting: Setting): Collector {
+  const weights = new WeightSums(setting, linearsOf(setting))
+  return { watch: { weights: weights.watch }, collected: () => weights.collected() }
+}
+
+/** ‖X_j‖ of every input of every linear. */
+export function wanda(setting: Setting): Collector {
+  const shared = layersOf(setting).flatMap((layer) => inputsOf(layer))
+  const taps = new Map(shared.map((names): [Tap, string[]] => [{ weight: names[0] ?? '', side: 'input' }, names]))
+  const statistics = new TokenStatistics(setting, [...taps.keys()])
+  const weights = new WeightSums(setting, shared.flat())
+  return {
+    watch: { measures: (batch) => statistics.measures(batch), weights: weights.watch },
+    collected: () => [
+      ...[...statistics.columns].flatMap(([tap, { width, squares }]) =>
+        (taps.get(tap) ?? []).map((name) => ({ name: `norm/${name}`, shape: [width], values: squares.map(Math.sqrt) })),
+      ),
+      ...weights.collected(),
+    ],
+  }
+}
+
+/** Mean and fluctuation of every input of what consumes units, by FLAP's recursion over lines. */
+export function flap(setting: Setting): Collector {
+  const { spec, batches } = setting
+  const names = consumersOf(setting)
+  const weights = new WeightSums(setting, names)
+  const states = names.map((weight) => {
+    const tap: Tap = { weight, side: 'input' }
+    const width = widthOf(spec, tap)
+    return { tap, width, line: 0, mean: new Float64Array(width), fluctuation: new Float64Array(width) }
+  })
+  const step = (state: (typeof states)[number], words: Float32Array, length: number) => {
+    const { width, mean, fluctuation } = state
+    const i = ++state.line
+    for (let j = 0; j < width; j++) {
+      const line = groupMean(words, width, j, length)
+      const old = mean[j] ?? 0
+      // The published code updates the mean in place, so that squares are of distances from the new one.
+      const fresh = (old * (i - 1)) / i + line.mean / i
+      mean[j] = fresh
+      const sum = line.spread + length * (line.mean - fresh) ** 2
+      fluctuation[j] = i === 1 ? 0 : ((fluctuation[j] ?? 0) * (i - 2)) / (i - 1) + sum / i
+    }
+  }
+  return {
+    watch: {
+      measures: (batch) => {
+        const lines = batches[batch]?.lines ?? []
+        const groups = lines.map(({ first, length }) => Uint32Array.from({ length }, (_, i) => first + i))
+        return states.map((state) => ({
+          tap: state.tap,
+          groups,
+          add: (group, words) => step(state, words, lines[group]?.length ?? 0),
+        }))
+      },
+      weights: weights.watch,
+    },
+    collected: () => [
+      ...states.flatMap(({ tap, width, mean, fluctuation }) => [
+        { name: `mean/${tap.weight}`, shape: [width], values: mean },
+        { name: `fluctuation/${tap.weight}`, shape: [width], values: fluctuation },
+      ]),
+      ...weights.collected(),
+    ],
+  }
+}
+
+/** How active neurons are: outputs of the linears that make them, inputs of the one that takes them. */
+export function neuron(setting: Setting): Collector {
+  const taps = layersOf(setting).flatMap(({ units }) =>
+    units
+      .filter(({ kind }) => kind === 'neuron')
+      .flatMap(({ rows, columns }): Tap[] => [
+        ...rows
+          .filter(({ tensor }) => setting.spec.tensors.get(tensor)?.length === 2)
+          .map(({ tensor }): Tap => ({ weight: tensor, side: 'output' })),
+        ...columns.map(({ tensor }): Tap => ({ weight: tensor, side: 'input' })),
+      ]),
+  )
+  const statistics = new TokenStatistics(setting, taps)
+  return {
+    watch: { measures: (batch) => statistics.measures(batch) },
+    collected: () =>
+      [...statistics.columns].flatMap(([{ weight, side }, columns]) => {
+        const { width, count, mean, spread, absolute, squares, above } = columns
+        const tensor = (kind: string, values: Float64Array) => ({
+          name: `${kind}/${side}/${weight}`,
+          shape: [width],
+          values,
+        })
+        return [
+          tensor('mean', mean),
+          tensor(
+            'deviation',
+            spread.map((sum) => Math.sqrt(sum / Math.max(1, count - 1))),
+          ),
+          tensor(
+            'mean_absolute',
+            absolute.map((sum) => sum / Math.max(1, count)),
+          ),
+          tensor(
+            'rms',
+            squares.map((sum) => Math.sqrt(sum / Math.max(1, count))),
+          ),
+          tensor(
+            'frequency',
+            above.map((sum) => sum / Math.max(1, count)),
+          ),
+        ]
+      }),
+  }
+}
+
+/** 1 - mean cos(x before a block, x after it), over all tokens. */
+export function blockInfluence({ spec }: Setting): Collector {
+  const layers = spec.language.layers.length
+  const sums = new Float64Array(layers)
+  const rows = new Float64Array(layers)
+  return {
+    watch: {
+      moves: (_, layer, words) => {
+        for (let i = 0; i < words.length; i += 3) {
+          sums[layer] = (sums[layer] ?? 0) + turned(words[i] ?? 0, words[i + 1] ?? 0, words[i + 2] ?? 0)
+        }
+        rows[layer] = (rows[layer] ?? 0) + words.length / 3
+      },
+    },
+    collected: () => [
+      { name: 'block_influence', shape: [layers], values: sums.map((sum, i) => sum / Math.max(1, rows[i] ?? 0)) },
+    ],
+  }
+}
+
+/** 1 - cos(a, a + d) from a·a, a·d and d·d, without the difference of numbers close to 1. */
+function turned(aa: number, ad: number, dd: number): number {
+  const norms = Math.sqrt(aa * (aa + 2 * ad + dd))
+  return norms === 0 ? 0 : (aa * dd - ad * ad) / (norms * (norms + aa + ad))
+}
+
+/** Losses with each block left out, over all tokens and over those of answers. */
+export function ablation({ spec, batches, layers }: Setting): Collector {
+  const kinds = ['all', 'answer'] as const
+  const sums = kinds.map(() => new Float64Array(1 + layers.length))
+  const counts = kinds.map(() => new Float64Array(1 + layers.length))
+  const depth = spec.language.layers.length
+  const skips = layers.map((layer) => new Set([layer]))
+  return {
+    skips,
+    losses: (batch, nll, skip = -1) => {
+      for (const { first, length, prompt } of batches[batch]?.lines ?? []) {
+        // Row t has the loss of token t + 1; the last row has none.
+        for (let t = 0; t < length - 1; t++) {
+          if (batches[batch]?.tokens[first + t]?.target === undefined) continue
+          for (const kind of t + 1 < prompt ? [0] : [0, 1]) {
+            bump(sums[kind], skip + 1, nll[first + t] ?? 0)
+            bump(counts[kind], skip + 1, 1)
+          }
+        }
+      }
+    },
+    collected: () => {
+      const means = sums.map((sum, kind) => sum.map((value, i) => value / Math.max(1, counts[kind]?.[i] ?? 0)))
+      const spread = (values: Float64Array) =>
+        Float64Array.from({ length: depth }, (_, layer) => values[1 + layers.indexOf(layer)] ?? 0).map(
+          (value, layer) => (layers.includes(layer) ? value : Number.NaN),
+        )
+      return [
+        { name: 'nll', shape: [2], values: means.map((values) => values[0] ?? 0) },
+        ...kinds.flatMap((kind, k) => {
+          const values = spread(means[k] ?? new Float64Array())
+          const dense = means[k]?.[0] ?? 0
+          return [
+            { name: `ablation/${kind}`, shape: [depth], values },
+            { name: `importance/${kind}`, shape: [depth], values: values.map((value) => value - dense) },
+          ]
+        }),
+      ]
+    },
+  }
+}
+
+function bump(values: Float64Array | undefined, i: number, by: number): void {
+  if (values !== undefined) values[i] = (values[i] ?? 0) + by
+}
+
+/** XᵀX of every input. */
+export function gram(setting: Setting, write: Write): Collector {
+  const taps = layersOf(setting).flatMap((layer) =>
+    inputsOf(layer).map(([weight = '']): Tap => ({ weight, side: 'input' })),
+  )
+  const nameOf = ({ weight }: Tap) => `gram/${weight}`
+  return {
+    watch: {
+      grams: {
+        taps,
+        add: (tap, first, rows) => write(nameOf(tap), rows, first * widthOf(setting.spec, tap)),
+      },
+    },
+    collected: () => [],
+    written: taps.map((tap) => {
+      const width = widthOf(setting.spec, tap)
+      return { name: nameOf(tap), shape: [width, width] }
+    }),
+  }
+}
+
+/** acos(cos(x_l, x_{l+n})) / π on the last token of each line, for every n. */
+export function angular({ spec, batches }: Setting): Collector {
+  const layers = spec.language.layers.length
+  const width = spec.language.activations.x ?? 0
+  /** By batch and boundary: the last rows of its lines. */
+  const lasts = new Map<string, Float32Array>()
+  const sums = Array.from({ length: layers }, (_, n) => new Float64Array(layers - n))
+  let lines = 0
+  const close = (batch: number) => {
+    const count = batches[batch]?.lines.length ?? 0
+    lines += count
+    const at = (boundary: number, line: number) =>
+      lasts.get(`${batch}/${boundary}`)?.subarray(line * width, (line + 1) * width) ?? new Float32Array()
+    for (const [n, distances] of sums.entries()) {
+      for (let l = 0; l < distances.length; l++) {
+        for (let line = 0; line < count; line++) {
+          distances[l] = (distances[l] ?? 0) + angle(at(l, line), at(l + n + 1, line))
+        }
+      }
+    }
+    for (let boundary = 0; boundary <= layers; boundary++) lasts.delete(`${batch}/${boundary}`)
+  }
+  return {
+    watch: {
+      boundaries: (batch, boundary, x) => {
+        const rows = batches[batch]?.lines ?? []
+        const kept = new Float32Array(rows.length * width)
+        for (const [i, { first, length }] of rows.entries()) {
+          const last = first + length - 1
+          kept.set(x.subarray(last * width, (last + 1) * width), i * width)
+        }
+        lasts.set(`${batch}/${boundary}`, kept)
+        if (boundary === layers) close(batch)
+      },
+    },
+    collected: () =>
+      sums.map((distances, n) => ({
+        name: `angular/${n + 1}`,
+        shape: [distances.length],
+        values: distances.map((sum) => sum / Math.max(1, lines)),
+      })),
+  }
+}
+
+function angle(a: Float32Array, b: Float32Array): number {
+  let aa = 0
+  let ab = 0
+  let bb = 0
+  for (let i = 0; i < a.length; i++) {
+    const [x, y] = [a[i] ?? 0, b[i] ?? 0]
+    aa += x * x
+    ab += x * y
+    bb += y * y
+  }
+  return Math.acos(Math.min(1, Math.max(-1, ab / Math.sqrt(aa * bb)))) / Math.PI
+}
