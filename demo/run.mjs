@@ -1,23 +1,41 @@
 /**
- * Merges the trained tiny reasoner and its self-improved successors by three recipes, and shows what changed where.
+ * What a merge does to a model that has improved itself until it forgot the rest: base and its three successors, six
+ * merges of them, where their weights have moved, and what they still can do.
  * The models: a character-level LLaMA of 1.5 M parameters that adds, subtracts, reverses, sorts and picks maxima, and
- * three rounds of self-improvement on addition alone, which make it forget the rest.
+ * three rounds of self-improvement on addition alone.
  */
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { diff, Engine, merge, verify } from '../dist/esm/index.js'
-import { heatmapPage } from './heatmap.mjs'
+import { parseArgs } from 'node:util'
+import { changeMap, diff, Engine, evaluate, merge, verify, writePage } from '../dist/esm/index.js'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const out = join(here, 'out')
-const base = join(here, 'models/base')
+const model = (name) => join(here, 'models', name)
 const shown = (path) => relative(process.cwd(), path)
+const percent = (value) => (100 * value).toFixed(1)
+
+/** Addition is in the domain of the self-improvement, the others are not. */
+const tasks = [
+  { name: 'ID addition', file: 'id_test' },
+  { name: 'subtraction', file: 'ood_sub_test' },
+  { name: 'reversal', file: 'ood_reverse_test' },
+  { name: 'sorting', file: 'ood_sort_test' },
+  { name: 'maximum', file: 'ood_max_test' },
+]
+const allPrompts = 500
+/** Prompts a task where nothing is asked for: about a minute; the bundled driver is several times slower. */
+const usualPrompts = { bundled: 20, system: 100 }
+const { values: flags } = parseArgs({ options: { prompts: { type: 'string' } } })
 
 const merges = [
   { name: 'imm', about: 'half way to improved-3, a fifth of the change dropped at random' },
+  { name: 'linear', about: 'the mean of base and improved-3' },
+  { name: 'slerp', about: 'half way to improved-3, on the arc' },
   { name: 'ties', about: 'the largest half of three rounds of change, by a vote on the sign' },
-  { name: 'slerp', about: 'on the arc to improved-3; attention moves early in the network, the MLP late' },
+  { name: 'dare', about: 'half way to improved-3, half of the change dropped at random' },
+  { name: 'model_stock', about: 'towards the mean of three rounds, as far as their angle says' },
 ]
 
 /** Figures to the right, words to the left. */
@@ -35,47 +53,97 @@ function table(head, rows) {
   return [line(head), line(columns.map(({ width }) => '-'.repeat(width))), ...rows.map(line)].join('\n')
 }
 
+/** The files of the tasks, or their first lines. */
+async function taskFiles(prompts) {
+  return Promise.all(
+    tasks.map(async ({ file }) => {
+      const all = join(here, 'tasks', `${file}.jsonl`)
+      if (prompts >= allPrompts) return all
+      const some = join(out, `${file}.jsonl`)
+      await writeFile(some, (await readFile(all, 'utf8')).split('\n', prompts).join('\n'))
+      return some
+    }),
+  )
+}
+
 const engine = await Engine.open()
 try {
   const { adapter, slots } = engine
   console.log(`Device: ${adapter.info.device} (${adapter.type}, ${adapter.driver} driver, ${slots} slots)\n`)
   await mkdir(out, { recursive: true })
 
-  const improved = join(here, 'models/improved-3')
-  const maps = [
-    {
-      title: 'improved-3',
-      about: 'self-improvement without merging, for comparison',
-      report: await diff(engine, base, improved),
-    },
-  ]
-  const results = []
+  const base = model('base')
+  const done = []
   for (const { name, about } of merges) {
     const folder = join(out, name)
     const report = await merge(engine, join(here, 'recipes', `${name}.yml`), { out: folder, overwrite: true, seed: 1 })
     await verify(folder)
-    results.push([name, shown(folder), `${report.tensors.computed}`, `${Math.round(report.run.time.total)} ms`, about])
-    maps.push({ title: name, about, report: await diff(engine, base, folder) })
+    done.push([name, shown(folder), `${report.tensors.computed}`, `${Math.round(report.run.time.total)} ms`, about])
   }
+  console.log(table(['merge', 'output', 'tensors', 'time', 'what it is'], done))
 
-  console.log('Update per layer: ‖Δ‖ / ‖A‖ against the base, and the share of weights that changed\n')
-  const layers = maps[0].report.layers.map(({ layer }) => layer)
-  const cells = (report, layer) => {
-    const row = report.layers.find((entry) => entry.layer === layer)
-    return [row.relative.toFixed(4), `${(100 * row.changed).toFixed(1)} %`]
-  }
+  const results = merges.map(({ name, about }) => ({ name, about, folder: join(out, name) }))
+  const improved = [1, 2, 3].map((round) => ({
+    name: `improved-${round}`,
+    about: `after ${round} of 3 rounds of self-improvement, no merging`,
+    folder: model(`improved-${round}`),
+  }))
+  const moved = [improved.at(-1), ...results]
+  const diffs = []
+  for (const { folder } of moved) diffs.push(await diff(engine, base, folder))
+  console.log('\nHow far each layer has moved: ‖Δ‖ / ‖A‖ against the base\n')
+  const layers = diffs[0].layers.map(({ layer }) => layer)
   console.log(
     table(
-      ['layer', ...maps.flatMap(({ title }) => [title, 'changed'])],
-      layers.map((layer) => [layer.replace(/^.*\./, 'layer '), ...maps.flatMap(({ report }) => cells(report, layer))]),
+      ['layer', ...moved.map(({ name }) => name)],
+      layers.map((layer) => [
+        layer.replace(/^.*\./, 'layer '),
+        ...diffs.map((report) => report.layers.find((entry) => entry.layer === layer).relative.toFixed(4)),
+      ]),
     ),
   )
   console.log('\n"outside": embeddings, final norm and head.\n')
-  console.log(table(['merge', 'output', 'tensors', 'time', 'what it is'], results))
 
-  const page = join(out, 'update.html')
-  await writeFile(page, heatmapPage(maps))
-  console.log(`\nPicture of layers x modules: ${shown(page)}`)
+  const prompts = Math.min(allPrompts, Number(flags.prompts ?? usualPrompts[adapter.driver]))
+  console.log(
+    `Exact answers, percent: greedy, ${prompts} of ${allPrompts} prompts a task (--prompts changes that). ID is addition, the task of ` +
+      'the self-improvement; OOD are the others.\n',
+  )
+  const files = await taskFiles(prompts)
+  const models = [{ name: 'base', about: 'trained on all tasks', folder: base }, ...improved, ...results]
+  const scores = []
+  for (const [i, { name, folder }] of models.entries()) {
+    if (process.stderr.isTTY) process.stderr.write(`\rmodel ${i + 1} of ${models.length}: ${name}\x1b[K`)
+    const shares = []
+    for (const data of files) shares.push((await evaluate(engine, folder, { data, metric: 'exact-match' })).value)
+    const [, ...others] = shares
+    scores.push([name, ...shares.map(percent), percent(others.reduce((a, b) => a + b) / others.length)])
+  }
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+  const head = ['model', ...tasks.map(({ name }) => name), 'OOD mean']
+  console.log(table(head, scores))
+
+  const page = join(out, 'report.html')
+  const top = Math.max(...diffs.flatMap(({ cells }) => cells.map(({ relative }) => relative ?? 0)))
+  await writePage(page, {
+    title: 'Merging what self-improvement gained with what it lost',
+    summary:
+      'A tiny reasoner improved itself on addition for three rounds and forgot other tasks. Merges of the original and the ' +
+      'improved models, what they can do, and where their weights have moved.',
+    facts: [
+      ['device', adapter.info.device],
+      ['prompts a task', String(prompts)],
+    ],
+    sections: [
+      {
+        title: 'Exact answers, percent',
+        text: 'Greedy answers. ID: the task of the self-improvement. OOD mean: the mean of the others.',
+        figure: { kind: 'table', head, rows: scores.map(([name, ...cells]) => [name, ...cells.map(Number)]) },
+      },
+      ...moved.map(({ name, about }, i) => ({ title: name, text: about, figure: changeMap(diffs[i], top) })),
+    ],
+  })
+  console.log(`\nWith figures: ${shown(page)}`)
   console.log(`Look closer:  npx weightsmith diff ${shown(base)} ${shown(join(out, 'imm'))}`)
 } finally {
   await engine.close()

@@ -50,6 +50,7 @@ export {
 } from './recipe/index.js'
 export {
   type Curves,
+  changeMap,
   diffPage,
   type Figure,
   type HeatMap,

@@ -11,7 +11,7 @@ import { escaped } from './html.js'
 import type { Page } from './page.js'
 import { style } from './style.js'
 
-export { diffPage } from './diff.js'
+export { changeMap, diffPage } from './diff.js'
 export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'
 
 /** The page as one HTML document. The same page gives the same text. */
