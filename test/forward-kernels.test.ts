@@ -127,6 +127,21 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       close(got, reference.gemm(x.subarray(skipped * inner), decode(dtype, stored), [rows, columns, inner]), 2e-5)
     })
 
+    test(`clear puts zeros into rows and columns of a stored ${dtype} matrix`, async () => {
+      const [rows, columns] = [5, 67]
+      const stored = encode(dtype, numbers(rows * columns, 3))
+      const bytes = Math.ceil(stored.byteLength / 4) * 4
+      const matrix = new Uint8Array(bytes)
+      matrix.set(bytesOf(stored))
+      const clear = (by: 'row' | 'column', list: number, count: number) =>
+        kernels.clear({ matrix: 0, list }, { rows, columns, dtype }, { by, count })
+      const buffers = [matrix, Uint32Array.of(4, 1), Uint32Array.of(66, 0, 7)]
+      const got = await run(buffers, [clear('row', 1, 2), clear('column', 2, 3)], 0)
+      const values = decode(dtype, new Uint8Array(got.buffer, 0, stored.byteLength))
+      const zero = (i: number) => [1, 4].includes(Math.floor(i / columns)) || [0, 7, 66].includes(i % columns)
+      expect([...values]).toEqual([...decode(dtype, stored)].map((value, i) => (zero(i) ? 0 : value)))
+    })
+
     test(`embed gathers rows of a ${dtype} table`, async () => {
       const [vocabulary, width] = [21, 37]
       const { block, values, buffers, turn } = tensor(dtype, vocabulary, width, 5)
@@ -389,7 +404,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
   })
 
-  test.each(dtypes)('sums adds up |W| and W² of every input of a %s matrix', async (dtype) => {
+  test.each(dtypes)('sums adds up |W| and W² of every input, or output, of a %s matrix', async (dtype) => {
     for (const [rows, columns] of [
       [1, 1],
       [131, 7],
@@ -400,6 +415,14 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const got = await run([...buffers, before], [turn, kernels.sums(block, 2)], 2)
       const want = reference.weightSums(values, columns).map((value, i) => value + before[i]!)
       close(got, want, 2e-6)
+      const after: Block = { ...block, first: 3 }
+      const sums = await run(
+        [...buffers, new Float32Array(2 * (rows + 3))],
+        [turn, kernels.sums(after, 2, 'output')],
+        2,
+      )
+      const turned = Float64Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!)
+      close(sums.subarray(6), reference.weightSums(turned, rows), 2e-6)
     }
   })
 

@@ -2,7 +2,7 @@
 
 export { type Continuation, type Greedy, generate } from './generate.js'
 export { type Block, columnWords, forwardKernels, noTarget, subgroupLanes, tokenWords, turnedBytes } from './kernels.js'
-export { Model, type ModelOptions, rowsOf, type Sequence } from './model.js'
+export { Model, type ModelOptions, rowsOf, type Sequence, type Zeros } from './model.js'
 export type { Pass, Pixels, Token, Wanted } from './pass.js'
 export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'
 export type { WalkOptions, Watch } from './walk.js'

@@ -73,6 +73,22 @@ export const forwardKernels = {
     }
   },
 
+  /** Zeros in rows or columns of a tensor as in the checkpoint, [rows, columns]; `list`: a buffer with `count` of their indices. */
+  clear: (
+    { matrix, list }: { matrix: number; list: number },
+    { rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>,
+    { by, count }: { by: 'row' | 'column'; count: number },
+  ): NativeDispatch => {
+    const [lines, more] = perRow(count)
+    return {
+      kernel: 'forward/clear',
+      constants: dtypeOf({ dtype }),
+      parameters: [rows, columns, count, by === 'column' ? 1 : 0],
+      buffers: [list, matrix],
+      grid: [Math.ceil((by === 'column' ? rows : columns) / 64), lines, more],
+    }
+  },
+
   /**
    * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y += them.
    * One dispatch a block of it.
@@ -261,12 +277,12 @@ export const forwardKernels = {
     grid: perRow(rows),
   }),
 
-  /** y[inputs, 2] += sums of |W| and W² over the outputs of a block. */
-  sums: (weight: Block, y: number): NativeDispatch => ({
+  /** y[inputs, 2] += sums of |W| and W² over the outputs of a block; or y[outputs, 2] over its inputs. */
+  sums: (weight: Block, y: number, by: 'input' | 'output' = 'input'): NativeDispatch => ({
     kernel: 'forward/sums',
     constants: dtypeOf(weight),
-    parameters: [weight.columns, weight.rows],
+    parameters: [weight.columns, weight.rows, by === 'output' ? 1 : 0, weight.first],
     buffers: [weight.buffer, y],
-    grid: perRow(weight.columns),
+    grid: perRow(by === 'output' ? weight.rows : weight.columns),
   }),
 } as const

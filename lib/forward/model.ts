@@ -10,11 +10,21 @@ import { isStorable } from '../checkpoint/index.js'
 import type { Host } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
-import type { NativeDevice, StoreDType } from '../native/border.js'
-import { forwardKernels, subgroupLanes } from './kernels.js'
+import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
+import { type Block, forwardKernels, subgroupLanes } from './kernels.js'
 import { type Gear, noGear } from './meter.js'
 import { type Part, partsOf, tensorsOf, wholeOf } from './part.js'
-import { type Pass, type Pixels, readGrams, readSums, runPass, type Stretch, type Token, type Wanted } from './pass.js'
+import {
+  type Pass,
+  type Pixels,
+  readGrams,
+  readSums,
+  runPass,
+  type Stretch,
+  type Token,
+  type Wanted,
+  type WeightSums,
+} from './pass.js'
 import { Buffers, imagesOf } from './program.js'
 import type { Tap } from './statistics.js'
 import { gearOf, type WalkOptions, walk } from './walk.js'
@@ -22,8 +32,15 @@ import { gearOf, type WalkOptions, walk } from './walk.js'
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
   tokens?: number | undefined
+  /** Rows and columns of tensors that are zeros when the model runs, whatever the files say; by tensor. */
+  zeros?: ReadonlyMap<string, Zeros> | undefined
   /** Keys and values of so many tokens are kept between passes, for generation. Defaults to none. */
   cache?: number | undefined
+}
+
+export interface Zeros {
+  rows?: readonly number[]
+  columns?: readonly number[]
 }
 
 /** Ids, or ids among which the id of an image stands for each of some images. */
@@ -57,6 +74,7 @@ export class Model {
   readonly tokens: number
   /** Rows of the cache. */
   readonly cache: number
+  private readonly zeros: ReadonlyMap<string, Zeros>
   private loaded: Loaded | undefined
   private last: Promise<unknown> = Promise.resolve()
 
@@ -68,6 +86,7 @@ export class Model {
     this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
     this.tokens = options.tokens ?? Math.min(this.spec.context, defaultTokens)
     this.cache = options.cache ?? 0
+    this.zeros = options.zeros ?? new Map()
   }
 
   /**
@@ -218,8 +237,7 @@ export class Model {
     return {
       run: (tokens: readonly Token[], stretch: Stretch) =>
         runPass({ device, resident, buffers }, spec, tokens, {}, stretch),
-      sums: (names: ReadonlySet<string>, add: (name: string, sums: Float32Array) => void) =>
-        readSums({ device, resident, buffers }, names, add),
+      sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
       grams: (add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),
     }
@@ -275,7 +293,9 @@ export class Model {
   private buffersOf({ device }: Host, part: Part, gear: Gear): Buffers {
     const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
     const lanes = subgroupLanes(device.adapter)
-    const room = { tokens: this.tokens, cache: this.cache, binding, lanes, part, gear }
+    const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
+    const list = Math.max(0, ...lists)
+    const room = { tokens: this.tokens, cache: this.cache, binding, lanes, part, gear, list }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 
@@ -298,11 +318,17 @@ export class Model {
           const row = block.columns * (block.dtype === 'F32' ? 4 : 2)
           const path = checkpoint.files[file]?.path ?? ''
           const at = { begin: begin + block.first * row, bytes: block.rows * row }
-          await device.dispatch(resident, {
-            writes: [{ buffer: buffers.staging, offset: 0, path, ...at }],
-            dispatches: [forwardKernels.turn(buffers.staging, block)],
-            reads: [],
-          })
+          const writes: NativeWork['writes'] = [{ buffer: buffers.staging, offset: 0, path, ...at }]
+          for (const by of ['row', 'column'] as const) {
+            const list = this.zerosOf(name, block, by)
+            if (list.length === 0) continue
+            writes.push({ buffer: buffers.list, offset: 0, memory: new Uint8Array(list.buffer) })
+            const at = { matrix: buffers.staging, list: buffers.list }
+            const dispatches = [forwardKernels.clear(at, block, { by, count: list.length })]
+            await device.dispatch(resident, { writes: writes.splice(0), dispatches, reads: [] })
+          }
+          const dispatches = [forwardKernels.turn(buffers.staging, block)]
+          await device.dispatch(resident, { writes, dispatches, reads: [] })
         }
       }
     } catch (error) {
@@ -310,6 +336,16 @@ export class Model {
       throw error
     }
     return { device, resident, buffers }
+  }
+
+  /** Rows of a block, counted from its first, or columns that are to be zeros. */
+  private zerosOf(name: string, { first, rows }: Block, by: 'row' | 'column'): Uint32Array<ArrayBuffer> {
+    const zeros = this.zeros.get(name)
+    if (by === 'column') return Uint32Array.from(zeros?.columns ?? [])
+    return Uint32Array.from(
+      (zeros?.rows ?? []).filter((row) => row >= first && row < first + rows),
+      (row) => row - first,
+    )
   }
 
   private tensor(name: string): CheckpointTensor {

@@ -174,20 +174,28 @@ export async function runPass(
   }
 }
 
+/** Which sums of |W| and W² are asked for: of every input over the outputs, or of every output over the inputs. */
+export interface WeightSums {
+  names: ReadonlySet<string>
+  by?: 'input' | 'output'
+  /** Is given both sums of each, in turn. */
+  add: (name: string, sums: Float32Array) => void
+}
+
 type OnDevice = { device: NativeDevice; resident: number; buffers: Buffers }
 
-/** Sums over the outputs of the linears of this part that are named. */
+/** Sums of the linears of this part that are named, for their inputs or their outputs. */
 export async function readSums(
   { device, resident, buffers }: OnDevice,
-  names: ReadonlySet<string>,
-  add: (name: string, sums: Float32Array) => void,
+  { names, add, by = 'input' }: WeightSums,
 ): Promise<void> {
   for (const [name, blocks] of buffers.tensors) {
     if (!names.has(name)) continue
     const work = new Work(device, resident)
-    const words = 2 * (blocks[0]?.columns ?? 0)
+    const outputs = blocks.reduce((sum, { rows }) => sum + rows, 0)
+    const words = 2 * (by === 'output' ? outputs : (blocks[0]?.columns ?? 0))
     work.write(buffers.meters.weights, new Float32Array(words))
-    work.add(blocks.map((block) => kernels.sums(block, buffers.meters.weights)))
+    work.add(blocks.map((block) => kernels.sums(block, buffers.meters.weights, by)))
     const [bytes] = await work.read([buffers.meters.weights, words])
     add(name, new Float32Array(bytes ?? []))
   }

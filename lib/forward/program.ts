@@ -10,6 +10,8 @@ import { type Part, tensorsOf, wholeOf } from './part.js'
 const stagingBytes = 32 * 2 ** 20
 
 export interface Room {
+  /** Most rows or columns of a tensor that become zeros. */
+  list?: number
   /** Tokens a pass. */
   tokens: number
   /** Rows of the cache; 0: every pass is on its own, and all layers share one. */
@@ -36,6 +38,8 @@ export class Buffers {
   readonly sizes: number[] = []
   readonly tensors = new Map<string, Block[]>()
   readonly staging: number
+  /** Lists of rows and columns that become zeros. */
+  readonly list: number
   readonly language: Program
   /** The tower, with room for as many images as a pass of the language model can hold. */
   readonly vision?: Program
@@ -68,6 +72,7 @@ export class Buffers {
       for (const block of blocks) staging = Math.max(staging, block.rows * columns * bytesOf(dtype))
     }
     this.staging = add(staging)
+    this.list = add(4 * Math.max(1, room.list ?? 0))
     this.language = new Program(spec.language, room, this.tensors, add)
     const { vision } = spec
     let most = room.tokens

@@ -7,7 +7,7 @@
 import type { ModelSpec } from '../families/index.js'
 import { type Gear, noGear } from './meter.js'
 import type { Part } from './part.js'
-import type { Pass, Stretch, Token } from './pass.js'
+import type { Pass, Stretch, Token, WeightSums } from './pass.js'
 import { Spill } from './spill.js'
 import type { Measure, Tap } from './statistics.js'
 
@@ -19,8 +19,8 @@ export interface Watch {
   moves?: (batch: number, layer: number, words: Float32Array) => void
   /** The residual stream before layer `boundary`, or after the last one. */
   boundaries?: (batch: number, boundary: number, x: Float32Array) => void
-  /** Sums of |W| and of W² over the outputs, in turn, for every input of a linear; once a walk. */
-  weights?: { names: ReadonlySet<string>; add: (name: string, sums: Float32Array) => void }
+  /** Sums of weights of linears, once a walk. */
+  weights?: WeightSums
   /** Gram matrices of the inputs of linears over all batches, in blocks of rows, once all batches have been there. */
   grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
 }
@@ -51,7 +51,7 @@ export interface Walker {
 
 export interface Loaded {
   run(tokens: readonly Token[], stretch: Stretch): Promise<Pass & { x?: Float32Array<ArrayBuffer> }>
-  sums(names: ReadonlySet<string>, add: (name: string, sums: Float32Array) => void): Promise<void>
+  sums(wanted: WeightSums): Promise<void>
   grams(add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>): Promise<void>
 }
 
@@ -89,7 +89,7 @@ export async function walk(
       await warm
       const next = parts[number + 1]
       warm = next && walker.prefetch(next, warming.signal).catch(() => undefined)
-      for (const { weights } of watch) if (weights) await loaded.sums(weights.names, weights.add)
+      for (const { weights } of watch) if (weights) await loaded.sums(weights)
       for (const [batch, tokens] of batches.entries()) {
         /** Streams that sets begin with, in this part. */
         const begins = new Map<number, Float32Array<ArrayBuffer>>()
