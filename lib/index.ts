@@ -34,6 +34,14 @@ export type {
 } from './forward/index.js'
 export { ColumnStatistics, type Continuation, chunks, type Greedy, generate } from './forward/index.js'
 export { forward, openModel } from './forward.js'
+export {
+  type Analysis,
+  type AnalyzedModel,
+  type AnalyzeOptions,
+  analyze,
+  type Concentration,
+  type Importance,
+} from './imm/analyze.js'
 export { type InspectReport, inspect } from './inspect.js'
 export type { BatchJob } from './jobs.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
@@ -49,6 +57,7 @@ export {
   recipeSchema,
 } from './recipe/index.js'
 export {
+  analysisPage,
   type Curves,
   changeMap,
   diffPage,

@@ -12,16 +12,18 @@ import { Engine, type EngineOptions } from '../engine.js'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import { evaluate, type Metric, metrics } from '../eval.js'
 import { type ExplainOptions, explain } from '../explain.js'
+import { analyze } from '../imm/analyze.js'
 import { inspect } from '../inspect.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
 import { recipeSchema } from '../recipe/index.js'
-import { diffPage, type Page, writePage } from '../report/index.js'
+import { analysisPage, diffPage, type Page, writePage } from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
 import { type ScoreOptions, score } from '../score.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
+import { analysisText } from './analysis.js'
 import { batchText, showJobs } from './batch.js'
 import { bench } from './bench.js'
 import { explainText } from './explain.js'
@@ -219,6 +221,24 @@ function main(): Promise<Command> {
     )
     .action(runScore)
 
+  const imm = program.command('imm').description('iterative model merging: self-improvement without losing the rest')
+  imm
+    .command('analyze')
+    .description('show where improved models have changed, against how important the layers are to their base')
+    .argument('<base>', 'the original model')
+    .argument('<improved...>', 'models that come from it')
+    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, to measure the importance on')
+    .option('--scores <file>', 'a score file of the base (methods ablation, bi) instead of data')
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText(
+      'after',
+      '\nExample:\n  weightsmith imm analyze ./base ./round-1 ./round-2 --data train.jsonl --report analysis.html',
+    )
+    .action(runAnalyze)
+
   program
     .command('verify')
     .description('check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values')
@@ -323,6 +343,30 @@ async function runDiff(a: string, b: string, flags: Common & Reported): Promise<
       progress.stop()
       await writeReport(flags, () => diffPage(report))
       print(report, diffText, flags)
+    } finally {
+      progress.stop()
+    }
+  })
+}
+
+async function runAnalyze(
+  base: string,
+  improved: string[],
+  flags: Common & Reported & { data?: string; scores?: string },
+): Promise<void> {
+  await withEngine(flags, async (engine) => {
+    const progress = showProgress('analyze', flags.json === true)
+    try {
+      const { data, scores } = flags
+      const report = await analyze(engine, base, improved, {
+        data,
+        scores,
+        signal: interruption.signal,
+        onProgress: progress.step,
+      })
+      progress.stop()
+      await writeReport(flags, () => analysisPage(report))
+      print(report, analysisText, flags)
     } finally {
       progress.stop()
     }

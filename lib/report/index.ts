@@ -11,6 +11,7 @@ import { escaped } from './html.js'
 import type { Page } from './page.js'
 import { style } from './style.js'
 
+export { analysisPage } from './analysis.js'
 export { changeMap, diffPage } from './diff.js'
 export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'
 

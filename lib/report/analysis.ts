@@ -1,0 +1,93 @@
+/** The report of `imm analyze`: change and importance over the layers, one under the other. */
+
+import type { Analysis } from '../imm/analyze.js'
+import { changeMap } from './diff.js'
+import type { Page, Section } from './page.js'
+
+const rho = (value: number | null) => (value === null ? '–' : value.toFixed(3))
+const percent = (value: number) => `${(100 * value).toFixed(1)} %`
+
+const importanceLabels = {
+  ablation: 'rise of the loss without the block (answers)',
+  'ablation all': 'rise of the loss without the block (all tokens)',
+  'block influence': 'block influence',
+} as const
+
+export function analysisPage({ base, data, importance, models, adapter }: Analysis): Page {
+  const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
+  const modules = models[0]?.diff.modules.map(({ module }) => module) ?? []
+  const sections: Section[] = [
+    {
+      title: 'Change and importance over the layers',
+      text:
+        'Above: mean |Δ| of the weights of a layer. Below: how important the layer is to the base. Where learning is ' +
+        'superficial, the curves run against each other.',
+      figure: {
+        kind: 'curves',
+        x: 'layer',
+        panels: [
+          {
+            label: 'mean |Δ|',
+            curves: models.map(({ model, layers }) => ({
+              name: short(model),
+              points: layers.map(({ layer, meanAbs }) => [layer, meanAbs] as const),
+            })),
+          },
+          ...importance.map(({ name, values }) => ({
+            label: importanceLabels[name],
+            curves: [{ name, points: values.map((value, layer) => [layer, value] as const) }],
+          })),
+        ],
+      },
+    },
+  ]
+  if (importance.length > 0) {
+    sections.push({
+      title: 'How the change lies against the importance',
+      text:
+        'ρ: rank correlation over the layers; below zero, the important layers change least. Mass: the share of all change ' +
+        'that lies in the most important quarter of the layers, against the share of layers that this is.',
+      figure: {
+        kind: 'table',
+        head: ['model', 'importance', 'ρ mean |Δ|', 'ρ ‖Δ‖ / ‖A‖', 'ρ changed', 'layers', 'mass', 'uniform'],
+        rows: models.flatMap(({ model, against }) =>
+          against.map((one) => [
+            short(model),
+            one.importance,
+            rho(one.spearman.meanAbs),
+            rho(one.spearman.relative),
+            rho(one.spearman.changed),
+            one.top.join(', '),
+            percent(one.mass),
+            percent(one.uniform),
+          ]),
+        ),
+      },
+    })
+  }
+  sections.push({
+    title: 'Modules: mean |Δ|',
+    figure: {
+      kind: 'table',
+      head: ['module', ...models.map(({ model }) => short(model))],
+      rows: modules.map((name) => [
+        name,
+        ...models.map(({ diff }) => diff.modules.find(({ module }) => module === name)?.meanAbs ?? '–'),
+      ]),
+    },
+  })
+  const top = Math.max(...models.flatMap(({ diff }) => diff.cells.map(({ relative }) => relative ?? 0)))
+  for (const { model, diff } of models)
+    sections.push({ title: `${short(model)}: layers and modules`, figure: changeMap(diff, top) })
+  return {
+    title: `What improving has changed in ${short(base)}`,
+    summary: 'Weight change of self-improved models, against the importance of the layers of the model they come from.',
+    facts: [
+      ['base', base],
+      ['improved', models.map(({ model }) => short(model)).join(', ')],
+      ...(data === undefined ? [] : [['importance on', data] as const]),
+      ['device', adapter],
+    ],
+    sections,
+  }
+}
