@@ -5,8 +5,16 @@ import type { Adapter, Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { Model } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
-import { chosenMethods, fingerprint, readScores, type ScoreInfo, type Scores, ScoreWriter } from './score/index.js'
-import { type Batch, batchesOf, readData } from './sequences.js'
+import {
+  type Batch,
+  chosenMethods,
+  fingerprint,
+  readScores,
+  type ScoreInfo,
+  type Scores,
+  ScoreWriter,
+} from './score/index.js'
+import { batchesOf, readData } from './sequences.js'
 import { version } from './version.js'
 
 export interface ScoreOptions {

@@ -5,15 +5,10 @@ import { readFile } from 'node:fs/promises'
 import type { Checkpoint } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
-import { type Model, rowsOf, type Sequence, type Token } from './forward/index.js'
+import { type Model, rowsOf, type Sequence } from './forward/index.js'
 import { readLines, Sight } from './lines.js'
+import type { Batch } from './score/index.js'
 import { openText } from './text.js'
-
-/** Lines that go through the model together, as rows of a pass; `prompt` of them are the prompt's. */
-export interface Batch {
-  tokens: Token[]
-  lines: { first: number; length: number; prompt: number }[]
-}
 
 interface Whole {
   sequence: Sequence

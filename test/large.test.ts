@@ -3,12 +3,12 @@
  * runs only with WEIGHTSMITH_LARGE=1.
  */
 import { rmSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { describe, expect, test } from '@jest/globals'
 import type { RecipeInput } from 'weightsmith'
 import { script, start } from './child.js'
 import { scratch } from './scratch.js'
-import { sparseBits, sparseModel } from './sparse.js'
+import { sparseBits, sparseLlama, sparseModel } from './sparse.js'
 
 const large = process.env.WEIGHTSMITH_LARGE === '1' ? test : test.skip
 const { folder } = scratch('large')
@@ -81,3 +81,35 @@ describe('a tensor of more than 4 GiB is merged within 256 MiB of memory', () =>
     600_000,
   )
 })
+
+large(
+  'a model of 3 GB is scored within 1 GiB of memory',
+  async () => {
+    const model = sparseLlama(
+      join(folder, 'llama'),
+      { hidden: 2048, inner: 5632, layers: 29 },
+      resolve('demo/models/base'),
+    )
+    const options = {
+      methods: ['wanda', 'flap', 'bi'],
+      data: resolve('test/goldens/tasks/calibration.jsonl'),
+      out: join(folder, 'scores'),
+      samples: 16,
+      tokens: 64,
+    }
+    const body = `
+      import { readFileSync } from 'node:fs'
+      const status = (key) => 1024 * Number(new RegExp(key + ':\\\\s+(\\\\d+)').exec(readFileSync('/proc/self/status', 'utf8'))[1])
+      const engine = await Engine.open({ memory: ${2 ** 30} })
+      const opened = status('VmRSS')
+      const { parts } = await score(engine, ${JSON.stringify(model)}, ${JSON.stringify(options)})
+      console.log(JSON.stringify({ opened, peak: status('VmHWM'), parts }))
+      await engine.close()`
+    const ended = await start([script(folder, 'score', body)], { patienceMilliseconds: 550_000 }).ended
+    expect(ended).toMatchObject({ code: 0, signal: null })
+    const { opened, peak, parts } = JSON.parse(ended.stdout) as { opened: number; peak: number; parts: number }
+    expect(parts).toBeGreaterThan(2)
+    expect(peak - opened).toBeLessThanOrEqual(2 ** 30 + 64 * MiB)
+  },
+  600_000,
+)

@@ -321,6 +321,17 @@ void Device::allocate(const std::string& what, const std::function<void()>& make
   }
 }
 
+void Device::reclaim() const {
+  // What is dropped counts as used by what is submitted next, and what that lets go of by what comes after it.
+  for (int i = 0; i < 2; i++) {
+    const wgpu::CommandBuffer nothing = device_.CreateCommandEncoder().Finish();
+    queue_.Submit(1, &nothing);
+    wait(queue_.OnSubmittedWorkDone(wgpu::CallbackMode::WaitAnyOnly,
+                                    [](wgpu::QueueWorkDoneStatus, wgpu::StringView) {}));
+    instance_.ProcessEvents();
+  }
+}
+
 void Device::check() const {
   if (state_->lossAsked.exchange(false)) {
     device_.ForceLoss(wgpu::DeviceLostReason::Unknown, "Loss was asked for.");

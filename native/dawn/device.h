@@ -51,6 +51,8 @@ class Device {
   void check() const;
   // Runs `make`, which creates buffers and does not throw; throws OUT_OF_MEMORY where the device has no room for them.
   void allocate(const std::string& what, const std::function<void()>& make) const;
+  // Gives back the memory of buffers that are gone. Dawn keeps it until its events are looked at.
+  void reclaim() const;
   bool lost() const { return state_->lost.load(); }
   // From any thread; the thread that uses the device loses it, at its next check.
   void forceLoss() const;
