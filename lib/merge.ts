@@ -481,7 +481,7 @@ export async function describeInputs(
   return inputs
 }
 
-function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
+export function pickAdapter({ adapter }: NativeDevice): Manifest['adapter'] {
   const { name, type, backend, driver } = adapter
   return { name, type, backend, driver }
 }

@@ -31,3 +31,20 @@ ${models.map((m) => `- ${shown(m)}${m === recipe.base ? ' (base)' : ''}`).join('
 ${stringify(recipe.input)}\`\`\`
 `
 }
+
+/** The card of an output that is one model, changed; `about` says how, in a paragraph. */
+export function plainCard(
+  title: string,
+  of: { model: string; about: string; recipe: Record<string, unknown>; version: string },
+): string {
+  const model = isAbsolute(of.model) ? basename(of.model) : of.model
+  return `---
+${stringify({ base_model: [model], library_name: 'transformers', tags: ['weightsmith'] })}---
+# ${title}
+
+Made by weightsmith ${of.version} from ${model}. ${of.about}
+
+\`\`\`yaml
+${stringify(of.recipe)}\`\`\`
+`
+}

@@ -2,7 +2,8 @@
 
 export { type Adapter, type LowRank, openAdapter } from './adapter.js'
 export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
-export { modelCard } from './card.js'
+export { modelCard, plainCard } from './card.js'
+export { type Content, type Cut, cutTensor } from './cut.js'
 export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
 export { inside } from './inside.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'

@@ -21,7 +21,8 @@ export interface ManifestInput {
 export interface Manifest {
   format: 1
   versions: Record<string, string>
-  recipe: RecipeInput
+  /** Of a merge, or the verb and its options. */
+  recipe: RecipeInput | Record<string, unknown>
   seed: number
   dtype: string
   adapter: { name: string; type: string; backend: string; driver: string }
