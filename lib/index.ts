@@ -17,7 +17,7 @@ export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, typ
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
 export { type Adapter, Engine, type EngineOptions } from './engine.js'
 export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
-export { type EvalOptions, type EvalReport, evaluate, type Metric, metrics } from './eval.js'
+export { type EvalOptions, type EvalReport, evaluate, evaluateAll, type Metric, metrics } from './eval.js'
 export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './explain.js'
 export type {
   Measure,
@@ -32,8 +32,17 @@ export type {
   Wanted,
   Watch,
 } from './forward/index.js'
-export { ColumnStatistics, type Continuation, chunks, type Greedy, generate } from './forward/index.js'
+export {
+  ColumnStatistics,
+  type Continuation,
+  chunks,
+  type GenerateOptions,
+  generate,
+  type Place,
+  type Sampling,
+} from './forward/index.js'
 export { forward, openModel } from './forward.js'
+export { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from './generate.js'
 export {
   type Analysis,
   type AnalyzedModel,
@@ -73,6 +82,7 @@ export {
 } from './report/index.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreOptions, type ScoreReport, score } from './score.js'
+export type { Message, Prompt } from './text.js'
 export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 

@@ -17,8 +17,8 @@ export interface Line {
 }
 
 /** The examples of a file. Prompt and answer are tokenized each on its own. */
-export async function readLines(file: string, text: Text): Promise<Line[]> {
-  const examples = await readExamples(file)
+export async function readLines(file: string, text: Text, limit?: number): Promise<Line[]> {
+  const examples = await readExamples(file, limit)
   return examples.map(({ prompt, answer, image, line }) => ({
     prompt: text.prompt(prompt),
     answer: text.answer(answer),
@@ -47,6 +47,11 @@ export class Sight {
       )
     }
     return new Sight(await engine.use(({ addon }) => Images.open(addon, checkpoint, vision.size, { root })))
+  }
+
+  /** Whether no line has an image. */
+  get blind(): boolean {
+    return this.images === undefined
   }
 
   /** Ids of a line with its image. Errors say which line it is. */

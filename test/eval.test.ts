@@ -3,7 +3,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, generate, openModel } from 'weightsmith'
+import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
 import { cli } from './child.js'
 
 const goldens = join(process.cwd(), 'test/goldens')
@@ -53,6 +53,54 @@ describe('evaluate', () => {
     expect(report).not.toHaveProperty('answers')
     const short = await evaluate(engine, base, { data, metric: 'exact-match', maxTokens: 5 })
     expect(short.value).toBe(0)
+  })
+
+  test('has the golden share of exact answers, over several data sets with the model loaded once', async () => {
+    const task = join(process.cwd(), 'demo/tasks/id_test.jsonl')
+    const out = join(folder, 'lines.jsonl')
+    const [all] = await evaluateAll(engine, base, { data: [task], metric: 'exact-match' })
+    expect(all).toMatchObject({ examples: 500, value: 0.698 })
+    const reports = await evaluateAll(engine, base, { data: [task, task], metric: 'exact-match', limit: 20, out })
+    expect(reports.map(({ examples }) => examples)).toEqual([20, 20])
+    const lines = readFileSync(out, 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(lines).toHaveLength(40)
+    expect(lines.filter(({ right }) => right)).toHaveLength(20 * (reports[0]!.value + reports[1]!.value))
+    expect(lines[0]).toEqual({
+      data: task,
+      example: 1,
+      answer: expect.any(String),
+      said: expect.any(String),
+      ended: true,
+      right: expect.any(Boolean),
+    })
+  })
+
+  test('picks the likeliest choice, as it is and a byte', async () => {
+    const data = dataset(
+      { prompt: 's:graph=', choices: ['aghrp', 'aghpr', 'xghpr'], answer: 'aghpr' },
+      { prompt: 's:graph=', choices: ['aghpr', 'aghrp'], answer: 1 },
+    )
+    const out = join(folder, 'choices.jsonl')
+    const report = await evaluate(engine, base, { data, metric: 'choice', out })
+    expect(report).toMatchObject({ metric: 'choice', examples: 2, value: 0.5, normalized: 0.5, tokens: 25 })
+    const [first] = readFileSync(out, 'utf8')
+      .split('\n')
+      .map((line) => line && JSON.parse(line))
+    const model = await openModel(engine, base)
+    const ids = (text: string) => [
+      1,
+      ...[...text].map((char) => '0123456789abcdefghijklmnopqrstuvwxyz+-=*/,.:'.indexOf(char) + 4),
+    ]
+    const { nll } = await model.run(model.pack([ids('s:graph=aghrp')]))
+    await model.close()
+    const want = nll.subarray(8, 13).reduce((a, b) => a + b, 0)
+    expect(Math.abs(first.losses[0] / want - 1)).toBeLessThan(1e-5)
+    await expect(
+      evaluate(engine, base, { data: dataset({ prompt: 'x', choices: ['a', 'b'], answer: 'c' }), metric: 'choice' }),
+    ).rejects.toThrow(/Line 1 of .* none of its 2 choices/)
   })
 
   test('names file and line of data that it cannot use', async () => {
@@ -119,6 +167,84 @@ describe('generate', () => {
     const texts = together.map(({ ids: said }) => said.map((id) => digits[id - 4]).join(''))
     expect(texts).toEqual([...prompts, ...prompts].map(({ greedy }) => greedy))
     expect(together.every(({ ended }) => ended)).toBe(true)
+  })
+
+  test('draws the same for a seed whatever the batches, and says what was left out', async () => {
+    const prompts = ['12+34=', 's:graph=', 'r:tnheeipeu=', 'm:41,7,93,88=']
+    const options = { temperature: 1.5, topK: 20, topP: 0.95, seed: 7, samples: 3, maxTokens: 12 }
+    const { continuations, tokens } = await generateText(engine, base, prompts, options)
+    expect(continuations.map(({ prompt, sample }) => [prompt, sample])).toEqual(
+      prompts.flatMap((_, prompt) => [0, 1, 2].map((sample) => [prompt, sample])),
+    )
+    expect(tokens).toBe(continuations.reduce((sum, one) => sum + one.tokens, 0))
+    expect(new Set(continuations.slice(0, 3).map(({ text }) => text)).size).toBeGreaterThan(1)
+    const one = await Engine.open({ memory: '24MiB' })
+    const alone = await generateText(one, base, prompts, options)
+    await one.close()
+    expect(alone.continuations).toEqual(continuations)
+    const other = await generateText(engine, base, prompts, { ...options, seed: 8 })
+    expect(other.continuations).not.toEqual(continuations)
+  })
+
+  test('ends at stop texts, which are no part of what is said or streamed', async () => {
+    const pieces: string[] = []
+    const options = { stop: ['hp'], onText: (piece: string) => pieces.push(piece) }
+    const { continuations } = await generateText(engine, base, ['s:graph='], options)
+    expect(continuations).toEqual([{ prompt: 0, sample: 0, text: 'ag', tokens: 4, finish: 'stop' }])
+    expect(pieces.join('')).toBe('ag')
+    const { continuations: short } = await generateText(engine, base, ['s:graph='], { maxTokens: 2 })
+    expect(short[0]).toMatchObject({ text: 'ag', finish: 'length' })
+  })
+
+  test('puts messages into the chat template of the model, and refuses chat where there is none', async () => {
+    const model = join(folder, 'chatting')
+    cpSync(base, model, { recursive: true })
+    const file = join(model, 'tokenizer_config.json')
+    const settings = JSON.parse(readFileSync(file, 'utf8'))
+    const chat_template =
+      "{{ bos_token }}{% for m in messages %}{{ 's:' if m['role'] == 'user' else '' }}{{ m['content'] }}{% endfor %}" +
+      '{% if add_generation_prompt %}={% endif %}'
+    writeFileSync(file, JSON.stringify({ ...settings, chat_template }))
+    const { continuations } = await generateText(engine, model, ['graph'], { chat: true })
+    expect(continuations[0]).toMatchObject({ text: 'aghpr', finish: 'end' })
+    await expect(generateText(engine, base, [[{ role: 'user', content: 'graph' }]])).rejects.toThrow(
+      /has no chat template/,
+    )
+  })
+
+  test('refuses options and prompts that make no sense, and stops when it is told to', async () => {
+    const code = 'ERR_WEIGHTSMITH_ARGUMENT'
+    for (const options of [
+      { temperature: -1 },
+      { topP: 0 },
+      { topK: 1.5 },
+      { samples: 0 },
+      { maxTokens: 0 },
+      { stop: [''] },
+    ]) {
+      await expect(generateText(engine, base, ['1+1='], options)).rejects.toHaveProperty('code', code)
+    }
+    await expect(generateText(engine, base, [])).rejects.toHaveProperty('code', code)
+    await expect(generateText(engine, base, ['a'.repeat(300)])).rejects.toThrow(/301 tokens.*256/)
+    const signal = AbortSignal.abort()
+    await expect(generateText(engine, base, ['1+1='], { signal })).rejects.toHaveProperty(
+      'code',
+      'ERR_WEIGHTSMITH_ABORTED',
+    )
+  })
+
+  test('is a verb that reads prompts of a file and writes a line for each continuation', async () => {
+    const out = join(folder, 'said.jsonl')
+    const data = dataset({ prompt: 's:graph=', id: 5 }, { prompt: 'm:41,7,93,88=', id: 6 })
+    const { code, stdout } = await cli('generate', base, '--data', data, '--out', out, '--json')
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({ prompts: 2, dryRun: false })
+    expect(readFileSync(out, 'utf8')).toBe(
+      '{"prompt":"s:graph=","id":5,"sample":0,"text":"aghpr","tokens":5,"finish":"end"}\n' +
+        '{"prompt":"m:41,7,93,88=","id":6,"sample":0,"text":"93","tokens":2,"finish":"end"}\n',
+    )
+    expect((await cli('generate', base, 's:graph=')).stdout).toBe('aghpr\n')
+    expect((await cli('generate', base)).code).toBe(2)
   })
 
   test('stops at the most a continuation may have', async () => {

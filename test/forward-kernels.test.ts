@@ -4,14 +4,18 @@ import { Engine } from 'weightsmith'
 import {
   type Block,
   columnWords,
+  type Draw,
+  drawTable,
   forwardKernels as kernels,
   noTarget,
   subgroupLanes,
+  suiting,
   turnedBytes,
 } from '../lib/forward/index.js'
 import type { NativeDispatch } from '../lib/native/border.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
+import { philox } from './reference/philox.js'
 
 const dtypes = ['F32', 'F16', 'BF16'] as const
 
@@ -66,11 +70,17 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         typeof content === 'number' ? [] : [{ buffer, offset: 0, memory: bytesOf(content) }],
       )
       const reads = [{ buffer: read, offset: 0, bytes: sizes[read]! }]
-      const [bytes] = await device.dispatch(resident, { writes, dispatches, reads })
+      // Both as the adapter likes it best and as the kernels are by themselves.
+      const constants = slots === 'auto' ? suiting(device.adapter) : {}
+      const suited = dispatches.map((one) => ({ ...one, constants: { ...constants, ...one.constants } }))
+      const [bytes] = await device.dispatch(resident, { writes, dispatches: suited, reads })
       await device.release(resident)
       return new Float32Array(bytes!.buffer)
     })
   }
+
+  /** Kernels without subgroups, and with those of the adapter. */
+  const ways = () => engine.use(async ({ device }) => new Set([0, subgroupLanes(device.adapter)]))
 
   /** A tensor as a checkpoint stores it, in buffer 0, and turned in buffer 1. */
   function tensor(dtype: (typeof dtypes)[number], rows: number, columns: number, seed: number) {
@@ -100,7 +110,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         const { block, values, buffers, turn } = tensor(dtype, columns, inner, 1)
         const x = numbers(rows * inner, 2)
         const want = reference.gemm(x, values, [rows, columns, inner])
-        for (const lanes of new Set([0, await engine.use(async ({ device }) => subgroupLanes(device.adapter))])) {
+        for (const lanes of await ways()) {
           const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns, lanes })
           close(await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3), want, 1e-6 * inner)
         }
@@ -108,7 +118,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     })
 
     test(`gemm takes a ${dtype} matrix in blocks and x from any row on`, async () => {
-      const lanes = await engine.use(async ({ device }) => subgroupLanes(device.adapter))
+      const lanes = Math.max(...(await ways()))
       const [rows, columns, inner, skipped] = [5, 24, 20, 2]
       const stored = encode(dtype, numbers(columns * inner, 3))
       const bytes = stored.byteLength / columns
@@ -245,17 +255,19 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const places = packed(...lengths)
       const rows = places.length
       const [q, k, v] = [heads, groups, groups].map((count, i) => numbers(rows * count * size, 9 + i))
-      const attention = kernels.attention(
-        { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-        { rows, heads, groups, size, scale: size ** -0.5, window, both },
-      )
       const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
       const sees = places.map(({ start, row }) => ({
         first: window > 0 ? Math.max(start, row + 1 - window) : start,
         last: both > 0 ? start + both - 1 : row,
       }))
       const want = reference.attention({ q: q!, k: k!, v: v! }, sees, { heads, groups, size })
-      close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
+      for (const lanes of await ways()) {
+        const attention = kernels.attention(
+          { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
+          { rows, heads, groups, size, scale: size ** -0.5, window, both, lanes },
+        )
+        close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
+      }
     }
   })
 
@@ -424,6 +436,50 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const turned = Float64Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!)
       close(sums.subarray(6), reference.weightSums(turned, rows), 2e-6)
     }
+  })
+
+  test('sample draws what its number falls on, of what top-k and top-p leave, whatever the batch', async () => {
+    const width = 203
+    const logits = numbers(width, 31).map((value) => 4 * value)
+    logits[7] = logits[90]! // equals stay together
+    const settings = [
+      { temperature: 1, topK: 0, topP: 1 },
+      { temperature: 0.5, topK: 5, topP: 1 },
+      { temperature: 2, topK: 0, topP: 0.3 },
+      { temperature: 1.5, topK: 40, topP: 0.7 },
+      { temperature: 1, topK: 1, topP: 1 },
+      { temperature: 1, topK: width, topP: 1e-6 },
+    ]
+    const draws = settings.flatMap((setting, sequence) =>
+      Array.from({ length: 24 }, (_, step) => ({ ...setting, seed: 2 ** 40 + 5, sequence, sample: step % 3, step })),
+    )
+    const drawn = async (some: (Draw | undefined)[]) => {
+      const rows = some.length
+      const many = Float32Array.from({ length: rows * width }, (_, i) => logits[i % width]!)
+      const before = new Uint32Array(rows + 1).fill(199)
+      // The first row is not among them.
+      const table = drawTable([undefined, ...some])
+      const dispatch = kernels.sample({ draws: 0, logits: 1, best: 2 }, { rows, width, from: 1 })
+      return [...new Uint32Array((await run([table, many, before], [dispatch], 2)).buffer).subarray(1)]
+    }
+    const ids = await drawn(draws)
+    let near = 0
+    for (const [i, { seed, sequence, sample, step, ...setting }] of draws.entries()) {
+      const words = philox([step, sample, sequence, 0], [seed % 2 ** 32, Math.floor(seed / 2 ** 32)])
+      const number = (words[0] >>> 8) / 2 ** 24
+      const probabilities = reference.kept(logits, setting)
+      let reached = 0
+      const id = probabilities.findIndex((probability) => {
+        reached += probability
+        return reached > number
+      })
+      expect(probabilities[ids[i]!]).toBeGreaterThan(0)
+      // A number within rounding of the edge between two ids may fall on either.
+      if (ids[i] !== id) near++
+    }
+    expect(near).toBeLessThan(2)
+    expect(new Set(ids.slice(0, 24)).size).toBeGreaterThan(8)
+    expect(await drawn([draws[30]!, undefined, draws[3]!])).toEqual([ids[30], 199, ids[3]])
   })
 
   test('work that leaves its buffers is refused, and so are buffers that were released', async () => {

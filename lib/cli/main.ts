@@ -10,7 +10,7 @@ import { diff } from '../diff.js'
 import { doctor } from '../doctor.js'
 import { Engine, type EngineOptions } from '../engine.js'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
-import { evaluate, type Metric, metrics } from '../eval.js'
+import { metrics } from '../eval.js'
 import { type ExplainOptions, explain } from '../explain.js'
 import { analyze } from '../imm/analyze.js'
 import { inspect } from '../inspect.js'
@@ -27,18 +27,17 @@ import { analysisText } from './analysis.js'
 import { batchText, showJobs } from './batch.js'
 import { bench } from './bench.js'
 import { explainText } from './explain.js'
-import { showProgress } from './progress.js'
 import {
-  adapterText,
-  benchText,
-  diffText,
-  doctorText,
+  type EvalFlags,
   evalText,
-  inspectText,
-  mergeText,
-  scoreText,
-  verifyText,
-} from './texts.js'
+  type GenerateFlags,
+  generateSummary,
+  promptsOf,
+  runEval,
+  runGenerate,
+} from './generate.js'
+import { showProgress } from './progress.js'
+import { adapterText, benchText, diffText, doctorText, inspectText, mergeText, scoreText, verifyText } from './texts.js'
 
 const misuse: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
@@ -169,26 +168,67 @@ function main(): Promise<Command> {
     .action(runDiff)
 
   program
-    .command('eval')
-    .description('run a model over prompts and answers: loss, perplexity, or share of exact answers')
+    .command('generate')
+    .description('continue prompts, greedy or drawn; many go through the model together')
     .argument('<model>', 'a folder or org/name in the local cache')
-    .requiredOption('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, and maybe an "image"')
+    .argument('[prompts...]', 'what to continue')
+    .option('--data <file>', 'prompts: a .jsonl file ("prompt" or "messages"), a text with one a line, or - for stdin')
+    .addOption(number('--max-tokens', 'most tokens of a continuation').default(64))
+    .addOption(real('--temperature', 'what logits are divided by; 0 takes the likeliest token').default(0))
+    .addOption(number('--top-k', 'only so many of the likeliest tokens; 0: all').default(0))
+    .addOption(real('--top-p', 'only the likeliest tokens that together are as likely as this').default(1))
+    .addOption(number('--seed', 'of the random numbers').default(0))
+    .addOption(number('--samples', 'continuations of each prompt').default(1))
+    .option('--stop <text...>', 'texts that end a continuation')
+    .option('--chat', "prompts are messages in the model's chat template")
+    .addOption(number('--limit', 'only so many prompts of the file'))
+    .option('--out <file>', 'a .jsonl file, a continuation a line (default: stdout)')
+    .option('--dry-run', 'check everything and show what it takes, run nothing')
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText(
+      'after',
+      '\nExample:\n  weightsmith generate ./merged --data questions.jsonl --temperature 0.7 --samples 3 --out said.jsonl',
+    )
+    .action(async (model: string, given: string[], flags: Common & GenerateFlags) => {
+      const prompts = await promptsOf(given, flags)
+      await withEngine(flags, async (engine) => {
+        const { report, shown } = await runGenerate(engine, model, prompts, flags, interruption.signal)
+        if (shown) process.stderr.write(`${generateSummary(report)}\n`)
+        else print(report, generateSummary, flags)
+      })
+    })
+
+  program
+    .command('eval')
+    .description('run a model over prompts and answers: loss, perplexity, share of exact answers or of right choices')
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .requiredOption(
+      '--data <file...>',
+      '.jsonl files, one {"prompt": ..., "answer": ...} a line, and maybe an "image"; for choice "choices"',
+    )
     .option(
       '--images <path>',
       'folder of the images, or a safetensors file with them (default: the folder of the data)',
     )
     .addOption(new Option('--metric <name>', 'what to measure').choices(metrics).default('nll'))
     .addOption(
-      new Option(
-        '--max-tokens <number>',
-        'most tokens of a continuation, its end among them (default: as the longest answer)',
-      ).argParser(wholeNumber('max-tokens')),
+      number('--max-tokens', 'most tokens of a continuation, its end among them (default: as the longest answer)'),
     )
+    .addOption(number('--limit', 'only so many lines of each file'))
+    .option('--out <file>', 'a .jsonl file that gets what came out for every line')
     .addOption(memory())
     .addOption(adapter())
     .addOption(json())
     .addHelpText('after', '\nExample:\n  weightsmith eval ./merged --data test.jsonl --metric exact-match')
-    .action(runEval)
+    .action(async (model: string, flags: Common & EvalFlags) =>
+      withEngine(flags, async (engine) => {
+        const reports = await runEval(engine, model, flags, interruption.signal)
+        if (flags.json && reports.length === 1) print(reports[0], String, flags)
+        else print(reports, evalText, flags)
+      }),
+    )
 
   program
     .command('score')
@@ -373,20 +413,6 @@ async function runAnalyze(
   })
 }
 
-async function runEval(
-  model: string,
-  flags: Common & { data: string; images?: string; metric: Metric; maxTokens?: number },
-): Promise<void> {
-  const { data, images, metric, maxTokens } = flags
-  await withEngine(flags, async (engine) =>
-    print(
-      await evaluate(engine, model, { data, images, metric, maxTokens, signal: interruption.signal }),
-      evalText,
-      flags,
-    ),
-  )
-}
-
 async function runScore(model: string, flags: Common & ScoreOptions & { method: string[] }): Promise<void> {
   await withEngine(flags, async (engine) => {
     const progress = showProgress('score', flags.json === true)
@@ -434,6 +460,21 @@ function wholeNumbers(option: string): (text: string) => number[] {
       const [first = 0, last = first] = part.split('-').map(number)
       return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i)
     })
+}
+
+function number(flag: string, text: string): Option {
+  return new Option(`${flag} <number>`, text).argParser(wholeNumber(flag.slice(2)))
+}
+
+function real(flag: string, text: string): Option {
+  return new Option(`${flag} <number>`, text).argParser((given) => {
+    const value = given.trim() === '' ? Number.NaN : Number(given)
+    if (Number.isFinite(value)) return value
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `The option ${flag.slice(2)} should be a number, but "${given}" was found.`,
+    )
+  })
 }
 
 function wholeNumber(option: string): (text: string) => number {

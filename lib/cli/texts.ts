@@ -3,7 +3,6 @@
 import type { DiffReport, DiffStats } from '../diff.js'
 import type { DoctorReport } from '../doctor.js'
 import type { Adapter } from '../engine.js'
-import type { EvalReport } from '../eval.js'
 import type { InspectReport } from '../inspect.js'
 import type { MergeReport } from '../merge.js'
 import type { ScoreReport } from '../score.js'
@@ -137,16 +136,6 @@ export function scoreText(report: ScoreReport): string {
   return dryRun
     ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores.`
     : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores in ${report.out}.`
-}
-
-export function evalText(report: EvalReport): string {
-  const { metric, value, answers } = report
-  const shown = metric === 'exact-match' ? percent(value) : value.toFixed(6)
-  return (
-    `${metric} of ${report.model} on ${report.data}: ${shown}` +
-    `${answers === undefined ? '' : ` (answers alone ${answers.toFixed(6)})`}; ${plural(report.examples, 'example')}, ` +
-    `${plural(report.tokens, 'token')}, ${milliseconds(report.milliseconds)} on ${report.adapter}.`
-  )
 }
 
 export function verifyText(report: VerifyReport): string {

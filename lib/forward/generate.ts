@@ -1,74 +1,173 @@
-/** Greedy generation: prompts go through together, then one token a sequence and pass, until each has ended. */
+/**
+ * Generation: sequences grow by one id a pass, many together. Where one ends, the next prompt takes its rows of the cache,
+ * so that passes stay full. What a sequence says does not depend on which others are beside it.
+ */
 
+import { WeightsmithError } from '../errors.js'
+import type { Draw } from './kernels.js'
 import type { Model, Sequence } from './model.js'
 import type { Token } from './pass.js'
 
-export interface Greedy {
+export interface Sampling extends Pick<Draw, 'temperature' | 'topK' | 'topP' | 'seed'> {
+  /** Continuations of each prompt. */
+  samples: number
+}
+
+export interface GenerateOptions {
   /** Most ids a continuation has. */
   most: number
   /** Ids that end a continuation; they are not part of it. */
   ends: ReadonlySet<number>
+  /** Without it, every continuation is the likeliest id after id. */
+  sampling?: Sampling | undefined
+  /** Called with the ids of a continuation after each of them; true ends it. */
+  stop?: ((ids: readonly number[], at: Place) => boolean) | undefined
+  /** Called with every continuation that is finished. */
+  onEnd?: ((continuation: Continuation, at: Place) => void) | undefined
   /** Called before every pass; what it throws ends the work. */
   check?: (() => void) | undefined
 }
 
+export interface Place {
+  prompt: number
+  sample: number
+}
+
 export interface Continuation {
   ids: number[]
-  /** Whether it came to an end within the most it could have. */
+  /** Whether it came to an end, or was stopped, within the most it could have. */
   ended: boolean
 }
 
 interface Growing extends Continuation {
+  at: Place
+  tokens: readonly Token[]
+  /** Its rows of the cache. */
   start: number
-  /** Row of the last token that went through. */
-  row: number
+  rows: number
+  /** Most ids it has room for. */
+  most: number
 }
 
-/** The likeliest next ids of each prompt. The model's cache has to hold the longest prompt and its continuation. */
-export async function generate(model: Model, prompts: readonly Sequence[], options: Greedy): Promise<Continuation[]> {
-  const results: Continuation[] = []
-  const packed = prompts.map((prompt) => model.pack([prompt]))
-  for (let first = 0; first < packed.length; ) {
-    let rows = 0
-    const batch: Token[][] = []
-    for (const prompt of packed.slice(first)) {
-      rows += prompt.length + options.most
-      if (batch.length > 0 && rows > Math.min(model.cache, model.tokens)) break
-      batch.push(prompt)
+/** Rows of the cache that are free, in stretches. */
+class Rows {
+  private free: { start: number; rows: number }[]
+
+  constructor(rows: number) {
+    this.free = [{ start: 0, rows }]
+  }
+
+  take(rows: number): number | undefined {
+    const found = this.free.find((stretch) => stretch.rows >= rows)
+    if (found === undefined) return undefined
+    const { start } = found
+    found.start += rows
+    found.rows -= rows
+    return start
+  }
+
+  give(start: number, rows: number): void {
+    const all = [...this.free, { start, rows }].filter((stretch) => stretch.rows > 0).sort((a, b) => a.start - b.start)
+    this.free = []
+    for (const stretch of all) {
+      const last = this.free.at(-1)
+      if (last !== undefined && last.start + last.rows === stretch.start) last.rows += stretch.rows
+      else this.free.push(stretch)
     }
-    results.push(...(await generateBatch(model, batch, options)))
-    first += batch.length
   }
-  return results
 }
 
-async function generateBatch(
+/**
+ * Continuations of each prompt, as many as samples are asked for, in the order of the prompts. The model's cache has to hold
+ * the longest prompt and its continuation. Throws ERR_WEIGHTSMITH_ARGUMENT for a prompt that the model cannot take.
+ */
+export async function generate(
   model: Model,
-  prompts: readonly Token[][],
-  { most, ends, check }: Greedy,
+  prompts: readonly Sequence[],
+  { most, ends, sampling, stop, onEnd, check }: GenerateOptions,
 ): Promise<Continuation[]> {
-  const sequences: Growing[] = []
-  const tokens: Token[] = []
-  let start = 0
-  for (const prompt of prompts) {
-    const base = start
-    tokens.push(...prompt.map(({ row, target: _, ...token }) => ({ ...token, start: base, row: base + row })))
-    sequences.push({ ids: [], ended: false, start, row: start + prompt.length - 1 })
-    start += prompt.length + most
+  const samples = sampling?.samples ?? 1
+  const packed = prompts.map((prompt) => model.pack([prompt]))
+  const longest = packed.reduce((longest, tokens) => Math.max(longest, tokens.length), 0)
+  if (longest + most > model.cache) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `A prompt of ${longest} tokens and ${most} after it need as many rows of a cache, but it has ${model.cache}.`,
+    )
   }
-  let active = sequences
-  for (let pass = tokens; active.length > 0; ) {
+  const results: Continuation[] = []
+  const rows = new Rows(model.cache)
+  let growing: Growing[] = []
+  let waiting = 0
+
+  /** The next sequences, as far as there is room for them beside those that grow. */
+  const begin = (): Growing[] => {
+    const begun: Growing[] = []
+    let room = model.tokens - growing.length
+    for (; waiting < packed.length * samples; waiting++) {
+      const at = { prompt: Math.floor(waiting / samples), sample: waiting % samples }
+      const tokens = packed[at.prompt] ?? []
+      // A pass that nothing else is in takes it, or the model refuses it.
+      if (tokens.length > room && growing.length + begun.length > 0) break
+      const mostOwn = Math.min(most, Math.max(1, model.spec.context - tokens.length))
+      const own = tokens.length + mostOwn
+      const start = rows.take(own)
+      if (start === undefined) break
+      const one: Growing = { ids: [], ended: false, at, tokens, start, rows: own, most: mostOwn }
+      results.push(one)
+      begun.push(one)
+      room -= tokens.length
+    }
+    return begun
+  }
+
+  /** The token that says the next id of a sequence. */
+  const last = ({ at, ids, tokens, start }: Growing): Token => {
+    const row = start + tokens.length - 1 + ids.length
+    const draw = sampling && {
+      ...sampling,
+      sequence: at.prompt,
+      sample: at.sample,
+      step: ids.length,
+    }
+    const { target: _, ...prompted } = tokens.at(-1) ?? { id: 0 }
+    const said = ids.length === 0 ? prompted : { id: ids.at(-1) ?? 0 }
+    return { ...said, start, row, draw }
+  }
+
+  for (;;) {
     check?.()
-    const { best } = await model.run(pass)
-    const last = new Map(pass.map(({ row }, i) => [row, best[i] ?? 0]))
-    active = active.filter((sequence) => {
-      const id = last.get(sequence.row) ?? 0
-      sequence.ended = ends.has(id)
-      if (!sequence.ended) sequence.ids.push(id)
-      sequence.row++
-      return !sequence.ended && sequence.ids.length < most
-    })
-    pass = active.map(({ ids, start: base, row }) => ({ id: ids.at(-1) ?? 0, start: base, row }))
+    const begun = begin()
+    growing.push(...begun)
+    if (growing.length === 0) break
+    // What is asked comes first, then the rest of new prompts.
+    const pass = growing.map(last)
+    for (const { tokens, start } of begun) {
+      for (const [i, { target: _, ...token }] of tokens.slice(0, -1).entries()) {
+        pass.push({ ...token, start, row: start + i })
+      }
+    }
+    const { best } = await model.run(pass, { first: growing.length })
+    const still: Growing[] = []
+    for (const [i, one] of growing.entries()) {
+      const id = best[i] ?? 0
+      one.ended = ends.has(id)
+      if (!one.ended) {
+        one.ids.push(id)
+        one.ended = stop?.(one.ids, one.at) ?? false
+      }
+      if (!one.ended && one.ids.length < one.most) {
+        still.push(one)
+        continue
+      }
+      rows.give(one.start, one.rows)
+      onEnd?.(continuationOf(one), one.at)
+    }
+    growing = still
   }
-  return sequences.map(({ ids, ended }) => ({ ids, ended }))
+  return results.map(continuationOf)
+}
+
+function continuationOf({ ids, ended }: Continuation): Continuation {
+  return { ids, ended }
 }

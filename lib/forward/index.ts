@@ -1,7 +1,18 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
-export { type Continuation, type Greedy, generate } from './generate.js'
-export { type Block, columnWords, forwardKernels, noTarget, subgroupLanes, tokenWords, turnedBytes } from './kernels.js'
+export { type Continuation, type GenerateOptions, generate, type Place, type Sampling } from './generate.js'
+export {
+  type Block,
+  columnWords,
+  type Draw,
+  drawTable,
+  forwardKernels,
+  noTarget,
+  subgroupLanes,
+  suiting,
+  tokenWords,
+  turnedBytes,
+} from './kernels.js'
 export { Model, type ModelOptions, rowsOf, type Sequence, type Zeros } from './model.js'
 export type { Pass, Pixels, Token, Wanted } from './pass.js'
 export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'

@@ -22,6 +22,23 @@ export const noTarget = 0xffffffff
 /** Words that kernel `columns` leaves for a column of a group: shift, sum, spread, |x|, x², above. */
 export const columnWords = 6
 
+/** How an id is drawn from what a model says; `sample` and `sequence` tell those of one seed apart. */
+export interface Draw {
+  /** What logits are divided by; 0: the likeliest id. */
+  temperature: number
+  /** Only so many of the likeliest; 0: all. */
+  topK: number
+  /** Only the likeliest whose probabilities together reach this. */
+  topP: number
+  seed: number
+  sequence: number
+  sample: number
+  step: number
+}
+
+/** Words of a draw. */
+export const drawWords = 8
+
 /** In the words of the kernels. */
 const codes = { F32: 0, F16: 1, BF16: 2 } as const
 const kinds: Record<Activation, number> = { silu: 0, gelu: 1, gelu_tanh: 2, quick_gelu: 3, relu: 4 }
@@ -50,6 +67,23 @@ function bits(value: number): number {
 export function subgroupLanes({ features, limits }: NativeAdapter): number {
   const lanes = limits.subgroupMinSize ?? 0
   return features.includes('subgroups') && lanes >= 8 ? lanes : 0
+}
+
+/** Draws as the words that kernel `sample` reads; what has none keeps its likeliest id. */
+export function drawTable(draws: readonly (Draw | undefined)[]): Uint32Array<ArrayBuffer> {
+  const table = new Uint32Array(drawWords * draws.length)
+  for (const [i, draw] of draws.entries()) {
+    if (draw === undefined) continue
+    const { temperature, topK, topP, seed, sequence, sample, step } = draw
+    const key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
+    table.set([bits(temperature), topK, bits(topP), step, sample, sequence, ...key], drawWords * i)
+  }
+  return table
+}
+
+/** Constants that suit an adapter: invocations of a workgroup that makes a row. */
+export function suiting({ type }: NativeAdapter): Record<string, number> {
+  return { LANES: type === 'cpu' ? 8 : 64 }
 }
 
 /** A workgroup a row, in a grid of two dimensions: one of them ends at 65,535. */
@@ -161,7 +195,7 @@ export const forwardKernels = {
     const width = shares ? lanes : 16
     return {
       kernel: shares ? `forward/gemm_${tile}` : 'forward/gemm',
-      constants: { ...dtypeOf(weight), LANES: width },
+      constants: { ...dtypeOf(weight), SUBGROUP: width },
       parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
       buffers: [weight.buffer, x, y],
       grid: [Math.ceil(weight.rows / octet / width), Math.ceil(rows / tile), 1],
@@ -199,13 +233,18 @@ export const forwardKernels = {
   /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `both`: all of so many rows. */
   attention: (
     { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
-    at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number>,
-  ): NativeDispatch => ({
-    kernel: 'forward/attention',
-    parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window, at.both],
-    buffers: [tokens, q, keys, values, y],
-    grid: perRow(at.rows, at.heads),
-  }),
+    at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number> & { lanes?: number },
+  ): NativeDispatch => {
+    const { lanes = 0 } = at
+    const shares = lanes > 0 && at.size % 4 === 0
+    return {
+      kernel: shares ? 'forward/attention_subgroup' : 'forward/attention',
+      ...(shares ? { constants: { SUBGROUP: lanes, PARTS: Math.ceil(at.size / 4 / lanes) } } : {}),
+      parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window, at.both],
+      buffers: [tokens, q, keys, values, y],
+      grid: perRow(at.rows, at.heads),
+    }
+  },
 
   /** x = f(x). */
   activate: (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
@@ -241,6 +280,17 @@ export const forwardKernels = {
     kernel: 'forward/nll',
     parameters: [rows, width, from],
     buffers: [tokens, logits, nll, best],
+    grid: perRow(rows),
+  }),
+
+  /** Ids drawn from logits, in the place of the largest, of tokens from `from` on. */
+  sample: (
+    { draws, logits, best }: { draws: number; logits: number; best: number },
+    { rows, width, from }: { rows: number; width: number; from: number },
+  ): NativeDispatch => ({
+    kernel: 'forward/sample',
+    parameters: [rows, width, from],
+    buffers: [draws, logits, best],
     grid: perRow(rows),
   }),
 

@@ -2,7 +2,7 @@
 
 import type { ModelSpec, Vision } from '../families/index.js'
 import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
-import { forwardKernels as kernels, noTarget } from './kernels.js'
+import { type Draw, drawTable, forwardKernels as kernels, noTarget, suiting } from './kernels.js'
 import { Meter } from './meter.js'
 import type { Buffers, Program } from './program.js'
 import type { Measure, Tap } from './statistics.js'
@@ -15,6 +15,8 @@ export interface Token {
   row: number
   /** The id whose loss is asked for. */
   target?: number | undefined
+  /** How the next id is drawn; by default it is the likeliest. Only for models that have a cache. */
+  draw?: Draw | undefined
   /** It stands for a row of an image's features, `id` for the image. Images that are one object are encoded once a pass. */
   image?: { pixels: Pixels; row: number } | undefined
 }
@@ -23,6 +25,8 @@ export interface Token {
 export type Pixels = Float32Array
 
 export interface Wanted {
+  /** What is said after each of so many tokens, from the first on; defaults to all of them. */
+  first?: number | undefined
   logits?: boolean
   /** The residual stream before the first block and after every block, and what the head is applied to. */
   hidden?: boolean
@@ -31,7 +35,7 @@ export interface Wanted {
 export interface Pass {
   /** −log of the probability of every token's target; 0 where there is none. */
   nll: Float32Array
-  /** The id of each token's largest logit. */
+  /** The id of each token's largest logit, or the one that was drawn. */
   best: Uint32Array
   /** Rows of the vocabulary's size. */
   logits?: Float32Array
@@ -152,18 +156,22 @@ export async function runPass(
     await meter.flush()
     return { nll: new Float32Array(), best: new Uint32Array(), x: stream }
   }
-  work.add(language.final(rows))
-  const normed = wanted.hidden ? await work.activation(language, spec.head.x, rows) : undefined
+  const asked = wanted.first ?? rows
+  work.add(language.final(asked))
+  const normed = wanted.hidden ? await work.activation(language, spec.head.x, asked) : undefined
 
-  const logits = wanted.logits ? new Float32Array(rows * spec.vocabulary) : undefined
-  for (let from = 0; from < rows; from += buffers.headRows) {
-    const count = Math.min(buffers.headRows, rows - from)
-    work.add(buffers.head(from, count))
+  const logits = wanted.logits ? new Float32Array(asked * spec.vocabulary) : undefined
+  const draws = tokens.slice(0, asked).map(({ draw }) => draw)
+  const drawn = draws.some((draw) => draw !== undefined)
+  if (drawn) work.write(buffers.draws, drawTable(draws))
+  for (let from = 0; from < asked; from += buffers.headRows) {
+    const count = Math.min(buffers.headRows, asked - from)
+    work.add(buffers.head(from, count, drawn))
     if (logits === undefined) continue
     const [bytes] = await work.read([buffers.logits, count * spec.vocabulary])
     logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
   }
-  const [nll, best] = await work.read([buffers.nll, rows], [buffers.best, rows])
+  const [nll, best] = await work.read([buffers.nll, asked], [buffers.best, asked])
   await meter.flush()
   return {
     nll: new Float32Array(nll ?? []),
@@ -239,7 +247,12 @@ class Work {
     const { writes, dispatches } = this
     this.writes = []
     this.dispatches = []
-    const results = await this.device.dispatch(this.resident, { writes, dispatches, reads })
+    const suited = suiting(this.device.adapter)
+    const results = await this.device.dispatch(this.resident, {
+      writes,
+      dispatches: dispatches.map((one) => ({ ...one, constants: { ...suited, ...one.constants } })),
+      reads,
+    })
     return results.map(({ buffer }) => buffer as ArrayBuffer)
   }
 

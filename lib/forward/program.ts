@@ -2,7 +2,7 @@
 
 import type { ModelSpec, Op, Rotary, Stack } from '../families/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
-import { type Block, forwardKernels as kernels, panel, tokenWords, turnedBytes } from './kernels.js'
+import { type Block, drawWords, forwardKernels as kernels, panel, tokenWords, turnedBytes } from './kernels.js'
 import { type Gear, Meters, noGear } from './meter.js'
 import { type Part, tensorsOf, wholeOf } from './part.js'
 
@@ -48,6 +48,7 @@ export class Buffers {
   readonly logits: number
   readonly nll: number
   readonly best: number
+  readonly draws: number
   /** Rows the head is applied to at a time. */
   readonly headRows: number
 
@@ -87,6 +88,7 @@ export class Buffers {
     this.logits = add(4 * spec.vocabulary * this.headRows)
     this.nll = add(4 * room.tokens)
     this.best = add(4 * room.tokens)
+    this.draws = add(room.cache > 0 ? 4 * drawWords * room.tokens : 0)
   }
 
   /** Bytes of all of them. */
@@ -104,8 +106,8 @@ export class Buffers {
     return [kernels.splice({ tokens, features, y: this.language.activation('x') }, { rows, width, first: vocabulary })]
   }
 
-  /** Logits, losses and best tokens of some rows. */
-  head(from: number, rows: number): NativeDispatch[] {
+  /** Logits, losses and best tokens of some rows; the tokens that are drawn, where there are draws. */
+  head(from: number, rows: number, drawn: boolean): NativeDispatch[] {
     const { head, vocabulary } = this.spec
     const { lanes } = this.room
     const x = this.language.activation(head.x)
@@ -114,6 +116,7 @@ export class Buffers {
         kernels.gemm(block, x, this.logits, { rows, stride: vocabulary, from, lanes }),
       ),
       kernels.nll({ ...this, tokens: this.language.tokens }, { rows, width: vocabulary, from }),
+      ...(drawn ? [kernels.sample(this, { rows, width: vocabulary, from })] : []),
     ]
   }
 }
@@ -207,7 +210,7 @@ export class Program {
           kernels.store(tokens, v, cache.values, rows, width(op.v)),
           kernels.attention(
             { tokens, q, ...cache, y },
-            { rows, heads, groups, size, scale: size ** -0.5, window: op.window, both },
+            { rows, heads, groups, size, scale: size ** -0.5, window: op.window, both, lanes: this.room.lanes },
           ),
         ]
       }

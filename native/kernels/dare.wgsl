@@ -6,7 +6,7 @@
 #include "tile.wgsl"
 #include "store.wgsl"
 #include "delta.wgsl"
-#include "philox.wgsl"
+#include "draw.wgsl"
 #include "drop.wgsl"
 #include "consensus.wgsl"
 

@@ -3,7 +3,7 @@
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
-#include "philox.wgsl"
+#include "draw.wgsl"
 #include "drop.wgsl"
 
 var<workgroup> rows: array<vec2f, 64>;

@@ -160,3 +160,25 @@ export function weightSums(weight: Values, inputs: number): Float64Array {
     }),
   )
 }
+
+/**
+ * What top-k and then top-p leave of softmax(logits / temperature), as probabilities that are 0 for the rest: the `topK`
+ * largest (0: all; equals of the last stay), and of these the fewest largest whose share reaches `topP`.
+ */
+export function kept(logits: Values, { temperature, topK, topP }: Record<'temperature' | 'topK' | 'topP', number>) {
+  const all = Array.from(logits)
+  const most = Math.max(...all)
+  const weights = all.map((value) => Math.exp((value - most) / temperature))
+  const order = [...all.keys()].sort((a, b) => all[b]! - all[a]!)
+  const within = (least: number) => weights.map((weight, i) => (all[i]! >= least ? weight : 0))
+  const first = within(topK > 0 && topK < all.length ? all[order[topK - 1]!]! : Number.NEGATIVE_INFINITY)
+  const total = sum(first.length, (i) => first[i]!)
+  let reached = 0
+  const last = order.find((i) => {
+    reached += first[i]!
+    return reached >= topP * total
+  })
+  const left = topP < 1 ? within(all[last!]!).map((weight, i) => Math.min(weight, first[i]!)) : first
+  const share = sum(left.length, (i) => left[i]!)
+  return left.map((weight) => weight / share)
+}

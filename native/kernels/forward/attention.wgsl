@@ -1,6 +1,7 @@
 // Attention with grouped heads: y = softmax(scale * q k) v over the cache rows of the token's own sequence, from its first
-// (or the last `window` of them, where that is not 0) to the token's own; all `both` rows, where that is not 0. A workgroup makes one head of one token
-// with an online softmax: 64 keys at a time, a score an invocation; then an invocation adds up some elements of v.
+// (or the last `window` of them, where that is not 0) to the token's own; all `both` rows, where that is not 0. A workgroup
+// makes one head of one token with an online softmax: as many keys at a time as it has invocations, a score each; then
+// each of them adds up some elements of v, in y itself.
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
@@ -9,13 +10,12 @@ struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32,
 @group(0) @binding(4) var<storage, read> values: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-const LANES = 64u;
-const PARTS = 4u; // elements of a head an invocation adds up: heads have at most 256
+override LANES: u32 = 64u; // few on a CPU, see include/rows.wgsl
 const LOWEST = -3.0e38;
 var<workgroup> scores: array<f32, LANES>;
 var<workgroup> weights: array<f32, LANES>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lane: u32) {
   let t = wid.x + wid.y * nwg.x;
@@ -27,7 +27,6 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   var first = tokens[t].y;
   let end = select(tokens[t].z + 1u, first + p.both, p.both > 0u);
   if (p.window > 0u && end - first > p.window) { first = end - p.window; }
-  var sums: array<f32, PARTS>;
   var most = LOWEST;
   var total = 0.0;
   for (var block = first; block < end; block += LANES) {
@@ -45,14 +44,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
     if (lane < count) { weights[lane] = exp(scores[lane] - most); }
     let kept = exp(before - most);
     workgroupBarrier();
-    total *= kept;
-    for (var part = 0u; part < PARTS; part++) { sums[part] *= kept; }
-    for (var j = 0u; j < count; j++) {
-      let weight = weights[j];
-      total += weight;
-      let row = (block + j) * stride + group;
-      for (var i = lane; i < p.size; i += LANES) { sums[i / LANES] += weight * values[row + i]; }
+    var sum = 0.0;
+    for (var j = 0u; j < count; j++) { sum += weights[j]; }
+    total = total * kept + sum;
+    let last = select(1.0, 1.0 / total, block + LANES >= end);
+    for (var i = lane; i < p.size; i += LANES) {
+      var element = 0.0;
+      if (block > first) { element = y[own + i] * kept; }
+      for (var j = 0u; j < count; j++) { element += weights[j] * values[(block + j) * stride + group + i]; }
+      y[own + i] = element * last;
     }
   }
-  for (var i = lane; i < p.size; i += LANES) { y[own + i] = sums[i / LANES] / total; }
 }

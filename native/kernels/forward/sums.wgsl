@@ -6,7 +6,7 @@ struct Parameters { inputs: u32, rows: u32, by_output: u32, first: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lane: u32) {
   let line = row_of(wid, nwg);

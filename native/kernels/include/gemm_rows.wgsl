@@ -5,18 +5,18 @@ enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
 #include "weights.wgsl"
-override LANES: u32; // a workgroup is one subgroup
+override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 const EIGHTS = (ROWS + 7u) / 8u;
 
-@compute @workgroup_size(LANES)
+@compute @workgroup_size(SUBGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32,
         @builtin(subgroup_invocation_id) neighbour: u32) {
   let octets = (p.columns + 7u) / 8u;
-  let column = wid.x * LANES + lane;
+  let column = wid.x * SUBGROUP + lane;
   let row = wid.y * ROWS;
   let quads = p.inner / 4u;
   // Columns and rows past the end read the last ones, and store nothing.

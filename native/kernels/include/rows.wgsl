@@ -1,5 +1,6 @@
-// One workgroup a row: its number, and sums and maxima over its 64 invocations, each in a fixed tree.
-const LANES = 64u;
+// One workgroup a row: its number, and sums and maxima over its invocations, each in a fixed tree. On a CPU, where a
+// barrier is a switch between parts of a workgroup, it has only as many as the CPU has lanes.
+override LANES: u32 = 64u;
 var<workgroup> shared_: array<f32, LANES>;
 
 // A dimension ends at 65,535 workgroups, so rows fill a grid of two.

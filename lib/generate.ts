@@ -1,0 +1,205 @@
+/** `generateText`: what a model goes on to say after prompts, greedy or drawn. */
+
+import type { Adapter, Engine, Host } from './engine.js'
+import { WeightsmithError } from './errors.js'
+import type { ModelSpec } from './families/index.js'
+import { generate, type Place } from './forward/index.js'
+import { checkpointOf, modelOf } from './forward.js'
+import { type Message, openText, type Prompt, type Text } from './text.js'
+
+export interface GenerateTextOptions {
+  /** Most tokens of a continuation. Defaults to 64. */
+  maxTokens?: number | undefined
+  /** What logits are divided by before an id is drawn; 0 takes the likeliest one. Defaults to 0. */
+  temperature?: number | undefined
+  /** Only so many of the likeliest ids; 0: all. Defaults to 0. */
+  topK?: number | undefined
+  /** Only the likeliest ids whose probabilities together reach this. Defaults to 1. */
+  topP?: number | undefined
+  /** Of the random numbers: the same seed draws the same, whatever the batch. Defaults to 0. */
+  seed?: number | undefined
+  /** Continuations of each prompt. Defaults to 1. */
+  samples?: number | undefined
+  /** Texts that end a continuation; they are not part of it. */
+  stop?: readonly string[] | undefined
+  /** Prompts are messages of a user in the model's chat template; lists of messages always are. */
+  chat?: boolean | undefined
+  /** Check all, and say how many tokens and bytes it takes, but run nothing. */
+  dryRun?: boolean | undefined
+  signal?: AbortSignal | undefined
+  /** After every continuation. */
+  onProgress?: ((event: { done: number; total: number }) => void) | undefined
+  /** Every continuation as it ends. */
+  onEnd?: ((continuation: Generated) => void) | undefined
+  /** The text of continuations as it grows. */
+  onText?: ((piece: string, at: Place) => void) | undefined
+}
+
+export interface Generated extends Place {
+  text: string
+  tokens: number
+  /** `end`: the model ended it; `stop`: a stop text did; `length`: it may be no longer. */
+  finish: 'end' | 'stop' | 'length'
+}
+
+export interface GenerateReport {
+  model: string
+  dryRun: boolean
+  prompts: number
+  promptTokens: number
+  /** In the order of the prompts, the samples of each together; none in a dry run. */
+  continuations: Generated[]
+  /** That were generated. */
+  tokens: number
+  /** Bytes of the model, its cache and its activations on the device. */
+  bytes: number
+  adapter: Adapter['info']['device']
+  milliseconds: number
+}
+
+const usualTokens = 2048
+const mostRows = 16384
+/** Share of the memory that the cache takes at most, unless the longest prompt needs more. */
+const cacheShare = 1 / 4
+
+/** Tokens a pass, and rows of the cache, for sequences of up to `longest` tokens and `total` together. */
+export function roomFor(spec: ModelSpec, { memory }: Pick<Host, 'memory'>, longest: number, total: number) {
+  const { attention, layers } = spec.language
+  const row = 8 * attention.groups * attention.headSize * layers.length
+  const rows = Math.min(total, mostRows, Math.floor((memory * cacheShare) / row))
+  return { tokens: Math.max(longest, Math.min(total, usualTokens)), cache: Math.max(longest, rows) }
+}
+
+/**
+ * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken, ERR_WEIGHTSMITH_ABORTED
+ * after an abort.
+ */
+export async function generateText(
+  engine: Engine,
+  path: string,
+  prompts: readonly Prompt[],
+  options: GenerateTextOptions = {},
+): Promise<GenerateReport> {
+  const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
+  const sampling = samplingOf(options)
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) throw argument('maxTokens', 'a whole number from 1', maxTokens)
+  if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'There is no prompt.')
+  const begin = performance.now()
+  const checkpoint = await checkpointOf(engine, path)
+  const text = await openText(checkpoint)
+  const ids = prompts.map((prompt) => idsOf(text, prompt, options.chat === true))
+  const promptTokens = ids.reduce((sum, { length }) => sum + length, 0)
+  const longest = Math.max(...ids.map(({ length }) => length)) + maxTokens
+  const total = sampling.samples * (promptTokens + maxTokens * ids.length)
+  const probe = modelOf(engine, checkpoint, {})
+  const room = await engine.use(async (host) => roomFor(probe.spec, host, longest, total))
+  const model = modelOf(engine, checkpoint, room)
+  for (const prompt of ids) model.pack([prompt])
+  const report: GenerateReport = {
+    model: path,
+    dryRun,
+    prompts: prompts.length,
+    promptTokens,
+    continuations: [],
+    tokens: 0,
+    bytes: (await model.forecast()).bytes,
+    adapter: engine.adapter.info.device,
+    milliseconds: 0,
+  }
+  if (dryRun) return report
+  const speaker = new Speaker(text, options)
+  try {
+    await generate(model, ids, {
+      most: maxTokens,
+      ends: new Set(text.ends),
+      sampling,
+      stop: (said, at) => speaker.hear(said, at),
+      onEnd: (continuation, at) => {
+        const one = speaker.finish(continuation, at)
+        report.tokens += one.tokens
+        report.continuations.push(one)
+        onEnd?.(one)
+        onProgress?.({ done: report.continuations.length, total: ids.length * sampling.samples })
+      },
+      check: () => throwIfAborted(signal),
+    })
+  } finally {
+    await model.close()
+  }
+  report.continuations.sort((a, b) => a.prompt - b.prompt || a.sample - b.sample)
+  report.milliseconds = performance.now() - begin
+  return report
+}
+
+/** Turns ids into texts as they come, and listens for what stops them. */
+class Speaker {
+  /** What was said so far of sequences that are heard piece by piece. */
+  private readonly said = new Map<string, string>()
+
+  constructor(
+    private readonly text: Text,
+    private readonly options: Pick<GenerateTextOptions, 'stop' | 'onText'>,
+  ) {}
+
+  /** Whether a stop text is there. */
+  hear(ids: readonly number[], at: Place): boolean {
+    const { stop = [], onText } = this.options
+    if (stop.length === 0 && onText === undefined) return false
+    const { text, stopped } = this.cut(this.text.decode(ids))
+    // What may be the beginning of a stop text, or of a character, waits.
+    const hold = Math.max(0, ...stop.map(({ length }) => length - 1))
+    if (!stopped && !text.endsWith('\ufffd')) this.say(text.slice(0, text.length - hold), at)
+    return stopped
+  }
+
+  finish({ ids, ended }: { ids: number[]; ended: boolean }, at: Place): Generated {
+    const { text, stopped } = this.cut(this.text.decode(ids))
+    this.say(text, at)
+    return { ...at, text, tokens: ids.length, finish: stopped ? 'stop' : ended ? 'end' : 'length' }
+  }
+
+  private cut(text: string): { text: string; stopped: boolean } {
+    const found = (this.options.stop ?? []).map((stop) => text.indexOf(stop)).filter((at) => at >= 0)
+    return found.length === 0 ? { text, stopped: false } : { text: text.slice(0, Math.min(...found)), stopped: true }
+  }
+
+  private say(text: string, at: Place): void {
+    const { onText } = this.options
+    if (onText === undefined) return
+    const key = `${at.prompt} ${at.sample}`
+    const before = this.said.get(key)?.length ?? 0
+    if (text.length <= before) return
+    this.said.set(key, text)
+    onText(text.slice(before), at)
+  }
+}
+
+function idsOf(text: Text, prompt: Prompt, chat: boolean): number[] {
+  if (typeof prompt === 'string' && !chat) return text.prompt(prompt)
+  const messages: readonly Message[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
+  return text.chat(messages)
+}
+
+function samplingOf({ temperature = 0, topK = 0, topP = 1, seed = 0, samples = 1, stop = [] }: GenerateTextOptions) {
+  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) {
+    throw argument('temperature', 'a number from 0', temperature)
+  }
+  if (!Number.isInteger(topK) || topK < 0) throw argument('topK', 'a whole number from 0', topK)
+  if (!(topP > 0 && topP <= 1)) throw argument('topP', 'a number above 0 and up to 1', topP)
+  if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0', seed)
+  if (!Number.isInteger(samples) || samples < 1) throw argument('samples', 'a whole number from 1', samples)
+  if (stop.includes('')) throw argument('stop', 'texts that are not empty', '""')
+  return { temperature, topK, topP, seed, samples }
+}
+
+function argument(name: string, wanted: string, found: unknown): WeightsmithError {
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_ARGUMENT',
+    `The option ${name} should be ${wanted}, but ${String(found)} was found.`,
+  )
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted !== true) return
+  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The generation was aborted.', { cause: signal.reason })
+}
