@@ -142,8 +142,10 @@ describe('every merge method', () => {
             const models = Array.from({ length: method.models.min + 1 }, () => model)
             const step = stepOf(method, { global, models, base, shape: [48, 96], statistics: true })
             if (step === undefined || !('program' in step)) continue
-            if (step.program.host !== undefined) hosts.add(step.program.host)
-            for (const { kernel } of step.program.kernels) expect(addon.kernels).toContain(kernel)
+            for (const { host, kernels } of [step, ...(step.made ?? [])].map(({ program }) => program)) {
+              if (host !== undefined) hosts.add(host)
+              for (const { kernel } of kernels) expect(addon.kernels).toContain(kernel)
+            }
           }
         }
       }

@@ -16,12 +16,13 @@ import { nearswap } from './nearswap.js'
 import { nuslerp } from './nuslerp.js'
 import { passthrough } from './passthrough.js'
 import { ram, ramPlusTl } from './ram.js'
+import { regmean } from './regmean.js'
 import { sce } from './sce.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
 import { ties } from './ties.js'
 
-export type { Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
+export type { Made, Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
 
 export const methods: ReadonlyMap<string, Method> = new Map(
   [
@@ -39,6 +40,7 @@ export const methods: ReadonlyMap<string, Method> = new Map(
     nearswap,
     arceeFusion,
     fisher,
+    regmean,
     breadcrumbs,
     breadcrumbsTies,
     della,

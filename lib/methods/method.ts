@@ -43,8 +43,19 @@ export interface TensorParameters {
 export type Step =
   /** The result is this input, byte for byte (or cast, where the output has another type). */
   | { copy: number }
-  /** `inputs`: which of the tensor's inputs the program reads, in order; all of them by default. */
-  | { program: NativeProgram; coefficients: number[]; inputs?: number[] }
+  /**
+   * `inputs`: which of the tensor's inputs the program reads, in order; all of them by default. `made`: tensors that are
+   * made before and follow the inputs; the program reads each as a whole.
+   */
+  | { program: NativeProgram; coefficients: number[]; inputs?: number[]; made?: Made[] }
+
+/** A float32 tensor that a step needs, made from inputs of `elements` elements. */
+export interface Made {
+  program: NativeProgram
+  coefficients: number[]
+  inputs: number[]
+  elements: number
+}
 
 export interface Method {
   name: string
@@ -60,6 +71,12 @@ export interface Method {
   /** How many models besides the base. */
   models: { min: number; max: number }
   parameters: readonly ParameterSpec[]
+  /**
+   * What files of statistics hold. `elements`: tensors of the names and shapes of the model. `inputs`: for a matrix NAME of
+   * [out, in] the tensor gram/NAME of [in, in], where linears with one input may share the first one's. Defaults to
+   * `elements`.
+   */
+  statistics?: 'elements' | 'inputs'
   /** `exact`: same bytes on every device. */
   determinism: 'exact' | 'tolerance'
   /**

@@ -35,6 +35,7 @@ import {
 import { layerChange } from './layers.js'
 import { type View, viewOf } from './modules.js'
 import { stageCheckpoint } from './stages.js'
+import { type MadeTensors, prepared, statisticsFor } from './statistics.js'
 import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
 import { mapTables, planVocabulary } from './vocabulary.js'
 
@@ -88,14 +89,15 @@ export function planMerge(
   options: PlanOptions,
 ): MergePlan {
   const known = new Map(checkpoints)
+  const made: MadeTensors = new Map()
   for (const [name, stage] of recipe.stages) {
     const { sources, ...about } = planTensorsOf(stage, known)
-    const tensors = sources.map((source) => planTensor(source, stage.dtype))
+    const tensors = sources.map((source) => planTensor(source, stage.dtype, made))
     known.set(name, stageCheckpoint(name, { ...about, tensors, dtype: stage.dtype ?? mainType(tensors) }))
   }
   const planned = planTensorsOf(recipe, known)
   const asked = options.dtype ?? recipe.dtype
-  const tensors = planned.sources.map((source) => planTensor(source, asked))
+  const tensors = planned.sources.map((source) => planTensor(source, asked, made))
   const levels = levelsOf(tensors.flatMap(({ origins }) => origins))
   const staged = levels.reduce((sum, { places }) => sum + places.size, 0)
   if (staged > 0) planned.notes.push(`${staged} tensors are made before the merge, in float32.`)
@@ -245,7 +247,7 @@ function topLevelScalars(method: Method, above: Parameters[]): Record<string, Sc
   return Object.fromEntries(values)
 }
 
-function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTensor {
+function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTensors): PlannedTensor {
   const { name, origins } = source
   const [first] = origins
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${name} has no origin.`)
@@ -266,7 +268,7 @@ function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTens
   const given: Omit<Part, 'first' | 'elements' | 'key'> & { key?: string } =
     'copy' in step
       ? { program: linear, coefficients: [1], origins: origins.slice(step.copy, step.copy + 1) }
-      : { ...step, origins: picked([...origins, ...source.statistics()], step.inputs) }
+      : prepared(step, [...origins, ...source.statistics()], made)
   const { program = linear, coefficients, origins: read, key } = fused(given)
   for (const { tensor, checkpoint } of read) {
     if (!isLoadable(tensor.dtype)) {
@@ -289,10 +291,6 @@ function planTensor(source: Planned, asked: StoreDType | undefined): PlannedTens
     ...(key === undefined ? {} : { key }),
     ...(parameters && { parameters }),
   }
-}
-
-function picked(origins: Origin[], inputs: number[] | undefined): Origin[] {
-  return inputs === undefined ? origins : inputs.flatMap((i) => origins[i] ?? [])
 }
 
 function lazy<T>(make: () => T): () => T {
@@ -336,38 +334,6 @@ function parametersOf(method: Method, above: Parameters[], { name, t, slice }: O
       values('model', [parameters, slice.parameters, ...above], `${path}.parameters`),
     ),
   }
-}
-
-/** Tensors of statistics beside those of the models, where the method takes some and every model has them. */
-function statisticsFor(
-  method: Method,
-  { models }: Pick<TensorParameters, 'models'>,
-  { name, origins }: OutputSource,
-  checkpointOf: (model: string) => Checkpoint,
-  notes: string[],
-): Origin[] {
-  const spec = method.parameters.find(({ type, scope }) => type === 'model' && scope === 'model')
-  if (spec === undefined) return []
-  const found: Origin[] = []
-  for (const [i, model] of models.entries()) {
-    const own = origins[origins.length - models.length + i]
-    const checkpoint = checkpointOf(String(model[spec.name]))
-    const tensor = own && checkpoint.tensors.get(own.tensor.name)
-    if (own === undefined || tensor === undefined) {
-      notes.push(`${name} has no statistics in ${checkpoint.name}: its models are averaged.`)
-      return []
-    }
-    if (`${tensor.shape}` !== `${own.tensor.shape}`) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
-        `Tensor ${tensor.name} has shape [${own.tensor.shape.join(', ')}] in ${own.checkpoint.name}, but ` +
-          `[${tensor.shape.join(', ')}] in its statistics ${checkpoint.name}.`,
-        { tensor: tensor.name, file: checkpoint.path },
-      )
-    }
-    found.push({ checkpoint, tensor })
-  }
-  return found
 }
 
 function mainType(tensors: PlannedTensor[]): StoreDType | undefined {

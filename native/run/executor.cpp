@@ -240,7 +240,7 @@ class Execution {
     const Source& source = plan_.jobs[segment.job].inputs[input];
     const uint64_t first = source.whole ? 0 : segment.firstBlock * kBlock - segment.before;
     inputs_[source.place]->read(source.offset + (group.program < 0 ? first : bytesOf(source.dtype, first)),
-                                memory + segment.inputOffsets[input] - bytesOf(source.dtype, segment.before),
+                                memory + segment.inputOffsets[input] - bytesBefore(source, segment),
                                 sourceBytes(group, segment, input));
   }
 

@@ -65,6 +65,10 @@ uint64_t readBytes(const Source& source, uint64_t elements) {
   return bytesOf(source.dtype, source.whole ? source.whole : elements);
 }
 
+uint64_t bytesBefore(const Source& source, const Segment& segment) {
+  return source.whole ? 0 : bytesOf(source.dtype, segment.before);
+}
+
 uint32_t recordWords(size_t inputs, size_t coefficients) {
   return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
 }
@@ -176,7 +180,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
       }
       for (size_t i = 0; i < job.inputs.size(); i++) {
         const Source& source = job.inputs[i];
-        const uint64_t before = bytesOf(source.dtype, segment.before);
+        const uint64_t before = bytesBefore(source, segment);
         segment.inputOffsets.push_back(tile.inputBytes + before);
         tile.inputBytes +=
             align16(before + (copy ? segment.elements : readBytes(source, segment.elements + segment.after)));

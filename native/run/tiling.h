@@ -63,6 +63,8 @@ size_t roundsOf(const Plan& plan, const Group& group);
 uint64_t bytesOf(DType dtype, uint64_t elements);
 // What a segment of so many elements reads of an input.
 uint64_t readBytes(const Source& source, uint64_t elements);
+// What of that lies before the segment's first element.
+uint64_t bytesBefore(const Source& source, const Segment& segment);
 uint32_t recordWords(size_t inputs, size_t coefficients);
 
 }  // namespace weightsmith
