@@ -58,6 +58,7 @@ export { type KernelSpec, kernels } from './kernels.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
+export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune.js'
 export {
   type FilteredValue,
   type JsonSchema,

@@ -55,6 +55,20 @@ const list: KernelSpec[] = [
     example: (inputs) => models(inputs).map(() => 0.5),
   },
   {
+    name: 'sparse',
+    about: 'Zeros in place of the elements of least score in each group of a row',
+    inputs: { min: 1, max: 2 },
+    writes: 'output',
+    coefficients: 'elements of a group, how many of them go, columns',
+    example: () => [4, 2, 8],
+    whole: [1],
+    constants: {
+      WHOLE: '1: groups have more than 32 elements, 0: fewer; 2: either',
+      WEIGHTED: '1: scores are magnitudes times the norms of columns in input 1',
+      WEIGHT: 'code of the type of input 0; 15: that of the inputs',
+    },
+  },
+  {
     name: 'lora',
     about: 'A matrix plus scale times the product of B and A',
     inputs: { min: 3, max: 3 },

@@ -67,6 +67,8 @@ export function values(raw: Raw): Float64Array {
   switch (dtype) {
     case 'F32':
       return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true))
+    case 'U8':
+      return Float64Array.from(bytes)
     case 'BF16':
       return Float64Array.from({ length: bytes.length / 2 }, (_, i) => {
         scratch.setUint32(0, view.getUint16(2 * i, true) << 16)

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
 import { bytesOf, decode, encode, type FloatDType, rounded, spacing } from './reference/dtypes.js'
 import * as reference from './reference/merge.js'
+import * as prune from './reference/prune.js'
 
 const sizes = [1, 7, 8, 9, 2047, 2048, 2049, 70_001]
 const loads: FloatDType[] = ['F32', 'F16', 'BF16', 'F64', 'F8_E4M3', 'F8_E5M2']
@@ -141,6 +142,45 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
               expect({ rows, columns, rank, transposed, i, got: got[i], want: want[i] }).toBe('within half a step')
             }
           }
+        }
+      }
+    }
+  })
+
+  test('sparse drops the least of every group, of equal ones the first, with norms of columns and without', async () => {
+    const shapes = [
+      { rows: 3, columns: 8, size: 4, goes: 2 },
+      { rows: 5, columns: 21, size: 3, goes: 1 },
+      { rows: 2, columns: 33, size: 33, goes: 32 },
+      { rows: 7, columns: 333, size: 333, goes: 100 },
+      { rows: 3, columns: 2500, size: 2500, goes: 1250 },
+      { rows: 2, columns: 64, size: 64, goes: 0 },
+    ]
+    for (const { rows, columns, size, goes } of shapes) {
+      for (const [dtype, step] of [
+        ['F32', 0],
+        ['BF16', 0],
+        ['F16', 0.25],
+      ] as const) {
+        // Few different values: most are equal to others.
+        const few = (x: number) => (step === 0 ? x : Math.round(x / step) * step)
+        const data = encode(dtype, numbers(rows * columns, 31).map(few))
+        const x = decode(dtype, data)
+        const norms = Float32Array.from(numbers(columns, 32), (value) => (step === 0 ? Math.abs(value) : 2))
+        for (const weighted of [dtype !== 'F32']) {
+          const output = await engine.kernel('sparse').run({
+            inputs: [{ dtype, data }, ...(weighted ? [norms] : [])],
+            outDtype: dtype,
+            coefficients: [size, goes, columns],
+            constants: {
+              WHOLE: size > 32 ? 1 : 0,
+              ...(weighted ? { WEIGHTED: 1, WEIGHT: ['F32', 'F16', 'BF16'].indexOf(dtype) } : {}),
+            },
+          })
+          const want = prune.sparse(x, { size, goes, columns, ...(weighted ? { norms } : {}) })
+          const got = typed(dtype, output)
+          const wrong = want.findIndex((value, i) => value !== got[i])
+          if (wrong >= 0) expect({ columns, size, dtype, weighted, wrong }).toBe('equal')
         }
       }
     }

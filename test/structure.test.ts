@@ -196,6 +196,7 @@ describe('rooms know only the rooms below them', () => {
     checkpoint: ['native'],
     recipe: ['methods', 'native'],
     report: [],
+    prune: ['families', 'checkpoint', 'native'],
     score: ['forward', 'families', 'checkpoint', 'native'],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
   }

@@ -17,6 +17,7 @@ import { inspect } from '../inspect.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
+import { type PruneMethod, type PruneOptions, prune, pruneMethods } from '../prune.js'
 import { recipeSchema } from '../recipe/index.js'
 import { analysisPage, diffPage, type Page, writePage } from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
@@ -37,7 +38,17 @@ import {
   runGenerate,
 } from './generate.js'
 import { showProgress } from './progress.js'
-import { adapterText, benchText, diffText, doctorText, inspectText, mergeText, scoreText, verifyText } from './texts.js'
+import {
+  adapterText,
+  benchText,
+  diffText,
+  doctorText,
+  inspectText,
+  mergeText,
+  pruneText,
+  scoreText,
+  verifyText,
+} from './texts.js'
 
 const misuse: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
@@ -280,6 +291,52 @@ function main(): Promise<Command> {
     .action(runAnalyze)
 
   program
+    .command('prune')
+    .description('write a model without its least important weights, heads and neurons, or blocks')
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .argument('<out>', 'the folder to write')
+    .addOption(
+      new Option('--method <name>', 'how scores are made and what goes')
+        .choices(Object.keys(pruneMethods))
+        .makeOptionMandatory(),
+    )
+    .option('--scores <file>', 'a file that score wrote; every method but magnitude needs it')
+    .option('--sparsity <share>', 'magnitude, wanda: share of the weights that become zeros (default: 0.5)', Number)
+    .option('--pattern <n:m>', 'magnitude, wanda: of each m neighbours in a row n stay, as in 2:4')
+    .option(
+      '--keep <share>',
+      'flap, wanda-sp: share of the parameters of heads and neurons that stays (default: 0.75)',
+      Number,
+    )
+    .addOption(
+      new Option('--widths <which>', 'flap, wanda-sp: one order over the model, or as many in every layer').choices([
+        'global',
+        'local',
+      ]),
+    )
+    .addOption(new Option('--metric <name>', 'flap: what fluctuates').choices(['wifv', 'wifn', 'ifv']))
+    .option('--no-bias', 'flap: do not make up for pruned inputs by a bias')
+    .option('--remove <number>', 'bi, angular, ablation: how many blocks go (default: 1)', wholeNumber('remove'))
+    .addOption(
+      new Option('--tokens <which>', 'ablation: loss over all tokens or those of answers').choices(['all', 'answer']),
+    )
+    .addOption(
+      new Option('--layout <how>', 'zeros in the same shapes, or smaller tensors')
+        .choices(['masked', 'compact'])
+        .default('masked'),
+    )
+    .addOption(memory())
+    .addOption(adapter())
+    .option('--dry-run', 'show what would go, write nothing')
+    .option('--overwrite', 'replace the output folder if it is there')
+    .addOption(json())
+    .addHelpText(
+      'after',
+      '\nExample:\n  weightsmith prune ./base ./small --method flap --scores base.scores --keep 0.75 --layout compact',
+    )
+    .action(runPrune)
+
+  program
     .command('verify')
     .description('check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values')
     .argument('<out>', 'a folder that merge wrote')
@@ -446,6 +503,30 @@ async function withEngine(flags: Common, work: (engine: Engine) => Promise<void>
   } finally {
     await engine.close()
   }
+}
+
+async function runPrune(
+  model: string,
+  out: string,
+  { bias, json, adapter, memory, ...flags }: Common & Omit<PruneOptions, 'out'> & { method: PruneMethod },
+): Promise<void> {
+  const common = { json, adapter, memory } as Common
+  await withEngine(common, async (engine) => {
+    const progress = showProgress('prune', json === true)
+    try {
+      const options = { ...flags, ...(bias === false ? { bias } : {}), out }
+      const report = await prune(engine, model, {
+        ...options,
+        signal: interruption.signal,
+        onProgress: (bytesWritten, totalWrite) =>
+          progress.update({ bytesRead: 0, totalRead: 0, bytesWritten, totalWrite, tensor: '' }),
+      })
+      progress.stop()
+      print(report, pruneText, common)
+    } finally {
+      progress.stop()
+    }
+  })
 }
 
 function words(text: string): string[] {

@@ -5,6 +5,7 @@ import type { DoctorReport } from '../doctor.js'
 import type { Adapter } from '../engine.js'
 import type { InspectReport } from '../inspect.js'
 import type { MergeReport } from '../merge.js'
+import type { PruneReport } from '../prune.js'
 import type { ScoreReport } from '../score.js'
 import type { VerifyReport } from '../verify.js'
 import type { BenchReport } from './bench.js'
@@ -126,6 +127,24 @@ export function diffText(report: DiffReport): string {
   const more = report.skipped.length - shownTensors
   if (more > 0) lines.push(`... and ${more} more (--json has all).`)
   return lines.join('\n')
+}
+
+export function pruneText(report: PruneReport): string {
+  const { before, after } = report.parameters
+  const rows = (report.units ?? []).map(({ layer, kind, kept, dropped }) => [
+    String(layer),
+    kind === 'group' ? 'KV groups' : 'neurons',
+    count(kept),
+    count(dropped.length),
+  ])
+  return [
+    `${report.dryRun ? 'Would prune' : 'Pruned'} ${report.model} by ${report.method}, ${report.layout}: ${parameters(before)} parameters, ` +
+      `${parameters(after)} of them stay (${percent(after / before)}).`,
+    ...(report.blocks === undefined ? [] : [`Blocks that go: ${report.blocks.join(', ')}.`]),
+    ...(rows.length === 0 ? [] : [table(['layer', 'units', 'stay', 'go'], rows)]),
+    ...report.notes,
+    ...(report.dryRun ? [] : [`${bytes(report.bytes ?? 0)} in ${report.out}, ${milliseconds(report.milliseconds)}.`]),
+  ].join('\n')
 }
 
 export function scoreText(report: ScoreReport): string {

@@ -37,9 +37,9 @@ export type Op =
   | { op: 'linear'; x: string; y: string; weight: string; bias?: string }
   /**
    * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys a
-   * token sees, its own among them; 0: all before it.
+   * token sees, its own among them; 0: all before it. `heads` and `groups`: where the layer has others than the stack.
    */
-  | { op: 'attention'; q: string; k: string; v: string; y: string; window: number }
+  | { op: 'attention'; q: string; k: string; v: string; y: string; window: number; heads?: number; groups?: number }
   /** x = f(x). */
   | { op: 'activation'; kind: Activation; x: string }
   /** x = f(x) * y. */

@@ -6,6 +6,7 @@ import { llama, traits } from './llama.js'
 import { llava } from './llava.js'
 import { opt } from './opt.js'
 
+export { type Widths, withBiases, withWidths } from './change.js'
 export type { Activation, Attention, Layer, ModelSpec, Op, Rotary, Stack, Units, Vision } from './family.js'
 export { inputsOf } from './inputs.js'
 
@@ -23,24 +24,13 @@ type Shapes = ReadonlyMap<string, { shape: readonly number[] }>
  * that is not known, ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH for tensors that do not fit.
  */
 export function modelSpec(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
-  const found = config?.architectures
-  const architecture = Array.isArray(found) ? String(found[0]) : undefined
-  const family = families.get(architecture ?? '')
-  if (config === undefined || architecture === undefined || family === undefined) {
-    const what =
-      architecture === undefined ? 'has a config that names no architecture' : `has the architecture ${architecture}`
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_ARGUMENT',
-      `The model ${name} ${what}; what can be run is ${[...families.keys()].join(', ')}.`,
-    )
-  }
-  const spec = family(config, { name, architecture, has: (tensor) => tensors.has(tensor) })
+  const spec = describe(config, tensors, name)
   const absent = [...spec.tensors.keys()].filter((tensor) => !tensors.has(tensor))
   if (absent.length > 0) {
     const more = absent.length > 3 ? ` and ${absent.length - 3} more` : ''
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_MISSING_TENSOR',
-      `The model ${name} has no ${absent.slice(0, 3).join(', ')}${more}, which ${architecture} needs.`,
+      `The model ${name} has no ${absent.slice(0, 3).join(', ')}${more}, which ${spec.architecture} needs.`,
       { tensor: absent[0] },
     )
   }
@@ -55,4 +45,20 @@ export function modelSpec(config: Config | undefined, tensors: Shapes, name: str
     }
   }
   return spec
+}
+
+/** What the config describes, whatever tensors there are. */
+export function describe(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
+  const found = config?.architectures
+  const architecture = Array.isArray(found) ? String(found[0]) : undefined
+  const family = families.get(architecture ?? '')
+  if (config === undefined || architecture === undefined || family === undefined) {
+    const what =
+      architecture === undefined ? 'has a config that names no architecture' : `has the architecture ${architecture}`
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `The model ${name} ${what}; what can be run is ${[...families.keys()].join(', ')}.`,
+    )
+  }
+  return family(config, { name, architecture, has: (tensor) => tensors.has(tensor) })
 }

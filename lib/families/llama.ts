@@ -4,6 +4,7 @@
  */
 
 import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
+import { widthsOf } from './change.js'
 import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
 import { ropeKind, rotaryOf } from './rope.js'
 
@@ -72,10 +73,11 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
   const tensors = new Tensors()
   const plus = gemma ? { plus: 1 } : {}
   const norm = (key: string) => tensors.rmsNorm(key, 'x', 'h', hidden, eps, plus)
-  const queries = heads * headSize
-  const keys = groups * headSize
 
   const layer = (index: number): Layer => {
+    const own = widthsOf(config, index, { heads, groups, inner })
+    const queries = own.heads * headSize
+    const keys = own.groups * headSize
     const prefix = `${names.model}.layers.${index}`
     const attention = `${prefix}.self_attn`
     const mlp = `${prefix}.mlp`
@@ -91,35 +93,46 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     return {
       ops: [
         norm(`${prefix}.input_layernorm`),
-        ...projected('q', heads),
-        ...projected('k', groups),
+        ...projected('q', own.heads),
+        ...projected('k', own.groups),
         tensors.linear(`${attention}.v_proj`, 'h', 'v', [keys, hidden], biased.qkv),
-        { op: 'attention', q: 'q', k: 'k', v: 'v', y: 'a', window: windowOf(index) },
+        {
+          op: 'attention',
+          q: 'q',
+          k: 'k',
+          v: 'v',
+          y: 'a',
+          window: windowOf(index),
+          heads: own.heads,
+          groups: own.groups,
+        },
         tensors.linear(`${attention}.o_proj`, 'a', 'h', [hidden, queries], biasedOut),
         { op: 'add', x: 'x', y: 'h' },
         norm(`${prefix}.post_attention_layernorm`),
-        tensors.linear(`${mlp}.gate_proj`, 'h', 'g', [inner, hidden], biased.mlp),
-        tensors.linear(`${mlp}.up_proj`, 'h', 'u', [inner, hidden], biased.mlp),
+        tensors.linear(`${mlp}.gate_proj`, 'h', 'g', [own.inner, hidden], biased.mlp),
+        tensors.linear(`${mlp}.up_proj`, 'h', 'u', [own.inner, hidden], biased.mlp),
         { op: 'gate', kind, x: 'g', y: 'u' },
-        tensors.linear(`${mlp}.down_proj`, 'g', 'h', [hidden, inner], biased.mlp),
+        tensors.linear(`${mlp}.down_proj`, 'g', 'h', [hidden, own.inner], biased.mlp),
         { op: 'add', x: 'x', y: 'h' },
       ],
       units: [
         {
           kind: 'neuron',
-          count: inner,
+          count: own.inner,
           rows: rowsOf(mlp, { gate_proj: 1, up_proj: 1 }, biased.mlp),
           columns: [{ tensor: `${mlp}.down_proj.weight`, size: 1 }],
         },
         {
           kind: 'group',
-          count: groups,
-          rows: rowsOf(attention, { q_proj: queries / groups, k_proj: headSize, v_proj: headSize }, biased.qkv),
-          columns: [{ tensor: `${attention}.o_proj.weight`, size: queries / groups }],
+          count: own.groups,
+          rows: rowsOf(attention, { q_proj: queries / own.groups, k_proj: headSize, v_proj: headSize }, biased.qkv),
+          columns: [{ tensor: `${attention}.o_proj.weight`, size: queries / own.groups }],
         },
       ],
     }
   }
+  const queries = heads * headSize
+  const keys = groups * headSize
   const table = tensors.add(`${names.model}.embed_tokens.weight`, vocabulary, hidden)
   const tied = (config.tie_word_embeddings ?? gemma) === true
   return {

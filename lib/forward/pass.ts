@@ -74,12 +74,12 @@ export async function runPass(
   const meter = new Meter(work, meters, stretch, tokens.length)
 
   const layer = async (program: Program, index: number, rows: number) => {
-    const width = (name: string) => program.stack.activations[name] ?? 0
     for (const op of program.stack.layers[index]?.ops ?? []) {
       const taps = op.op === 'linear' ? op : undefined
-      if (taps) await meter.tap({ weight: taps.weight, side: 'input' }, program.activation(taps.x), width(taps.x))
+      const [outputs = 0, columns = 0] = spec.tensors.get(taps?.weight ?? '') ?? []
+      if (taps) await meter.tap({ weight: taps.weight, side: 'input' }, program.activation(taps.x), columns)
       work.add(program.op(op, index, rows))
-      if (taps) await meter.tap({ weight: taps.weight, side: 'output' }, program.activation(taps.y), width(taps.y))
+      if (taps) await meter.tap({ weight: taps.weight, side: 'output' }, program.activation(taps.y), outputs)
     }
   }
   const isMeasured = (program: Program, index: number) =>

@@ -7,7 +7,7 @@ import { type Gear, Meters, noGear } from './meter.js'
 import { type Part, tensorsOf, wholeOf } from './part.js'
 
 /** A block of a tensor is read from the file in one piece of at most so many bytes, through one staging buffer. */
-const stagingBytes = 32 * 2 ** 20
+export const stagingBytes = 32 * 2 ** 20
 
 export interface Room {
   /** Most rows or columns of a tensor that become zeros. */
@@ -198,7 +198,8 @@ export class Program {
         ]
       }
       case 'attention': {
-        const { heads, groups, headSize: size, both, rotary } = this.stack.attention
+        const { headSize: size, both, rotary } = this.stack.attention
+        const { heads = this.stack.attention.heads, groups = this.stack.attention.groups } = op
         const cache = this.caches[this.room.cache > 0 ? layer : 0] ?? { keys: -1, values: -1 }
         const [q, k, v, y] = [op.q, op.k, op.v, op.y].map(buffer) as Four
         const turned = (x: number, count: number) =>
@@ -206,8 +207,8 @@ export class Program {
         return [
           ...turned(q, heads),
           ...turned(k, groups),
-          kernels.store(tokens, k, cache.keys, rows, width(op.k)),
-          kernels.store(tokens, v, cache.values, rows, width(op.v)),
+          kernels.store(tokens, k, cache.keys, rows, groups * size),
+          kernels.store(tokens, v, cache.values, rows, groups * size),
           kernels.attention(
             { tokens, q, ...cache, y },
             { rows, heads, groups, size, scale: size ** -0.5, window: op.window, both, lanes: this.room.lanes },
@@ -250,7 +251,7 @@ function bytesOf(dtype: StoreDType): number {
 }
 
 /** A tensor in blocks of rows that fit the limit, whole panels each. */
-function blocksOf(rows: number, columns: number, dtype: StoreDType, limit: number): Omit<Block, 'buffer'>[] {
+export function blocksOf(rows: number, columns: number, dtype: StoreDType, limit: number): Omit<Block, 'buffer'>[] {
   const most = Math.max(panel, Math.floor(limit / (columns * bytesOf(dtype)) / panel) * panel)
   return Array.from({ length: Math.ceil(rows / most) }, (_, i) => ({
     dtype,

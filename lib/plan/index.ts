@@ -3,6 +3,7 @@
 export { withAdapter } from './adapter.js'
 export { parseBytes } from './bytes.js'
 export { isDerived, type Origin } from './derived.js'
+export { layerLists } from './layers.js'
 export { type JointPlan, joinPlans, levelToNative, type NativeRun, toNative } from './native.js'
 export { type MergePlan, type PlannedTensor, planMerge } from './plan.js'
 export { isVocabulary } from './vocabulary.js'

@@ -1,6 +1,6 @@
 /** What moved layers change in a config: their number, lists with an entry a layer, and lists of layer numbers. */
 
-import { type LayerChange, textConfig } from '../checkpoint/index.js'
+import { type Checkpoint, type LayerChange, textConfig } from '../checkpoint/index.js'
 import type { PlannedSlice } from './tensors.js'
 
 /** Lists of the numbers of layers that differ from the others. */
@@ -9,7 +9,10 @@ const numbered: ReadonlySet<string> = new Set(['mlp_only_layers', 'cross_attenti
 /** Lists whose length has nothing to do with layers, whatever it is. */
 const unrelated = /^architectures$|_token_ids?$|^rope_|_sizes?$|^suppress_tokens$/
 
-export function layerChange(slices: PlannedSlice[], section: string | undefined): LayerChange {
+export function layerChange(
+  slices: Pick<PlannedSlice, 'inputs' | 'count'>[],
+  section: string | undefined,
+): LayerChange {
   const count = slices.reduce((sum, slice) => sum + slice.count, 0)
   const origins = slices.flatMap(({ inputs, count: layers }) => {
     const [input] = inputs
@@ -35,4 +38,12 @@ export function layerChange(slices: PlannedSlice[], section: string | undefined)
     }
   }
   return { count, lists, ...(section === undefined ? {} : { section }) }
+}
+
+/** The same for some layers of one checkpoint. */
+export function layerLists(checkpoint: Checkpoint, kept: readonly number[]): LayerChange {
+  return layerChange(
+    kept.map((first) => ({ count: 1, inputs: [{ checkpoint, first }] })),
+    undefined,
+  )
 }

@@ -130,7 +130,7 @@ export interface Scores {
   info: ScoreInfo
   tensors: ReadonlyMap<string, number[]>
   /** Values of a tensor. Throws ERR_WEIGHTSMITH_MISSING_TENSOR with what the file has. */
-  read(name: string): Promise<Float32Array>
+  read(name: string): Promise<Float32Array<ArrayBuffer>>
 }
 
 /**

@@ -1,0 +1,270 @@
+/** What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they should. */
+import { readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine, evaluate, forward, type PruneOptions, prune, score, verify } from 'weightsmith'
+import { readFolder, readSafetensors, values } from './checkpoint.js'
+import { cli } from './child.js'
+import { scratch } from './scratch.js'
+
+const goldens = join(process.cwd(), 'test/goldens')
+const data = join(goldens, 'tasks/calibration.jsonl')
+const base = join(process.cwd(), 'demo/models/base')
+const golden = JSON.parse(readFileSync(join(goldens, 'importance-base.json'), 'utf8')) as {
+  ablation_nll: { all: number; answer: number }[]
+  ablation_importance: { all: number[] }
+  block_influence: number[]
+  angular_distance_last_token: Record<string, number[]>
+  width: { ratios: Record<string, { groups_kept: number[]; neurons_kept: number[]; forced: unknown[] }> }
+  grid: { depth: number; ratio: string; bias_compensation: boolean; all: number; answer: number }[]
+}
+const tensors = readSafetensors(join(goldens, 'importance-base.safetensors'))
+const stored = readFolder(base)
+const layers = [0, 1, 2, 3, 4, 5, 6, 7]
+const ratios = { '7/8': 7 / 8, '3/4': 3 / 4, '5/8': 5 / 8, '1/2': 1 / 2 }
+const ids = [1, 7, 8, 9, 41, 5, 6, 10, 44, 8]
+
+const { folder } = scratch('prune')
+const scores = join(folder, 'scores')
+let engine: Engine
+beforeAll(async () => {
+  engine = await Engine.open()
+  await score(engine, base, { methods: ['flap', 'wanda', 'bi', 'angular'], data, out: scores })
+})
+
+afterAll(() => engine?.close())
+
+let outputs = 0
+async function run(options: Partial<PruneOptions> & Pick<PruneOptions, 'method'>) {
+  const out = join(folder, `out-${outputs++}`)
+  const report = await prune(engine, base, { scores, out, ...options })
+  return { out, report, tensors: options.dryRun ? new Map<string, never>() : readFolder(out) }
+}
+
+const logits = async (model: string) => (await forward(engine, model, ids)).logits!
+const nll = async (model: string) => (await evaluate(engine, model, { data })).value
+
+/** The largest distance of two lists of numbers. */
+function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  expect(a.length).toBe(b.length)
+  return Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0)
+}
+
+describe('FLAP', () => {
+  test.each(Object.entries(ratios))('keeps the golden heads and neurons for a share of %s', async (name, keep) => {
+    const { report } = await run({ method: 'flap', keep, dryRun: true })
+    const key = name.replace('/', '_')
+    for (const [kind, mask] of [
+      ['group', values(tensors.get(`alam_groups/${key}`) ?? never(key))],
+      ['neuron', values(tensors.get(`alam_neurons/${key}`) ?? never(key))],
+    ] as const) {
+      const width = mask.length / layers.length
+      const want = layers.map((layer) =>
+        [...mask.subarray(layer * width, (layer + 1) * width)].flatMap((bit, unit) => (bit === 0 ? [unit] : [])),
+      )
+      const got = layers.map((layer) => report.units!.find((own) => own.layer === layer && own.kind === kind)!.dropped)
+      expect(got).toEqual(want)
+    }
+  })
+
+  test('has the golden loss without compensation, and with the golden biases', async () => {
+    const want = (bias: boolean) =>
+      golden.grid.find((row) => row.depth === 8 && row.ratio === '1/2' && row.bias_compensation === bias)!.all
+    const plain = await run({ method: 'flap', keep: 1 / 2, bias: false })
+    expect(Math.abs((await nll(plain.out)) / want(false) - 1)).toBeLessThan(1e-5)
+    const { out, tensors: pruned } = await run({ method: 'flap', keep: 1 / 2 })
+    for (const [name, key] of [
+      ['self_attn.o_proj', 'o'],
+      ['mlp.down_proj', 'down'],
+    ]) {
+      const biases = values(tensors.get(`alam_bias_${key}/1_2`)!)
+      for (const layer of layers) {
+        const got = values(pruned.get(`model.layers.${layer}.${name}.bias`)!)
+        // Stored as bf16.
+        for (let i = 0; i < 128; i++) {
+          const expected = biases[layer * 128 + i]!
+          expect(Math.abs(got[i]! - expected)).toBeLessThanOrEqual(2 ** -8 * Math.abs(expected) + 1e-6)
+        }
+      }
+    }
+    expect(Math.abs((await nll(out)) / want(true) - 1)).toBeLessThan(1e-3)
+    expect((await verify(out)).files.length).toBeGreaterThan(3)
+  })
+
+  test.each([
+    { keep: 1 / 2, widths: 'global', bias: true },
+    { keep: 5 / 8, widths: 'local', bias: true },
+    { keep: 5 / 8, widths: 'local', bias: false },
+  ] as const)('says the same masked and compact, with %j', async (options) => {
+    const masked = await run({ method: 'flap', ...options })
+    const compact = await run({ method: 'flap', ...options, layout: 'compact' })
+    expect(distance(await logits(compact.out), await logits(masked.out))).toBeLessThan(2e-4)
+    const size = (all: Map<string, { bytes: Buffer }>) =>
+      [...all.values()].reduce((sum, { bytes }) => sum + bytes.length, 0)
+    expect(size(compact.tensors)).toBeLessThan(0.9 * size(masked.tensors))
+    const config = JSON.parse(readFileSync(join(compact.out, 'config.json'), 'utf8')) as Record<string, unknown>
+    const note = compact.report.notes.join()
+    if (options.widths === 'local') {
+      expect(config).toMatchObject({
+        head_dim: 32,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        intermediate_size: 220,
+      })
+      expect(config).not.toHaveProperty('layer_shapes')
+      expect(note).toMatch(/transformers, vLLM and others load it/)
+    } else {
+      expect(config.layer_shapes).toHaveLength(8)
+      expect(note).toMatch(/do not load it/)
+    }
+    // Scoring a compact model works on its own widths.
+    if (options.bias) {
+      const out = join(folder, 'of-compact')
+      await score(engine, compact.out, { methods: ['wanda'], data, samples: 4, out, overwrite: true })
+    }
+  })
+
+  test('keeps all for a share of 1', async () => {
+    const { report } = await run({ method: 'flap', keep: 1, dryRun: true })
+    expect(report.units!.every(({ dropped }) => dropped.length === 0)).toBe(true)
+    expect(report.parameters.after).toBe(report.parameters.before)
+  })
+})
+
+describe('Wanda-sp', () => {
+  test('drops as many in every layer, and what it drops is zero on both sides', async () => {
+    const { report, tensors: pruned } = await run({ method: 'wanda-sp', keep: 1 / 2 })
+    for (const { layer, kind, kept, dropped } of report.units!) {
+      expect([kind, kept]).toEqual([kind, kind === 'group' ? 1 : 176])
+      if (kind === 'group') continue
+      const gate = values(pruned.get(`model.layers.${layer}.mlp.gate_proj.weight`)!)
+      const down = values(pruned.get(`model.layers.${layer}.mlp.down_proj.weight`)!)
+      const zeros = Array.from({ length: 352 }, (_, unit) => unit).filter((unit) =>
+        gate.subarray(unit * 128, (unit + 1) * 128).every((value) => value === 0),
+      )
+      expect(zeros).toEqual(dropped)
+      expect(down.filter((_, i) => dropped.includes(i % 352)).every((value) => value === 0)).toBe(true)
+    }
+  })
+})
+
+describe('single weights', () => {
+  test('of each row go as the golden masks of Wanda say', async () => {
+    const { tensors: pruned, report } = await run({ method: 'wanda', sparsity: 0.5 })
+    for (const layer of [0, 5]) {
+      for (const name of ['self_attn.q_proj', 'mlp.down_proj']) {
+        const key = `model.layers.${layer}.${name}.weight`
+        const mask = values(tensors.get(`wanda_mask50/${key}`)!)
+        const before = values(stored.get(key)!)
+        const after = values(pruned.get(key)!)
+        expect(after.findIndex((value, i) => value !== (mask[i] === 1 ? before[i] : 0))).toBe(-1)
+      }
+    }
+    expect(report.parameters.before - report.parameters.after).toBe((8 * (49152 + 3 * 128 * 352)) / 2)
+    expect(pruned.get('lm_head.weight')!.bytes.equals(stored.get('lm_head.weight')!.bytes)).toBe(true)
+  })
+
+  test('of each four neighbours two stay, the largest of them', async () => {
+    const { tensors: pruned } = await run({ method: 'magnitude', pattern: '2:4' })
+    const key = 'model.layers.3.mlp.up_proj.weight'
+    const [before, after] = [values(stored.get(key)!), values(pruned.get(key)!)]
+    for (let i = 0; i < before.length; i += 4) {
+      const group = [0, 1, 2, 3].map((k) => i + k)
+      const least = [...group].sort((a, b) => Math.abs(before[a]!) - Math.abs(before[b]!) || a - b).slice(0, 2)
+      const wrong = group.filter((k) => after[k] !== (least.includes(k) ? 0 : before[k]))
+      if (wrong.length > 0) expect({ i, wrong }).toBe('as it should be')
+    }
+  })
+
+  test('by magnitude go over a whole tensor, and exactly as many as asked for', async () => {
+    const { tensors: pruned } = await run({ method: 'magnitude', sparsity: 0.3 })
+    const key = 'model.layers.3.mlp.up_proj.weight'
+    const [before, after] = [values(stored.get(key)!), values(pruned.get(key)!)]
+    const order = [...before.keys()].sort((a, b) => Math.abs(before[b]!) - Math.abs(before[a]!) || a - b)
+    const keep = Math.floor(0.7 * before.length)
+    expect(order.findIndex((i, rank) => after[i] !== (rank < keep ? before[i] : 0))).toBe(-1)
+  })
+})
+
+describe('blocks', () => {
+  test('go by influence, and masked as well as left out the golden loss stays', async () => {
+    const [least] = layers.toSorted((a, b) => golden.block_influence[a]! - golden.block_influence[b]!)
+    const masked = await run({ method: 'bi' })
+    const compact = await run({ method: 'bi', layout: 'compact' })
+    expect(masked.report.blocks).toEqual([least])
+    expect(compact.tensors.size).toBe(stored.size - 9)
+    expect(JSON.parse(readFileSync(join(compact.out, 'config.json'), 'utf8'))).toHaveProperty('num_hidden_layers', 7)
+    for (const { out } of [masked, compact]) {
+      expect(Math.abs((await nll(out)) / golden.ablation_nll[least!]!.all - 1)).toBeLessThan(1e-5)
+    }
+    expect([...(await logits(masked.out))]).toEqual([...(await logits(compact.out))])
+  })
+
+  test('go in a row by the least angle, and one by one by the loss without them', async () => {
+    const angles = golden.angular_distance_last_token['3']!
+    const first = angles.indexOf(Math.min(...angles))
+    const { report } = await run({ method: 'angular', remove: 3, dryRun: true })
+    expect(report.blocks).toEqual([first, first + 1, first + 2])
+    const ablation = join(folder, 'ablation')
+    await score(engine, base, { methods: ['ablation'], data, samples: 4, out: ablation })
+    const by = await run({ method: 'ablation', remove: 7, scores: ablation, dryRun: true })
+    expect(by.report.blocks).toHaveLength(7)
+  })
+})
+
+describe('prune', () => {
+  test('names what it cannot do', async () => {
+    const refused = (
+      options: Partial<PruneOptions> & Pick<PruneOptions, 'method'>,
+      message: RegExp,
+      code = 'ARGUMENT',
+    ) =>
+      expect(run(options)).rejects.toMatchObject({
+        code: `ERR_WEIGHTSMITH_${code}`,
+        message: expect.stringMatching(message),
+      })
+    await refused({ method: 'wanda', sparsity: 1 }, /would empty model\.layers\.0/)
+    await refused({ method: 'wanda', sparsity: 0.5, pattern: '4:2' }, /"4:2"/)
+    await refused({ method: 'magnitude', pattern: '2:3' }, /128 weights.*multiple of 3/)
+    await refused({ method: 'wanda-sp', keep: 1e-12 }, /would leave none/)
+    await refused({ method: 'flap', keep: 0 }, /keep 0/)
+    await refused({ method: 'bi', remove: 8 }, /1 to 7 can be removed, but 8/)
+    await refused({ method: 'magnitude', layout: 'compact' }, /only heads, neurons and blocks/)
+    await refused({ method: 'flap', scores: undefined }, /needs a score file/)
+    await refused({ method: 'taylor' as 'bi' }, /"taylor" was found/)
+    await refused({ method: 'ablation' }, /no importance\/all; they were made with flap, wanda/, 'MISSING_TENSOR')
+    const other = prune(engine, join(process.cwd(), 'demo/models/improved-1'), {
+      method: 'bi',
+      scores,
+      out: join(folder, 'x'),
+    })
+    await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_INPUT_CHANGED')
+  })
+
+  test('is a verb of the command line', async () => {
+    const out = join(folder, 'cli')
+    const flags = [
+      '--method',
+      'flap',
+      '--keep',
+      '0.5',
+      '--scores',
+      scores,
+      '--layout',
+      'compact',
+      '--no-bias',
+      '--json',
+    ]
+    const { code, stdout } = await cli('prune', base, out, ...flags)
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({ method: 'flap', layout: 'compact', dryRun: false })
+    const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as { recipe: unknown }
+    expect(manifest.recipe).toMatchObject({ prune: { method: 'flap', keep: 0.5, bias: false } })
+    expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/flap/)
+    rmSync(out, { recursive: true })
+  })
+})
+
+function never(what: string): never {
+  throw new Error(`There is no golden ${what}.`)
+}
