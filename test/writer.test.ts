@@ -9,7 +9,6 @@ import { decode, encode, type FloatDType } from './reference/dtypes.js'
 import { scratch } from './scratch.js'
 
 let engine: Engine
-const { folder, fresh } = scratch('writer')
 
 beforeAll(async () => {
   engine = await Engine.open()
@@ -18,6 +17,8 @@ afterAll(async () => {
   await engine?.close()
   if (disk !== undefined) execFileSync('umount', [disk])
 })
+// Its folder is removed after that.
+const { folder, fresh } = scratch('writer')
 
 const model = (tensors: Record<string, Raw>, config: object = {}) => writeModel(fresh('model'), tensors, config)
 const soup = (models: string[], more: Partial<RecipeInput> = {}): RecipeInput => ({
