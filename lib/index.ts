@@ -55,6 +55,16 @@ export { type InspectReport, inspect } from './inspect.js'
 export type { BatchJob } from './jobs.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
 export { type KernelSpec, kernels } from './kernels.js'
+export {
+  type ManuAnswers,
+  type ManuChoice,
+  type ManuMode,
+  type ManuNeuron,
+  type ManuOptions,
+  type ManuReport,
+  manu,
+  manuModes,
+} from './manu.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'

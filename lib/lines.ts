@@ -12,6 +12,7 @@ export interface Line {
   prompt: number[]
   answer: number[]
   image?: ImageSource | undefined
+  split?: string | undefined
   /** For messages. */
   where: string
 }
@@ -19,10 +20,11 @@ export interface Line {
 /** The examples of a file. Prompt and answer are tokenized each on its own. */
 export async function readLines(file: string, text: Text, limit?: number): Promise<Line[]> {
   const examples = await readExamples(file, limit)
-  return examples.map(({ prompt, answer, image, line }) => ({
+  return examples.map(({ prompt, answer, image, split, line }) => ({
     prompt: text.prompt(prompt),
     answer: text.answer(answer),
     image,
+    split,
     where: `Line ${line} of ${file}`,
   }))
 }

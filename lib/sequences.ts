@@ -93,7 +93,7 @@ export function batchesOf(model: Model, sequences: readonly Whole[]): Batch[] {
 }
 
 /** Some of the lines, in their order. */
-function pick<T>(lines: readonly T[], samples: number | undefined, seed: number): readonly T[] {
+export function pick<T>(lines: readonly T[], samples: number | undefined, seed: number): readonly T[] {
   if (samples === undefined || samples >= lines.length) return lines
   const rank = (i: number) => createHash('sha256').update(`${seed} ${i}`).digest('hex')
   const ranked = lines.map((_, i) => ({ i, rank: rank(i) })).sort((a, b) => (a.rank < b.rank ? -1 : 1))

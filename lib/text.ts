@@ -17,6 +17,8 @@ export interface Example {
   answer: string
   /** A file, or a row of a tensor of images. */
   image?: string | number | undefined
+  /** `train` or `test`, where a line says so. */
+  split?: string | undefined
   /** From 1. */
   line: number
 }
@@ -119,7 +121,7 @@ function tokensOf(settings: Record<string, unknown>): Record<string, string> {
  * may have an `image`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid.
  */
 export function readExamples(file: string, limit?: number): Promise<Example[]> {
-  return readLines(file, limit, ({ prompt, question, answer, image }, line) => {
+  return readLines(file, limit, ({ prompt, question, answer, image, split: part }, line) => {
     const asked = prompt ?? question
     const seen = image ?? undefined
     if (typeof asked !== 'string' || typeof answer !== 'string') {
@@ -128,9 +130,10 @@ export function readExamples(file: string, limit?: number): Promise<Example[]> {
     if (seen !== undefined && typeof seen !== 'string' && typeof seen !== 'number') {
       return 'should have the name of a file, or the number of a row, for its "image"'
     }
-    if (prompt !== undefined) return { prompt: asked, answer, image: seen, line }
+    const split = typeof part === 'string' ? part : undefined
+    if (prompt !== undefined) return { prompt: asked, answer, image: seen, split, line }
     const before = seen === undefined ? '' : ' <image>\n'
-    return { prompt: `USER:${before}${asked}\nASSISTANT:`, answer: ` ${answer}`, image: seen, line }
+    return { prompt: `USER:${before}${asked}\nASSISTANT:`, answer: ` ${answer}`, image: seen, split, line }
   })
 }
 

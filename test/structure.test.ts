@@ -192,6 +192,7 @@ describe('rooms know only the rooms below them', () => {
     families: ['native'],
     forward: ['families', 'checkpoint', 'native'],
     images: ['checkpoint', 'native'],
+    manu: ['families', 'forward'],
     methods: ['native'],
     checkpoint: ['native'],
     recipe: ['methods', 'native'],

@@ -52,6 +52,8 @@ export interface Stretch {
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
   measures?: readonly Measure[] | undefined
+  /** The pass ends behind the tower: there are no losses. */
+  towerOnly?: boolean | undefined
   /** Whether the pass counts in Gram matrices. */
   grams?: boolean | undefined
   /** Words of kernel move for every row, after a block. */
@@ -108,6 +110,12 @@ export async function runPass(
     }
     if (seen.layers === program.stack.layers.length) work.add(program.final(rows))
     if (wanted.hidden) features = { hidden, features: await work.activation(program, seen.features, rows) }
+  }
+
+  if (stretch.towerOnly === true) {
+    await work.read()
+    await meter.flush()
+    return { nll: new Float32Array(), best: new Uint32Array() }
   }
 
   const rows = tokens.length

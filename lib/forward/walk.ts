@@ -27,6 +27,8 @@ export interface Watch {
 
 export interface WalkOptions {
   watch?: readonly Watch[]
+  /** Batches go through the tower of a model that sees, and no further. */
+  towerOnly?: boolean | undefined
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
   /** Losses of the tokens of a batch; `skip`: the number of the set that was left out, where one was. */
@@ -71,8 +73,9 @@ export async function walk(
   batches: readonly (readonly Token[])[],
   options: WalkOptions,
 ): Promise<void> {
-  const { spec, parts } = walker
-  const { watch = [], skips = [], losses, check, onStep } = options
+  const { spec } = walker
+  const { watch = [], skips = [], losses, check, onStep, towerOnly = false } = options
+  const parts = towerOnly ? walker.parts.slice(0, 1) : walker.parts
   const depth = spec.language.layers.length
   // Without a block to leave out, all are run.
   const firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
@@ -106,6 +109,7 @@ export async function walk(
         const before = part.enter ? undefined : await streams.get(batch * lanes)
         if (before && waits(part.first)) begins.set(part.first, before)
         await pass(0, {
+          towerOnly,
           ...(before && { from: { layer: part.first, x: before } }),
           ...seenOf(watch, batch, (boundary) => (waits(boundary) ? (x) => begins.set(boundary, x) : undefined)),
         })
