@@ -308,6 +308,7 @@ class Run {
         statistics === 'batch' ? overBatches(module.neurons) : overStream(new ColumnStatistics(module.neurons)),
       ]),
     )
+    const towerOnly = measured.every(({ tower }) => tower === 'vision')
     const passes: { tokens: Parameters<Model['run']>[0]; measures: Measure[]; lines: number }[] = []
     const walk = async () => {
       const now = passes.splice(0)
@@ -315,7 +316,7 @@ class Run {
       this.forecast = await model.forecast({ watch })
       await model.walk(
         now.map(({ tokens }) => tokens),
-        { watch, check: () => throwIfAborted(this.settings.signal) },
+        { watch, towerOnly, check: () => throwIfAborted(this.settings.signal) },
       )
       this.step(now.reduce((sum, { lines }) => sum + lines, 0))
     }
