@@ -189,10 +189,7 @@ async function losses({ model, text, sight, check, step }: Work, lines: readonly
   const end = text.ends.slice(0, 1)
   const idsOf = ({ prompt, answer }: Line) => [...prompt, ...answer, ...end]
   const results: { nll: number; tokens: number; answer_nll: number; answer_tokens: number }[] = []
-  for (const batch of batches(lines, (line) => rowsOf(model.spec, idsOf(line)), model.tokens)) {
-    check()
-    const tokens = model.pack(await Promise.all(batch.map((line) => sight.sequence(idsOf(line), line))))
-    const { nll } = await model.run(tokens)
+  const add = (batch: readonly Line[], tokens: readonly Token[], nll: Float32Array) => {
     let at = 0
     for (const line of batch) {
       const length = rowsOf(model.spec, idsOf(line))
@@ -212,6 +209,18 @@ async function losses({ model, text, sight, check, step }: Work, lines: readonly
       at += length
     }
     step(results.length)
+  }
+  const packed = batches(lines, (line) => rowsOf(model.spec, idsOf(line)), model.tokens)
+  // All together, so that a model larger than the memory is read once; but images are held for one batch at a time.
+  for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
+    const tokens: Token[][] = []
+    for (const batch of walked) {
+      tokens.push(model.pack(await Promise.all(batch.map((line) => sight.sequence(idsOf(line), line)))))
+    }
+    await model.walk(tokens, {
+      check,
+      losses: (number, nll) => add(walked[number] ?? [], tokens[number] ?? [], nll),
+    })
   }
   const total = (of: (result: (typeof results)[number]) => number) => sum(results.map(of))
   const tokens = total((line) => line.tokens)

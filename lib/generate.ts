@@ -61,13 +61,17 @@ const usualTokens = 2048
 const mostRows = 16384
 /** Share of the memory that the cache takes at most, unless the longest prompt needs more. */
 const cacheShare = 1 / 4
+/** And what a pass holds of its tokens. */
+const activationShare = 1 / 4
 
 /** Tokens a pass, and rows of the cache, for sequences of up to `longest` tokens and `total` together. */
 export function roomFor(spec: ModelSpec, { memory }: Pick<Host, 'memory'>, longest: number, total: number) {
-  const { attention, layers } = spec.language
+  const { activations, attention, layers } = spec.language
   const row = 8 * attention.groups * attention.headSize * layers.length
+  const token = 4 * Object.values(activations).reduce((sum, width) => sum + width, 0)
+  const most = Math.min(usualTokens, Math.floor((memory * activationShare) / token))
   const rows = Math.min(total, mostRows, Math.floor((memory * cacheShare) / row))
-  return { tokens: Math.max(longest, Math.min(total, usualTokens)), cache: Math.max(longest, rows) }
+  return { tokens: Math.max(longest, Math.min(total, most)), cache: Math.max(longest, rows) }
 }
 
 /**

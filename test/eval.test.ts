@@ -41,6 +41,12 @@ describe('evaluate', () => {
     expect(value).toBe(Math.exp(report.value))
   })
 
+  test('gives the same loss for a model that is larger than the memory', async () => {
+    const { value, answers } = await evaluate(engine, base, { data: calibration })
+    await using small = await Engine.open({ memory: '2MiB' })
+    expect(await evaluate(small, base, { data: calibration })).toMatchObject({ value, answers })
+  })
+
   test('counts exact answers, and an answer that does not end in time as wrong', async () => {
     const data = dataset(
       { prompt: 's:graph=', answer: 'aghpr' },
