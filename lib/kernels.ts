@@ -63,7 +63,7 @@ const list: KernelSpec[] = [
     example: () => [4, 2, 8],
     whole: [1],
     constants: {
-      WHOLE: '1: groups have more than 32 elements, 0: fewer; 2: either',
+      LONG: '1: groups have more than 256 elements, 0: not; 2: either',
       WEIGHTED: '1: scores are magnitudes times the norms of columns in input 1',
       WEIGHT: 'code of the type of input 0; 15: that of the inputs',
     },

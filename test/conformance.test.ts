@@ -173,7 +173,7 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
             outDtype: dtype,
             coefficients: [size, goes, columns],
             constants: {
-              WHOLE: size > 32 ? 1 : 0,
+              LONG: size > 256 ? 1 : 0,
               ...(weighted ? { WEIGHTED: 1, WEIGHT: ['F32', 'F16', 'BF16'].indexOf(dtype) } : {}),
             },
           })

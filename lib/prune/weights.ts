@@ -100,7 +100,7 @@ function plan(
   const group = pattern?.of ?? columns
   const goes = pattern === undefined ? Math.floor(share * columns) : pattern.of - pattern.stay
   const constants = {
-    WHOLE: group > 32 ? 1 : 0,
+    LONG: group > 256 ? 1 : 0,
     ...(norms === undefined ? {} : { WEIGHTED: 1, WEIGHT: kernelCode(dtype) }),
   }
   return {

@@ -1,22 +1,28 @@
 // Zeros in place of the elements of least score in each group of neighbours of a row, of equal ones the first. A score is
 // |x|, or with WEIGHTED 1 |x| times the norm of its column. A group is a whole row, or a few elements that fill rows.
 // Inputs: x; with WEIGHTED 1 the norms (F32, whole). Coefficients: elements of a group, how many of them go, columns.
+//
+// In short groups every invocation counts what is below its elements; in a long one (a row) the workgroup finds the last
+// key that goes by histograms of its digits.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "store.wgsl"
 
 override WEIGHTED: u32 = 0u;
 override WEIGHT: u32 = 15u; // code of the type of x; 15: the inputs'
-override WHOLE: u32 = 2u;   // 1: groups are long, 0: short; 2: either
+override LONG: u32 = 2u;    // 1: groups have more than SHORT elements, 0: not; 2: either
 
 const WORKERS = 64u;        // invocations; each has OCTETS octets of the block
 const OCTETS = 4u;
-const SHORT = 32u;          // groups up to this size are counted by every invocation for itself
+const SHORT = 256u;
+const BINS = 256u;
 const NONE = 0xffffffffu;   // above all keys
-const DIGITS = 3u;          // candidates a round: two bits of a key, or of a place
+const TRIES = 3u;           // candidates for a place a round: two bits
 
-var<workgroup> counting: array<atomic<u32>, DIGITS>;
-var<workgroup> counted: vec3u;
+var<workgroup> bins: array<atomic<u32>, BINS>;
+var<workgroup> sums: array<u32, WORKERS>;
+// What one invocation has found for all: a digit, how many of the elements with it go, how many there are.
+var<workgroup> found: vec3u;
 
 struct Keys { a: vec4u, b: vec4u }
 
@@ -40,111 +46,158 @@ fn norms(p: Place, column: i32, columns: u32) -> vec4f {
 
 fn weighted(v: vec4f, n: vec4f) -> vec4f { return bitcast<vec4f>(flush(bitcast<vec4u>(v * n))); }
 
-// Keys of an octet whose first element is in `column`; those outside [0, end) of the row are none.
-fn keys_at(p: Place, octet: i32, column: i32, end: i32, columns: u32) -> Keys {
+// A group: elements `begin` to `end`, counted from the part's first; element e is in column e + shift.
+struct Group { begin: i32, end: i32, shift: i32, columns: u32 }
+
+fn inside(first: i32, g: Group) -> vec4<bool> {
+  let e = vec4i(first) + vec4i(0, 1, 2, 3);
+  return (e >= vec4i(g.begin)) & (e < vec4i(g.end));
+}
+
+// Keys of an octet; those outside the group are none.
+fn keys_at(p: Place, octet: i32, g: Group) -> Keys {
   var v = values(p, octet);
   if (WEIGHTED == 1u) {
-    v.a = weighted(v.a, norms(p, column, columns));
-    v.b = weighted(v.b, norms(p, column + 4, columns));
+    v.a = weighted(v.a, norms(p, 8 * octet + g.shift, g.columns));
+    v.b = weighted(v.b, norms(p, 8 * octet + 4 + g.shift, g.columns));
   }
-  let a = vec4i(column) + vec4i(0, 1, 2, 3);
-  let b = a + vec4i(4);
-  return Keys(select(vec4u(NONE), magnitude(v.a), (a >= vec4i(0)) & (a < vec4i(end))),
-              select(vec4u(NONE), magnitude(v.b), (b >= vec4i(0)) & (b < vec4i(end))));
+  return Keys(select(vec4u(NONE), magnitude(v.a), inside(8 * octet, g)),
+              select(vec4u(NONE), magnitude(v.b), inside(8 * octet + 4, g)));
 }
 
-fn ones(mask: vec4<bool>) -> u32 {
-  let one = select(vec4u(0u), vec4u(1u), mask);
-  return (one.x + one.y) + (one.z + one.w);
-}
+fn ones(mask: vec4<bool>) -> vec4u { return select(vec4u(0u), vec4u(1u), mask); }
+fn count(mask: vec4<bool>) -> u32 { return dot(ones(mask), vec4u(1u)); }
+fn bits_of(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u, 2u, 4u, 8u), mask), vec4u(1u)); }
 
-fn bits_of(mask: vec4<bool>) -> u32 {
-  let bits = select(vec4u(0u), vec4u(1u, 2u, 4u, 8u), mask);
-  return (bits.x | bits.y) | (bits.z | bits.w);
-}
-
-// Sums over the workgroup.
-fn total(mine: vec3u, lid: u32) -> vec3u {
-  workgroupBarrier();
-  if (lid < DIGITS) { atomicStore(&counting[lid], 0u); }
-  workgroupBarrier();
-  for (var i = 0u; i < DIGITS; i++) {
-    if (mine[i] != 0u) { atomicAdd(&counting[i], mine[i]); }
-  }
-  workgroupBarrier();
-  if (lid == 0u) { counted = vec3u(atomicLoad(&counting[0]), atomicLoad(&counting[1]), atomicLoad(&counting[2])); }
-  return workgroupUniformLoad(&counted);
-}
-
-// Which elements of a row of `size` that begins at `begin` go: the keys below `key`, and equal ones up to place `last`.
-struct Cut { key: u32, last: u32 }
-
-fn cut_row(p: Place, begin: i32, size: u32, goes: u32, lid: u32) -> Cut {
-  let first = begin >> 3u;
-  let end = (begin + i32(size) + 7) >> 3u;
-  var key = 0u;
-  for (var round = 0u; round < rolled(16u); round++) {
-    let shift = 30u - 2u * round;
-    let tries = vec3u(key) | (vec3u(1u, 2u, 3u) << vec3u(shift));
-    var below = vec3u(0u);
-    for (var o = first + i32(lid); o < end; o += i32(WORKERS)) {
-      let k = keys_at(p, o, 8 * o - begin, i32(size), size);
-      for (var i = 0u; i < rolled(DIGITS); i++) { below[i] += ones(k.a < vec4u(tries[i])) + ones(k.b < vec4u(tries[i])); }
-    }
-    let less = total(below, lid) < vec3u(goes);
-    key |= dot(select(vec3u(0u), vec3u(1u), less), vec3u(1u)) << shift;
-  }
-  var facts = vec3u(0u);
-  for (var o = first + i32(lid); o < end; o += i32(WORKERS)) {
-    let k = keys_at(p, o, 8 * o - begin, i32(size), size);
-    facts += vec3u(ones(k.a < vec4u(key)) + ones(k.b < vec4u(key)), ones(k.a == vec4u(key)) + ones(k.b == vec4u(key)), 0u);
-  }
-  facts = total(facts, lid);
-  let quota = goes - facts.x;
-  if (facts.y == quota) { return Cut(key, size); }
-  // The place of the last equal one that goes, by two bits a round too.
-  var last = 0u;
-  for (var rounds = (33u - countLeadingZeros(size)) / 2u; rounds > 0u; rounds--) {
-    let shift = 2u * (rounds - 1u);
-    let tries = vec3u(last) | (vec3u(1u, 2u, 3u) << vec3u(shift));
-    var before = vec3u(0u);
-    for (var o = first + i32(lid); o < end; o += i32(WORKERS)) {
-      let k = keys_at(p, o, 8 * o - begin, i32(size), size);
-      let a = vec4i(8 * o - begin) + vec4i(0, 1, 2, 3);
-      for (var i = 0u; i < rolled(DIGITS); i++) {
-        let till = vec4i(i32(tries[i]));
-        before[i] += ones((k.a == vec4u(key)) & (a < till)) + ones((k.b == vec4u(key)) & (a + vec4i(4) < till));
-      }
-    }
-    let less = total(before, lid) < vec3u(quota);
-    last |= dot(select(vec3u(0u), vec3u(1u), less), vec3u(1u)) << shift;
-  }
-  return Cut(key, last);
-}
-
-// The key of element `e`, counted from the part's first.
-fn key_of(p: Place, e: i32, column: u32, columns: u32) -> u32 {
-  let k = keys_at(p, e >> 3u, i32(column) - (e & 7), i32(columns), columns);
-  return select(k.a, k.b, (e & 4) != 0)[e & 3];
+// How many of eight keys are below each of four.
+fn below(keys: Keys, than: vec4u) -> vec4u {
+  let x = ones(vec4u(keys.a.x) < than) + ones(vec4u(keys.a.y) < than);
+  let y = ones(vec4u(keys.a.z) < than) + ones(vec4u(keys.a.w) < than);
+  let z = ones(vec4u(keys.b.x) < than) + ones(vec4u(keys.b.y) < than);
+  let w = ones(vec4u(keys.b.z) < than) + ones(vec4u(keys.b.w) < than);
+  return (x + y) + (z + w);
 }
 
 // Bits of the elements of an octet that go, where groups are short.
 fn short_goes(p: Place, size: u32, goes: u32, columns: u32) -> u32 {
   let flat = table[p.rec + 2u] + 8u * p.octet; // a matrix has fewer than 2^32 elements
+  let lanes = vec4u(0u, 1u, 2u, 3u);
+  let own = i32(p.octet);
   var result = 0u;
-  for (var e = 0u; e < p.live; e++) {
-    let column = (flat + e) % columns;
-    let place = column % size;
-    let own = i32(8u * p.octet + e);
-    let mine = key_of(p, own, column, columns);
-    var below = 0u;
-    for (var i = 0u; i < size; i++) {
-      let key = key_of(p, own + i32(i) - i32(place), column + i - place, columns);
-      if (key < mine || (key == mine && i < place)) { below += 1u; }
+  var done = 0u;
+  while (done < p.live) {
+    let column = (flat + done) % columns;
+    let at = column % size;
+    let begin = 8 * own + i32(done) - i32(at);
+    let g = Group(begin, begin + i32(size), i32(column - at) - begin, columns);
+    let mine = keys_at(p, own, g);
+    var a = vec4u(0u);
+    var b = vec4u(0u);
+    for (var octet = begin >> 3u; octet * 8 < g.end; octet++) {
+      let keys = keys_at(p, octet, g);
+      // Before this octet, equal ones count.
+      let equal = vec4u(select(0u, 1u, octet < own));
+      a += below(keys, mine.a + equal);
+      b += below(keys, mine.b + equal);
     }
-    if (below < goes) { result |= 1u << e; }
+    // In this octet, those before the lane do.
+    for (var e = done; e < min(8u, done + size - at); e++) {
+      let key = vec4u(select(mine.a, mine.b, e >= 4u)[e & 3u]);
+      a += ones((key == mine.a) & (vec4u(e) < lanes));
+      b += ones((key == mine.b) & (vec4u(e) < lanes + 4u));
+    }
+    result |= bits_of((a < vec4u(goes)) & inside(8 * own, g)) | (bits_of((b < vec4u(goes)) & inside(8 * own + 4, g)) << 4u);
+    done += size - at;
   }
   return result;
+}
+
+fn bin(keys: vec4u, shift: u32, prefix: u32) {
+  for (var i = 0u; i < 4u; i++) {
+    let high = keys[i] >> shift;
+    if (keys[i] != NONE && high >> 8u == prefix) { atomicAdd(&bins[high & 255u], 1u); }
+  }
+}
+
+// The bin in which the element of this rank is, by all invocations together.
+fn pick(rank: u32, lid: u32) -> vec3u {
+  workgroupBarrier();
+  var total = 0u;
+  for (var i = 0u; i < BINS / WORKERS; i++) { total += atomicLoad(&bins[lid * (BINS / WORKERS) + i]); }
+  sums[lid] = total;
+  workgroupBarrier();
+  if (lid == 0u) {
+    var left = rank;
+    var part = 0u;
+    while (part < WORKERS - 1u && sums[part] < left) {
+      left -= sums[part];
+      part += 1u;
+    }
+    var digit = part * (BINS / WORKERS);
+    while (digit < BINS - 1u && atomicLoad(&bins[digit]) < left) {
+      left -= atomicLoad(&bins[digit]);
+      digit += 1u;
+    }
+    found = vec3u(digit, left, atomicLoad(&bins[digit]));
+  }
+  return workgroupUniformLoad(&found);
+}
+
+fn clear(lid: u32) {
+  workgroupBarrier();
+  for (var i = lid; i < BINS; i += WORKERS) { atomicStore(&bins[i], 0u); }
+  workgroupBarrier();
+}
+
+// What goes of a row: the keys below `key`, and equal ones before element `till`.
+struct Cut { key: u32, till: i32 }
+
+fn cut_of(p: Place, g: Group, goes: u32, lid: u32) -> Cut {
+  let first = g.begin >> 3u;
+  let end = (g.end + 7) >> 3u;
+  var key = 0u;
+  var rank = goes;
+  var equal = 0u;
+  for (var round = 0u; round < rolled(4u); round++) {
+    let shift = 24u - 8u * round;
+    clear(lid);
+    for (var o = first + i32(lid); o < end; o += i32(WORKERS)) {
+      let keys = keys_at(p, o, g);
+      bin(keys.a, shift, key);
+      bin(keys.b, shift, key);
+    }
+    let here = pick(rank, lid);
+    key = (key << 8u) | here.x;
+    rank = here.y;
+    equal = here.z;
+  }
+  if (rank == equal) { return Cut(key, g.end); }
+  // The place of the last equal one that goes, by two bits a round.
+  var last = 0u;
+  for (var rounds = (33u - countLeadingZeros(u32(g.end - g.begin))) / 2u; rounds > 0u; rounds--) {
+    let shift = 2u * (rounds - 1u);
+    let tries = vec3u(last) | (vec3u(1u, 2u, 3u) << vec3u(shift));
+    clear(lid);
+    for (var o = first + i32(lid); o < end; o += i32(WORKERS)) {
+      let k = keys_at(p, o, g);
+      let e = vec4i(8 * o - g.begin) + vec4i(0, 1, 2, 3);
+      for (var i = 0u; i < TRIES; i++) {
+        let till = vec4i(i32(tries[i]));
+        let more = count((k.a == vec4u(key)) & (e < till)) + count((k.b == vec4u(key)) & (e + vec4i(4) < till));
+        if (more != 0u) { atomicAdd(&bins[i], more); }
+      }
+    }
+    workgroupBarrier();
+    if (lid == 0u) { found = vec3u(atomicLoad(&bins[0]), atomicLoad(&bins[1]), atomicLoad(&bins[2])); }
+    let less = workgroupUniformLoad(&found) < vec3u(rank);
+    last |= dot(select(vec3u(0u), vec3u(1u), less), vec3u(1u)) << shift;
+  }
+  return Cut(key, g.begin + i32(last) + 1);
+}
+
+fn below_cut(keys: vec4u, first: i32, cut: Cut) -> vec4<bool> {
+  let e = vec4i(first) + vec4i(0, 1, 2, 3);
+  return (keys < vec4u(cut.key)) | ((keys == vec4u(cut.key)) & (e < vec4i(cut.till)));
 }
 
 @compute @workgroup_size(64)
@@ -155,31 +208,26 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let goes = u32(coef(start, 1u));
   let columns = u32(coef(start, 2u));
   var bits = 0u;
-  if (WHOLE != 0u && size > SHORT) {
+  if (LONG != 0u && size > SHORT && goes > 0u) {
     let elements = i32(min(table[start.rec], 8u * start.octet + 2048u));
     let position = (table[start.rec + 2u] + 8u * start.octet) % size;
     for (var begin = i32(8u * start.octet) - i32(position); begin < elements; begin += i32(size)) {
-      if (goes == 0u) { continue; }
-      let cut = cut_row(start, begin, size, goes, lid);
-      for (var k = 0u; k < OCTETS; k++) {
+      let g = Group(begin, begin + i32(size), -begin, columns);
+      let cut = cut_of(start, g, goes, lid);
+      for (var k = 0u; k < rolled(OCTETS); k++) {
         let octet = i32(start.octet + OCTETS * lid + k);
-        let column = 8 * octet - begin;
-        if (column + 7 < 0 || column >= i32(size)) { continue; }
-        let keys = keys_at(start, octet, column, i32(size), size);
-        let a = vec4i(column) + vec4i(0, 1, 2, 3);
-        let till = vec4i(i32(cut.last));
-        let key = vec4u(cut.key);
-        let near = (keys.a < key) | ((keys.a == key) & (a <= till));
-        let far = (keys.b < key) | ((keys.b == key) & (a + vec4i(4) <= till));
-        bits |= (bits_of(near) | (bits_of(far) << 4u)) << (8u * k);
+        if (8 * octet + 7 < begin || 8 * octet >= g.end) { continue; }
+        let keys = keys_at(start, octet, g);
+        let gone = bits_of(below_cut(keys.a, 8 * octet, cut)) | (bits_of(below_cut(keys.b, 8 * octet + 4, cut)) << 4u);
+        bits |= gone << (8u * k);
       }
     }
   }
-  for (var k = 0u; k < OCTETS; k++) {
+  for (var k = 0u; k < rolled(OCTETS); k++) {
     let p = along(start, OCTETS * lid + k);
     if (p.live == 0u) { break; }
     var gone = (bits >> (8u * k)) & 255u;
-    if (WHOLE != 1u && size <= SHORT) { gone = short_goes(p, size, goes, columns); }
+    if (LONG != 1u && size <= SHORT) { gone = short_goes(p, size, goes, columns); }
     let v = values(p, i32(p.octet));
     let lanes = vec4u(0u, 1u, 2u, 3u);
     let a = ((vec4u(gone) >> lanes) & vec4u(1u)) == vec4u(1u);
