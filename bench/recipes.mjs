@@ -32,6 +32,11 @@ export function checkpointsOf(method) {
  * cannot be made up.
  */
 export function recipeFor(method, paths, count = checkpointsOf(method)) {
+  if (method.statistics === 'inputs') {
+    throw new Error(
+      'the method needs Gram matrices of the inputs; without them it is an average, which linear measures',
+    )
+  }
   const [base] = paths
   const least = method.models.min + (method.needsBase ? 1 : 0)
   if (count < least) throw new Error(`the method merges at least ${least} checkpoints`)

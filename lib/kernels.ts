@@ -176,7 +176,7 @@ const list: KernelSpec[] = [
     writes: 'output',
     coefficients: 'columns of the matrix',
     example: () => [8],
-    constants: { MODELS: 'code of the type of the matrices, as for lora; 15: found in the call' },
+    constants: { MODELS: 'code of the type of the matrices, as for lora' },
   },
   {
     name: 'diff',

@@ -3,7 +3,7 @@
 import { type Checkpoint, type CheckpointTensor, kernelCode } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, Step, TensorParameters } from '../methods/index.js'
-import type { DerivedTensor, Origin, Part } from './derived.js'
+import { type DerivedTensor, linear, type Origin, type Part } from './derived.js'
 import type { OutputSource } from './tensors.js'
 
 /** What has been made, by how. */
@@ -80,11 +80,32 @@ export function prepared(
   }
   const read = inputs === undefined ? all : picked(all, inputs)
   if (made.length === 0) return { program, coefficients, origins: read }
-  // What is made has a type of its own: kernels run many times faster where they are told that of the others.
+  // What is made has a type of its own, so kernels are told the one type of the others: they are many times faster then.
   const types = new Set(read.flatMap(({ whole, tensor }) => (whole === undefined ? [tensor.dtype] : [])))
-  const constants = { MODELS: kernelCode(types.size === 1 ? [...types][0] : undefined) }
+  const [type = 'F32'] = types.size === 1 ? types : []
+  const alike =
+    types.size === 1 ? read : read.map((origin) => (origin.whole === undefined ? inFloat32(origin) : origin))
+  const constants = { MODELS: kernelCode(type) }
   const kernels = program.kernels.map((step) => ({ ...step, constants: { ...step.constants, ...constants } }))
-  return { program: { ...program, kernels }, coefficients, origins: read }
+  return { program: { ...program, kernels }, coefficients, origins: alike }
+}
+
+function inFloat32(origin: Origin): Origin {
+  const { name, dtype, shape } = origin.tensor
+  if (dtype === 'F32') return origin
+  const elements = shape.reduce((a, b) => a * b, 1)
+  const part = { first: 0, elements, program: linear, coefficients: [1], origins: [origin], key: name }
+  const tensor: DerivedTensor = {
+    name,
+    file: -1,
+    dtype: 'F32',
+    shape,
+    begin: 0,
+    end: 4 * elements,
+    as: 'F32',
+    parts: [part],
+  }
+  return { checkpoint: origin.checkpoint, tensor }
 }
 
 function picked(origins: readonly Origin[], inputs: readonly number[]): Origin[] {

@@ -1,10 +1,10 @@
 // RegMean: out = W_1 + (W_2 - W_1) M_2 + (W_3 - W_1) M_3 + ..., f32, one rounding. Inputs: W_1 .. W_k [rows, n], whose rows
 // have to be whole; M_2 .. M_k [n, n], f32, all of them whole. Coefficient: n. Sums run over n in order, matrix by matrix.
-// A matrix has fewer than 2^32 elements. Where the type of all W is known when the pipeline is made, it is many times faster.
+// The W are of one type. A matrix has fewer than 2^32 elements.
 #include "tile.wgsl"
 #include "store.wgsl"
 
-override MODELS: u32 = 15u;  // code of the type of the W; 15: found in the call
+override MODELS: u32 = 0u;  // code of the type of the W
 
 // An octet of M.
 fn factor(source: u32, octet: u32) -> Octet {
@@ -26,56 +26,107 @@ fn difference(p: Place, i: u32, octet: u32) -> Octet {
 }
 
 fn model(p: Place, i: u32, octet: u32) -> Octet {
-  if (MODELS == MIXED) { return load_from(source(p, i), octet); }
   let bits = load_bits(source(p, i) & 0x0fffffffu, MODELS, octet);
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
-// Four rows of M, `step` octets apart, times a number each.
-fn add4(sum: Octet, m: u32, at: u32, step: u32, d: vec4f) -> Octet {
-  let x = factor(m, at);
-  let y = factor(m, at + step);
-  let z = factor(m, at + 2u * step);
-  let w = factor(m, at + 3u * step);
-  return Octet((((sum.a + prod4(x.a, d.x)) + prod4(y.a, d.y)) + prod4(z.a, d.z)) + prod4(w.a, d.w),
-               (((sum.b + prod4(x.b, d.x)) + prod4(y.b, d.y)) + prod4(z.b, d.z)) + prod4(w.b, d.w));
+// Octets of four rows of the result.
+struct Rows { a: Octet, b: Octet, c: Octet, d: Octet }
+
+fn add(sum: Octet, x: Octet, factor: f32) -> Octet {
+  return Octet(sum.a + prod4(x.a, factor), sum.b + prod4(x.b, factor));
 }
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
-  let n = u32(coef(p, 0u));
-  let models = (INPUTS + 1u) / 2u;
-  let start = table[p.rec + 2u];  // of the part of the tensor at hand
+fn add_rows(sums: Rows, x: Octet, a: f32, b: f32, c: f32, d: f32) -> Rows {
+  return Rows(add(sums.a, x, a), add(sums.b, x, b), add(sums.c, x, c), add(sums.d, x, d));
+}
+
+// An octet of the segment, wherever it lies; nothing where it is not one.
+fn store_at(p: Place, octet: u32, v: Octet) {
+  let elements = table[p.rec];
+  if (octet < (elements + 7u) / 8u) { store(Place(p.block, p.rec, octet, min(8u, elements - 8u * octet)), v); }
+}
+
+// Rows of a multiple of eight elements. The result of the segment is cut into cells of 16 rows and 128 columns, which its
+// workgroups share: an invocation has four rows and eight columns of one, so that each octet of M serves four rows.
+fn cells(p: Place, n: u32, models: u32, lid: u32) {
+  let elements = table[p.rec];
+  let start = table[p.rec + 2u];
+  let width = n / 8u;
+  let first = start / n;
+  let last = (start + elements - 1u) / n;
+  let across = (width + 15u) / 16u;
+  let count = across * ((last - first) / 16u + 1u);
+  let blocks = (elements + 2047u) / 2048u;
+  for (var cell = p.block - table[p.rec + 1u]; cell < count; cell += blocks) {
+    let column = (cell % across) * 16u + lid % 16u;
+    let top = first + (cell / across) * 16u + (lid / 16u) * 4u;
+    if (column >= width || top > last) { continue; }
+    // Where the rows begin; those past the last one repeat it.
+    let rows = min(vec4u(top) + vec4u(0u, 1u, 2u, 3u), vec4u(last)) * vec4u(n) - vec4u(start);
+    let at = bitcast<vec4u>(bitcast<vec4i>(rows) >> vec4u(3u));
+    var sums = Rows(model(p, 0u, at.x + column), model(p, 0u, at.y + column),
+                    model(p, 0u, at.z + column), model(p, 0u, at.w + column));
+    for (var i = 1u; i < models; i++) {
+      let m = source(p, models + i - 1u);
+      var octet = column;
+      for (var j = 0u; j < width; j++) {
+        let a = difference(p, i, at.x + j);
+        let b = difference(p, i, at.y + j);
+        let c = difference(p, i, at.z + j);
+        let d = difference(p, i, at.w + j);
+        sums = add_rows(sums, factor(m, octet), a.a.x, b.a.x, c.a.x, d.a.x);
+        sums = add_rows(sums, factor(m, octet + width), a.a.y, b.a.y, c.a.y, d.a.y);
+        sums = add_rows(sums, factor(m, octet + 2u * width), a.a.z, b.a.z, c.a.z, d.a.z);
+        sums = add_rows(sums, factor(m, octet + 3u * width), a.a.w, b.a.w, c.a.w, d.a.w);
+        sums = add_rows(sums, factor(m, octet + 4u * width), a.b.x, b.b.x, c.b.x, d.b.x);
+        sums = add_rows(sums, factor(m, octet + 5u * width), a.b.y, b.b.y, c.b.y, d.b.y);
+        sums = add_rows(sums, factor(m, octet + 6u * width), a.b.z, b.b.z, c.b.z, d.b.z);
+        sums = add_rows(sums, factor(m, octet + 7u * width), a.b.w, b.b.w, c.b.w, d.b.w);
+        octet += 8u * width;
+      }
+    }
+    store_at(p, at.x + column, sums.a);
+    if (top + 1u <= last) { store_at(p, at.y + column, sums.b); }
+    if (top + 2u <= last) { store_at(p, at.z + column, sums.c); }
+    if (top + 3u <= last) { store_at(p, at.w + column, sums.d); }
+  }
+}
+
+// Rows of any length, element by element.
+fn single(p: Place, n: u32, models: u32) {
+  let start = table[p.rec + 2u];
   let first = start + 8u * p.octet;
   var out = model(p, 0u, p.octet);
   for (var i = 1u; i < models; i++) {
     let m = source(p, models + i - 1u);
-    if ((n & 7u) == 0u) {
-      // The octet lies in one row, and so do the eight columns of M it takes.
-      let column = first % n;
-      let row = u32(i32(first - column - start) >> 3u);
-      let step = n >> 3u;
-      for (var j = 0u; j < n; j += 8u) {
-        let d = difference(p, i, row + (j >> 3u));
-        let at = j * step + (column >> 3u);
-        out = add4(out, m, at, step, d.a);
-        out = add4(out, m, at + 4u * step, step, d.b);
+    for (var e = 0u; e < p.live; e++) {
+      let column = (first + e) % n;
+      let row = first + e - column - start;
+      var sum = pick(out, e);
+      for (var j = 0u; j < n; j++) {
+        let d = difference(p, i, u32(i32(row + j) >> 3u));
+        let at = j * n + column;
+        sum += prod(pick(factor(m, at >> 3u), at & 7u), pick(d, (row + j) & 7u));
       }
-    } else {
-      for (var e = 0u; e < p.live; e++) {
-        let column = (first + e) % n;
-        let row = first + e - column - start;
-        var sum = pick(out, e);
-        for (var j = 0u; j < n; j++) {
-          let d = difference(p, i, u32(i32(row + j) >> 3u));
-          let at = j * n + column;
-          sum += prod(pick(factor(m, at >> 3u), at & 7u), pick(d, (row + j) & 7u));
-        }
-        if (e < 4u) { out.a[e] = sum; } else { out.b[e - 4u] = sum; }
-      }
+      if (e < 4u) { out.a[e] = sum; } else { out.b[e - 4u] = sum; }
     }
   }
   store(p, out);
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let p = place(wid, nwg, 0u);
+  if (p.live == 0u) { return; }
+  let n = u32(coef(p, 0u));
+  let models = (INPUTS + 1u) / 2u;
+  if ((n & 7u) == 0u) {
+    cells(p, n, models, lid);
+    return;
+  }
+  for (var k = 0u; k < 4u; k++) {
+    let q = place(wid, nwg, 4u * lid + k);
+    if (q.live != 0u) { single(q, n, models); }
+  }
 }
