@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { type Checkpoint, type Content, type Cut, cutTensor } from './checkpoint/index.js'
 import type { Adapter, Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
+import { withWidths } from './families/index.js'
 import type { Measure, Model, Zeros } from './forward/index.js'
 import { ColumnStatistics } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
@@ -33,6 +34,7 @@ import {
 import { rewrite } from './rewrite.js'
 import { type Kind, lengthOf, passesOf, readStreams, type SetName, type Stream, type Streams } from './streams.js'
 
+export { kinds, sets } from './streams.js'
 export const manuModes = ['code', 'paper', 'coupled'] as const
 export type ManuMode = (typeof manuModes)[number]
 export const manuStatistics = ['stream', 'batch'] as const
@@ -64,6 +66,11 @@ export interface ManuOptions {
   statistics?: (typeof manuStatistics)[number] | undefined
   /** Lines of a batch. Defaults to 4. */
   batch?: number | undefined
+  /**
+   * `coupled` only: neurons of the language model are left out instead of zeros, layers may then differ in width. Those of a
+   * tower stay as zeros. Defaults to false.
+   */
+  compact?: boolean | undefined
   /** Rounds, each of which measures again and takes alpha per cent more. Defaults to 1. */
   iterations?: number | undefined
   /** As in the published code, modules of a kind share the statistics of all layers. Defaults to false. */
@@ -178,6 +185,7 @@ function checked(options: ManuOptions) {
     alphas.length === 0 && 'no alpha is given',
     !whole(iterations, 1) && `iterations should be a whole number from 1, not ${iterations}`,
     iterations > 1 && alphas.length > 1 && 'a sweep over alpha has one iteration',
+    options.compact === true && mode !== 'coupled' && `only coupled neurons can be left out, not those of mode ${mode}`,
     !whole(batch, 1) && `batch should be a whole number from 1, not ${batch}`,
     !(tau >= 0) && `tau should be a number from 0, not ${tau}`,
     !whole(seed, 0) && `seed should be a whole number from 0, not ${seed}`,
@@ -492,7 +500,7 @@ class Run {
 
   /** Writes the checkpoints, with the list of neurons beside the weights. */
   async write(choices: Choice[], within: number | null | undefined): Promise<void> {
-    const { out, overwrite, signal, seed, mode, layers, weights, iterations, forget, retain } = this.settings
+    const { out, overwrite, signal, seed, mode, layers, weights, iterations, forget, retain, compact } = this.settings
     if (out === undefined) return
     const several = choices.length > 1 && within === undefined
     for (const choice of choices) {
@@ -500,14 +508,15 @@ class Run {
       const { alpha, neurons, selected } = choice
       const target = several ? join(out, `alpha=${alpha}`) : out
       const tensors = new Map<string, Content>()
-      for (const [name, cut] of cutsOf(selected)) {
+      for (const [name, cut] of compact ? keptOf(selected) : cutsOf(selected)) {
         const tensor = this.checkpoint.tensors.get(name)
         if (tensor !== undefined) tensors.set(name, cutTensor(this.checkpoint, tensor, cut))
       }
+      const config = compact ? this.narrowed(selected) : undefined
       const list = { mode, alpha, layers, weights, towers: choice.towers, neurons }
       const { out: written } = await this.engine.use((host) =>
         rewrite(host, this.checkpoint, {
-          ...{ out: target, tensors, seed, overwrite, signal },
+          ...{ out: target, tensors, config, seed, overwrite, signal },
           recipe: { manu: { model: this.checkpoint.name, mode, alpha, layers, weights, iterations, forget, retain } },
           about: `${neurons.length} neurons of its MLPs were set to zero by modality-aware neuron unlearning (arXiv 2502.15910); neurons.json lists them with their scores.`,
           files: [{ name: 'neurons.json', data: `${JSON.stringify(list)}\n` }],
@@ -517,20 +526,47 @@ class Run {
     }
   }
 
+  /** The config of a language model without some neurons. */
+  private narrowed(selected: Neurons): Record<string, unknown> {
+    const { language } = modelOf(this.engine, this.checkpoint, { tokens: 1 }).spec
+    const { heads, groups, headSize } = language.attention
+    const widths = language.layers.map(({ units }, layer) => {
+      const count = (kind: string) => units.find((own) => own.kind === kind)?.count ?? 0
+      const gone = [...selected].find(([module]) => module.tower === 'language' && module.layer === layer)?.[1] ?? []
+      return {
+        heads: (count('group') * heads) / groups,
+        groups: count('group'),
+        inner: count('neuron') - gone.length,
+      }
+    })
+    const config = withWidths(this.checkpoint.config ?? {}, widths, headSize)
+    if (config !== undefined) return config
+    throw argument(
+      `The config of ${this.path} has no keys for other widths; leave the neurons as zeros, without compact.`,
+    )
+  }
+
   /** What a run would do. */
   async plan(): Promise<ManuReport> {
+    const { mode, ask } = this.settings
     const model = this.open(none)
     try {
       this.forecast = await model.forecast({ watch: [{ measures: () => [] }] })
-      const depth = model.spec.language.layers.length
-      const { measured, end } = this.streams
-      const [first] = measured
-      const pass = first === undefined ? undefined : await passesOf(model, first.rows, { end, batch: 1 }).next()
-      if (pass?.done === false) {
-        const { tokens } = pass.value
-        const each = ((await model.timeOfLayer(tokens)) * depth) / tokens.length
-        this.milliseconds.measure = each * this.count(measured, [])
-        this.milliseconds.ask = this.settings.ask ? each * this.count(this.streams.asked, end) * this.asking() : 0
+      for (const { kind, rows } of this.streams.measured.filter(({ set }) => set === 'forget')) {
+        const { value: pass } = await passesOf(model, rows, { end: [], batch: 1 }).next()
+        if (pass === undefined) continue
+        const own = (stream: Stream) => stream.kind === kind
+        const { measured, asked, end } = this.streams
+        const each = async (towerOnly: boolean) => {
+          // The first pass compiles kernels.
+          await model.walk([pass.tokens], { towerOnly })
+          const begin = performance.now()
+          await model.walk([pass.tokens], { towerOnly })
+          return (performance.now() - begin) / pass.tokens.length
+        }
+        const towerOnly = kind === 'multimodal' && mode !== 'paper'
+        this.milliseconds.measure += (await each(towerOnly)) * this.count(measured.filter(own), []) * this.iterations
+        if (ask) this.milliseconds.ask += (await each(false)) * this.count(asked.filter(own), end) * this.asking()
       }
     } finally {
       await model.close()
@@ -613,6 +649,19 @@ function cutsOf(neurons: Neurons): ReadonlyMap<string, Cut> {
   return cuts
 }
 
+/** What stays of tensors whose neurons are left out; those of towers become zeros. */
+function keptOf(neurons: Neurons): ReadonlyMap<string, Cut> {
+  const cuts = new Map(cutsOf(new Map([...neurons].filter(([{ tower }]) => tower === 'vision'))))
+  for (const [module, chosen] of neurons) {
+    if (module.tower === 'vision') continue
+    const gone = new Set(chosen)
+    const kept = Array.from({ length: module.neurons }, (_, n) => n).filter((n) => !gone.has(n))
+    for (const name of module.rows) cuts.set(name, { rows: kept })
+    for (const name of module.columns) cuts.set(name, { columns: kept })
+  }
+  return cuts
+}
+
 function valuesAt(scores: Scores | undefined, neuron: number): Record<Part, number> {
   const at = (part: Part) => scores?.parts[part][neuron] ?? 0
   return { abs: at('abs'), freq: at('freq'), var: at('var'), rms: at('rms') }
@@ -623,6 +672,18 @@ function randomRanks({ name, neurons }: Module, seed: number): number[] {
   return Array.from({ length: neurons }, (_, neuron) =>
     createHash('sha256').update(`${seed} ${name} ${neuron}`).digest().readUInt32BE(0),
   )
+}
+
+/** Names and answers of every model that was asked: as it was, and without the chosen and other neurons. */
+export function manuRows({ before, choices }: ManuReport): { name: string; answers: ManuAnswers[] }[] {
+  return [
+    ...(before ? [{ name: 'before', answers: before }] : []),
+    ...choices.flatMap(({ alpha, answers, random, magnitude }) => [
+      ...(answers ? [{ name: `chosen, ${alpha} %`, answers }] : []),
+      ...(random ? [{ name: `random, ${alpha} %`, answers: random }] : []),
+      ...(magnitude ? [{ name: `smallest, ${alpha} %`, answers: magnitude }] : []),
+    ]),
+  ]
 }
 
 /** Mean accuracy of the kinds of a set. */

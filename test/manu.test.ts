@@ -175,7 +175,13 @@ test('coupled neurons go with rows and columns, and are dead once their gates ar
     await model.close()
     return [...got!]
   }
-  expect(await logitsOf(out!, {})).toEqual(await logitsOf(full, { zeros }))
+  const masked = await logitsOf(out!, {})
+  expect(masked).toEqual(await logitsOf(full, { zeros }))
+  const compact = await run({ mode: 'coupled', alpha: 10, layers: [1], compact: true })
+  const { tensors } = (await openModel(engine, compact.choices[0]!.out!)).checkpoint
+  expect(tensors.get('language_model.model.layers.1.mlp.down_proj.weight')!.shape).toEqual([128, 352 - 35])
+  const narrow = await logitsOf(compact.choices[0]!.out!, {})
+  for (const [i, value] of masked.entries()) expect(Math.abs(narrow[i]! - value)).toBeLessThan(1e-4)
 })
 
 describe('of a model of text alone', () => {
@@ -235,6 +241,7 @@ describe('of a model of text alone', () => {
     await refused({ layers: [9] }, /No neurons .* in the layers 9/)
     await refused({ alpha: 101 }, /alpha should be 0 to 100 per cent/)
     await refused({ iterations: 2, alpha: [1, 2] }, /a sweep over alpha has one iteration/)
+    await refused({ compact: true }, /only coupled neurons can be left out/)
     await refused({ maxRetainDrop: 1, ask: false }, /maxRetainDrop needs/)
     await refused({ forget: [join(images, 'forget_multimodal.jsonl')] }, /has an image, but .* LlamaForCausalLM/)
     const stopped = small({ signal: AbortSignal.abort() })

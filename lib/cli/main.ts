@@ -14,12 +14,14 @@ import { metrics } from '../eval.js'
 import { type ExplainOptions, explain } from '../explain.js'
 import { analyze } from '../imm/analyze.js'
 import { inspect } from '../inspect.js'
+import { type Layers, parts } from '../manu/index.js'
+import { type ManuOptions, manu, manuModes, manuRows, manuStatistics } from '../manu.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
 import { type PruneMethod, type PruneOptions, prune, pruneMethods } from '../prune.js'
 import { recipeSchema } from '../recipe/index.js'
-import { analysisPage, diffPage, type Page, writePage } from '../report/index.js'
+import { analysisPage, diffPage, manuPage, type Page, writePage } from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
 import { type ScoreOptions, score } from '../score.js'
 import { verify } from '../verify.js'
@@ -37,6 +39,7 @@ import {
   runEval,
   runGenerate,
 } from './generate.js'
+import { manuText } from './manu.js'
 import { showProgress } from './progress.js'
 import {
   adapterText,
@@ -337,6 +340,52 @@ function main(): Promise<Command> {
     .action(runPrune)
 
   program
+    .command('manu')
+    .description('unlearn by neurons: those that answer to what is to be forgotten become zeros, nothing is trained')
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .requiredOption('--forget <files...>', '.jsonl files of what to forget; lines with an "image" are multimodal')
+    .requiredOption('--retain <files...>', '.jsonl files of what to retain')
+    .option('--utility <files...>', '.jsonl files that are asked before and after')
+    .option(
+      '--images <path>',
+      'folder of the images, or a safetensors file with them (default: the folder of each file)',
+    )
+    .option('--out <folder>', 'the checkpoint to write; with a sweep a folder of them')
+    .addOption(new Option('--mode <name>', 'how neurons are scored').choices(manuModes).default('code'))
+    .addOption(real('--alpha', 'per cent of the neurons of each tower').default(2).conflicts('sweep'))
+    .option('--sweep <list>', 'several alphas, such as 1,2,3,5,10, from one measurement', percents)
+    .addOption(
+      real('--max-retain-drop', 'write only the largest alpha that costs retain no more per cent of its answers'),
+    )
+    .option('--layers <list>', 'last3, all, or such as 0-3,7 (default: last3, in paper mode all)', layersOf)
+    .option('--weights <list>', 'of the importances, such as abs=2,freq=0,var=2,rms=2', weightsOf)
+    .addOption(real('--tau', 'what |z| has to be above to count as active').default(0.1))
+    .addOption(
+      new Option('--statistics <name>', 'over all tokens, or as the published code')
+        .choices(manuStatistics)
+        .default('stream'),
+    )
+    .addOption(number('--batch', 'lines of a batch, for those statistics').default(4))
+    .addOption(number('--iterations', 'rounds, each of which measures again and takes alpha more').default(1))
+    .option('--compat-pool-layers', 'let modules of a kind share the statistics of all layers, as the published code')
+    .option('--compact', 'leave coupled neurons out instead of zeros')
+    .option('--compare', 'ask with as many random neurons, and those of the smallest weights, too')
+    .option('--no-ask', 'do not ask the sets before and after')
+    .addOption(number('--ask-lines', 'lines of each set that are asked, chosen by the seed (default: all)'))
+    .addOption(number('--seed', 'of samples and random neurons').default(0))
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .option('--dry-run', 'show what it would take, write nothing')
+    .option('--overwrite', 'replace the output if it is there')
+    .addOption(json())
+    .addHelpText(
+      'after',
+      '\nExample:\n  weightsmith manu ./llava --forget forget.jsonl --retain retain.jsonl --sweep 1,2,3,5 --max-retain-drop 1 --out ./unlearned',
+    )
+    .action(runManu)
+
+  program
     .command('verify')
     .description('check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values')
     .argument('<out>', 'a folder that merge wrote')
@@ -527,6 +576,61 @@ async function runPrune(
       progress.stop()
     }
   })
+}
+
+async function runManu(
+  model: string,
+  {
+    sweep,
+    compatPoolLayers,
+    ...flags
+  }: Common & Reported & ManuOptions & { sweep?: number[]; compatPoolLayers?: boolean },
+): Promise<void> {
+  await withEngine(flags, async (engine) => {
+    const progress = showProgress('manu', flags.json === true)
+    try {
+      const options = { ...flags, alpha: sweep ?? flags.alpha, poolLayers: compatPoolLayers }
+      const found = await manu(engine, model, {
+        ...options,
+        signal: interruption.signal,
+        onProgress: (done, total) => progress.step(done, total),
+      })
+      progress.stop()
+      await writeReport(flags, () => manuPage(found, manuRows(found)))
+      print(found, manuText, flags)
+    } finally {
+      progress.stop()
+    }
+  })
+}
+
+function percents(text: string): number[] {
+  return words(text).map((word) => {
+    const value = Number(word)
+    if (Number.isFinite(value)) return value
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `The option sweep should be numbers with commas, but "${word}" was found.`,
+    )
+  })
+}
+
+function layersOf(text: string): Layers {
+  return text === 'all' || text === 'last3' ? text : wholeNumbers('layers')(text)
+}
+
+function weightsOf(text: string): Record<string, number> {
+  return Object.fromEntries(
+    words(text).map((word) => {
+      const [name = '', value = ''] = word.split('=')
+      if (parts.some((part) => part === name) && value !== '' && Number.isFinite(Number(value)))
+        return [name, Number(value)]
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_ARGUMENT',
+        `The option weights should be such as abs=2,rms=1 with ${parts.join(', ')}, but "${word}" was found.`,
+      )
+    }),
+  )
 }
 
 function words(text: string): string[] {

@@ -13,6 +13,7 @@ import { style } from './style.js'
 
 export { analysisPage } from './analysis.js'
 export { changeMap, diffPage } from './diff.js'
+export { manuPage } from './manu.js'
 export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'
 
 /** The page as one HTML document. The same page gives the same text. */
