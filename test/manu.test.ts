@@ -6,6 +6,7 @@ import { Engine, type ManuOptions, type ManuReport, manu, openModel, verify } fr
 import { Images } from '../lib/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readSafetensors, values } from './checkpoint.js'
+import { cli } from './child.js'
 import { scratch } from './scratch.js'
 
 const full = join(process.cwd(), 'test/goldens/tiny-llava')
@@ -246,6 +247,30 @@ describe('of a model of text alone', () => {
     await refused({ forget: [join(images, 'forget_multimodal.jsonl')] }, /has an image, but .* LlamaForCausalLM/)
     const stopped = small({ signal: AbortSignal.abort() })
     await expect(stopped).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_ABORTED')
+  })
+
+  test('is a verb of the command line, with a report', async () => {
+    const page = join(folder, 'report.html')
+    const options = [
+      '--forget',
+      sums(),
+      '--retain',
+      words(),
+      '--sweep',
+      '1,5',
+      '--layers',
+      '6-7',
+      '--weights',
+      'freq=1',
+    ]
+    const { code, stdout } = await cli('manu', base, ...options, '--report', page, '--out', fresh('cli'))
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/7\s+model\.layers\.7\.mlp\.down_proj\s+128/)
+    expect(stdout).toMatch(/chosen, 5 %/)
+    expect(stdout).toMatch(/Wrote .*alpha=5, without 5 %/)
+    expect(readFileSync(page, 'utf8')).toMatch(/Where the chosen 5 % are/)
+    const wrong = await cli('manu', base, ...options, '--weights', 'size=1')
+    expect(wrong).toMatchObject({ code: 2, stderr: expect.stringMatching(/weights should be such as abs=2/) })
   })
 
   test('a dry run says what it would take, and writes nothing', async () => {
