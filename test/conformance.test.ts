@@ -1,6 +1,6 @@
 /** Every kernel that stores elements equals its float64 reference, for all types and sizes around the block edges. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine } from 'weightsmith'
+import { Engine, kernels } from 'weightsmith'
 import { bytesOf, decode, encode, type FloatDType, rounded, spacing } from './reference/dtypes.js'
 import * as reference from './reference/merge.js'
 import * as prune from './reference/prune.js'
@@ -204,5 +204,47 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
     const output = await engine.kernel('linear').run({ inputs: [Float32Array.of(1e-40, -1e-40, 1)], coefficients: [1] })
     expect([...(output as Float32Array)].map((value) => Object.is(value, -0))).toEqual([false, true, false])
     expect((output as Float32Array)[0]).toBe(0)
+  })
+})
+
+describe('partial results', () => {
+  let engine: Engine
+  beforeAll(async () => {
+    engine = await Engine.open()
+  })
+  afterAll(() => engine?.close())
+
+  const summing = ['dots', 'gram', 'diff', 'dare_norms', 'ties_facts', 'sce_squares', 'ram_counts']
+  test.each(summing)('of %s are the same bits whether 8 invocations make them or 64', async (kernel) => {
+    const { inputs, writes, example } = kernels.get(kernel)!
+    const count = Math.max(inputs.min, Math.min(inputs.max, 3))
+    const elements = 5 * 2048 - 77
+    const program = (LANES: number) => ({
+      kernels: [{ kernel, writes: (writes as (inputs: number) => number)(count), constants: { LANES } }],
+    })
+    const coefficients = Array.from(example(count))
+    const job = {
+      name: 'x',
+      elements,
+      inputs: Array.from({ length: count }, (_, place) => ({ place, offset: 0, dtype: 'F32' })),
+      variants: [{ coefficients }],
+    }
+    const { results } = await engine.use(
+      ({ device, memory }) =>
+        device.run({
+          inputs: Array.from({ length: count }, (_, i) => ({
+            memory: new Uint8Array(Float32Array.from(numbers(elements, i + 1)).buffer),
+          })),
+          outputs: [],
+          programs: [program(8), program(64)],
+          jobs: [0, 1].map((index) => ({ ...job, program: index })),
+          memory,
+          seed: 7,
+          checksum: false,
+          sync: false,
+        }).done,
+    )
+    expect(results[0]!.some((word) => word !== 0)).toBe(true)
+    expect(results[0]).toEqual(results[1])
   })
 })

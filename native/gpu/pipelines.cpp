@@ -46,7 +46,9 @@ const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Con
     module = device.CreateShaderModule(&descriptor);
   }
   std::vector<wgpu::ConstantEntry> entries;
-  for (const auto& [name, value] : constants) {
+  Constants all = constants;
+  all.try_emplace("LANES", device_.facts().type == "cpu" ? 8 : 64);
+  for (const auto& [name, value] : all) {
     // Dawn refuses a constant that the shader does not declare; kernels declare only what they use.
     if (source.find("override " + name) == std::string_view::npos) continue;
     wgpu::ConstantEntry entry;

@@ -3,44 +3,45 @@
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
+#include "block_sum.wgsl"
 #include "draw.wgsl"
 #include "drop.wgsl"
 
-var<workgroup> rows: array<vec2f, 64>;
+const MOST_WORDS = 32u;
+override FEWEST: u32 = select(8u, 64u, RANKED == 1u); // see drop.wgsl
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let block = wid.x + wid.y * nwg.x;
-  let start = place(wid, nwg, lid * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
   let base_source = source(start, 0u);
   for (var i = 1u; i < INPUTS; i++) {
-    var all = vec4f(0.0);
-    var rest = vec4f(0.0);
     let model_source = source(start, i);
     let drop = drop_of(start, i);
     let ranked = ranked_drop(wid, nwg, lid, i);
-    for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
-      let p = along(start, k);
-      if (p.live == 0u) { break; }
-      let base = load_live_from(p, base_source);
-      let x = load_live_from(p, model_source);
-      let left = kept(p, drop, ranked, k);
-      let a = abs(delta(x.a, base.a));
-      let b = abs(delta(x.b, base.b));
-      all += a;
-      all += b;
-      rest += select(vec4f(0.0), a, left.a);
-      rest += select(vec4f(0.0), b, left.b);
+    var sums = vec2f(0.0);
+    for (var row = 0u; row < rolled(OWN_ROWS); row++) {
+      var all = vec4f(0.0);
+      var rest = vec4f(0.0);
+      for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
+        let p = along(start, row * ROW_OCTETS + k);
+        if (p.live == 0u) { break; }
+        let base = load_live_from(p, base_source);
+        let x = load_live_from(p, model_source);
+        let left = kept(p, drop, ranked, k);
+        let a = abs(delta(x.a, base.a));
+        let b = abs(delta(x.b, base.b));
+        all += a;
+        all += b;
+        rest += select(vec4f(0.0), a, left.a);
+        rest += select(vec4f(0.0), b, left.b);
+      }
+      sums += vec2f(sum4(all), sum4(rest));
     }
-    rows[lid] = vec2f(sum4(all), sum4(rest));
-    workgroupBarrier();
-    if (lid == 0u && block < table[1]) {
-      var sum = vec2f(0.0);
-      for (var r = 0u; r < ROWS; r++) { sum += rows[r]; }
-      let first = 2u * (block * (INPUTS - 1u) + i - 1u);
-      output[first] = bitcast<u32>(sum.x);
-      output[first + 1u] = bitcast<u32>(sum.y);
-    }
-    workgroupBarrier();
+    gathered[2u * (i - 1u) * WORKGROUP + lid] = bitcast<u32>(sums.x);
+    gathered[(2u * i - 1u) * WORKGROUP + lid] = bitcast<u32>(sums.y);
   }
+  workgroupBarrier();
+  let block = wid.x + wid.y * nwg.x;
+  let words = 2u * (INPUTS - 1u);
+  for (var w = lid; w < words && block < table[1]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
 }

@@ -3,18 +3,21 @@
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
+#include "block_sum.wgsl"
 
 const MODELS = 16u;
-var<workgroup> totals: array<atomic<u32>, 32>;
+const MOST_WORDS = 2u * MODELS;
+const FEWEST = 8u;
 
 fn count4(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u), mask), vec4u(1u)); }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
   var several = array<u32, MODELS>();
   var alone = array<u32, MODELS>();
-  for (var k = 0u; k < ROW_OCTETS; k++) {
-    let p = place(wid, nwg, lid * ROW_OCTETS + k);
+  for (var k = 0u; k < rolled(OWN_ROWS * ROW_OCTETS); k++) {
+    let p = along(start, k);
     if (p.live == 0u) { break; }
     let base = load_live(p, 0u);
     let epsilon = magnitude(vec4f(coef(p, 0u)));
@@ -36,11 +39,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     }
   }
   for (var i = 0u; i + 1u < INPUTS; i++) {
-    if (several[i] != 0u) { atomicAdd(&totals[2u * i], several[i]); }
-    if (alone[i] != 0u) { atomicAdd(&totals[2u * i + 1u], alone[i]); }
+    gathered[2u * i * WORKGROUP + lid] = several[i];
+    gathered[(2u * i + 1u) * WORKGROUP + lid] = alone[i];
   }
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
   let words = 2u * (INPUTS - 1u);
-  if (lid < words && block < table[1]) { output[block * words + lid] = atomicLoad(&totals[lid]); }
+  for (var w = lid; w < words && block < table[1]; w += WORKGROUP) { output[block * words + w] = block_count(w).x; }
 }

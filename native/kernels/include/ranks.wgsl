@@ -27,9 +27,6 @@ var<workgroup> asked_keys: array<u32, ASKED>;
 var<workgroup> asked_places: array<i32, ASKED>;
 var<workgroup> asked_ranks: array<atomic<u32>, ASKED>;
 
-// The bound of a loop that compilers cannot unroll: unrolled, the kernel takes them several times as long.
-fn rolled(bound: u32) -> u32 { return bound + table[0]; }
-
 // Before the tile's first element `octet` is negative, and offsets wrap around.
 fn keys_at(drop: Drop, octet: i32) -> Ranks {
   let base = load_from(drop.base, u32(octet));

@@ -46,6 +46,9 @@ fn coef(p: Place, j: u32) -> f32 { return bitcast<f32>(coef_bits(p, j)); }
 fn prod(a: f32, b: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a * b) ^ table[0]); }
 fn prod4(a: vec4f, b: f32) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(a * b) ^ vec4u(table[0])); }
 
+// The bound of a loop that compilers cannot unroll: unrolled, the kernel takes them several times as long.
+fn rolled(bound: u32) -> u32 { return bound + table[0]; }
+
 fn flush(bits: vec4u) -> vec4u {
   return select(bits, bits & vec4u(0x80000000u), (bits & vec4u(0x7f800000u)) == vec4u(0u));
 }
