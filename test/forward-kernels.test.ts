@@ -9,7 +9,6 @@ import {
   forwardKernels as kernels,
   noTarget,
   subgroupLanes,
-  suiting,
   turnedBytes,
 } from '../lib/forward/index.js'
 import type { NativeDispatch } from '../lib/native/border.js'
@@ -70,8 +69,9 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         typeof content === 'number' ? [] : [{ buffer, offset: 0, memory: bytesOf(content) }],
       )
       const reads = [{ buffer: read, offset: 0, bytes: sizes[read]! }]
-      // Both as the adapter likes it best and as the kernels are by themselves.
-      const constants = slots === 'auto' ? suiting(device.adapter) : {}
+      // Both as suits the adapter and as suits another one.
+      const constants: Record<string, number> =
+        slots === 'auto' ? {} : { LANES: device.adapter.type === 'cpu' ? 64 : 8 }
       const suited = dispatches.map((one) => ({ ...one, constants: { ...constants, ...one.constants } }))
       const [bytes] = await device.dispatch(resident, { writes, dispatches: suited, reads })
       await device.release(resident)

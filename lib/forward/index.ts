@@ -9,7 +9,6 @@ export {
   forwardKernels,
   noTarget,
   subgroupLanes,
-  suiting,
   tokenWords,
   turnedBytes,
 } from './kernels.js'

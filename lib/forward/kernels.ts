@@ -81,11 +81,6 @@ export function drawTable(draws: readonly (Draw | undefined)[]): Uint32Array<Arr
   return table
 }
 
-/** Constants that suit an adapter: invocations of a workgroup that makes a row. */
-export function suiting({ type }: NativeAdapter): Record<string, number> {
-  return { LANES: type === 'cpu' ? 8 : 64 }
-}
-
 /** A workgroup a row, in a grid of two dimensions: one of them ends at 65,535. */
 function perRow(rows: number, z = 1): [number, number, number] {
   const x = Math.min(rows, 32768)

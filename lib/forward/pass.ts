@@ -2,7 +2,7 @@
 
 import type { ModelSpec, Vision } from '../families/index.js'
 import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
-import { type Draw, drawTable, forwardKernels as kernels, noTarget, suiting } from './kernels.js'
+import { type Draw, drawTable, forwardKernels as kernels, noTarget } from './kernels.js'
 import { Meter } from './meter.js'
 import type { Buffers, Program } from './program.js'
 import type { Measure, Tap } from './statistics.js'
@@ -255,12 +255,7 @@ class Work {
     const { writes, dispatches } = this
     this.writes = []
     this.dispatches = []
-    const suited = suiting(this.device.adapter)
-    const results = await this.device.dispatch(this.resident, {
-      writes,
-      dispatches: dispatches.map((one) => ({ ...one, constants: { ...suited, ...one.constants } })),
-      reads,
-    })
+    const results = await this.device.dispatch(this.resident, { writes, dispatches, reads })
     return results.map(({ buffer }) => buffer as ArrayBuffer)
   }
 
