@@ -26,9 +26,6 @@ var<workgroup> found: vec3u;
 
 struct Keys { a: vec4u, b: vec4u }
 
-// The bound of a loop that compilers cannot unroll: unrolled, the kernel takes them several times as long.
-fn rolled(bound: u32) -> u32 { return bound + table[0]; }
-
 fn values(p: Place, octet: i32) -> Octet {
   let offset = source(p, 0u);
   if (WEIGHT == MIXED) { return load_from(offset, u32(octet)); }
