@@ -3,8 +3,10 @@
 import type { Adapter, Engine, Host } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { ModelSpec } from './families/index.js'
-import { generate, type Place } from './forward/index.js'
+import { generate, type Place, rowsOf } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
+import type { ImageSource } from './images/index.js'
+import { Sight } from './lines.js'
 import { type Message, openText, type Prompt, type Text } from './text.js'
 
 export interface GenerateTextOptions {
@@ -24,6 +26,8 @@ export interface GenerateTextOptions {
   stop?: readonly string[] | undefined
   /** Prompts are messages of a user in the model's chat template; lists of messages always are. */
   chat?: boolean | undefined
+  /** Where images of prompts are: a folder, or a safetensors file with the tensor `images`. Defaults to the working folder. */
+  images?: string | undefined
   /** Check all, and say how many tokens and bytes it takes, but run nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
@@ -57,6 +61,12 @@ export interface GenerateReport {
   milliseconds: number
 }
 
+/** A prompt with the image that stands where it says `<image>`: a file, or a row of a tensor. */
+export interface PromptWithImage {
+  prompt: Prompt
+  image: ImageSource
+}
+
 const usualTokens = 2048
 const mostRows = 16384
 /** Share of the memory that the cache takes at most, unless the longest prompt needs more. */
@@ -81,7 +91,7 @@ export function roomFor(spec: ModelSpec, { memory }: Pick<Host, 'memory'>, longe
 export async function generateText(
   engine: Engine,
   path: string,
-  prompts: readonly Prompt[],
+  prompts: readonly (Prompt | PromptWithImage)[],
   options: GenerateTextOptions = {},
 ): Promise<GenerateReport> {
   const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
@@ -91,11 +101,17 @@ export async function generateText(
   const begin = performance.now()
   const checkpoint = await checkpointOf(engine, path)
   const text = await openText(checkpoint)
-  const ids = prompts.map((prompt) => idsOf(text, prompt, options.chat === true))
-  const promptTokens = ids.reduce((sum, { length }) => sum + length, 0)
-  const longest = Math.max(...ids.map(({ length }) => length)) + maxTokens
-  const total = sampling.samples * (promptTokens + maxTokens * ids.length)
+  const lines = prompts.map((given, i) => {
+    const { prompt, image = undefined } = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }
+    return { prompt: idsOf(text, prompt, options.chat === true), answer: [], image, where: `Prompt ${i + 1}` }
+  })
   const probe = modelOf(engine, checkpoint, {})
+  const sight = await Sight.open(engine, { model: probe, checkpoint }, { file: '.', lines, root: options.images })
+  const ids = await Promise.all(lines.map((line) => sight.sequence(line.prompt, line)))
+  const lengths = lines.map((line) => rowsOf(probe.spec, line.prompt))
+  const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
+  const longest = Math.max(...lengths) + maxTokens
+  const total = sampling.samples * (promptTokens + maxTokens * ids.length)
   const room = await engine.use(async (host) => roomFor(probe.spec, host, longest, total))
   const model = modelOf(engine, checkpoint, room)
   for (const prompt of ids) model.pack([prompt])

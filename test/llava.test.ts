@@ -7,6 +7,7 @@ import { Engine, evaluate, generate, type Model, openModel, type Sequence } from
 import { Images } from '../lib/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
+import { cli } from './child.js'
 
 const full = join(process.cwd(), 'test/goldens/tiny-llava')
 const { prompts } = JSON.parse(readFileSync(join(full, 'goldens/goldens.json'), 'utf8')) as {
@@ -143,6 +144,19 @@ describe('evaluate', () => {
     await refused([photo], 'NOT_FOUND', /images\.safetensors/, folder)
     await refused([photo], 'ARGUMENT', /Line 1 .* has an image, but .* is a LlamaForCausalLM/, data, 'demo/models/base')
   })
+})
+
+test('generate continues prompts of a file about their images', async () => {
+  const line = (image: number) => ({ prompt: "USER: <image>\nWhat is this person's job?\nASSISTANT:", image })
+  writeFileSync(join(folder, 'prompts.jsonl'), [28, 0].map((image) => JSON.stringify(line(image))).join('\n'))
+  const options = ['--data', join(folder, 'prompts.jsonl'), '--images', join(full, 'data'), '--json']
+  const { stdout } = await cli('generate', full, ...options)
+  const { continuations, promptTokens } = JSON.parse(stdout) as {
+    continuations: { text: string }[]
+    promptTokens: number
+  }
+  expect(continuations.map(({ text }) => text)).toEqual([' sailor', ' baker'])
+  expect(promptTokens).toBe(2 * prompts[0]!.prompt_tokens_expanded)
 })
 
 /** F32 to BF16, nearest even. */

@@ -2,6 +2,7 @@
 
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
+import { dirname } from 'node:path'
 import type { Engine } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type EvalOptions, type EvalReport, evaluateAll } from '../eval.js'
@@ -49,7 +50,7 @@ export async function runGenerate(
   flags: GenerateFlags,
   signal: AbortSignal,
 ): Promise<{ report: GenerateReport; shown: boolean }> {
-  const { out, json = false, data: _, limit: __, ...options } = flags
+  const { out, json = false, data, limit: _, ...options } = flags
   const single = prompts.length === 1 && (flags.samples ?? 1) === 1 && !json && out === undefined
   const toStdout = !single && !json && out === undefined
   const progress = showProgress('generate', json || single || toStdout)
@@ -66,9 +67,12 @@ export async function runGenerate(
     const work = generateText(
       engine,
       model,
-      prompts.map(({ prompt }) => prompt),
+      prompts.map(({ prompt, line: { image } }) =>
+        typeof image === 'string' || typeof image === 'number' ? { prompt, image } : prompt,
+      ),
       {
         ...options,
+        images: options.images ?? (data === undefined || data === '-' ? undefined : dirname(data)),
         signal,
         onProgress: ({ done, total }) => progress.step(done, total),
         ...(single ? { onText: (piece: string) => process.stdout.write(piece) } : {}),

@@ -196,6 +196,10 @@ function main(): Promise<Command> {
     .option('--stop <text...>', 'texts that end a continuation')
     .option('--chat', "prompts are messages in the model's chat template")
     .addOption(number('--limit', 'only so many prompts of the file'))
+    .option(
+      '--images <path>',
+      'where images of prompts are: a folder, or a safetensors file with them (default: the folder of the data)',
+    )
     .option('--out <file>', 'a .jsonl file, a continuation a line (default: stdout)')
     .option('--dry-run', 'check everything and show what it takes, run nothing')
     .addOption(memory())
