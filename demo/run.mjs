@@ -4,11 +4,11 @@
  * The models: a character-level LLaMA of 1.5 M parameters that adds, subtracts, reverses, sorts and picks maxima, and
  * three rounds of self-improvement on addition alone.
  */
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { changeMap, diff, Engine, evaluate, merge, verify, writePage } from '../dist/esm/index.js'
+import { changeMap, diff, Engine, evaluateAll, merge, verify, writePage } from '../dist/esm/index.js'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const out = join(here, 'out')
@@ -25,8 +25,8 @@ const tasks = [
   { name: 'maximum', file: 'ood_max_test' },
 ]
 const allPrompts = 500
-/** Prompts a task where nothing is asked for: about a minute; the bundled driver is several times slower. */
-const usualPrompts = { bundled: 20, system: 100 }
+/** Prompts a task where nothing is asked for: about a minute. The bundled driver is several times slower. */
+const usualPrompts = { bundled: 50, system: allPrompts }
 const { values: flags } = parseArgs({ options: { prompts: { type: 'string' } } })
 
 const merges = [
@@ -51,19 +51,6 @@ function table(head, rows) {
       .join('  ')
       .trimEnd()
   return [line(head), line(columns.map(({ width }) => '-'.repeat(width))), ...rows.map(line)].join('\n')
-}
-
-/** The files of the tasks, or their first lines. */
-async function taskFiles(prompts) {
-  return Promise.all(
-    tasks.map(async ({ file }) => {
-      const all = join(here, 'tasks', `${file}.jsonl`)
-      if (prompts >= allPrompts) return all
-      const some = join(out, `${file}.jsonl`)
-      await writeFile(some, (await readFile(all, 'utf8')).split('\n', prompts).join('\n'))
-      return some
-    }),
-  )
 }
 
 const engine = await Engine.open()
@@ -109,13 +96,13 @@ try {
     `Exact answers, percent: greedy, ${prompts} of ${allPrompts} prompts a task (--prompts changes that). ID is addition, the task of ` +
       'the self-improvement; OOD are the others.\n',
   )
-  const files = await taskFiles(prompts)
+  const data = tasks.map(({ file }) => join(here, 'tasks', `${file}.jsonl`))
   const models = [{ name: 'base', about: 'trained on all tasks', folder: base }, ...improved, ...results]
   const scores = []
   for (const [i, { name, folder }] of models.entries()) {
     if (process.stderr.isTTY) process.stderr.write(`\rmodel ${i + 1} of ${models.length}: ${name}\x1b[K`)
-    const shares = []
-    for (const data of files) shares.push((await evaluate(engine, folder, { data, metric: 'exact-match' })).value)
+    const reports = await evaluateAll(engine, folder, { data, metric: 'exact-match', limit: prompts })
+    const shares = reports.map(({ value }) => value)
     const [, ...others] = shares
     scores.push([name, ...shares.map(percent), percent(others.reduce((a, b) => a + b) / others.length)])
   }
