@@ -3,15 +3,20 @@
  * its partial sums are added in float64, so groups of tensors come from exact sums of tensors.
  */
 
-import { type Checkpoint, type CheckpointTensor, isLoadable, layerOf, openCheckpoint } from './checkpoint/index.js'
+import {
+  type Checkpoint,
+  type CheckpointTensor,
+  isLoadable,
+  layerOf,
+  type Module,
+  moduleOf,
+  modules,
+  openCheckpoint,
+} from './checkpoint/index.js'
 import type { Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { NativePlan, NativeProgress } from './native/border.js'
 import { resolveModel } from './recipe/index.js'
-
-export const modules = ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'norm', 'embed', 'lm_head', 'other'] as const
-
-export type Module = (typeof modules)[number]
 
 export interface DiffStats {
   tensors: number
@@ -57,24 +62,6 @@ export interface DiffReport {
 export interface DiffOptions {
   signal?: AbortSignal | undefined
   onProgress?: ((progress: NativeProgress) => void) | undefined
-}
-
-const patterns: readonly [Module, RegExp][] = [
-  ['norm', /norm|(^|\.)ln_/],
-  ['q', /(^|\.)(q_proj|query|wq|q)\./],
-  ['k', /(^|\.)(k_proj|key|wk|k)\./],
-  ['v', /(^|\.)(v_proj|value|wv|v)\./],
-  ['o', /(^|\.)(o_proj|out_proj|wo|o|attention\.dense)\./],
-  ['gate', /(^|\.)(gate_proj|w1)\./],
-  ['up', /(^|\.)(up_proj|fc1|w3|c_fc|dense_h_to_4h)\./],
-  ['down', /(^|\.)(down_proj|fc2|w2|dense_4h_to_h)\./],
-  ['lm_head', /(^|\.)(lm_head|embed_out)(\.|$)/],
-  ['embed', /embed|(^|\.)(wte|wpe)\./],
-]
-
-/** The kind of module a tensor belongs to, by the names that the common families use. */
-export function moduleOf(name: string): Module {
-  return patterns.find(([, pattern]) => pattern.test(name))?.[0] ?? 'other'
 }
 
 /** Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. */

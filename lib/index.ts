@@ -86,8 +86,10 @@ export {
   type Histogram,
   type KeptMap,
   type Page,
+  prunePage,
   renderPage,
   type Section,
+  scorePage,
   type Table,
   writePage,
 } from './report/index.js'

@@ -180,3 +180,30 @@ test('diff --report writes where a model has moved', async () => {
   expect(seen.title).toBe('How far demo/models/improved-1 has moved from demo/models/base')
   expect(seen.drawings).toHaveLength(3)
 })
+
+test('score --report and prune --report draw what is important and what was kept', async () => {
+  const [scores, pages] = [join(folder, 'base.scores'), ['score', 'prune'].map((name) => join(folder, `${name}.html`))]
+  const data = ['--data', 'test/goldens/tasks/calibration.jsonl', '--samples', '8']
+  const scored = ['score', 'demo/models/base', '--method', 'flap,bi', ...data, '--out', scores, '--report', pages[0]!]
+  const pruned = ['prune', 'demo/models/base', join(folder, 'pruned'), '--method', 'flap', '--scores', scores]
+  expect((await cli(...scored)).code).toBe(0)
+  expect((await cli(...pruned, '--report', pages[1]!)).code).toBe(0)
+  for (const [page, labels] of [
+    [
+      pages[0]!,
+      [
+        'Importance of the layers: block influence',
+        'Fluctuation of inputs: layers and modules',
+        'Fluctuation of inputs: distribution',
+        'Magnitude of weights: layers and modules',
+        'Magnitude of weights: distribution',
+      ],
+    ],
+    [pages[1]!, ['Kept: neurons', 'Kept: groups of heads', 'Weights that have gone, by layer and module']],
+  ] as const) {
+    await browser.show(page)
+    expect(browser.complaints).toEqual([])
+    const seen = await browser.value<Seen>(look)
+    expect(seen.drawings.map(({ label }) => label)).toEqual(labels)
+  }
+})

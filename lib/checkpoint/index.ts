@@ -8,7 +8,16 @@ export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchNa
 export { inside } from './inside.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export { type Manifest, type ManifestInput, manifestName, readManifest } from './manifest.js'
-export { type LayerName, layerOf, mainStack, stacksOf, standsBehindLayers } from './names.js'
+export {
+  type LayerName,
+  layerOf,
+  type Module,
+  mainStack,
+  moduleOf,
+  modules,
+  stacksOf,
+  standsBehindLayers,
+} from './names.js'
 export {
   type Checkpoint,
   type CheckpointFile,

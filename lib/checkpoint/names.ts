@@ -1,5 +1,5 @@
 /**
- * What tensor names say about layers. Names alone drive merging; no table of architectures is needed. A checkpoint can
+ * What tensor names say about layers and modules. Names alone drive merging; no table of architectures is needed. A checkpoint can
  * have several stacks of layers (a vision tower beside the language model); recipes move those of the main one.
  */
 
@@ -39,4 +39,26 @@ export function mainStack(stacks: ReadonlyMap<string, number>, configured: numbe
   const score = ([stack, count]: [string, number]) =>
     (count === configured ? 1e7 : 0) + (/vision|visual|image|audio|encoder/.test(stack) ? 0 : 5e6) + count
   return [...stacks].sort((a, b) => score(b) - score(a))[0]?.[0]
+}
+
+export const modules = ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'norm', 'embed', 'lm_head', 'other'] as const
+
+export type Module = (typeof modules)[number]
+
+const patterns: readonly [Module, RegExp][] = [
+  ['norm', /norm|(^|\.)ln_/],
+  ['q', /(^|\.)(q_proj|query|wq|q)\./],
+  ['k', /(^|\.)(k_proj|key|wk|k)\./],
+  ['v', /(^|\.)(v_proj|value|wv|v)\./],
+  ['o', /(^|\.)(o_proj|out_proj|wo|o|attention\.dense)\./],
+  ['gate', /(^|\.)(gate_proj|w1)\./],
+  ['up', /(^|\.)(up_proj|fc1|w3|c_fc|dense_h_to_4h)\./],
+  ['down', /(^|\.)(down_proj|fc2|w2|dense_4h_to_h)\./],
+  ['lm_head', /(^|\.)(lm_head|embed_out)(\.|$)/],
+  ['embed', /embed|(^|\.)(wte|wpe)\./],
+]
+
+/** The kind of module a tensor belongs to, by the names that the common families use. */
+export function moduleOf(name: string): Module {
+  return patterns.find(([, pattern]) => pattern.test(name))?.[0] ?? 'other'
 }

@@ -21,9 +21,9 @@ import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
 import { type PruneMethod, type PruneOptions, prune, pruneMethods } from '../prune.js'
 import { recipeSchema } from '../recipe/index.js'
-import { analysisPage, diffPage, manuPage, type Page, writePage } from '../report/index.js'
+import { analysisPage, diffPage, manuPage, type Page, prunePage, scorePage, writePage } from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
-import { type ScoreOptions, score } from '../score.js'
+import { openScores, type ScoreOptions, score } from '../score.js'
 import { verify } from '../verify.js'
 import { version } from '../version.js'
 import { analysisText } from './analysis.js'
@@ -272,6 +272,7 @@ function main(): Promise<Command> {
     .addOption(adapter())
     .option('--dry-run', 'show what it would take, write nothing')
     .option('--overwrite', 'replace the score file if it is there')
+    .addOption(report())
     .addOption(json())
     .addHelpText(
       'after',
@@ -336,6 +337,7 @@ function main(): Promise<Command> {
     .addOption(adapter())
     .option('--dry-run', 'show what would go, write nothing')
     .option('--overwrite', 'replace the output folder if it is there')
+    .addOption(report())
     .addOption(json())
     .addHelpText(
       'after',
@@ -523,13 +525,17 @@ async function runAnalyze(
   })
 }
 
-async function runScore(model: string, flags: Common & ScoreOptions & { method: string[] }): Promise<void> {
+async function runScore(model: string, flags: Common & Reported & ScoreOptions & { method: string[] }): Promise<void> {
   await withEngine(flags, async (engine) => {
     const progress = showProgress('score', flags.json === true)
     try {
       const options = { ...flags, methods: flags.method, signal: interruption.signal, onProgress: progress.step }
       const report = await score(engine, model, options)
       progress.stop()
+      const { out } = report
+      if (out !== undefined && !report.dryRun) {
+        await writeReport(flags, async () => scorePage(report, await openScores(engine, out)))
+      }
       print(report, scoreText, flags)
     } finally {
       progress.stop()
@@ -558,10 +564,12 @@ async function withEngine(flags: Common, work: (engine: Engine) => Promise<void>
   }
 }
 
+type PruneFlags = Omit<PruneOptions, 'out'> & { method: PruneMethod }
+
 async function runPrune(
   model: string,
   out: string,
-  { bias, json, adapter, memory, ...flags }: Common & Omit<PruneOptions, 'out'> & { method: PruneMethod },
+  { bias, json, adapter, memory, report: page, ...flags }: Common & Reported & PruneFlags,
 ): Promise<void> {
   const common = { json, adapter, memory } as Common
   await withEngine(common, async (engine) => {
@@ -575,6 +583,12 @@ async function runPrune(
           progress.update({ bytesRead: 0, totalRead: 0, bytesWritten, totalWrite, tensor: '' }),
       })
       progress.stop()
+      if (!report.dryRun) {
+        const same = report.layout === 'masked'
+        await writeReport({ report: page }, async () =>
+          prunePage(report, same ? await diff(engine, model, out, { signal: interruption.signal }) : undefined),
+        )
+      }
       print(report, pruneText, common)
     } finally {
       progress.stop()
@@ -681,8 +695,8 @@ function print<T>(report: T, text: (report: T) => string, { json }: Common): voi
   process.stdout.write(`${json ? JSON.stringify(report, null, 2) : text(report)}\n`)
 }
 
-async function writeReport({ report }: Reported, page: () => Page): Promise<void> {
-  if (report !== undefined) await writePage(report, page())
+async function writeReport({ report }: Reported, page: () => Page | Promise<Page>): Promise<void> {
+  if (report !== undefined) await writePage(report, await page())
 }
 
 function fail(error: unknown): number {

@@ -2,6 +2,7 @@
 
 import type { Analysis } from '../imm/analyze.js'
 import { changeMap } from './diff.js'
+import { shortName } from './html.js'
 import type { Page, Section } from './page.js'
 
 const rho = (value: number | null) => (value === null ? '–' : value.toFixed(3))
@@ -14,7 +15,6 @@ const importanceLabels = {
 } as const
 
 export function analysisPage({ base, data, importance, models, adapter }: Analysis): Page {
-  const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
   const modules = models[0]?.diff.modules.map(({ module }) => module) ?? []
   const sections: Section[] = [
     {
@@ -29,7 +29,7 @@ export function analysisPage({ base, data, importance, models, adapter }: Analys
           {
             label: 'mean |Δ|',
             curves: models.map(({ model, layers }) => ({
-              name: short(model),
+              name: shortName(model),
               points: layers.map(({ layer, meanAbs }) => [layer, meanAbs] as const),
             })),
           },
@@ -52,7 +52,7 @@ export function analysisPage({ base, data, importance, models, adapter }: Analys
         head: ['model', 'importance', 'ρ mean |Δ|', 'ρ ‖Δ‖ / ‖A‖', 'ρ changed', 'layers', 'mass', 'uniform'],
         rows: models.flatMap(({ model, against }) =>
           against.map((one) => [
-            short(model),
+            shortName(model),
             one.importance,
             rho(one.spearman.meanAbs),
             rho(one.spearman.relative),
@@ -69,7 +69,7 @@ export function analysisPage({ base, data, importance, models, adapter }: Analys
     title: 'Modules: mean |Δ|',
     figure: {
       kind: 'table',
-      head: ['module', ...models.map(({ model }) => short(model))],
+      head: ['module', ...models.map(({ model }) => shortName(model))],
       rows: modules.map((name) => [
         name,
         ...models.map(({ diff }) => diff.modules.find(({ module }) => module === name)?.meanAbs ?? '–'),
@@ -78,13 +78,13 @@ export function analysisPage({ base, data, importance, models, adapter }: Analys
   })
   const top = Math.max(...models.flatMap(({ diff }) => diff.cells.map(({ relative }) => relative ?? 0)))
   for (const { model, diff } of models)
-    sections.push({ title: `${short(model)}: layers and modules`, figure: changeMap(diff, top) })
+    sections.push({ title: `${shortName(model)}: layers and modules`, figure: changeMap(diff, top) })
   return {
-    title: `What improving has changed in ${short(base)}`,
+    title: `What improving has changed in ${shortName(base)}`,
     summary: 'Weight change of self-improved models, against the importance of the layers of the model they come from.',
     facts: [
       ['base', base],
-      ['improved', models.map(({ model }) => short(model)).join(', ')],
+      ['improved', models.map(({ model }) => shortName(model)).join(', ')],
       ...(data === undefined ? [] : [['importance on', data] as const]),
       ['device', adapter],
     ],

@@ -190,7 +190,7 @@ function histogram(plot: Plot, svg: Svg, title: string, { label, series, log = f
       label,
       labelAnchor: 'center',
       labelArrow: 'none',
-      ...(log ? { ticks: 6, tickFormat: '~e' } : {}),
+      ...(log ? { ticks: 6, tickFormat: shown } : {}),
     },
     y: {
       label: 'share of values',

@@ -5,6 +5,11 @@ export function escaped(text: string): string {
   return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`)
 }
 
+/** The last part of a path or of `org/name`. */
+export function shortName(path: string): string {
+  return path.replace(/[\\/]+$/, '').replace(/^.*[\\/]/, '')
+}
+
 /** Four digits that matter; powers of ten where there would be a row of zeros. */
 export function shown(value: number): string {
   if (!Number.isFinite(value)) return String(value)

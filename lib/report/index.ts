@@ -15,6 +15,8 @@ export { analysisPage } from './analysis.js'
 export { changeMap, diffPage } from './diff.js'
 export { manuPage } from './manu.js'
 export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'
+export { prunePage } from './prune.js'
+export { scorePage } from './score.js'
 
 /** The page as one HTML document. The same page gives the same text. */
 export async function renderPage({ title, summary, facts = [], sections }: Page): Promise<string> {
