@@ -66,7 +66,7 @@ function bits(value: number): number {
 /** Invocations of a subgroup, where the kernels of matrices can let them share what they read; else 0. */
 export function subgroupLanes({ features, limits }: NativeAdapter): number {
   const lanes = limits.subgroupMinSize ?? 0
-  return features.includes('subgroups') && lanes >= 8 ? lanes : 0
+  return features.includes('subgroups') && lanes >= 4 ? lanes : 0
 }
 
 /** Draws as the words that kernel `sample` reads; what has none keeps its likeliest id. */
@@ -231,7 +231,7 @@ export const forwardKernels = {
     at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number> & { lanes?: number },
   ): NativeDispatch => {
     const { lanes = 0 } = at
-    const shares = lanes > 0 && at.size % 4 === 0
+    const shares = lanes > 0 && at.size % 4 === 0 && at.size <= 32 * lanes
     return {
       kernel: shares ? 'forward/attention_subgroup' : 'forward/attention',
       ...(shares ? { constants: { SUBGROUP: lanes, PARTS: Math.ceil(at.size / 4 / lanes) } } : {}),

@@ -1,11 +1,11 @@
-// Attention, as kernel attention, for adapters with subgroups of at least 8 and heads whose size is a multiple of 4: one
+// Attention, as kernel attention, for adapters with subgroups and heads whose size is a multiple of 4: one
 // subgroup makes one head of one token with an online softmax, key by key. Its invocations share the elements of a head,
 // four at a time, so that a key and a value are read once, and no barrier is needed.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 override SUBGROUP: u32; // invocations of a workgroup
-override PARTS: u32; // quads of a head an invocation has, at most 8: heads have at most 256 elements
+override PARTS: u32; // quads of a head an invocation has, at most 8
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> q: array<vec4f>;
