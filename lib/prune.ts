@@ -15,8 +15,11 @@ import {
   keepLocal,
   leastBlocks,
   leastRun,
+  type Products,
   parsePattern,
+  productsOf,
   type ScoredUnits,
+  sparseGptTensor,
   sparseTensor,
   type WidthMetric,
 } from './prune/index.js'
@@ -27,6 +30,7 @@ import { readScores, type Scores } from './score/index.js'
 export const pruneMethods = {
   magnitude: 'weights',
   wanda: 'weights',
+  sparsegpt: 'weights',
   flap: 'widths',
   'wanda-sp': 'widths',
   bi: 'blocks',
@@ -165,6 +169,7 @@ function checkOptions({ method, scores, layout = 'masked', widths = 'global', ke
 const scoredBy: Record<PruneMethod, string> = {
   magnitude: 'magnitude',
   wanda: 'wanda',
+  sparsegpt: 'gram',
   flap: 'flap',
   'wanda-sp': 'wanda',
   bi: 'bi',
@@ -185,17 +190,35 @@ async function pruneWeights({ host, checkpoint, spec, scores }: Subject, options
   const sparsity = { share: options.sparsity ?? 0.5, pattern }
   const tensors = new Map<string, Content>()
   let removed = 0
-  for (const name of spec.language.layers.flatMap((layer) => inputsOf(layer).flat())) {
+  /** Of linears that share an input, which are written close to each other: the last two are kept. */
+  const known = new Map<string, Promise<Products>>()
+  const products = (first: string): Promise<Products> => {
+    const found =
+      known.get(first) ?? (scores as Scores).read(`gram/${first}`).then((gram) => productsOf(host.addon, gram))
+    known.delete(first)
+    known.set(first, found)
+    for (const [old] of [...known].slice(0, -2)) known.delete(old)
+    return found
+  }
+  const shared = spec.language.layers.flatMap((layer) => inputsOf(layer))
+  for (const [name, first] of shared.flatMap((names) => names.map((name) => [name, names[0] ?? name] as const))) {
     const tensor = checkpoint.tensors.get(name)
     if (tensor === undefined) continue
     checkSparsity(sparsity, tensor)
-    const norms = options.method === 'wanda' ? await (scores as Scores).read(`norm/${name}`) : undefined
-    tensors.set(name, sparseTensor(host, checkpoint, tensor, sparsity, norms))
+    const needs = (kind: string, owner: string) => (scores as Scores).read(`${kind}/${owner}`)
+    const norms = options.method === 'wanda' ? await needs('norm', name) : undefined
+    if (options.method === 'sparsegpt') {
+      if (scores?.tensors.has(`gram/${first}`) !== true) await needs('gram', first)
+      tensors.set(
+        name,
+        sparseGptTensor(host, checkpoint, tensor, sparsity, () => products(first)),
+      )
+    } else tensors.set(name, sparseTensor(host, checkpoint, tensor, sparsity, norms))
     const [rows = 0, columns = 0] = tensor.shape
     removed +=
       pattern !== undefined
         ? (rows * columns * (pattern.of - pattern.stay)) / pattern.of
-        : norms !== undefined
+        : options.method === 'wanda'
           ? rows * Math.floor(sparsity.share * columns)
           : rows * columns - Math.floor((1 - sparsity.share) * rows * columns)
   }
@@ -204,7 +227,7 @@ async function pruneWeights({ host, checkpoint, spec, scores }: Subject, options
     tensors,
     config: undefined,
     removed,
-    about: `Weights with the least scores by ${options.method} are zeros: ${what} in every linear of the layers.`,
+    about: `Weights with the least scores by ${options.method} are zeros${options.method === 'sparsegpt' ? ', and others make up for them' : ''}: ${what} in every linear of the layers.`,
     report: {},
     notes: [],
   }

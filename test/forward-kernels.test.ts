@@ -15,6 +15,7 @@ import type { NativeDispatch } from '../lib/native/border.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
 import { philox } from './reference/philox.js'
+import { surgeon } from './reference/prune.js'
 
 const dtypes = ['F32', 'F16', 'BF16'] as const
 
@@ -480,6 +481,28 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     expect(near).toBeLessThan(2)
     expect(new Set(ids.slice(0, 24)).size).toBeGreaterThan(8)
     expect(await drawn([draws[30]!, undefined, draws[3]!])).toEqual([ids[30], 199, ids[3]])
+  })
+
+  test('obs prunes a block of columns and carry makes up for it behind them, as in float64', async () => {
+    for (const { rows, inputs, first, count, stay, of } of [
+      { rows: 1, inputs: 1, first: 0, count: 1, stay: 0, of: 0 },
+      { rows: 67, inputs: 29, first: 8, count: 12, stay: 2, of: 4 },
+      { rows: 67, inputs: 29, first: 8, count: 13, stay: 0, of: 0 },
+    ]) {
+      const w = numbers(inputs * rows, 26)
+      // Upper rows `first` on of a factor, with a diagonal around 2.
+      const u = numbers(count * inputs, 27).map((x, i) =>
+        i % inputs === first + Math.floor(i / inputs) ? 2 + x / 4 : x / 8,
+      )
+      const mask = Uint32Array.from({ length: count * rows }, (_, i) => Number(i % 3 > 0))
+      const at = { rows, inputs, first, count, stay, of }
+      const buffers = [u, mask, w, 4 * count * rows]
+      const dispatches = [
+        kernels.obs({ u: 0, mask: 1, w: 2, errors: 3 }, at),
+        ...(first + count < inputs ? [kernels.carry({ u: 0, errors: 3, w: 2 }, { ...at, first: first + count })] : []),
+      ]
+      close(await run(buffers, dispatches, 2), surgeon(w, u, mask, at), 5e-6)
+    }
   })
 
   test('work that leaves its buffers is refused, and so are buffers that were released', async () => {

@@ -197,7 +197,7 @@ describe('rooms know only the rooms below them', () => {
     checkpoint: ['native'],
     recipe: ['methods', 'native'],
     report: ['checkpoint'],
-    prune: ['families', 'checkpoint', 'native'],
+    prune: ['forward', 'families', 'checkpoint', 'native'],
     score: ['forward', 'families', 'checkpoint', 'native'],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
   }

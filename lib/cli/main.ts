@@ -309,8 +309,12 @@ function main(): Promise<Command> {
         .makeOptionMandatory(),
     )
     .option('--scores <file>', 'a file that score wrote; every method but magnitude needs it')
-    .option('--sparsity <share>', 'magnitude, wanda: share of the weights that become zeros (default: 0.5)', Number)
-    .option('--pattern <n:m>', 'magnitude, wanda: of each m neighbours in a row n stay, as in 2:4')
+    .option(
+      '--sparsity <share>',
+      'magnitude, wanda, sparsegpt: share of the weights that become zeros (default: 0.5)',
+      Number,
+    )
+    .option('--pattern <n:m>', 'magnitude, wanda, sparsegpt: of each m neighbours in a row n stay, as in 2:4')
     .option(
       '--keep <share>',
       'flap, wanda-sp: share of the parameters of heads and neurons that stays (default: 0.75)',

@@ -289,6 +289,28 @@ export const forwardKernels = {
     grid: perRow(rows),
   }),
 
+  /** Prunes `count` columns of w[in, rows] from `first` on and makes up for them among each other; errors[count, rows]. */
+  obs: (
+    { u, mask, w, errors }: Record<'u' | 'mask' | 'w' | 'errors', number>,
+    at: Record<'rows' | 'inputs' | 'first' | 'count' | 'stay' | 'of', number>,
+  ): NativeDispatch => ({
+    kernel: 'forward/obs',
+    parameters: [at.rows, at.inputs, at.first, at.count, at.stay, at.of],
+    buffers: [u, mask, w, errors],
+    grid: [Math.ceil(at.rows / 64), 1, 1],
+  }),
+
+  /** Makes up for them in the columns of w from `first` on. */
+  carry: (
+    { u, errors, w }: Record<'u' | 'errors' | 'w', number>,
+    at: Record<'rows' | 'inputs' | 'first' | 'count', number>,
+  ): NativeDispatch => ({
+    kernel: 'forward/carry',
+    parameters: [at.rows, at.inputs, at.first, at.count],
+    buffers: [u, errors, w],
+    grid: [Math.ceil(at.rows / 64), Math.ceil((at.inputs - at.first) / 8), 1],
+  }),
+
   /**
    * Statistics of the columns of x over `count` groups of its rows from `first` on: `columnWords` rows a group, in y from
    * word `start` on. The groups are at word `list` of their buffer.

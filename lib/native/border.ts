@@ -273,5 +273,7 @@ export interface NativeAddon {
   /** The engine that another thread has opened; it stays that thread's, and ends with it. */
   join(id: number): NativeDevice
   open(options: NativeOpenOptions): Promise<NativeDevice>
+  /** Upper U [n, n] with (G + d I)⁻¹ = Uᵀ U, in float64 and rounded; d: damping times the mean of G's diagonal. */
+  inverseFactor(gram: Float32Array, size: number, damping: number): Promise<Float32Array<ArrayBuffer>>
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
 }

@@ -1,6 +1,7 @@
 /** Pruning: what goes by its scores, and the tensors without it. */
 
 export { checkCount, leastBlocks, leastRun } from './depth.js'
+export { type Products, productsOf, sparseGptTensor } from './sparsegpt.js'
 export { checkSparsity, parsePattern, type Sparsity, sparseTensor } from './weights.js'
 export {
   columnScores,

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "addon/convert.h"
+#include "base/factor.h"
 #include "gpu/kernel_source.h"
 #include "io/file.h"
 #include "io/lock.h"
@@ -463,6 +464,21 @@ Napi::Value forecastOf(const Napi::CallbackInfo& info) {
   });
 }
 
+// A Gram matrix, its size and damping; see base/factor.h.
+Napi::Value factorOf(const Napi::CallbackInfo& info) {
+  const auto values = info[0].As<Napi::Float32Array>();
+  return PromiseWorker<std::vector<float>>::start(
+      info.Env(),
+      [gram = std::vector<float>(values.Data(), values.Data() + values.ElementLength()),
+       n = static_cast<size_t>(info[1].ToNumber().Int64Value()),
+       damping = info[2].ToNumber().DoubleValue()] { return inverseFactor(gram, n, damping); },
+      [](Napi::Env env, std::vector<float>& factor) -> Napi::Value {
+        auto result = Napi::Float32Array::New(env, factor.size());
+        std::copy(factor.begin(), factor.end(), result.Data());
+        return result;
+      });
+}
+
 // One thread, bytes read + written a second, best of five: the yardstick of the benches.
 Napi::Value memcpyBandwidth(const Napi::CallbackInfo& info) {
   const size_t bytes = static_cast<size_t>(info[0].ToNumber().Int64Value());
@@ -520,6 +536,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("adapters", Napi::Function::New(env, adapters));
   exports.Set("join", Napi::Function::New(env, join));
   exports.Set("open", Napi::Function::New(env, open));
+  exports.Set("inverseFactor", Napi::Function::New(env, factorOf));
   exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));
   return exports;
 }
