@@ -10,6 +10,7 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { Engine } from '../dist/esm/index.js'
 import { parseBytes } from '../dist/esm/plan/index.js'
 import { batchTables } from './batch.mjs'
+import { forwardTables } from './forward.mjs'
 import { kernelTables } from './kernels.mjs'
 import { loopTables } from './loop.mjs'
 import { machineFacts } from './machine.mjs'
@@ -29,6 +30,7 @@ const groups = {
   merge: mergeTables,
   sweep: sweepTables,
   batch: batchTables,
+  forward: forwardTables,
   peers: peerTables,
   kernels: kernelTables,
 }
@@ -49,7 +51,7 @@ function size(text) {
 
 const program = new Command('npm run bench --')
   .description(
-    'Print the figures of this machine: kernels, merges, sweeps, batches, memory, event loop, opening, Python peers.',
+    'Print the figures of this machine: kernels, merges, sweeps, batches, forward passes, memory, event loop, opening, Python peers.',
   )
   .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
   .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)

@@ -119,6 +119,10 @@ export const errors = {
     meaning: 'An unfinished output cannot be continued as asked: the recipe or an option is another one.',
     remedy: 'Resume with what the run was begun with, or start over with `overwrite` (`--overwrite`).',
   },
+  ERR_WEIGHTSMITH_COMMAND: {
+    meaning: 'A command of a workflow (a trainer, a generator, a filter) cannot be started or has failed.',
+    remedy: 'Read its last lines in the message, correct what they say, and go on with `resume` (`--resume`).',
+  },
 } as const satisfies Record<`ERR_WEIGHTSMITH_${string}`, ErrorGuide>
 
 export interface ErrorGuide {

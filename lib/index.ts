@@ -51,6 +51,10 @@ export {
   type Concentration,
   type Importance,
 } from './imm/analyze.js'
+export type { Collapse } from './imm/collapse.js'
+export type { Check, Command, ImmConfig, Said } from './imm/config.js'
+export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './imm/loop.js'
+export type { Accuracy, Evaluation, Kept } from './imm/steps.js'
 export { type InspectReport, inspect } from './inspect.js'
 export type { BatchJob } from './jobs.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'

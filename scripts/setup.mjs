@@ -180,6 +180,7 @@ async function setup() {
 
   const nativeFiles = [
     ...listFiles('native', '.cpp', '.h', '.wgsl'),
+    ...(existsSync(join(root, 'bench/gemm.wgsl')) ? ['bench/gemm.wgsl'] : []),
     'CMakeLists.txt',
     'package-lock.json',
     'scripts/generate.mjs',

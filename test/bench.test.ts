@@ -55,6 +55,19 @@ describe('the bench', () => {
     expect(stdout).toMatch(/^kernel call of 1 KiB .*≤ 0\.3 ms: /m)
   })
 
+  test('has rows of forward passes, and says that transformers cannot be installed', async () => {
+    const [gemm, gemv, model] = await tables('--only', 'forward', '--venv', 'package.json/venv')
+    expect(gemm!.rows.map(({ name }) => name)).toEqual(['baseline, F32', 'gemm, F32', 'gemm, F16', 'gemm, BF16'])
+    expect(gemv!.rows.map(({ dtype }) => dtype)).toEqual(['BF16', 'F16', 'F32'])
+    expect(model!.rows.map(({ what }) => what)).toEqual([
+      'prefill of 16 tokens',
+      'decode after 16 tokens',
+      'decode of 8 sequences',
+    ])
+    for (const { rows } of [gemm!, gemv!, model!]) for (const { rate } of rows) expect(Number(rate)).toBeGreaterThan(0)
+    expect(model!.about.join('\n')).toMatch(/transformers is left out: .*package\.json/)
+  })
+
   test('says in one line that the Python peers cannot be installed', async () => {
     // No folder can be made below a file.
     const [table] = await tables('--only', 'peers', '--venv', 'package.json/venv')

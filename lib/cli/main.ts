@@ -13,6 +13,7 @@ import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import { metrics } from '../eval.js'
 import { type ExplainOptions, explain } from '../explain.js'
 import { analyze } from '../imm/analyze.js'
+import { type ImmOptions, imm as runImm } from '../imm/loop.js'
 import { inspect } from '../inspect.js'
 import { type Layers, parts } from '../manu/index.js'
 import { type ManuOptions, manu, manuModes, manuRows, manuStatistics } from '../manu.js'
@@ -21,7 +22,16 @@ import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
 import { type PruneMethod, type PruneOptions, prune, pruneMethods } from '../prune.js'
 import { recipeSchema } from '../recipe/index.js'
-import { analysisPage, diffPage, manuPage, type Page, prunePage, scorePage, writePage } from '../report/index.js'
+import {
+  analysisPage,
+  diffPage,
+  immPage,
+  manuPage,
+  type Page,
+  prunePage,
+  scorePage,
+  writePage,
+} from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
 import { openScores, type ScoreOptions, score } from '../score.js'
 import { verify } from '../verify.js'
@@ -39,6 +49,7 @@ import {
   runEval,
   runGenerate,
 } from './generate.js'
+import { immText } from './imm.js'
 import { manuText } from './manu.js'
 import { showProgress } from './progress.js'
 import {
@@ -297,6 +308,21 @@ function main(): Promise<Command> {
       '\nExample:\n  weightsmith imm analyze ./base ./round-1 ./round-2 --data train.jsonl --report analysis.html',
     )
     .action(runAnalyze)
+  imm
+    .command('run')
+    .description('let a model learn from its own right answers in rounds, each merged with the original')
+    .argument('<config>', 'a YAML file: model, questions, generate, filter, train, merge, evaluate')
+    .argument('<out>', "the folder to write: every round's data, models and report")
+    .addOption(number('--rounds', "rounds (default: the config's, or 3)"))
+    .option('--resume', 'go on with the run in the folder, at the step it stopped in; where there is none, begin')
+    .option('--overwrite', 'begin again where a run is')
+    .option('--dry-run', 'check everything and show what it takes, write nothing')
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .addHelpText('after', '\nExample:\n  weightsmith imm run examples/imm/config.yml improved --report imm.html')
+    .action(runRounds)
 
   program
     .command('prune')
@@ -523,6 +549,34 @@ async function runAnalyze(
       progress.stop()
       await writeReport(flags, () => analysisPage(report))
       print(report, analysisText, flags)
+    } finally {
+      progress.stop()
+    }
+  })
+}
+
+async function runRounds(
+  config: string,
+  out: string,
+  flags: Common & Reported & Omit<ImmOptions, 'out'>,
+): Promise<void> {
+  const { rounds, resume, overwrite, dryRun } = flags
+  await withEngine(flags, async (engine) => {
+    const progress = showProgress('imm', flags.json === true)
+    try {
+      const report = await runImm(engine, config, {
+        out,
+        rounds,
+        resume,
+        overwrite,
+        dryRun,
+        signal: interruption.signal,
+        onProgress: ({ round, rounds: last, step, done, total }) =>
+          progress.step(done, total, `round ${round} of ${last}, ${step}`),
+      })
+      progress.stop()
+      if (!report.dryRun) await writeReport(flags, () => immPage(report))
+      print(report, immText, flags)
     } finally {
       progress.stop()
     }

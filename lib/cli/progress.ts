@@ -9,7 +9,7 @@ const lineEveryMilliseconds = 5000
 export interface Progress {
   update(event: NativeProgress): void
   /** Of work that is not counted in bytes. */
-  step(done: number, total: number): void
+  step(done: number, total: number, at?: string): void
   stop(): void
 }
 
@@ -46,7 +46,7 @@ function bar(what: string): Progress {
       const { moved, total } = done(event)
       show(moved, total, { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) })
     },
-    step: (moved, total) => show(moved, total, { text: `step ${moved} of ${total}`, tensor: '' }),
+    step: (moved, total, at = '') => show(moved, total, { text: `step ${moved} of ${total}`, tensor: at }),
     stop() {
       if (started) view.stop()
     },
@@ -66,7 +66,7 @@ function lines(what: string): Progress {
         const { moved, total } = done(event)
         return `${bytes(moved)} of ${bytes(total)}, ${event.tensor}`
       }),
-    step: (moved, total) => show(() => `step ${moved} of ${total}`),
+    step: (moved, total, at) => show(() => `step ${moved} of ${total}${at === undefined ? '' : `, ${at}`}`),
     stop: () => undefined,
   }
 }

@@ -101,7 +101,8 @@ const tensors: readonly [Importance['name'], string][] = [
   ['block influence', 'block_influence'],
 ]
 
-async function importanceOf(engine: Engine, base: string, options: AnalyzeOptions): Promise<Importance[]> {
+/** How important the layers of a model are: of a score file, or measured on data; nothing where neither is given. */
+export async function importanceOf(engine: Engine, base: string, options: AnalyzeOptions): Promise<Importance[]> {
   const { data, scores, signal, onProgress } = options
   if (scores !== undefined) return readImportance(await openScores(engine, scores, base))
   if (data === undefined) return []

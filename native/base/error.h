@@ -36,7 +36,8 @@ namespace weightsmith {
   X(OUTSIDE)                 \
   X(BUSY)                    \
   X(INPUT_CHANGED)           \
-  X(RESUME)
+  X(RESUME)                  \
+  X(COMMAND)
 
 enum class Code {
 #define WEIGHTSMITH_CODE(name) name,
