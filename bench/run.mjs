@@ -14,6 +14,7 @@ import { forwardTables } from './forward.mjs'
 import { kernelTables } from './kernels.mjs'
 import { loopTables } from './loop.mjs'
 import { machineFacts } from './machine.mjs'
+import { manuTables } from './manu.mjs'
 import { memoryTables } from './memory.mjs'
 import { mergeTables } from './merge.mjs'
 import { openTables } from './open.mjs'
@@ -31,6 +32,7 @@ const groups = {
   sweep: sweepTables,
   batch: batchTables,
   forward: forwardTables,
+  manu: manuTables,
   peers: peerTables,
   kernels: kernelTables,
 }

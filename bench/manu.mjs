@@ -1,0 +1,99 @@
+/**
+ * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what taps add to a forward pass, by turns, and how
+ * long a run takes that measures its four streams and writes a checkpoint.
+ */
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { ColumnStatistics } from '../dist/esm/forward/index.js'
+import { checkpointOf, modelOf } from '../dist/esm/forward.js'
+import { Engine, manu } from '../dist/esm/index.js'
+import { groupsOf, modulesOf, overStream } from '../dist/esm/manu/index.js'
+import { passesOf, readStreams } from '../dist/esm/streams.js'
+import { timed } from './merge.mjs'
+import { atMost, column, spread, targetColumn } from './results.mjs'
+
+const model = fileURLToPath(new URL('../test/goldens/tiny-llava', import.meta.url))
+const data = (...names) => names.map((name) => join(model, 'data', `${name}.jsonl`))
+const sources = {
+  forget: data('forget_multimodal', 'forget_text'),
+  retain: data('retain_multimodal', 'retain_text'),
+}
+
+/** Times of the forward passes of a stream, with and without taps on all linears of MLPs. */
+async function tapped(engine, stream, runs) {
+  const checkpoint = await checkpointOf(engine, model)
+  const open = modelOf(engine, checkpoint, { tokens: 1024 })
+  const passes = []
+  for await (const pass of passesOf(open, stream.rows, { end: [], batch: 1 })) passes.push(pass)
+  const modules = modulesOf(open.spec, false).filter(
+    ({ tower }) => tower === 'language' || stream.kind === 'multimodal',
+  )
+  const watchOf = ({ lines, images }) => {
+    const groups = { language: groupsOf(lines, 'stream', 4), vision: groupsOf(images, 'stream', 4) }
+    const measures = modules.map(({ neurons, tap, tower }) =>
+      overStream(new ColumnStatistics(neurons)).measure(tap, groups[tower], 0.1),
+    )
+    return [{ measures: () => measures }]
+  }
+  const walk = async (watched) => {
+    for (const pass of passes) await open.walk([pass.tokens], { watch: watched ? watchOf(pass) : [] })
+  }
+  // A model is loaded anew with its gear, so each kind of run has one open.
+  const plain = []
+  const taps = []
+  for (let round = 0; round < runs; round++) {
+    for (const [watched, times] of [
+      [false, plain],
+      [true, taps],
+    ]) {
+      await walk(watched)
+      times.push((await timed(() => walk(watched))).seconds)
+    }
+  }
+  await open.close()
+  return {
+    plain: spread(plain).median,
+    ratio: spread(taps).median / spread(plain).median,
+    tokens: passes.reduce((sum, { tokens }) => sum + tokens.length, 0),
+  }
+}
+
+export async function manuTables({ adapterName, folder, runs, say }) {
+  const engine = await Engine.open({ adapter: adapterName })
+  const out = join(folder, 'manu')
+  try {
+    const checkpoint = await checkpointOf(engine, model)
+    const { measured } = await readStreams(
+      engine,
+      { model: modelOf(engine, checkpoint, { tokens: 1 }), checkpoint },
+      sources,
+      { seed: 0 },
+    )
+    const rows = []
+    for (const stream of measured.filter(({ set }) => set === 'forget')) {
+      say(`manu: taps on ${stream.kind} lines`)
+      const { plain, ratio, tokens } = await tapped(engine, stream, Math.min(runs, 5))
+      rows.push({ what: `taps, ${stream.kind} lines (${tokens} tokens)`, ms: 1e3 * plain, ratio, target: atMost(1.15) })
+    }
+    say('manu: a whole run')
+    const { seconds } = await timed(() => manu(engine, model, { ...sources, layers: 'all', ask: false, out }))
+    rmSync(out, { recursive: true })
+    rows.push({ what: 'four streams, scores and output', ms: 1e3 * seconds })
+    return [
+      {
+        title: 'Unlearning by neurons',
+        about: ['tiny-llava in f32. Forward passes without taps, and what taps on all linears of the MLPs add.'],
+        columns: [
+          column('what', 'work'),
+          column('ms', 'time', 'ms'),
+          column('ratio', 'with taps ÷ without', 'ratio'),
+          targetColumn('ratio'),
+        ],
+        rows,
+      },
+    ]
+  } finally {
+    await engine.close()
+  }
+}
