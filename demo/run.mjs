@@ -1,5 +1,5 @@
 /**
- * What a merge does to a model that has improved itself until it forgot the rest: base and its three successors, six
+ * What a merge does to a model that has improved itself until it forgot the rest: base and its three successors, seven
  * merges of them, where their weights have moved, and what they still can do.
  * The models: a character-level LLaMA of 1.5 M parameters that adds, subtracts, reverses, sorts and picks maxima, and
  * three rounds of self-improvement on addition alone.
@@ -8,7 +8,7 @@ import { mkdir } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { changeMap, diff, Engine, evaluateAll, merge, verify, writePage } from '../dist/esm/index.js'
+import { changeMap, diff, Engine, evaluateAll, merge, score, verify, writePage } from '../dist/esm/index.js'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const out = join(here, 'out')
@@ -35,6 +35,7 @@ const merges = [
   { name: 'slerp', about: 'half way to improved-3, on the arc' },
   { name: 'ties', about: 'the largest half of three rounds of change, by a vote on the sign' },
   { name: 'dare', about: 'half way to improved-3, half of the change dropped at random' },
+  { name: 'regmean', about: 'base and improved-3, each counting where its own data lies' },
   { name: 'model_stock', about: 'towards the mean of three rounds, as far as their angle says' },
 ]
 
@@ -60,6 +61,14 @@ try {
   await mkdir(out, { recursive: true })
 
   const base = model('base')
+  // What RegMean asks for: Gram matrices of the inputs, on what the models were trained on.
+  for (const [name, data] of [
+    ['base', 'calibration'],
+    ['improved-3', 'id_train'],
+  ]) {
+    const gram = { methods: ['gram'], data: join(here, 'tasks', `${data}.jsonl`) }
+    await score(engine, model(name), { ...gram, out: join(out, `${name}.gram.safetensors`), overwrite: true })
+  }
   const done = []
   for (const { name, about } of merges) {
     const folder = join(out, name)
