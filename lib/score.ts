@@ -1,6 +1,8 @@
 /** `score`: what a model's weights and activations say about the importance of its parts, in a file that prune reads. */
 
+import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import type { Adapter, Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { Model } from './forward/index.js'
@@ -9,10 +11,14 @@ import {
   type Batch,
   chosenMethods,
   fingerprint,
+  Kept,
   readScores,
+  readStanding,
+  removeStanding,
   type ScoreInfo,
   type Scores,
   ScoreWriter,
+  writeStanding,
 } from './score/index.js'
 import { batchesOf, readData } from './sequences.js'
 import { version } from './version.js'
@@ -36,6 +42,12 @@ export interface ScoreOptions {
   samples?: number | undefined
   /** Defaults to 0. */
   seed?: number | undefined
+  /**
+   * Go on where an earlier run with the same options was interrupted; where there is none, begin. A run leaves where it
+   * stands beside the output when it is interrupted, and every half minute: between batches, or with Gram matrices between
+   * parts of the model.
+   */
+  resume?: boolean | undefined
   /** Replace a file that is there. */
   overwrite?: boolean | undefined
   /** Say what a run would take, and write nothing. */
@@ -64,6 +76,8 @@ export interface ScoreReport {
 }
 
 const usualTokens = 1024
+/** Milliseconds between two notes of where a run stands. */
+const noteEvery = 30_000
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for options, lines and layers that the model cannot take. */
 export async function score(engine: Engine, path: string, options: ScoreOptions): Promise<ScoreReport> {
@@ -93,7 +107,8 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
   const model = modelOf(engine, checkpoint, { tokens: Math.max(longest, options.tokens ?? usualTokens) })
   try {
     const batches = batchesOf(model, sequences)
-    const setting = { spec: model.spec, batches, layers, tau }
+    const kept = new Kept()
+    const setting = { kept, spec: model.spec, batches, layers, tau }
     let writer: ScoreWriter | undefined
     const collectors = methods.map((method) =>
       method.collect(setting, async (name, values, first) => writer?.write(name, values, first)),
@@ -132,17 +147,31 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       parameters: { layers, tau, seed },
       adapter: report.adapter,
     }
-    writer = await ScoreWriter.open(out, info, tensors)
+    const place = `${resolve(out)}.standing`
+    const run = createHash('sha256')
+      .update(JSON.stringify([info, model.tokens, parts]))
+      .digest('hex')
+    const from = options.resume === true ? await readStanding(place, run, kept.arrays) : undefined
+    writer = await ScoreWriter.open(out, info, tensors, from !== undefined)
+    let noted = from !== undefined
+    let latest = performance.now()
     try {
       await model.walk(
         batches.map((batch) => batch.tokens),
         {
           watch,
           skips,
+          from,
           losses: (batch, nll, skip) => {
             for (const { losses } of collectors) losses?.(batch, nll, skip)
           },
           check: () => throwIfAborted(signal),
+          onStanding: async (standing, last) => {
+            if (!last && performance.now() - latest < noteEvery) return
+            await writeStanding(place, run, standing, kept.arrays)
+            noted = true
+            latest = performance.now()
+          },
           onStep: onProgress,
         },
       )
@@ -153,8 +182,11 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       }
       throwIfAborted(signal)
       await writer.finish()
+      await removeStanding(place)
     } catch (error) {
-      await writer.discard()
+      if (noted) await writer.leave()
+      else await writer.discard()
+      if (noted && error instanceof WeightsmithError) error.partial = place
       throw error
     }
     return { ...report, milliseconds: performance.now() - begin }

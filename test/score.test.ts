@@ -218,6 +218,41 @@ describe('score', () => {
     expect(readFileSync(scores.path).equals(before)).toBe(true)
   })
 
+  test('goes on where it was interrupted, with the same bytes, whole or in parts', async () => {
+    const methods = ['wanda', 'flap', 'neuron', 'bi', 'angular']
+    const options = { methods, data, tokens: 64, samples: 9, layers: [0, 6] }
+    const whole = join(folder, 'uninterrupted.safetensors')
+    await score(engine, base, { ...options, out: whole })
+    await using small = await Engine.open({ memory: '2MiB' })
+    for (const [own, name, after] of [
+      [engine, 'at-once', 5],
+      [small, 'in-parts', 12],
+    ] as const) {
+      const out = join(folder, `${name}.safetensors`)
+      const stop = new AbortController()
+      const onProgress = (done: number) => done > after && stop.abort()
+      const stopped = score(own, base, {
+        ...options,
+        out,
+        onProgress,
+        signal: stop.signal,
+      })
+      await expect(stopped).rejects.toMatchObject({ name: 'AbortError', partial: `${out}.standing` })
+      expect(existsSync(out)).toBe(false)
+      const other = score(own, base, { ...options, methods: ['wanda'], out, resume: true })
+      await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_RESUME')
+      const steps: number[] = []
+      const again = { ...options, out, resume: true }
+      await score(own, base, { ...again, onProgress: (done, total) => steps.push(done / total) })
+      expect(steps[0]).toBeGreaterThan(0.1)
+      expect(steps.at(-1)).toBe(1)
+      expect(existsSync(`${out}.standing`) || existsSync(`${out}.partial`)).toBe(false)
+      const [got, want] = [readSafetensors(out), readSafetensors(whole)]
+      for (const [tensor, { bytes }] of got)
+        expect([tensor, bytes.equals(want.get(tensor)!.bytes)]).toEqual([tensor, true])
+    }
+  })
+
   test('names what it cannot use', async () => {
     const file = join(folder, 'data.jsonl')
     const refused = async (lines: string[], message: RegExp, options: object = {}) => {

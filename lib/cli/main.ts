@@ -281,6 +281,7 @@ function main(): Promise<Command> {
     .addOption(new Option('--seed <number>', 'of the choice of lines').argParser(wholeNumber('seed')).default(0))
     .addOption(memory())
     .addOption(adapter())
+    .option('--resume', 'go on where an interrupted run with the same options stood')
     .option('--dry-run', 'show what it would take, write nothing')
     .option('--overwrite', 'replace the score file if it is there')
     .addOption(report())

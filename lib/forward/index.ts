@@ -15,4 +15,4 @@ export {
 export { Model, type ModelOptions, rowsOf, type Sequence, type Zeros } from './model.js'
 export type { Pass, Pixels, Token, Wanted } from './pass.js'
 export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'
-export type { WalkOptions, Watch } from './walk.js'
+export type { Standing, WalkOptions, Watch } from './walk.js'

@@ -67,6 +67,11 @@ export class Spill {
     return new Float32Array(bytes.buffer)
   }
 
+  /** All numbers that something waits under. */
+  keys(): number[] {
+    return [...this.kept.keys(), ...this.spilled.keys()]
+  }
+
   async close(): Promise<void> {
     await this.file?.close()
     this.file = undefined

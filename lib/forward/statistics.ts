@@ -41,8 +41,6 @@ export function chunks(rows: ArrayLike<number>): Groups {
 
 /** Statistics of columns over any number of groups. */
 export class ColumnStatistics {
-  /** Rows seen. */
-  count = 0
   readonly mean: Float64Array
   /** Sum of the squared distances from the mean. */
   readonly spread: Float64Array
@@ -50,14 +48,24 @@ export class ColumnStatistics {
   readonly squares: Float64Array
   /** Values above tau. */
   readonly above: Float64Array
+  private readonly counts: Float64Array
 
-  constructor(readonly width: number) {
-    const column = () => new Float64Array(width)
-    this.mean = column()
-    this.spread = column()
-    this.absolute = column()
-    this.squares = column()
-    this.above = column()
+  /** `make`: where the numbers are kept. */
+  constructor(
+    readonly width: number,
+    make: (length: number) => Float64Array = (length) => new Float64Array(length),
+  ) {
+    this.mean = make(width)
+    this.spread = make(width)
+    this.absolute = make(width)
+    this.squares = make(width)
+    this.above = make(width)
+    this.counts = make(1)
+  }
+
+  /** Rows seen. */
+  get count(): number {
+    return at(this.counts, 0)
   }
 
   /** Adds what the kernel has left for a group of `rows` rows. */
@@ -74,7 +82,7 @@ export class ColumnStatistics {
       this.squares[i] = at(this.squares, i) + at(words, 4 * width + i)
       this.above[i] = at(this.above, i) + at(words, 5 * width + i)
     }
-    this.count = total
+    this.counts[0] = total
   }
 }
 

@@ -25,6 +25,13 @@ export interface Watch {
   grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
 }
 
+/** Where a walk stands: before which batch, in which part; and the residual streams that wait there, by number. */
+export interface Standing {
+  part: number
+  batch: number
+  streams(): AsyncIterable<[number, Float32Array<ArrayBuffer>]>
+}
+
 export interface WalkOptions {
   watch?: readonly Watch[]
   /** Batches go through the tower of a model that sees, and no further. */
@@ -35,6 +42,13 @@ export interface WalkOptions {
   losses?: ((batch: number, nll: Float32Array, skip?: number) => void) | undefined
   /** Called before every pass; what it throws ends the walk. */
   check?: (() => void) | undefined
+  /** Where an earlier walk of the same kind stood. */
+  from?: Standing | undefined
+  /**
+   * Called between batches, and when the walk ends early there, with what another walk can go on from. Where Gram matrices
+   * are made it can do so between parts alone.
+   */
+  onStanding?: ((standing: Standing, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
   onStep?: ((done: number, total: number) => void) | undefined
 }
@@ -74,7 +88,7 @@ export async function walk(
   options: WalkOptions,
 ): Promise<void> {
   const { spec } = walker
-  const { watch = [], skips = [], losses, check, onStep, towerOnly = false } = options
+  const { watch = [], skips = [], losses, check, onStep, onStanding, from, towerOnly = false } = options
   const parts = towerOnly ? walker.parts.slice(0, 1) : walker.parts
   const depth = spec.language.layers.length
   // Without a block to leave out, all are run.
@@ -85,8 +99,25 @@ export async function walk(
   let done = 0
   const warming = new AbortController()
   let warm: Promise<void> | undefined
+  const grams = watch.some((one) => one.grams !== undefined)
+  /** What is done of a batch cannot be told apart from the rest of it. */
+  let between: Standing | undefined
+  const stand = (part: number, batch: number): Standing => ({
+    part,
+    batch,
+    async *streams() {
+      for (const key of streams.keys()) yield [key, await streams.get(key)]
+    },
+  })
   try {
+    for await (const [key, rows] of from?.streams() ?? []) await streams.put(key, rows)
     for (const [number, part] of parts.entries()) {
+      const begun = from !== undefined && number <= from.part
+      if (begun && number < from.part) {
+        done += batches.length * firsts.reduce((sum, first) => sum + layersOf(part, first), layersOf(part, 0))
+        continue
+      }
+      if (!begun) between = stand(number, 0)
       check?.()
       const loaded = await walker.load(part)
       await warm
@@ -94,6 +125,12 @@ export async function walk(
       warm = next && walker.prefetch(next, warming.signal).catch(() => undefined)
       for (const { weights } of watch) if (weights) await loaded.sums(weights)
       for (const [batch, tokens] of batches.entries()) {
+        if (begun && batch < from.batch) {
+          done += firsts.reduce((sum, first) => sum + layersOf(part, first), layersOf(part, 0))
+          continue
+        }
+        if (!grams || batch === 0) between = stand(number, batch)
+        if (between !== undefined && done > 0) await onStanding?.(between, false)
         /** Streams that sets begin with, in this part. */
         const begins = new Map<number, Float32Array<ArrayBuffer>>()
         const waits = (layer: number) =>
@@ -101,9 +138,10 @@ export async function walk(
         const pass = async (lane: number, stretch: Stretch) => {
           check?.()
           const { nll, x } = await loaded.run(tokens, stretch)
+          between = undefined
           if (x !== undefined) await streams.put(batch * lanes + lane, x)
           if (part.leave) losses?.(batch, nll, lane === 0 ? undefined : lane - 1)
-          done += part.end - Math.max(part.first, stretch.from?.layer ?? part.first)
+          done += layersOf(part, lane === 0 ? 0 : (firsts[lane - 1] ?? 0))
           onStep?.(done, total)
         }
         const before = part.enter ? undefined : await streams.get(batch * lanes)
@@ -123,11 +161,19 @@ export async function walk(
       }
       for (const { grams } of watch) if (grams) await loaded.grams(grams.add)
     }
+  } catch (error) {
+    if (between !== undefined && (between.part > 0 || between.batch > 0)) await onStanding?.(between, true)
+    throw error
   } finally {
     warming.abort()
     await warm
     await streams.close()
   }
+}
+
+/** Layers of a part that a set of blocks goes through, from its first one on. */
+function layersOf({ first, end }: Part, from: number): number {
+  return Math.max(0, end - Math.max(first, from))
 }
 
 /** What all who watch see of a batch. */

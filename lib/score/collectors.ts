@@ -20,7 +20,21 @@ export interface Batch {
   lines: { first: number; length: number; prompt: number }[]
 }
 
+/** Where collectors keep what they add up, so that an interrupted run can go on from there. */
+export class Kept {
+  readonly arrays: (Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>)[] = []
+
+  readonly f64 = (length: number): Float64Array<ArrayBuffer> => this.add(new Float64Array(length))
+  readonly f32 = (length: number): Float32Array<ArrayBuffer> => this.add(new Float32Array(length))
+
+  private add<T extends Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>>(array: T): T {
+    this.arrays.push(array)
+    return array
+  }
+}
+
 export interface Setting {
+  kept: Kept
   spec: ModelSpec
   batches: readonly Batch[]
   /** Layers that are measured. */
@@ -65,7 +79,7 @@ class TokenStatistics {
     private readonly setting: Setting,
     taps: readonly Tap[],
   ) {
-    this.columns = new Map(taps.map((tap) => [tap, new ColumnStatistics(widthOf(setting.spec, tap))]))
+    this.columns = new Map(taps.map((tap) => [tap, new ColumnStatistics(widthOf(setting.spec, tap), setting.kept.f64)]))
   }
 
   measures(batch: number): Measure[] {
@@ -85,9 +99,9 @@ class WeightSums {
   private readonly sums: Map<string, Float32Array>
   readonly watch: NonNullable<Watch['weights']>
 
-  constructor({ spec }: Setting, names: readonly string[]) {
-    this.sums = new Map(names.map((weight) => [weight, new Float32Array(2 * widthOf(spec, { weight, side: 'input' }))]))
-    this.watch = { names: new Set(names), add: (name, sums) => void this.sums.set(name, sums) }
+  constructor({ spec, kept }: Setting, names: readonly string[]) {
+    this.sums = new Map(names.map((weight) => [weight, kept.f32(2 * widthOf(spec, { weight, side: 'input' }))]))
+    this.watch = { names: new Set(names), add: (name, sums) => this.sums.get(name)?.set(sums) }
   }
 
   collected(): Collected[] {
@@ -135,17 +149,18 @@ export function wanda(setting: Setting): Collector {
 
 /** Mean and fluctuation of every input of what consumes units, by FLAP's recursion over lines. */
 export function flap(setting: Setting): Collector {
-  const { spec, batches } = setting
+  const { spec, batches, kept } = setting
   const names = consumersOf(setting)
   const weights = new WeightSums(setting, names)
   const states = names.map((weight) => {
     const tap: Tap = { weight, side: 'input' }
     const width = widthOf(spec, tap)
-    return { tap, width, line: 0, mean: new Float64Array(width), fluctuation: new Float64Array(width) }
+    return { tap, width, lines: kept.f64(1), mean: kept.f64(width), fluctuation: kept.f64(width) }
   })
   const step = (state: (typeof states)[number], words: Float32Array, length: number) => {
-    const { width, mean, fluctuation } = state
-    const i = ++state.line
+    const { width, mean, fluctuation, lines } = state
+    const i = (lines[0] ?? 0) + 1
+    lines[0] = i
     for (let j = 0; j < width; j++) {
       const line = groupMean(words, width, j, length)
       const old = mean[j] ?? 0
@@ -226,10 +241,10 @@ export function neuron(setting: Setting): Collector {
 }
 
 /** 1 - mean cos(x before a block, x after it), over all tokens. */
-export function blockInfluence({ spec }: Setting): Collector {
+export function blockInfluence({ spec, kept }: Setting): Collector {
   const layers = spec.language.layers.length
-  const sums = new Float64Array(layers)
-  const rows = new Float64Array(layers)
+  const sums = kept.f64(layers)
+  const rows = kept.f64(layers)
   return {
     watch: {
       moves: (_, layer, words) => {
@@ -252,10 +267,10 @@ function turned(aa: number, ad: number, dd: number): number {
 }
 
 /** Losses with each block left out, over all tokens and over those of answers. */
-export function ablation({ spec, batches, layers }: Setting): Collector {
+export function ablation({ spec, batches, layers, kept }: Setting): Collector {
   const kinds = ['all', 'answer'] as const
-  const sums = kinds.map(() => new Float64Array(1 + layers.length))
-  const counts = kinds.map(() => new Float64Array(1 + layers.length))
+  const sums = kinds.map(() => kept.f64(1 + layers.length))
+  const counts = kinds.map(() => kept.f64(1 + layers.length))
   const depth = spec.language.layers.length
   const skips = layers.map((layer) => new Set([layer]))
   return {
@@ -319,45 +334,30 @@ export function gram(setting: Setting, write: Write): Collector {
 }
 
 /** acos(cos(x_l, x_{l+n})) / π on the last token of each line, for every n. */
-export function angular({ spec, batches }: Setting): Collector {
+export function angular({ spec, batches, kept }: Setting): Collector {
   const layers = spec.language.layers.length
   const width = spec.language.activations.x ?? 0
-  /** By batch and boundary: the last rows of its lines. */
-  const lasts = new Map<string, Float32Array>()
-  const sums = Array.from({ length: layers }, (_, n) => new Float64Array(layers - n))
-  let lines = 0
-  const close = (batch: number) => {
-    const count = batches[batch]?.lines.length ?? 0
-    lines += count
-    const at = (boundary: number, line: number) =>
-      lasts.get(`${batch}/${boundary}`)?.subarray(line * width, (line + 1) * width) ?? new Float32Array()
-    for (const [n, distances] of sums.entries()) {
-      for (let l = 0; l < distances.length; l++) {
-        for (let line = 0; line < count; line++) {
-          distances[l] = (distances[l] ?? 0) + angle(at(l, line), at(l + n + 1, line))
-        }
-      }
-    }
-    for (let boundary = 0; boundary <= layers; boundary++) lasts.delete(`${batch}/${boundary}`)
-  }
+  /** The last row of every line, by boundary. */
+  const lasts = batches.map(({ lines }) => lines.map(() => kept.f32((layers + 1) * width)))
+  const all = () => lasts.flat()
+  const at = (rows: Float32Array, boundary: number) => rows.subarray(boundary * width, (boundary + 1) * width)
   return {
     watch: {
       boundaries: (batch, boundary, x) => {
-        const rows = batches[batch]?.lines ?? []
-        const kept = new Float32Array(rows.length * width)
-        for (const [i, { first, length }] of rows.entries()) {
-          const last = first + length - 1
-          kept.set(x.subarray(last * width, (last + 1) * width), i * width)
+        for (const [i, { first, length }] of (batches[batch]?.lines ?? []).entries()) {
+          const last = (first + length - 1) * width
+          lasts[batch]?.[i]?.set(x.subarray(last, last + width), boundary * width)
         }
-        lasts.set(`${batch}/${boundary}`, kept)
-        if (boundary === layers) close(batch)
       },
     },
     collected: () =>
-      sums.map((distances, n) => ({
+      Array.from({ length: layers }, (_, n) => ({
         name: `angular/${n + 1}`,
-        shape: [distances.length],
-        values: distances.map((sum) => sum / Math.max(1, lines)),
+        shape: [layers - n],
+        values: Float64Array.from(
+          { length: layers - n },
+          (_, l) => all().reduce((sum, rows) => sum + angle(at(rows, l), at(rows, l + n + 1)), 0) / all().length,
+        ),
       })),
   }
 }

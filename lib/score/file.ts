@@ -61,8 +61,13 @@ export class ScoreWriter {
     private readonly places: ReadonlyMap<string, number>,
   ) {}
 
-  /** Begins `path`.partial; the file gets its name when it is finished. */
-  static async open(path: string, info: ScoreInfo, tensors: readonly ScoreTensor[]): Promise<ScoreWriter> {
+  /** Begins `path`.partial, or goes on with it; the file gets its name when it is finished. */
+  static async open(
+    path: string,
+    info: ScoreInfo,
+    tensors: readonly ScoreTensor[],
+    resume = false,
+  ): Promise<ScoreWriter> {
     let end = 0
     const relative = new Map<string, number>()
     const entries = tensors.map(({ name, shape }) => {
@@ -78,7 +83,7 @@ export class ScoreWriter {
     head.writeBigUInt64LE(BigInt(start - 8), 0)
     json.copy(head, 8)
     const partial = `${resolve(path)}.partial`
-    const file = await open(partial, 'w').catch((cause) => {
+    const file = await open(partial, resume ? 'r+' : 'w').catch((cause) => {
       throw writeFailed(partial, cause)
     })
     const writer = new ScoreWriter(
@@ -105,8 +110,13 @@ export class ScoreWriter {
     await this.guard(rename(`${this.path}.partial`, this.path))
   }
 
-  async discard(): Promise<void> {
+  /** Leaves the file to be continued. */
+  async leave(): Promise<void> {
     await this.file.close().catch(() => undefined)
+  }
+
+  async discard(): Promise<void> {
+    await this.leave()
     await rm(`${this.path}.partial`, { force: true }).catch(() => undefined)
   }
 
