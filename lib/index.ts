@@ -68,7 +68,7 @@ export {
   type ManuReport,
   manu,
   manuModes,
-} from './manu.js'
+} from './manu/index.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'

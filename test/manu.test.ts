@@ -249,6 +249,21 @@ describe('of a model of text alone', () => {
     await expect(stopped).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_ABORTED')
   })
 
+  test('what was measured is kept, and read where it fits', async () => {
+    const kept = fresh('kept')
+    const first = await small({ scores: kept, alpha: 2, ask: false })
+    const again = await small({ scores: kept, alpha: [2, 4], ask: false })
+    expect(again.choices[0]!.neurons).toEqual(first.choices[0]!.neurons)
+    await expect(small({ scores: kept, ask: false, tau: 0.2 })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_INPUT_CHANGED',
+      message: expect.stringMatching(/of other lines, layers or options/),
+    })
+    const other = manu(engine, join(process.cwd(), 'demo/models/improved-1'), {
+      ...{ forget: [sums()], retain: [words()], scores: kept, out: fresh('text'), ask: false },
+    })
+    await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_INPUT_CHANGED')
+  })
+
   test('is a verb of the command line, with a report', async () => {
     const page = join(folder, 'report.html')
     const options = [

@@ -15,8 +15,7 @@ import { type ExplainOptions, explain } from '../explain.js'
 import { analyze } from '../imm/analyze.js'
 import { type ImmOptions, imm as runImm } from '../imm/loop.js'
 import { inspect } from '../inspect.js'
-import { type Layers, parts } from '../manu/index.js'
-import { type ManuOptions, manu, manuModes, manuRows, manuStatistics } from '../manu.js'
+import { type Layers, type ManuOptions, manu, manuModes, manuRows, manuStatistics, parts } from '../manu/index.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
 import { parseBytes } from '../plan/index.js'
@@ -408,6 +407,7 @@ function main(): Promise<Command> {
     .option('--compact', 'leave coupled neurons out instead of zeros')
     .option('--compare', 'ask with as many random neurons, and those of the smallest weights, too')
     .option('--no-ask', 'do not ask the sets before and after')
+    .option('--scores <file>', 'keeps what is measured; where it is there already, nothing is measured again')
     .addOption(number('--ask-lines', 'lines of each set that are asked, chosen by the seed (default: all)'))
     .addOption(number('--seed', 'of samples and random neurons').default(0))
     .addOption(report())

@@ -1,6 +1,6 @@
 /** The report of `manu` as text. */
 
-import { kinds, type ManuReport, manuRows, meanOf, sets } from '../manu.js'
+import { kinds, type ManuReport, manuRows, meanOf, sets } from '../manu/index.js'
 import { bytes, milliseconds, plural, table } from './format.js'
 
 const percent = (share: number) => (100 * share).toFixed(1)

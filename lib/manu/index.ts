@@ -1,14 +1,8 @@
-/** Modality-aware neuron unlearning: neurons, their statistics, scores, and the choice among them. */
+/** Modality-aware neuron unlearning, a workflow made of passes, scores and a checkpoint that is written anew. */
 
-export { isChosen, type Layers, type Module, modulesOf, type Tower } from './neurons.js'
-export { codeScores, type OfStreams, paperScores, type Scores, type Selection, select, type Weights } from './scores.js'
-export {
-  type Collector,
-  groupsOf,
-  overBatches,
-  overStream,
-  type Part,
-  parts,
-  type Rows,
-  type Statistics,
-} from './statistics.js'
+export { manu } from './manu.js'
+export type { Layers, Module, Tower } from './neurons.js'
+export { type ManuMode, type ManuOptions, manuModes, manuStatistics } from './options.js'
+export { type ManuAnswers, type ManuChoice, type ManuNeuron, type ManuReport, manuRows, meanOf } from './report.js'
+export { type Part, parts } from './statistics.js'
+export { kinds, sets } from './streams.js'

@@ -37,7 +37,7 @@ export function groupsOf(lines: readonly Rows[], kind: 'stream' | 'batch', size:
 
 export interface Collector {
   measure(tap: Tap, groups: Groups, tau: number): Measure
-  /** Undefined before anything was measured. */
+  /** Rounded to float32, as score files keep them; undefined before anything was measured. */
   result(): Statistics | undefined
 }
 
@@ -52,10 +52,10 @@ export function overStream(statistics: ColumnStatistics): Collector {
       const { count, absolute, above, spread, squares } = statistics
       if (count === 0) return undefined
       return {
-        abs: absolute.map((sum) => sum / count),
-        freq: above.map((sum) => sum / count),
-        var: spread.map((sum) => Math.sqrt(sum / Math.max(1, count - 1))),
-        rms: squares.map((sum) => Math.sqrt(sum / count)),
+        abs: absolute.map((sum) => Math.fround(sum / count)),
+        freq: above.map((sum) => Math.fround(sum / count)),
+        var: spread.map((sum) => Math.fround(Math.sqrt(sum / Math.max(1, count - 1)))),
+        rms: squares.map((sum) => Math.fround(Math.sqrt(sum / count))),
       }
     },
   }
@@ -89,7 +89,7 @@ export function overBatches(width: number): Collector {
     }),
     result: () => {
       if (count === 0) return undefined
-      const mean = (part: Part) => sums[part].map((sum) => sum / count)
+      const mean = (part: Part) => sums[part].map((sum) => Math.fround(sum / count))
       return { abs: mean('abs'), freq: mean('freq'), var: mean('var'), rms: mean('rms') }
     },
   }

@@ -1,12 +1,12 @@
 /** The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are asked. */
 
-import type { Checkpoint } from './checkpoint/index.js'
-import type { Engine } from './engine.js'
-import { WeightsmithError } from './errors.js'
-import { type Model, rowsOf, type Token } from './forward/index.js'
-import { type Line, readLines, Sight } from './lines.js'
-import { pick } from './sequences.js'
-import { openText } from './text.js'
+import type { Checkpoint } from '../checkpoint/index.js'
+import type { Engine } from '../engine.js'
+import { type Model, rowsOf, type Token } from '../forward/index.js'
+import { type Line, readLines, Sight } from '../lines.js'
+import { pick } from '../sequences.js'
+import { openText } from '../text.js'
+import { argument } from './options.js'
 
 export const sets = ['forget', 'retain', 'utility'] as const
 export type SetName = (typeof sets)[number]
@@ -157,8 +157,4 @@ async function pack(model: Model, rows: readonly Row[], end: readonly number[]):
   const seen = rows.filter(({ image }) => image !== undefined)
   const images = seen.map((_, i) => ({ first: i * each, length: each }))
   return { tokens: model.pack(sequences), lines, images }
-}
-
-function argument(message: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
 }

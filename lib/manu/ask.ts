@@ -1,0 +1,105 @@
+/** What the model still answers: without the chosen neurons, and, to compare, without as many others. */
+
+import { createHash } from 'node:crypto'
+import type { Choice } from './choose.js'
+import type { Module } from './neurons.js'
+import type { ManuAnswers, ManuChoice } from './report.js'
+import { passesOf } from './streams.js'
+import { type Neurons, none, type Subject } from './subject.js'
+
+/** Answers to all sets. Nothing where they are not to be asked. */
+export async function ask(subject: Subject, without: Neurons): Promise<ManuAnswers[] | undefined> {
+  if (!subject.settings.ask) return undefined
+  const begin = performance.now()
+  const { asked, end } = subject.streams
+  const model = subject.without(without)
+  const answers: ManuAnswers[] = []
+  try {
+    for (const { set, kind, rows } of asked) {
+      let correct = 0
+      let loss = 0
+      for await (const { tokens, lines } of passesOf(model, rows, { end, batch: 1 })) {
+        subject.check()
+        const { nll, best } = await model.run(tokens)
+        for (const { first, length, prompt } of lines) {
+          // Row t predicts token t + 1.
+          const places = Array.from({ length: length - prompt }, (_, i) => first + prompt - 1 + i)
+          if (places.every((t) => best[t] === tokens[t]?.target)) correct++
+          loss += places.reduce((sum, t) => sum + (nll[t] ?? 0), 0) / places.length
+        }
+        subject.step(lines.length)
+      }
+      const { length } = rows
+      answers.push({ set, kind, lines: length, correct, accuracy: correct / length, nll: loss / length })
+    }
+  } finally {
+    await model.close()
+  }
+  subject.milliseconds.ask += performance.now() - begin
+  return answers
+}
+
+/** Answers without the neurons that are chosen, and without as many others. */
+export async function compare(
+  subject: Subject,
+  { selected }: Choice,
+): Promise<Pick<ManuChoice, 'answers' | 'random' | 'magnitude'>> {
+  const answers = await ask(subject, selected)
+  if (answers === undefined) return {}
+  if (subject.settings.compare !== true) return { answers }
+  const { seed } = subject.settings
+  const random = await ask(
+    subject,
+    others(subject, selected, (module) => randomRanks(module, seed)),
+  )
+  const norms = await normsOf(subject)
+  const magnitude = await ask(
+    subject,
+    others(subject, selected, (module) => norms.get(module) ?? []),
+  )
+  return { answers, ...(random && { random }), ...(magnitude && { magnitude }) }
+}
+
+/** As many neurons of each tower, those of the smallest ranks. */
+function others(subject: Subject, selected: Neurons, rankOf: (module: Module) => ArrayLike<number>): Neurons {
+  const result = new Map<Module, number[]>()
+  for (const tower of ['vision', 'language'] as const) {
+    const own = subject.candidates.filter((module) => module.tower === tower)
+    const count = own.reduce((sum, module) => sum + (selected.get(module)?.length ?? 0), 0)
+    const ranked = own.flatMap((module) => Array.from(rankOf(module), (rank, neuron) => ({ module, neuron, rank })))
+    for (const { module, neuron } of ranked.sort((a, b) => a.rank - b.rank).slice(0, count)) {
+      result.set(module, [...(result.get(module) ?? []), neuron])
+    }
+  }
+  return result
+}
+
+/** An order that depends on the seed and on names alone. */
+function randomRanks({ name, neurons }: Module, seed: number): number[] {
+  return Array.from({ length: neurons }, (_, neuron) =>
+    createHash('sha256').update(`${seed} ${name} ${neuron}`).digest().readUInt32BE(0),
+  )
+}
+
+/** Squared norms of the weights of every neuron: of its row, or, coupled, of its column. */
+async function normsOf(subject: Subject): Promise<ReadonlyMap<Module, Float64Array>> {
+  const model = subject.without(none)
+  const norms = new Map<Module, Float64Array>()
+  try {
+    for (const by of ['input', 'output'] as const) {
+      const own = new Map(subject.candidates.flatMap((m) => (m.tap.side === by ? [[m.tap.weight, m] as const] : [])))
+      const add = (name: string, sums: Float32Array) => {
+        const module = own.get(name)
+        if (module)
+          norms.set(
+            module,
+            Float64Array.from({ length: module.neurons }, (_, n) => sums[2 * n + 1] ?? 0),
+          )
+      }
+      if (own.size > 0) await model.walk([], { watch: [{ weights: { names: new Set(own.keys()), by, add } }] })
+    }
+  } finally {
+    await model.close()
+  }
+  return norms
+}
