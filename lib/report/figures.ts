@@ -190,7 +190,7 @@ function histogram(plot: Plot, svg: Svg, title: string, { label, series, log = f
       label,
       labelAnchor: 'center',
       labelArrow: 'none',
-      ...(log ? { ticks: 6, tickFormat: shown } : {}),
+      ...(log ? { ticks: 6, tickFormat: tick } : {}),
     },
     y: {
       label: 'share of values',
@@ -214,15 +214,21 @@ function histogram(plot: Plot, svg: Svg, title: string, { label, series, log = f
         insetRight: 0.5,
       }),
       plot.ruleY([0]),
-      ...(threshold === undefined
+      ...(threshold === undefined || (log && threshold <= 0)
         ? []
         : [
             plot.ruleX([threshold], { stroke: 'currentColor', strokeWidth: 1.5, strokeDasharray: '4 3' }),
             plot.text([threshold], {
               x: (v: number) => v,
               frameAnchor: 'top',
-              dy: -16,
+              // On the side with more room, with a rim so that it can be read on bars.
+              textAnchor: threshold < (edges[bins / 2] ?? 0) ? 'start' : 'end',
+              dx: threshold < (edges[bins / 2] ?? 0) ? 6 : -6,
+              dy: 4,
               text: (v: number) => `threshold ${shown(v)}`,
+              fill: 'currentColor',
+              stroke: 'var(--paper)',
+              strokeWidth: 4,
             }),
           ]),
     ],
@@ -294,6 +300,11 @@ function keptMap(plot: Plot, svg: Svg, title: string, { unit, rows }: KeptMap): 
     `${((100 * (counts[i] ?? 0)) / Math.max(1, kept.length)).toFixed(2)} %`,
   ])
   return key + wide(title, drawing) + details(title, ['', `${unit}s kept`, 'of', 'share'], table)
+}
+
+/** Powers of ten of a scale of ratios. */
+function tick(value: number): string {
+  return value < 1e-3 || value >= 1e6 ? value.toExponential() : shown(value)
 }
 
 /** Room for the names of rows. */
