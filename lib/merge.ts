@@ -11,6 +11,7 @@ import {
   checkDisk,
   checkOutput,
   commonTemplate,
+  configText,
   digest,
   editTokenizer,
   inputsOf,
@@ -349,7 +350,8 @@ async function writeFiles(
   if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
   const { dtype, layers, vocabulary, donor, tokenizer } = plan
   if (donor.config !== undefined) {
-    await write('config.json', json(outputConfig(donor.config, { dtype, layers, vocabulary })))
+    const config = outputConfig(donor.config, { dtype, layers, vocabulary })
+    await write('config.json', await configText(config, donor))
   }
   const { extra = [] } = tokenizer ?? {}
   const { chatTemplate } = recipe

@@ -12,6 +12,7 @@ import {
   type Content,
   checkDisk,
   checkOutput,
+  configText,
   cutTensor,
   isStorable,
   largestAuxiliary,
@@ -106,7 +107,7 @@ export async function rewrite(
     }
     if (layout.index !== undefined) await write('model.safetensors.index.json', layout.index)
     const config = options.config ?? checkpoint.config
-    if (config !== undefined) await write('config.json', json(config))
+    if (config !== undefined) await write('config.json', await configText(config, checkpoint))
     for (const { from, name } of await auxiliaryFiles(checkpoint, checkpoint.folder)) {
       await write(name, await readSmall(from, largestAuxiliary))
     }

@@ -151,6 +151,20 @@ describe('beside the weights', () => {
     expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/^---\nbase_model:/)
   })
 
+  test('numbers of the config stay as they were written', async () => {
+    const [a, b] = [0, 1].map(() => model({ w: { dtype: 'F32', shape: [1], bytes: Buffer.alloc(4) } }))
+    const text =
+      '{"model_type":"llama","a":1.0,"b":[1e-05,2,-3.50],"c":{"d":10000.0,"e\\"1.0":"1.0"},"torch_dtype":"x"}'
+    writeFileSync(join(a!, 'config.json'), text)
+    const out = fresh('out')
+    await merge(engine, soup([a!, b!]), { out })
+    const written = readFileSync(join(out, 'config.json'), 'utf8')
+    expect(JSON.parse(written)).toEqual({ ...(JSON.parse(text) as object), torch_dtype: 'float32' })
+    for (const part of ['"a": 1.0,', '1e-05,', '2,', '-3.50', '"d": 10000.0', '"e\\"1.0": "1.0"']) {
+      expect(written).toContain(part)
+    }
+  })
+
   test('the config says which type was written', async () => {
     const out = await merged(soup([dressed('first'), dressed('second')]), { dtype: 'bfloat16' })
     expect(json(out, 'config.json').torch_dtype).toBe('bfloat16')

@@ -18,6 +18,7 @@ export {
   stacksOf,
   standsBehindLayers,
 } from './names.js'
+export { configText } from './numbers.js'
 export {
   type Checkpoint,
   type CheckpointFile,
