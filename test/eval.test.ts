@@ -69,8 +69,9 @@ describe('evaluate', () => {
   test('has the golden share of exact answers, over several data sets with the model loaded once', async () => {
     const task = join(process.cwd(), 'demo/tasks/id_test.jsonl')
     const out = join(folder, 'lines.jsonl')
-    const [all] = await evaluateAll(engine, base, { data: [task], metric: 'exact-match' })
-    expect(all).toMatchObject({ examples: 500, value: 0.698 })
+    // As transformers counts in float64; 0.698 of all 500.
+    const [all] = await evaluateAll(engine, base, { data: [task], metric: 'exact-match', limit: 100 })
+    expect(all).toMatchObject({ examples: 100, value: 0.65 })
     const reports = await evaluateAll(engine, base, { data: [task, task], metric: 'exact-match', limit: 20, out })
     expect(reports.map(({ examples }) => examples)).toEqual([20, 20])
     const lines = readFileSync(out, 'utf8')

@@ -186,7 +186,7 @@ describe('imm', () => {
     expect(existsSync(out)).toBe(false)
     const text = readFileSync(join(example, 'config.yml'), 'utf8')
       .replaceAll('../../', `${process.cwd()}/`)
-      .replace('questions.jsonl', `${example}/questions.jsonl\nlimit: 20`)
+      .replace('questions.jsonl', `${example}/questions.jsonl\nlimit: 8`)
       .replace('valid.jsonl', `${example}/valid.jsonl`)
       .replace('train.mjs', `${example}/train.mjs`)
       .replace('limit: 100', 'limit: 4')
