@@ -251,6 +251,8 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       { lengths: [5, 64], heads: 2, groups: 2, size: 256, window: 0 },
       { lengths: [131, 3], heads: 2, groups: 1, size: 6, window: 67 },
       { lengths: [9], heads: 6, groups: 3, size: 10, window: 1 },
+      { lengths: [3, 91], heads: 2, groups: 1, size: 32, window: 67 },
+      { lengths: [35, 35], heads: 2, groups: 2, size: 64, window: 0, both: 35 },
       { lengths: [67, 67], heads: 2, groups: 2, size: 15, window: 0, both: 67 },
     ]) {
       const places = packed(...lengths)

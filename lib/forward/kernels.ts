@@ -237,7 +237,7 @@ export const forwardKernels = {
       ...(shares ? { constants: { SUBGROUP: lanes, PARTS: Math.ceil(at.size / 4 / lanes) } } : {}),
       parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window, at.both],
       buffers: [tokens, q, keys, values, y],
-      grid: perRow(at.rows, at.heads),
+      grid: perRow(shares ? Math.ceil(at.rows / 8) : at.rows, at.heads),
     }
   },
 

@@ -1,6 +1,7 @@
-// Attention, as kernel attention, for adapters with subgroups and heads whose size is a multiple of 4: one
-// subgroup makes one head of one token with an online softmax, key by key. Its invocations share the elements of a head,
-// four at a time, so that a key and a value are read once, and no barrier is needed.
+// Attention, as kernel attention, for adapters with subgroups and heads whose size is a multiple of 4: one subgroup makes
+// one head of a tile of 8 tokens with an online softmax, key by key. Its invocations share the elements of a head, four at
+// a time, so that no barrier is needed. Tokens of one sequence read a key and a value once for all of them; others go one
+// by one. Either way a token's numbers are added in the same order.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
@@ -13,19 +14,22 @@ override PARTS: u32; // quads of a head an invocation has, at most 8
 @group(0) @binding(4) var<storage, read> values: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4f>;
 
+const TILE = 8u;
+const SHARED = 2u; // parts of a head that a tile keeps in registers; larger heads go token by token
 const LOWEST = -3.0e38;
 
-@compute @workgroup_size(SUBGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-  let t = min(wid.x + wid.y * nwg.x, p.tokens - 1u);
+// The rows of the cache that a token sees: from x up to y.
+fn seen(t: u32) -> vec2u {
+  let token = tokens[t];
+  let end = select(token.z + 1u, token.y + p.both, p.both > 0u);
+  return vec2u(select(token.y, end - p.window, p.window > 0u && end - token.y > p.window), end);
+}
+
+fn one(t: u32, head: u32, lane: u32) {
   let quads = p.size / 4u;
-  let own = (t * p.heads + wid.z) * quads;
-  let group = wid.z / (p.heads / p.groups) * quads;
-  let stride = p.groups * quads;
-  var first = tokens[t].y;
-  let end = select(tokens[t].z + 1u, first + p.both, p.both > 0u);
-  if (p.window > 0u && end - first > p.window) { first = end - p.window; }
+  let own = (t * p.heads + head) * quads;
+  let group = head / (p.heads / p.groups) * quads;
+  let rows = seen(t);
   var query: array<vec4f, 8>;
   var sums: array<vec4f, 8>;
   for (var part = 0u; part < PARTS; part++) {
@@ -34,8 +38,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   }
   var most = LOWEST;
   var total = 0.0;
-  for (var row = first; row < end; row++) {
-    let at = row * stride + group;
+  for (var row = rows.x; row < rows.y; row++) {
+    let at = row * p.groups * quads + group;
     var mine = 0.0;
     for (var part = 0u; part < PARTS; part++) {
       let i = part * SUBGROUP + lane;
@@ -56,4 +60,71 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
     let i = part * SUBGROUP + lane;
     if (i < quads) { y[own + i] = sums[part] / total; }
   }
+}
+
+fn many(first: u32, head: u32, lane: u32) {
+  let quads = p.size / 4u;
+  let group = head / (p.heads / p.groups) * quads;
+  var query: array<vec4f, TILE * SHARED>;
+  var sums: array<vec4f, TILE * SHARED>;
+  var most: array<f32, TILE>;
+  var total: array<f32, TILE>;
+  var rows: array<vec2u, TILE>;
+  for (var r = 0u; r < TILE; r++) {
+    most[r] = LOWEST;
+    rows[r] = seen(first + r);
+    for (var part = 0u; part < PARTS; part++) {
+      let i = part * SUBGROUP + lane;
+      if (i < quads) { query[r * SHARED + part] = q[((first + r) * p.heads + head) * quads + i] * p.scale; }
+    }
+  }
+  // The rows of one sequence come in order, so the first token sees the first key, and the last one the last.
+  for (var row = rows[0].x; row < rows[TILE - 1u].y; row++) {
+    let at = row * p.groups * quads + group;
+    var key: array<vec4f, SHARED>;
+    var value: array<vec4f, SHARED>;
+    for (var part = 0u; part < PARTS; part++) {
+      let i = part * SUBGROUP + lane;
+      if (i < quads) {
+        key[part] = keys[at + i];
+        value[part] = values[at + i];
+      }
+    }
+    for (var r = 0u; r < TILE; r++) {
+      let sees = row >= rows[r].x && row < rows[r].y;
+      var mine = 0.0;
+      for (var part = 0u; part < PARTS; part++) { mine += dot(query[r * SHARED + part], key[part]); }
+      let score = select(LOWEST, subgroupAdd(mine), sees);
+      let before = most[r];
+      most[r] = max(before, score);
+      let kept = exp(before - most[r]);
+      let weight = select(0.0, exp(score - most[r]), sees);
+      total[r] = total[r] * kept + weight;
+      for (var part = 0u; part < PARTS; part++) {
+        sums[r * SHARED + part] = sums[r * SHARED + part] * kept + weight * value[part];
+      }
+    }
+  }
+  for (var r = 0u; r < TILE; r++) {
+    for (var part = 0u; part < PARTS; part++) {
+      let i = part * SUBGROUP + lane;
+      if (i < quads) { y[((first + r) * p.heads + head) * quads + i] = sums[r * SHARED + part] / total[r]; }
+    }
+  }
+}
+
+@compute @workgroup_size(SUBGROUP)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
+  let first = (wid.x + wid.y * nwg.x) * TILE;
+  var together = PARTS <= SHARED && first + TILE <= p.tokens;
+  for (var r = 1u; r < TILE && together; r++) {
+    let step = tokens[first + r].yz - tokens[first].yz;
+    together = step.x == 0u && step.y == r;
+  }
+  if (together) {
+    many(first, wid.z, lane);
+    return;
+  }
+  for (var t = first; t < min(first + TILE, p.tokens); t++) { one(t, wid.z, lane); }
 }
