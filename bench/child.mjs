@@ -1,5 +1,5 @@
 /**
- * One measurement that needs a process of its own: `node child.mjs memory|loop|open <options as JSON>`. Prints one JSON
+ * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score <options as JSON>`. Prints one JSON
  * document.
  */
 import { openSync, readFileSync, readSync } from 'node:fs'
@@ -7,7 +7,7 @@ import { openSync, readFileSync, readSync } from 'node:fs'
 const [what, text] = process.argv.slice(2)
 const options = JSON.parse(text)
 const start = performance.now()
-const { Engine, merge } = await import('../dist/esm/index.js')
+const { Engine, merge, score: scoreModel } = await import('../dist/esm/index.js')
 const imported = performance.now() - start
 
 /** Bytes of a field of the process's status, as Linux counts them. */
@@ -30,6 +30,15 @@ async function memory({ adapter, recipe, out, budget }) {
   const peak = status('VmHWM')
   await engine.close()
   return { afterOpen, peak, anonymous }
+}
+
+async function score({ adapter, model, budget, scored }) {
+  const engine = await Engine.open({ adapter, memory: budget })
+  const afterOpen = status('VmRSS')
+  const { milliseconds, parts, tokens } = await scoreModel(engine, model, scored)
+  const peak = status('VmHWM')
+  await engine.close()
+  return { afterOpen, peak, milliseconds, parts, tokens }
 }
 
 /**
@@ -85,4 +94,4 @@ async function open({ adapter }) {
   return { imported, open: opened - before, firstCall: first - opened }
 }
 
-console.log(JSON.stringify(await { memory, loop, open }[what](options)))
+console.log(JSON.stringify(await { memory, loop, open, score }[what](options)))

@@ -20,6 +20,7 @@ import { mergeTables } from './merge.mjs'
 import { openTables } from './open.mjs'
 import { peerTables } from './peers/index.mjs'
 import { asText, resultsPage } from './results.mjs'
+import { scoreTables } from './score.mjs'
 import { sweepTables } from './sweep.mjs'
 import { writeCheckpoints } from './synthetic.mjs'
 
@@ -33,6 +34,7 @@ const groups = {
   batch: batchTables,
   forward: forwardTables,
   manu: manuTables,
+  score: scoreTables,
   peers: peerTables,
   kernels: kernelTables,
 }

@@ -106,4 +106,23 @@ describe('a walk', () => {
     expect(of(1)).toEqual(of(-1))
     expect(of(0)).not.toEqual(of(-1))
   })
+
+  test('leaves out several blocks with the golden losses, all of them from one pass of the whole model', async () => {
+    const { depth_dp: search } = JSON.parse(readFileSync(join(goldens, 'importance-base.json'), 'utf8')) as {
+      depth_dp: { all: { trace: { keep: number[]; nll: number }[] } }
+    }
+    const wanted = search.all.trace.filter((_, i) => i % 5 === 0)
+    const base = await openModel(engine, join(process.cwd(), 'demo/models/base'), { tokens: 640 })
+    const batches = [lines.slice(0, 30), lines.slice(30)].map((batch) => base.pack(batch))
+    const sums = wanted.map(() => 0)
+    await base.walk(batches, {
+      skips: wanted.map(({ keep }) => new Set(keep.flatMap((bit, layer) => (bit === 0 ? [layer] : [])))),
+      losses: (_, nll, skip) => {
+        if (skip !== undefined) sums[skip] = nll.reduce((sum, loss) => sum + loss, sums[skip]!)
+      },
+    })
+    await base.close()
+    const predicted = lines.reduce((sum, { length }) => sum + length - 1, 0)
+    for (const [i, { nll }] of wanted.entries()) expect(Math.abs(sums[i]! / predicted / nll - 1)).toBeLessThan(1e-5)
+  })
 })
