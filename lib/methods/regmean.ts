@@ -18,8 +18,9 @@ export const regmean: Method = {
   source: 'arXiv 2212.09849, as in MergeLM',
   differences:
     'mergekit has no such method. MergeLM inverts in float32, and its ratio is 1 by default, where matrices of little data are ' +
-    'singular. Inputs that are zero in all data are averaged. The matrices of shares take 16 bytes an entry on the host ' +
-    'while they are made, beside the memory of the run.',
+    'singular. Inputs that are zero in all data are averaged. The shares of a model but the first are an [in, in] matrix: 16 ' +
+    'bytes an entry on the host while it is made, beside the memory of the run, then 4 bytes an entry, which have to fit ' +
+    'a binding of the device (128 MiB, 5,700 inputs, on some) and three times the memory.',
   needsBase: false,
   models: { min: 1, max: 8 },
   parameters: [
