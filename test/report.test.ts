@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Page, renderPage, writePage } from 'weightsmith'
+import { binned, keptShares } from '../lib/report/bins.js'
 import { Browser } from './browser.js'
 import { cli } from './child.js'
 
@@ -206,4 +207,36 @@ test('score --report and prune --report draw what is important and what was kept
     const seen = await browser.value<Seen>(look)
     expect(seen.drawings.map(({ label }) => label)).toEqual(labels)
   }
+})
+
+describe('counts behind figures', () => {
+  test('every value is in one bin, the largest in the last one, and those without a place are told', () => {
+    const { edges, shares, left } = binned(
+      [
+        [0, 1, 2, 3, 4],
+        [4, Number.NaN],
+      ],
+      4,
+    )
+    expect(edges).toEqual([0, 1, 2, 3, 4])
+    expect(shares).toEqual([
+      [0.2, 0.2, 0.2, 0.4],
+      [0, 0, 0, 0.5],
+    ])
+    expect(left).toEqual([0, 1])
+  })
+
+  test('bins of equal ratios leave out what is not positive, and one value is a bin of its own', () => {
+    const ratios = binned([[1, 10, 99, 0, -1]], 2, true)
+    expect(ratios.edges[1]).toBeCloseTo(Math.sqrt(99), 10)
+    expect(ratios.shares).toEqual([[0.2, 0.4]])
+    expect(ratios.left).toEqual([2])
+    expect(binned([[7, 7]], 3).shares).toEqual([[0, 1, 0]])
+    expect(binned([[]], 2).shares).toEqual([[0, 0]])
+  })
+
+  test('many units are grouped with their neighbours, and none is lost', () => {
+    expect(keptShares([true, false, true], 8)).toEqual([1, 0, 1])
+    expect(keptShares([1, 1, 0, 0, 1, 0, 1], 3)).toEqual([1, 0, 2 / 3])
+  })
 })
