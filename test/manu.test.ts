@@ -245,6 +245,10 @@ describe('of a model of text alone', () => {
     await refused({ compact: true }, /only coupled neurons can be left out/)
     await refused({ maxRetainDrop: 1, ask: false }, /maxRetainDrop needs/)
     await refused({ forget: [join(images, 'forget_multimodal.jsonl')] }, /has an image, but .* LlamaForCausalLM/)
+    let steps = 0
+    const inside = small({ out: join(base, 'unlearned'), onProgress: () => steps++ })
+    await expect(inside).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_OUTPUT_INSIDE_INPUT')
+    expect(steps).toBe(0)
     const stopped = small({ signal: AbortSignal.abort() })
     await expect(stopped).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_ABORTED')
   })

@@ -8,7 +8,7 @@ import { ask, compare } from './ask.js'
 import { type Choice, choose, type ModuleScores, score } from './choose.js'
 import { type Measured, measure } from './measure.js'
 import { checked, type ManuOptions } from './options.js'
-import { write } from './output.js'
+import { checkTargets, write } from './output.js'
 import { type ManuAnswers, type ManuReport, meanOf } from './report.js'
 import { passesOf, type Stream } from './streams.js'
 import { none, Subject } from './subject.js'
@@ -22,6 +22,7 @@ export async function manu(engine: Engine, path: string, options: ManuOptions): 
   const begin = performance.now()
   const subject = await Subject.open(engine, path, checked(options))
   const { alphas, iterations, dryRun } = subject.settings
+  await checkTargets(subject)
   if (dryRun === true) return plan(subject)
 
   const before = await ask(subject, none)

@@ -1,13 +1,31 @@
 /** The checkpoint without the chosen neurons, with the list of them beside its weights. */
 
 import { join } from 'node:path'
-import { type Content, type Cut, cutTensor } from '../checkpoint/index.js'
+import { type Content, type Cut, checkOutput, cutTensor } from '../checkpoint/index.js'
+import type { WeightsmithError } from '../errors.js'
 import { withWidths } from '../families/index.js'
 import { modelOf } from '../forward.js'
 import { rewrite } from '../rewrite.js'
 import type { Choice } from './choose.js'
 import { argument } from './options.js'
 import { cutsOf, type Neurons, type Subject } from './subject.js'
+
+/** Refuses what could not be written in the end, before anything is measured. */
+export async function checkTargets({ checkpoint, settings, path }: Subject): Promise<void> {
+  const { out, overwrite, alphas, maxRetainDrop, compact } = settings
+  if (compact && withWidths(checkpoint.config ?? {}, [], 0) === undefined) throw noWidths(path)
+  if (out === undefined) return
+  const several = alphas.length > 1 && maxRetainDrop === undefined
+  for (const target of several ? alphas.map((alpha) => folderOf(out, alpha)) : [out]) {
+    await checkOutput(target, [checkpoint], { overwrite })
+  }
+}
+
+const folderOf = (out: string, alpha: number) => join(out, `alpha=${alpha}`)
+
+function noWidths(path: string): WeightsmithError {
+  return argument(`The config of ${path} has no keys for other widths; leave the neurons as zeros, without compact.`)
+}
 
 /** Writes those choices that are to be written, and says where. */
 export async function write(subject: Subject, choices: Choice[], within: number | null | undefined): Promise<void> {
@@ -27,7 +45,7 @@ export async function write(subject: Subject, choices: Choice[], within: number 
     const list = { mode, alpha, layers, weights, towers, neurons }
     const written = await engine.use((host) =>
       rewrite(host, checkpoint, {
-        ...{ out: several ? join(out, `alpha=${alpha}`) : out, tensors, config, seed, overwrite, signal },
+        ...{ out: several ? folderOf(out, alpha) : out, tensors, config, seed, overwrite, signal },
         recipe: { manu: { model: checkpoint.name, mode, alpha, layers, weights, iterations, forget, retain } },
         about:
           `${neurons.length} neurons of its MLPs were ${compact ? 'taken out' : 'set to zero'} by modality-aware neuron ` +
@@ -63,5 +81,5 @@ function narrowed({ engine, checkpoint, path }: Subject, selected: Neurons): Rec
   })
   const config = withWidths(checkpoint.config ?? {}, widths, headSize)
   if (config !== undefined) return config
-  throw argument(`The config of ${path} has no keys for other widths; leave the neurons as zeros, without compact.`)
+  throw noWidths(path)
 }
