@@ -75,7 +75,29 @@ describe('imm', () => {
     const { dtype } = readSafetensors(join(report.model, 'model.safetensors')).get('lm_head.weight')!
     expect(dtype).toBe('F32')
     await expect(imm(engine, small, { out })).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_OUTPUT_EXISTS')
-    await expect(imm(engine, { ...small, seed: 1 }, { out, resume: true })).rejects.toThrow(/another config: seed/)
+    const merge = { ...small.merge, history: 'all' as const }
+    await expect(imm(engine, { ...small, seed: 1, merge }, { out, resume: true })).rejects.toThrow(
+      /another config: merge, seed differ/,
+    )
+  })
+
+  test('goes on after an abort, and merges the models of all rounds where it is told to', async () => {
+    const out = join(folder, 'aborted')
+    const stop = new AbortController()
+    let runs = 0
+    const train: ImmConfig['train'] = async ({ round, out: trained }) => {
+      cpSync(round === 1 ? improved : base, trained, { recursive: true })
+      if (++runs === 2) stop.abort()
+    }
+    const config = { ...small, train, merge: { alpha: 0.5, p: 0, history: 'all' as const }, evaluate: {} }
+    await expect(imm(engine, config, { out, signal: stop.signal })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_ABORTED',
+      partial: out,
+    })
+    const { model } = await imm(engine, config, { out, resume: true })
+    expect(runs).toBe(3)
+    const [from, to, merged] = [base, improved, model].map(weights)
+    for (const i of [3, 4321]) expect(merged![i]).toBeCloseTo(0.75 * from![i]! + 0.25 * to![i]!, 6)
   })
 
   test('shows the last lines of a trainer that fails, and goes on with it', async () => {
