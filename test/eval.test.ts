@@ -189,6 +189,11 @@ describe('generate', () => {
     const alone = await generateText(one, base, prompts, options)
     await one.close()
     expect(alone.continuations).toEqual(continuations)
+    // The second sample copies what the first has left in the cache, and goes on from there as it did.
+    const twins = await generateText(engine, base, prompts, { samples: 2, maxTokens: 12 })
+    const [first, second] = [0, 1].map((k) => twins.continuations.filter(({ sample }) => sample === k))
+    expect(second!.map(({ text }) => text)).toEqual(first!.map(({ text }) => text))
+    expect(first![1]!.text).toBe('aghpr')
     const other = await generateText(engine, base, prompts, { ...options, seed: 8 })
     expect(other.continuations).not.toEqual(continuations)
   })

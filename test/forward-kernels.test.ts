@@ -507,6 +507,15 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
   })
 
+  test('repeat copies rows of a cache to other rows of it', async () => {
+    const width = 67
+    const cache = numbers(5 * width, 32)
+    const row = (i: number) => [...cache.subarray(i * width, (i + 1) * width)]
+    const copies = Uint32Array.of(0, 3, 1, 4)
+    const got = await run([copies, cache], [kernels.repeat(0, 1, 2, width)], 1)
+    expect([...got]).toEqual([0, 1, 2, 0, 1].flatMap(row))
+  })
+
   test('work that leaves its buffers is refused, and so are buffers that were released', async () => {
     await engine.use(async ({ device }) => {
       const resident = await device.allocate([4096])

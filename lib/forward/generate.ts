@@ -1,6 +1,7 @@
 /**
  * Generation: sequences grow by one id a pass, many together. Where one ends, the next prompt takes its rows of the cache,
- * so that passes stay full. What a sequence says does not depend on which others are beside it.
+ * so that passes stay full. Samples of a prompt copy the rows of one that has been through the model. What a sequence says
+ * does not depend on which others are beside it.
  */
 
 import { WeightsmithError } from '../errors.js'
@@ -98,27 +99,49 @@ export async function generate(
   const results: Continuation[] = []
   const rows = new Rows(model.cache)
   let growing: Growing[] = []
-  let waiting = 0
+  let next = 0
+  /** Samples of a prompt whose first one has to go through the model before them. */
+  let deferred: Place[] = []
 
   /** The next sequences, as far as there is room for them beside those that grow. */
-  const begin = (): Growing[] => {
+  const begin = () => {
     const begun: Growing[] = []
+    const copies: { from: number; to: number }[] = []
+    const known = new Map(growing.map((one) => [one.at.prompt, one]))
+    const fresh = new Set<number>()
+    const later: Place[] = []
     let room = model.tokens - growing.length
-    for (; waiting < packed.length * samples; waiting++) {
-      const at = { prompt: Math.floor(waiting / samples), sample: waiting % samples }
+    /** Whether there was room, or it can wait for a sample that has just begun. */
+    const take = (at: Place): boolean => {
       const tokens = packed[at.prompt] ?? []
+      const first = known.get(at.prompt)
+      if (first === undefined && fresh.has(at.prompt)) {
+        later.push(at)
+        return true
+      }
+      const cost = first === undefined ? tokens.length : 1
       // A pass that nothing else is in takes it, or the model refuses it.
-      if (tokens.length > room && growing.length + begun.length > 0) break
+      if (cost > room && growing.length + begun.length > 0) return false
       const mostOwn = Math.min(most, Math.max(1, model.spec.context - tokens.length))
-      const own = tokens.length + mostOwn
-      const start = rows.take(own)
-      if (start === undefined) break
-      const one: Growing = { ids: [], ended: false, at, tokens, start, rows: own, most: mostOwn }
-      results.push(one)
+      const start = rows.take(tokens.length + mostOwn)
+      if (start === undefined) return false
+      const one = { ids: [], ended: false, at, tokens, start, rows: tokens.length + mostOwn, most: mostOwn }
+      results[at.prompt * samples + at.sample] = one
+      room -= cost
       begun.push(one)
-      room -= tokens.length
+      if (first === undefined) fresh.add(at.prompt)
+      else for (let i = 0; i < tokens.length - 1; i++) copies.push({ from: first.start + i, to: start + i })
+      return true
     }
-    return begun
+    const again = deferred
+    const refused = again.findIndex((at) => !take(at))
+    if (refused >= 0) later.push(...again.slice(refused))
+    while (refused < 0 && next < packed.length * samples) {
+      if (!take({ prompt: Math.floor(next / samples), sample: next % samples })) break
+      next++
+    }
+    deferred = later
+    return { begun, copies, fresh: begun.filter(({ at }) => !known.has(at.prompt)) }
   }
 
   /** The token that says the next id of a sequence. */
@@ -137,17 +160,17 @@ export async function generate(
 
   for (;;) {
     check?.()
-    const begun = begin()
+    const { begun, copies, fresh } = begin()
     growing.push(...begun)
     if (growing.length === 0) break
     // What is asked comes first, then the rest of new prompts.
     const pass = growing.map(last)
-    for (const { tokens, start } of begun) {
+    for (const { tokens, start } of fresh) {
       for (const [i, { target: _, ...token }] of tokens.slice(0, -1).entries()) {
         pass.push({ ...token, start, row: start + i })
       }
     }
-    const { best } = await model.run(pass, { first: growing.length })
+    const { best } = await model.run(pass, { first: growing.length, copies })
     const still: Growing[] = []
     for (const [i, one] of growing.entries()) {
       const id = best[i] ?? 0

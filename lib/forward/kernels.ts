@@ -225,6 +225,14 @@ export const forwardKernels = {
     grid: perRow(rows),
   }),
 
+  /** Rows of the cache to other rows of it: pairs of `from` and `to`. */
+  repeat: (copies: number, cache: number, count: number, width: number): NativeDispatch => ({
+    kernel: 'forward/repeat',
+    parameters: [count, width],
+    buffers: [copies, cache],
+    grid: perRow(count),
+  }),
+
   /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `both`: all of so many rows. */
   attention: (
     { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },

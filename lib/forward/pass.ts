@@ -25,6 +25,8 @@ export interface Token {
 export type Pixels = Float32Array
 
 export interface Wanted {
+  /** Rows of the cache that are copied before anything else: sequences that begin alike. */
+  copies?: readonly { from: number; to: number }[] | undefined
   /** What is said after each of so many tokens, from the first on; defaults to all of them. */
   first?: number | undefined
   logits?: boolean
@@ -138,6 +140,11 @@ export async function runPass(
     const x = await work.activation(language, 'x', rows)
     if (wanted.hidden) hidden.push(x)
     see?.(x)
+  }
+  const { copies = [] } = wanted
+  if (copies.length > 0) {
+    work.write(language.copies, Uint32Array.from(copies.flatMap(({ from: one, to }) => [one, to])))
+    work.add(language.repeat(copies.length))
   }
   const x = language.activation('x')
   const width = spec.language.activations.x ?? 0

@@ -125,6 +125,7 @@ export class Buffers {
 export class Program {
   readonly tokens: number
   readonly angles: number
+  readonly copies: number
   /** What the buffer of angles holds. */
   private turned: Rotary | undefined
   private readonly activations: ReadonlyMap<string, number>
@@ -143,6 +144,7 @@ export class Program {
     this.activations = new Map(
       Object.entries(stack.activations).map(([name, width]) => [name, add(4 * width * room.tokens)]),
     )
+    this.copies = add(8 * room.cache)
     const kept = 4 * groups * headSize * rows
     this.caches = Array.from({ length: room.cache > 0 ? stack.layers.length : 1 }, () => ({
       keys: add(kept),
@@ -152,6 +154,15 @@ export class Program {
 
   activation(name: string): number {
     return this.activations.get(name) ?? -1
+  }
+
+  /** Copies rows of the cache, as the buffer of copies says. */
+  repeat(count: number): NativeDispatch[] {
+    const { groups, headSize } = this.stack.attention
+    const width = groups * headSize
+    return this.caches.flatMap(({ keys, values }) =>
+      [keys, values].map((cache) => kernels.repeat(this.copies, cache, count, width)),
+    )
   }
 
   /** The angles that a pass of sequences of up to `length` tokens needs, where the device does not have them yet. */
