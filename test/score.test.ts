@@ -246,6 +246,16 @@ describe('score', () => {
       expect(existsSync(out)).toBe(false)
       const other = score(own, base, { ...options, methods: ['wanda'], out, resume: true })
       await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_RESUME')
+      const standing = readFileSync(`${out}.standing`)
+      for (const torn of [standing.subarray(0, -1), standing.subarray(1), Buffer.concat([standing, Buffer.alloc(8)])]) {
+        writeFileSync(`${out}.standing`, torn)
+        const refused = score(own, base, { ...options, out, resume: true })
+        await expect(refused).rejects.toMatchObject({
+          code: 'ERR_WEIGHTSMITH_RESUME',
+          message: expect.stringMatching(/torn/),
+        })
+      }
+      writeFileSync(`${out}.standing`, standing)
       const steps: number[] = []
       const again = { ...options, out, resume: true }
       await score(own, base, { ...again, onProgress: (done, total) => steps.push(done / total) })
