@@ -250,6 +250,30 @@ describe('SparseGPT', () => {
       expect(Math.abs(loss(got) / loss(want) - 1)).toBeLessThan(0.02)
     }
   })
+
+  test('has the same bytes where a matrix takes several buffers', async () => {
+    const own = await openScores(engine, gram)
+    const checkpoint = await checkpointOf(engine, base)
+    const tensor = checkpoint.tensors.get('model.layers.1.mlp.gate_proj.weight')!
+    const gramMatrix = await own.read(`gram/${tensor.name}`)
+    await using small = await Engine.open({ maxBufferBytes: 2 ** 17 })
+    for (const sparsity of [{ share: 0.4 }, { share: 0, pattern: { stay: 1, of: 4 } }]) {
+      const bytes = await Promise.all(
+        [engine, small].map((one) =>
+          one.use(async (host) => {
+            const content = sparseGptTensor(host, checkpoint, tensor, sparsity, () =>
+              productsOf(host.addon, gramMatrix),
+            )
+            for await (const chunk of content.bytes()) return Buffer.from(chunk)
+            return Buffer.alloc(0)
+          }),
+        ),
+      )
+      const zeros = values({ ...stored.get(tensor.name)!, bytes: bytes[0]! }).filter((value) => value === 0).length
+      expect(zeros / (352 * 128)).toBeCloseTo(sparsity.pattern === undefined ? 0.4 : 0.75, 3)
+      expect(bytes[1]!.equals(bytes[0]!)).toBe(true)
+    }
+  })
 })
 
 /** ‖(W - V) X‖², by the Gram matrix of X. */

@@ -94,66 +94,90 @@ async function sparseGpt(
   { share, pattern }: Sparsity,
   { gram, factor }: Products,
 ): Promise<Float32Array<ArrayBuffer>> {
-  const turned = turn(weights, rows, inputs)
-  for (let j = 0; j < inputs; j++) if (gram[j * inputs + j] === 0) turned.fill(0, j * rows, (j + 1) * rows)
+  const dead = Array.from({ length: inputs }, (_, j) => j).filter((j) => gram[j * inputs + j] === 0)
   // A pattern has to fit the blocks of columns.
   const width = pattern === undefined ? blockColumns : Math.floor(blockColumns / pattern.of) * pattern.of
-  const sizes = [turned.byteLength, 4 * width * inputs, 4 * width * rows, 4 * width * rows]
   const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
-  const most = Math.max(...sizes)
-  if (most > binding || sizes.reduce((a, b) => a + b, 0) > memory) {
+  const most = Math.floor(binding / (4 * inputs))
+  const bytes = 4 * rows * inputs + 4 * width * (inputs + 2 * rows)
+  if (most < 1 || 4 * width * inputs > binding || bytes > memory) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-      `A matrix of ${rows} x ${inputs} weights takes ${most} bytes in one buffer, but SparseGPT has ${Math.min(binding, memory)}.`,
+      `SparseGPT takes ${bytes} bytes for a matrix of ${rows} x ${inputs} weights, but memory allows ${memory}, and ${binding} a buffer.`,
     )
   }
-  const [w, u, mask, errors] = [0, 1, 2, 3]
-  const resident = await device.allocate(sizes)
+  // Rows are apart from each other but for the threshold, so that as many go into a buffer as fit.
+  const chunks = Array.from({ length: Math.ceil(rows / most) }, (_, i) => {
+    const [first, count] = [i * most, Math.min(most, rows - i * most)]
+    return { w: 1 + 3 * i, mask: 2 + 3 * i, errors: 3 + 3 * i, first, count }
+  })
+  const u = 0
+  const sizes = chunks.flatMap(({ count }) => [4 * count * inputs, 4 * width * count, 4 * width * count])
+  const resident = await device.allocate([4 * width * inputs, ...sizes])
   try {
     const write = (buffer: number, data: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>) =>
       device.dispatch(resident, { writes: [{ buffer, offset: 0, memory: bytesOf(data) }], dispatches: [], reads: [] })
-    const read = async (first: number, count: number) => {
-      const reads = [{ buffer: w, offset: 4 * first * rows, bytes: 4 * count * rows }]
-      const [bytes] = await device.dispatch(resident, { writes: [], dispatches: [], reads })
-      return new Float32Array(bytes?.slice().buffer ?? [])
+    /** Columns of all chunks. */
+    const read = async (first: number, columns: number) => {
+      const reads = chunks.map(({ w, count }) => ({ buffer: w, offset: 4 * first * count, bytes: 4 * columns * count }))
+      const read = await device.dispatch(resident, { writes: [], dispatches: [], reads })
+      return read.map((part) => new Float32Array(part.slice().buffer))
     }
-    await write(w, turned)
+    for (const { w, first, count } of chunks) {
+      const turned = turn(weights.subarray(first * inputs, (first + count) * inputs), count, inputs)
+      for (const j of dead) turned.fill(0, j * count, (j + 1) * count)
+      await write(w, turned)
+    }
     for (let first = 0; first < inputs; first += width) {
-      const count = Math.min(width, inputs - first)
-      await write(u, factor.slice(first * inputs, (first + count) * inputs))
+      const columns = Math.min(width, inputs - first)
+      await write(u, factor.slice(first * inputs, (first + columns) * inputs))
       if (pattern === undefined) {
-        await write(
-          mask,
-          maskOf(await read(first, count), rows, share, (j) => factor[(first + j) * (inputs + 1)] ?? 1),
-        )
+        const scores = (await read(first, columns)).map((block, i) => {
+          const own = chunks[i]?.count ?? 1
+          return block.map((value, k) => (value / (factor[(first + Math.floor(k / own)) * (inputs + 1)] ?? 1)) ** 2)
+        })
+        const masks = masksOf(scores, share)
+        for (const [i, { mask }] of chunks.entries()) await write(mask, masks[i] ?? new Uint32Array())
       }
-      const at = { rows, inputs, first, count, stay: pattern?.stay ?? 0, of: pattern?.of ?? 0 }
-      const rest = first + count
-      const dispatches = [
-        kernels.obs({ u, mask, w, errors }, at),
-        ...(rest < inputs ? [kernels.carry({ u, errors, w }, { rows, inputs, first: rest, count })] : []),
-      ]
+      const rest = first + columns
+      const dispatches = chunks.flatMap(({ w, mask, errors, count }) => [
+        kernels.obs(
+          { u, mask, w, errors },
+          { rows: count, inputs, first, count: columns, stay: pattern?.stay ?? 0, of: pattern?.of ?? 0 },
+        ),
+        ...(rest < inputs
+          ? [kernels.carry({ u, errors, w }, { rows: count, inputs, first: rest, count: columns })]
+          : []),
+      ])
       await device.dispatch(resident, { writes: [], dispatches, reads: [] })
     }
-    return turn(await read(0, inputs), inputs, rows)
+    const result = new Float32Array(rows * inputs)
+    for (const [i, part] of (await read(0, inputs)).entries()) {
+      const { first = 0, count = 0 } = chunks[i] ?? {}
+      result.set(turn(part, inputs, count), first * inputs)
+    }
+    return result
   } finally {
     await device.release(resident).catch(() => undefined)
   }
 }
 
-/** 1 for all but int(share * n) elements of a block [columns, rows]: those of least (w / U_jj)², of equal ones the first. */
-function maskOf(block: Float32Array, rows: number, share: number, diagonal: (j: number) => number) {
-  const scores = block.map((value, i) => (value / diagonal(Math.floor(i / rows))) ** 2)
-  const goes = Math.floor(share * scores.length)
-  const mask = new Uint32Array(scores.length).fill(1)
-  if (goes === 0) return mask
-  const threshold = scores.toSorted()[goes - 1] ?? 0
-  let equal = goes
-  for (const value of scores) if (value < threshold) equal--
-  for (const [i, value] of scores.entries()) {
-    if (value < threshold || (value === threshold && equal-- > 0)) mask[i] = 0
+/** 1 for all but int(share * n) elements of a block: those of the least scores, of equal ones the first. */
+function masksOf(scores: readonly Float32Array[], share: number): Uint32Array<ArrayBuffer>[] {
+  const all = new Float32Array(scores.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const part of scores) {
+    all.set(part, at)
+    at += part.length
   }
-  return mask
+  all.sort()
+  const goes = Math.floor(share * all.length)
+  const threshold = all[goes - 1] ?? -1
+  // Of those at the threshold, so many go.
+  let equal = goes - all.subarray(0, goes).indexOf(threshold)
+  return scores.map((part) =>
+    Uint32Array.from(part, (value) => (value < threshold || (value === threshold && equal-- > 0) ? 0 : 1)),
+  )
 }
 
 /** [rows, columns] to [columns, rows]. */
