@@ -1,6 +1,6 @@
 /**
- * Figures as SVG. Plotted by Observable Plot (ISC): its marks and scales are what is needed here, with d3 it is a fifth of
- * the size of ECharts or Vega, and it takes any document: linkedom (ISC) is the smallest complete one.
+ * Figures as SVG. Plotted by Observable Plot (ISC) into a document of linkedom (ISC): its marks and scales are what is
+ * needed here, it takes any document, and both with d3 are 16 MB installed; Vega with Vega-Lite is 25, ECharts 67.
  */
 
 import type * as Plots from '@observablehq/plot'
