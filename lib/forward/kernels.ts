@@ -87,6 +87,11 @@ function perRow(rows: number, z = 1): [number, number, number] {
   return [x, Math.ceil(rows / x), z]
 }
 
+/** An invocation for each four of so many elements, 64 a workgroup. */
+function perQuads(elements: number): [number, number, number] {
+  return perRow(Math.ceil(elements / 256))
+}
+
 const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: codes[dtype] })
 
 export const forwardKernels = {
@@ -253,26 +258,26 @@ export const forwardKernels = {
   activate: (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
     kernel: 'forward/activate',
     constants: { KIND: kinds[kind] },
-    parameters: [rows, width],
+    parameters: [Math.ceil((rows * width) / 4)],
     buffers: [x],
-    grid: perRow(rows),
+    grid: perQuads(rows * width),
   }),
 
   /** x = f(x) * y. */
   gate: (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
     kernel: 'forward/gate',
     constants: { KIND: kinds[kind] },
-    parameters: [rows, width],
+    parameters: [Math.ceil((rows * width) / 4)],
     buffers: [y, x],
-    grid: perRow(rows),
+    grid: perQuads(rows * width),
   }),
 
   /** x += y. */
   add: (x: number, y: number, rows: number, width: number): NativeDispatch => ({
     kernel: 'forward/add',
-    parameters: [rows, width],
+    parameters: [Math.ceil((rows * width) / 4)],
     buffers: [y, x],
-    grid: perRow(rows),
+    grid: perQuads(rows * width),
   }),
 
   /** Loss of the target and the largest logit, of tokens from `from` on. */
