@@ -3,7 +3,7 @@
  * whom it is to forget, beside as many neurons at random and those of the smallest weights.
  */
 import { join } from 'node:path'
-import { manu } from '../dist/esm/index.js'
+import { manu, manuPage, manuRows, writePage } from '../dist/esm/index.js'
 import { percent, shown, table, under } from './table.mjs'
 
 const alphas = [5, 20]
@@ -26,14 +26,7 @@ export async function unlearning(engine, { here, out, lines }) {
   })
   under('')
   console.log(`\nUnlearning by neurons: exact answers in percent, at most ${lines} lines a set.\n`)
-  const rows = [
-    { name: 'before', answers: report.before },
-    ...report.choices.flatMap(({ alpha, answers, random, magnitude }) => [
-      { name: `chosen, ${alpha} %`, answers },
-      { name: `random, ${alpha} %`, answers: random },
-      { name: `smallest, ${alpha} %`, answers: magnitude },
-    ]),
-  ]
+  const rows = manuRows(report)
   const columns = report.before.map(({ set, kind }) => ({ set, kind }))
   console.log(
     table(
@@ -46,5 +39,7 @@ export async function unlearning(engine, { here, out, lines }) {
       ]),
     ),
   )
-  console.log(`\nWrote ${shown(folder)}; docs/manu.md says what the table shows.`)
+  const page = join(out, 'unlearning.html')
+  await writePage(page, manuPage(report, rows))
+  console.log(`\nWith figures: ${shown(page)}; docs/manu.md says what the table shows.`)
 }

@@ -68,6 +68,7 @@ export {
   type ManuReport,
   manu,
   manuModes,
+  manuRows,
 } from './manu/index.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
@@ -88,7 +89,9 @@ export {
   type Figure,
   type HeatMap,
   type Histogram,
+  immPage,
   type KeptMap,
+  manuPage,
   type Page,
   prunePage,
   renderPage,
