@@ -224,7 +224,10 @@ export async function readSums(
   }
 }
 
-/** The Gram matrices of this part, as all passes have left them. */
+/** Bytes of a Gram matrix that are read at a time. */
+const gramBytes = 2 ** 24
+
+/** The Gram matrices of this part, as all passes have left them, in blocks of rows. */
 export async function readGrams(
   { device, resident, buffers }: OnDevice,
   add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>,
@@ -232,8 +235,14 @@ export async function readGrams(
   for (const { tap, width, blocks } of buffers.meters.grams) {
     if (!buffers.tensors.has(tap.weight)) continue
     for (const { buffer, first, rows } of blocks) {
-      const [bytes] = await new Work(device, resident).read([buffer, rows * width])
-      await add(tap, first, new Float32Array(bytes ?? []))
+      // A few rows at a time: what is read exists more than once.
+      const most = Math.max(1, Math.floor(gramBytes / (4 * width)))
+      for (let row = 0; row < rows; row += most) {
+        const count = Math.min(most, rows - row)
+        const reads = [{ buffer, offset: 4 * row * width, bytes: 4 * count * width }]
+        const [bytes] = await device.dispatch(resident, { writes: [], dispatches: [], reads })
+        await add(tap, first + row, new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
+      }
     }
   }
 }
