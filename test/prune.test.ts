@@ -1,5 +1,5 @@
 /** What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they should. */
-import { readFileSync, rmSync } from 'node:fs'
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, forward, openScores, type PruneOptions, prune, score, verify } from 'weightsmith'
@@ -334,6 +334,14 @@ describe('prune', () => {
     await refused({ method: 'flap', scores: undefined }, /needs a score file/)
     await refused({ method: 'taylor' as 'bi' }, /"taylor" was found/)
     await refused({ method: 'ablation' }, /no importance\/all; they were made with flap, wanda/, 'MISSING_TENSOR')
+    const mistral = join(folder, 'mistral')
+    cpSync(base, mistral, { recursive: true })
+    const config = JSON.parse(readFileSync(join(base, 'config.json'), 'utf8')) as object
+    writeFileSync(join(mistral, 'config.json'), JSON.stringify({ ...config, architectures: ['MistralForCausalLM'] }))
+    await expect(prune(engine, mistral, { method: 'flap', scores, out: join(folder, 'y') })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_ARGUMENT',
+      message: expect.stringMatching(/MistralForCausalLM, which has no bias beside .*o_proj.*--no-bias/),
+    })
     const other = prune(engine, join(process.cwd(), 'demo/models/improved-1'), {
       method: 'bi',
       scores,
