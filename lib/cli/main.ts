@@ -96,7 +96,7 @@ let interruptedBy = 130
 
 function main(): Promise<Command> {
   const program = new Command('weightsmith')
-    .description('Merge, compare and check checkpoints of language models.')
+    .description('Merge, run, score, prune and check checkpoints of language models.')
     .version(version)
     .exitOverride()
     .showHelpAfterError('(add --help for the options)')
