@@ -1,4 +1,4 @@
-// Statistics of the columns of x over groups of its rows, a column of a group an invocation. Each group leaves `WORDS` rows
+// Statistics of the columns of x over groups of its rows, four columns of a group an invocation. Each group leaves `WORDS` rows
 // of `width` words, from which the host adds up in float64: a shift s (its first value), sum(v - s), sum((v - s)^2),
 // sum|v|, sum(v^2), and how many |v| are above tau. v is x held within ±limit. Squared distances are taken from one of the
 // values, so that a mean far from zero cancels nothing.
@@ -12,35 +12,41 @@ struct Parameters { width: u32, list: u32, groups: u32, first: u32, count: u32, 
 
 const WORDS = 6u;
 
-@compute @workgroup_size(64)
+// Columns `at` to `at + 3` of a row; past the last one, the last one again.
+fn four(row: u32, at: vec4u) -> vec4f {
+  let base = row * p.width;
+  let v = vec4f(x[base + at.x], x[base + at.y], x[base + at.z], x[base + at.w]);
+  return clamp(v, vec4f(-p.limit), vec4f(p.limit));
+}
+
+@compute @workgroup_size(16)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(workgroup_id) wid: vec3u) {
-  let column = id.x;
+  let column = 4u * id.x;
   let group = wid.y;
   if (column >= p.width || group >= p.count) { return; }
+  let at = min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), vec4u(p.width - 1u));
   let list = p.list + p.groups + 1u;
   let begin = groups[p.list + p.first + group];
   let end = groups[p.list + p.first + group + 1u];
-  var shift = 0.0;
-  if (begin < end) { shift = clamp(x[groups[list + begin] * p.width + column], -p.limit, p.limit); }
-  var sum = 0.0;
-  var spread = 0.0;
-  var size = 0.0;
-  var squares = 0.0;
-  var above = 0.0;
+  var shift = vec4f(0.0);
+  if (begin < end) { shift = four(groups[list + begin], at); }
+  var sum = vec4f(0.0);
+  var spread = vec4f(0.0);
+  var size = vec4f(0.0);
+  var squares = vec4f(0.0);
+  var above = vec4f(0.0);
   for (var i = begin; i < end; i++) {
-    let v = clamp(x[groups[list + i] * p.width + column], -p.limit, p.limit);
+    let v = four(groups[list + i], at);
     let d = v - shift;
     sum += d;
     spread += d * d;
     size += abs(v);
     squares += v * v;
-    above += select(0.0, 1.0, abs(v) > p.tau);
+    above += select(vec4f(0.0), vec4f(1.0), abs(v) > vec4f(p.tau));
   }
-  let at = p.start + group * WORDS * p.width + column;
-  y[at] = shift;
-  y[at + p.width] = sum;
-  y[at + 2u * p.width] = spread;
-  y[at + 3u * p.width] = size;
-  y[at + 4u * p.width] = squares;
-  y[at + 5u * p.width] = above;
+  var words = array<vec4f, WORDS>(shift, sum, spread, size, squares, above);
+  let first = p.start + group * WORDS * p.width;
+  for (var i = 0u; i < min(4u, p.width - column); i++) {
+    for (var w = 0u; w < WORDS; w++) { y[first + w * p.width + column + i] = words[w][i]; }
+  }
 }
