@@ -159,12 +159,21 @@ onLinux('file calls that fail:', () => {
   })
 })
 
+const exiting = `const engine = await Engine.open()
+  const options = { out: process.argv[3], memory: '1MiB', journalEvery: 1 }
+  merge(engine, process.argv[2], { ...options, onProgress: () => process.exit(7) })`
+
+test('a process that ends itself pulls no driver from under the threads that work with it', async () => {
+  const file = script(folder, 'exit', exiting)
+  for (let i = 0; i < 12; i++) {
+    const ended = await start([file, recipe, fresh('out')], { env: { WEIGHTSMITH_ADAPTER: 'swiftshader' } }).ended
+    expect(ended).toMatchObject({ code: 7, signal: null, stderr: '' })
+  }
+})
+
 test('a process that ends itself in the middle leaves what the next one goes on with', async () => {
   const out = fresh('out')
-  const body = `const engine = await Engine.open()
-    const options = { out: process.argv[3], memory: '1MiB', journalEvery: 1 }
-    merge(engine, process.argv[2], { ...options, onProgress: () => process.exit(7) })`
-  const ended = await start([script(folder, 'exit', body), recipe, out]).ended
+  const ended = await start([script(folder, 'exit', exiting), recipe, out]).ended
   expect(ended).toMatchObject({ code: 7, signal: null, stderr: '' })
   expect(existsSync(out)).toBe(false)
   expect((await cli('merge', recipe, out, ...flags, '--resume')).code).toBe(0)

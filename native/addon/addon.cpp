@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -116,6 +117,9 @@ class Lobby {
     return lobby;
   }
   uint64_t add(const std::shared_ptr<Engine>& engine) {
+    // process.exit runs no cleanup hooks, but the destructors of drivers, which must find nobody at work. What is
+    // registered after a driver was loaded runs before them.
+    std::atexit([] { instance().halt(); });
     std::lock_guard lock(mutex_);
     std::erase_if(engines_, [](const auto& entry) { return entry.second.expired(); });
     engines_[++last_] = engine;
@@ -130,6 +134,17 @@ class Lobby {
   }
 
  private:
+  void halt() {
+    std::vector<std::shared_ptr<Engine>> open;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& [id, weak] : engines_) {
+        if (auto engine = weak.lock()) open.push_back(std::move(engine));
+      }
+    }
+    for (const auto& engine : open) engine->halt();
+  }
+
   std::mutex mutex_;
   std::map<uint64_t, std::weak_ptr<Engine>> engines_;
   uint64_t last_ = 0;

@@ -14,18 +14,28 @@ const char kClosed[] = "The engine is closed.";
 
 Engine::Engine(const OpenOptions& options)
     : device_(Device::open(options)), facts_(device_->facts()), mapped_(device_->mapped()) {
-  thread_ = std::thread([this] { work(); });
+  thread_ = std::thread([this] {
+    work();
+    {
+      std::lock_guard lock(mutex_);
+      halted_ = true;
+    }
+    ended_.notify_all();
+  });
 }
 
 Engine::~Engine() { close(); }
 
-void Engine::close() {
-  {
-    std::lock_guard lock(mutex_);
-    closing_ = true;
-    if (running_) running_->abort = true;
-  }
+void Engine::halt() {
+  std::unique_lock lock(mutex_);
+  closing_ = true;
+  if (running_) running_->abort = true;
   wake_.notify_all();
+  ended_.wait(lock, [this] { return halted_; });
+}
+
+void Engine::close() {
+  halt();
   if (thread_.joinable()) thread_.join();
   device_.reset();
 }

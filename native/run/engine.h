@@ -39,6 +39,8 @@ class Engine {
   // Aborts a submitted task and waits until `onDone` has returned, for a caller whose memory is about to go.
   void withdraw(Task& task);
   void close();
+  // As `close`, for a process that ends, from any thread: afterwards no thread of the engine uses the driver.
+  void halt();
 
  private:
   void work();
@@ -51,7 +53,7 @@ class Engine {
   std::condition_variable wake_, ended_;
   std::deque<std::shared_ptr<Task>> queue_;
   std::shared_ptr<Task> running_;
-  bool closing_ = false;
+  bool closing_ = false, halted_ = false;
   std::thread thread_;
 };
 
