@@ -1,12 +1,12 @@
 /** `evaluate`: how well a model says the answers of a data set. */
 
-import { open } from 'node:fs/promises'
 import type { Adapter, Engine } from './engine.js'
-import { messageOf, WeightsmithError } from './errors.js'
+import { WeightsmithError } from './errors.js'
 import type { ModelSpec } from './families/index.js'
 import { generate, type Model, rowsOf, type Token } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
 import { roomFor } from './generate.js'
+import { createLines } from './jsonl.js'
 import { type Line, readLines, Sight } from './lines.js'
 import { openText, readChoices, type Text } from './text.js'
 
@@ -106,7 +106,7 @@ export async function evaluateAll(
   const room = await engine.use(async (host) => roomFor(spec, host, longest, total))
   const model = modelOf(engine, checkpoint, metric === 'exact-match' ? room : { tokens: room.tokens })
   const reports: EvalReport[] = []
-  const out = options.out === undefined ? undefined : await create(options.out)
+  const out = options.out === undefined ? undefined : await createLines(options.out)
   try {
     for (const set of sets) {
       const begin = performance.now()
@@ -320,21 +320,6 @@ function sum(values: Iterable<number>): number {
 }
 
 /** A file of lines of JSON. */
-async function create(file: string) {
-  const failed = (cause: unknown) =>
-    new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', `${file} cannot be written: ${messageOf(cause)}.`, { cause, file })
-  const handle = await open(file, 'w').catch((cause: unknown) => {
-    throw failed(cause)
-  })
-  return {
-    write: (lines: readonly object[]) =>
-      handle.appendFile(lines.map((line) => `${JSON.stringify(line)}\n`).join('')).catch((cause: unknown) => {
-        throw failed(cause)
-      }),
-    close: () => handle.close(),
-  }
-}
-
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted !== true) return
   throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The evaluation was aborted.', { cause: signal.reason })

@@ -1,12 +1,47 @@
-/** The text and the progress of `weightsmith batch`. */
+/** `weightsmith batch`. */
 
-import type { BatchReport, BatchResult } from '../batch.js'
+import type { Command } from 'commander'
+import { type BatchOptions, type BatchReport, type BatchResult, batch } from '../batch.js'
 import { bytes, count, milliseconds, plural, table } from './format.js'
+import { signal } from './interrupt.js'
+import { adapter, checksum, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'
+import { type Common, print, verb, withEngine } from './verb.js'
 
 const shownJobs = 40
 const lineEveryMilliseconds = 5000
 
-export function batchText(report: BatchReport): string {
+export function addBatch(program: Command): void {
+  verb(
+    program,
+    'batch',
+    'run many recipes through one engine; a job that fails does not stop the others',
+    'weightsmith batch recipes/ merged/ --jobs 4 --resume',
+  )
+    .argument('<jobs>', 'a .jsonl file, one {"recipe": ..., "name": ...} a line, or a folder of recipes')
+    .argument('<out>', 'the folder to write, one folder a job')
+    .addOption(wholeNumber('--jobs', 'jobs under way at a time').default(4))
+    .option('--resume', 'skip jobs whose output is complete and made from the same recipe, seed and inputs')
+    .addOption(dtype('the recipes'))
+    .addOption(shardSize())
+    .addOption(memory())
+    .addOption(seed('of the random numbers of DARE and IMM'))
+    .addOption(adapter())
+    .addOption(overwrite('replace output folders that are there'))
+    .addOption(checksum())
+    .option('--check-finite', 'fail jobs whose result holds NaN or infinite values')
+    .addOption(json())
+    .action(run)
+}
+
+async function run(jobs: string, out: string, flags: Common & Omit<BatchOptions, 'out'>): Promise<void> {
+  const done = await withEngine('batch', flags, (engine) =>
+    batch(engine, jobs, { ...flags, out, signal, onJob: showJobs(flags.json === true) }),
+  )
+  print(done, text, flags)
+  if (done.failed > 0) process.exitCode = 1
+}
+
+function text(report: BatchReport): string {
   const { jobs, merged, skipped, failed } = report
   // What went wrong is what people look for.
   const order = { failed: 0, merged: 1, skipped: 2 }
@@ -29,7 +64,7 @@ function why({ error }: BatchResult): string {
 }
 
 /** A line on stderr for every failure, and every few seconds one on how far it is. */
-export function showJobs(quiet: boolean): (result: BatchResult, progress: { done: number; total: number }) => void {
+function showJobs(quiet: boolean): (result: BatchResult, progress: { done: number; total: number }) => void {
   let last = performance.now()
   return (result, { done, total }) => {
     if (quiet) return

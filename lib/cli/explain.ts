@@ -1,12 +1,33 @@
-/** The text of `weightsmith explain`. */
+/** `weightsmith explain`. */
 
-import type { ExplainGroup, ExplainReport } from '../explain.js'
+import type { Command } from 'commander'
+import { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from '../explain.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
+import { adapter, dtype, json, memory, shardSize } from './options.js'
+import { type Common, print, verb } from './verb.js'
 
 const shownModules = 3
 const shownGroups = 60
 
-export function explainText(report: ExplainReport): string {
+export function addExplain(program: Command): void {
+  verb(
+    program,
+    'explain',
+    'show what a recipe would do and cost: parameters, passes, bytes, memory, disk, time',
+    'weightsmith explain ties.yml --memory 4GiB',
+  )
+    .argument('<recipe>', 'the recipe file')
+    .option('--out <folder>', 'where the output is to be', '.')
+    .addOption(dtype())
+    .addOption(shardSize())
+    .addOption(memory())
+    .option('--measure', 'measure the disk and the kernels now; otherwise what doctor measured is taken')
+    .addOption(adapter())
+    .addOption(json())
+    .action(async (recipe: string, flags: Common & ExplainOptions) => print(await explain(recipe, flags), text, flags))
+}
+
+function text(report: ExplainReport): string {
   const { tensors, memory, disk, time } = report
   const rows = report.groups
     .slice(0, shownGroups)

@@ -43,6 +43,9 @@ export function percent(value: number): string {
   return `${(100 * value).toFixed(2)} %`
 }
 
+/** Rows of a long table that are shown. */
+export const shownRows = 40
+
 /** Columns padded to their widest cell: figures to the right, words to the left. */
 export function table(head: string[], rows: string[][]): string {
   const columns = head.map((title, i) => {

@@ -1,33 +1,93 @@
-/** The verbs `generate` and `eval`: their flags, and what they print. */
+/** `weightsmith generate`. */
 
-import { once } from 'node:events'
-import { createWriteStream } from 'node:fs'
 import { dirname } from 'node:path'
-import type { Engine } from '../engine.js'
-import { WeightsmithError } from '../errors.js'
-import { type EvalOptions, type EvalReport, evaluateAll } from '../eval.js'
+import type { Command } from 'commander'
 import { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from '../generate.js'
+import { createLines } from '../jsonl.js'
 import { type Prompt, readPrompts } from '../text.js'
-import { bytes, count, milliseconds, percent, plural, table } from './format.js'
-import { showProgress } from './progress.js'
+import { bytes, count, milliseconds, plural } from './format.js'
+import { signal } from './interrupt.js'
+import { adapter, dryRun, images, json, memory, misused, realNumber, seed, wholeNumber } from './options.js'
+import { type Common, print, verb, withEngine } from './verb.js'
 
-export interface GenerateFlags extends Omit<GenerateTextOptions, 'signal'> {
-  data?: string
-  limit?: number
-  out?: string
-  json?: boolean
+export function addGenerate(program: Command): void {
+  verb(
+    program,
+    'generate',
+    'continue prompts, greedy or drawn; many go through the model together',
+    'weightsmith generate ./merged --data questions.jsonl --temperature 0.7 --samples 3 --out said.jsonl',
+  )
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .argument('[prompts...]', 'what to continue')
+    .option('--data <file>', 'prompts: a .jsonl file ("prompt" or "messages"), a text with one a line, or - for stdin')
+    .addOption(wholeNumber('--max-tokens', 'most tokens of a continuation').default(64))
+    .addOption(realNumber('--temperature', 'what logits are divided by; 0 takes the likeliest token').default(0))
+    .addOption(wholeNumber('--top-k', 'only so many of the likeliest tokens; 0: all').default(0))
+    .addOption(realNumber('--top-p', 'only the likeliest tokens that together are as likely as this').default(1))
+    .addOption(seed())
+    .addOption(wholeNumber('--samples', 'continuations of each prompt').default(1))
+    .option('--stop <text...>', 'texts that end a continuation')
+    .option('--chat', "prompts are messages in the model's chat template")
+    .addOption(wholeNumber('--limit', 'only so many prompts of the file'))
+    .addOption(images())
+    .option('--out <file>', 'a .jsonl file, a continuation a line (default: stdout)')
+    .addOption(dryRun('check everything and show what it takes, run nothing'))
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .action(run)
+}
+
+type Flags = Common & GenerateTextOptions & { data?: string; limit?: number; out?: string }
+
+/** A prompt, and the line of the file that it comes from. */
+interface Given {
+  prompt: Prompt
+  line: Record<string, unknown>
+}
+
+/** One continuation of one prompt is shown as it grows; others are lines of JSON, in a file or on standard output. */
+async function run(model: string, given: string[], { data, limit, out, ...flags }: Flags): Promise<void> {
+  const prompts = await promptsOf(given, data, limit)
+  const toStdout = !flags.json && out === undefined && !flags.dryRun
+  const single = toStdout && prompts.length === 1 && (flags.samples ?? 1) === 1
+  const lineOf = ({ prompt, sample, ...rest }: Generated) => ({ ...prompts[prompt]?.line, sample, ...rest })
+  const report = await withEngine('generate', flags, async (engine, progress) => {
+    const file = out === undefined || flags.dryRun ? undefined : await createLines(out)
+    try {
+      const report = await generateText(
+        engine,
+        model,
+        prompts.map(({ prompt, line: { image } }) =>
+          typeof image === 'string' || typeof image === 'number' ? { prompt, image } : prompt,
+        ),
+        {
+          ...flags,
+          images: flags.images ?? (data === undefined || data === '-' ? undefined : dirname(data)),
+          signal,
+          ...(single
+            ? { onText: (piece) => process.stdout.write(piece) }
+            : toStdout
+              ? { onEnd: (one) => process.stdout.write(`${JSON.stringify(lineOf(one))}\n`) }
+              : { onProgress: ({ done, total }) => progress.step(done, total) }),
+        },
+      )
+      // In the order of the prompts, whichever ended first.
+      await file?.write(report.continuations.map(lineOf))
+      return report
+    } finally {
+      await file?.close()
+    }
+  })
+  if (single) process.stdout.write('\n')
+  if (toStdout) process.stderr.write(`${text(report)}\n`)
+  else print(report, text, flags)
 }
 
 /** Prompts of the command line, of a file, or of standard input. */
-export async function promptsOf(
-  given: readonly string[],
-  { data, limit }: Pick<GenerateFlags, 'data' | 'limit'>,
-): Promise<{ prompt: Prompt; line: Record<string, unknown> }[]> {
+async function promptsOf(given: readonly string[], data?: string, limit?: number): Promise<Given[]> {
   if (given.length > 0 === (data !== undefined)) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_ARGUMENT',
-      'Give prompts either as arguments or by --data, one of both.',
-    )
+    throw misused('Give prompts either as arguments or by --data, one of both.')
   }
   if (data === undefined) return given.map((prompt) => ({ prompt, line: { prompt } }))
   return data === '-' ? readPrompts('standard input', limit, await standardInput()) : readPrompts(data, limit)
@@ -39,83 +99,7 @@ async function standardInput(): Promise<string> {
   return Buffer.concat(chunks).toString('utf8')
 }
 
-/**
- * Runs it. One continuation of one prompt is shown as it grows; others are lines of JSON, in a file or on standard output.
- * Gives what is left to be printed.
- */
-export async function runGenerate(
-  engine: Engine,
-  model: string,
-  prompts: readonly { prompt: Prompt; line: Record<string, unknown> }[],
-  flags: GenerateFlags,
-  signal: AbortSignal,
-): Promise<{ report: GenerateReport; shown: boolean }> {
-  const { out, json = false, data, limit: _, ...options } = flags
-  const single = prompts.length === 1 && (flags.samples ?? 1) === 1 && !json && out === undefined
-  const toStdout = !single && !json && out === undefined
-  const progress = showProgress('generate', json || single || toStdout)
-  const file = out === undefined || flags.dryRun ? undefined : createWriteStream(out)
-  const failed =
-    file &&
-    once(file, 'error').then(([cause]) => {
-      throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', `${out} cannot be written: ${String(cause)}.`, { cause })
-    })
-  failed?.catch(() => undefined)
-  const lineOf = ({ prompt, sample, ...rest }: Generated) =>
-    `${JSON.stringify({ ...prompts[prompt]?.line, sample, ...rest })}\n`
-  try {
-    const work = generateText(
-      engine,
-      model,
-      prompts.map(({ prompt, line: { image } }) =>
-        typeof image === 'string' || typeof image === 'number' ? { prompt, image } : prompt,
-      ),
-      {
-        ...options,
-        images: options.images ?? (data === undefined || data === '-' ? undefined : dirname(data)),
-        signal,
-        onProgress: ({ done, total }) => progress.step(done, total),
-        ...(single ? { onText: (piece: string) => process.stdout.write(piece) } : {}),
-        ...(toStdout ? { onEnd: (one: Generated) => process.stdout.write(lineOf(one)) } : {}),
-      },
-    )
-    const report = await (failed ? Promise.race([work, failed]) : work)
-    if (single && !report.dryRun) process.stdout.write('\n')
-    if (file !== undefined) {
-      // In the order of the prompts, whichever ended first.
-      file.end(report.continuations.map(lineOf).join(''))
-      await Promise.race([once(file, 'finish'), failed])
-    }
-    return { report, shown: (single || toStdout) && !report.dryRun }
-  } finally {
-    progress.stop()
-  }
-}
-
-export interface EvalFlags extends Omit<EvalOptions, 'data' | 'signal'> {
-  data: string[]
-  json?: boolean
-}
-
-export async function runEval(
-  engine: Engine,
-  model: string,
-  { json = false, ...options }: EvalFlags,
-  signal: AbortSignal,
-): Promise<EvalReport[]> {
-  const progress = showProgress('eval', json)
-  try {
-    return await evaluateAll(engine, model, {
-      ...options,
-      signal,
-      onProgress: ({ done, total }) => progress.step(done, total),
-    })
-  } finally {
-    progress.stop()
-  }
-}
-
-export function generateSummary(report: GenerateReport): string {
+function text(report: GenerateReport): string {
   const { prompts, promptTokens, dryRun } = report
   const asked = `${plural(prompts, 'prompt')} of ${plural(promptTokens, 'token')}`
   if (dryRun)
@@ -125,29 +109,4 @@ export function generateSummary(report: GenerateReport): string {
     `${plural(report.continuations.length, 'continuation')} of ${asked}: ${plural(report.tokens, 'token')} in ` +
     `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} a second, on ${report.adapter}.`
   )
-}
-
-export function evalText(reports: readonly EvalReport[]): string {
-  const [first] = reports
-  if (first === undefined) return ''
-  const shown = (value: number | undefined, { metric }: EvalReport) => {
-    if (value === undefined) return '-'
-    return metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
-  }
-  const more = first.metric === 'choice' ? 'a byte' : 'answers'
-  const total = reports.reduce((sum, report) => sum + report.milliseconds, 0)
-  return [
-    `${first.metric} of ${first.model}, ${milliseconds(total)} on ${first.adapter}`,
-    '',
-    table(
-      ['data', 'examples', 'tokens', first.metric, ...(first.metric === 'exact-match' ? [] : [more])],
-      reports.map((report) => [
-        report.data,
-        count(report.examples),
-        count(report.tokens),
-        shown(report.value, report),
-        ...(report.metric === 'exact-match' ? [] : [shown(report.normalized ?? report.answers, report)]),
-      ]),
-    ),
-  ].join('\n')
 }

@@ -1,12 +1,125 @@
-/** The report of `manu` as text. */
+/** `weightsmith manu`. */
 
-import { kinds, type ManuReport, manuRows, meanOf, sets } from '../manu/index.js'
+import { type Command, Option } from 'commander'
+import {
+  kinds,
+  type Layers,
+  type ManuOptions,
+  type ManuReport,
+  manu,
+  manuModes,
+  manuRows,
+  manuStatistics,
+  meanOf,
+  parts,
+  sets,
+} from '../manu/index.js'
+import { manuPage } from '../report/index.js'
 import { bytes, milliseconds, plural, table } from './format.js'
+import { signal } from './interrupt.js'
+import {
+  adapter,
+  dryRun,
+  images,
+  json,
+  memory,
+  misused,
+  overwrite,
+  real,
+  realNumber,
+  report,
+  seed,
+  wholeNumber,
+  wholeNumbers,
+  words,
+} from './options.js'
+import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 const percent = (share: number) => (100 * share).toFixed(1)
 const shownModules = 40
 
-export function manuText(report: ManuReport): string {
+export function addManu(program: Command): void {
+  verb(
+    program,
+    'manu',
+    'unlearn by neurons: those that answer to what is to be forgotten become zeros, nothing is trained',
+    'weightsmith manu ./llava --forget forget.jsonl --retain retain.jsonl --sweep 1,2,3,5 --max-retain-drop 1 --out ./unlearned',
+  )
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .requiredOption('--forget <files...>', '.jsonl files of what to forget; lines with an "image" are multimodal')
+    .requiredOption('--retain <files...>', '.jsonl files of what to retain')
+    .option('--utility <files...>', '.jsonl files that are asked before and after')
+    .addOption(images('the folder of each file'))
+    .option('--out <folder>', 'the checkpoint to write; with a sweep a folder of them')
+    .addOption(new Option('--mode <name>', 'how neurons are scored').choices(manuModes).default('code'))
+    .addOption(realNumber('--alpha', 'per cent of the neurons of each tower').default(2).conflicts('sweep'))
+    .option('--sweep <list>', 'several alphas, such as 1,2,3,5,10, from one measurement', alphas)
+    .addOption(
+      realNumber('--max-retain-drop', 'write only the largest alpha that costs retain no more per cent of its answers'),
+    )
+    .option('--layers <list>', 'last3, all, or such as 0-3,7 (default: last3, in paper mode all)', layersOf)
+    .option('--weights <list>', 'of the importances, such as abs=2,freq=0,var=2,rms=2', weightsOf)
+    .addOption(realNumber('--tau', 'what |z| has to be above to count as active').default(0.1))
+    .addOption(
+      new Option('--statistics <name>', 'over all tokens, or as the published code')
+        .choices(manuStatistics)
+        .default('stream'),
+    )
+    .addOption(wholeNumber('--batch', 'lines of a batch, for those statistics').default(4))
+    .addOption(wholeNumber('--iterations', 'rounds, each of which measures again and takes alpha more').default(1))
+    .option('--compat-pool-layers', 'let modules of a kind share the statistics of all layers, as the published code')
+    .option('--compact', 'leave coupled neurons out instead of zeros')
+    .option('--compare', 'ask with as many random neurons, and those of the smallest weights, too')
+    .option('--no-ask', 'do not ask the sets before and after')
+    .option('--scores <file>', 'keeps what is measured; where it is there already, nothing is measured again')
+    .addOption(wholeNumber('--ask-lines', 'lines of each set that are asked, chosen by the seed (default: all)'))
+    .addOption(seed('of samples and random neurons'))
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(dryRun())
+    .addOption(overwrite())
+    .addOption(json())
+    .action(run)
+}
+
+type Flags = Common & Reported & ManuOptions & { sweep?: number[]; compatPoolLayers?: boolean }
+
+async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags): Promise<void> {
+  const found = await withEngine('manu', flags, (engine, progress) =>
+    manu(engine, model, {
+      ...flags,
+      alpha: sweep ?? flags.alpha,
+      poolLayers: compatPoolLayers,
+      signal,
+      onProgress: progress.step,
+    }),
+  )
+  await writeReport(flags, () => manuPage(found, manuRows(found)))
+  print(found, text, flags)
+}
+
+function alphas(list: string): number[] {
+  return words(list).map((word) => real('sweep', word))
+}
+
+function layersOf(list: string): Layers {
+  return list === 'all' || list === 'last3' ? list : wholeNumbers('layers')(list)
+}
+
+function weightsOf(list: string): Record<string, number> {
+  return Object.fromEntries(
+    words(list).map((word) => {
+      const [name = '', value = ''] = word.split('=')
+      if (parts.some((part) => part === name)) return [name, real('weights', value)]
+      throw misused(
+        `The option weights should be such as abs=2,rms=1 with ${parts.join(', ')}, but "${word}" was found.`,
+      )
+    }),
+  )
+}
+
+function text(report: ManuReport): string {
   const { choices, before, streams, modules, within } = report
   const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
   const device = `${report.parts === 1 ? 'the model' : `${report.parts} parts of the model in turn, each`} within ${bytes(report.memory)} of ${report.adapter}`

@@ -1,9 +1,41 @@
-/** The text of `weightsmith imm analyze`. */
+/** `weightsmith imm analyze`. */
 
-import type { Analysis } from '../imm/analyze.js'
+import type { Command } from 'commander'
+import { type Analysis, type AnalyzeOptions, analyze } from '../imm/analyze.js'
+import { analysisPage } from '../report/index.js'
 import { milliseconds, percent, plural, table } from './format.js'
+import { signal } from './interrupt.js'
+import { adapter, json, memory, report } from './options.js'
+import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
-export function analysisText({ base, data, importance, models, adapter, ...report }: Analysis): string {
+export function addAnalyze(imm: Command): void {
+  verb(
+    imm,
+    'analyze',
+    'show where improved models have changed, against how important the layers are to their base',
+    'weightsmith imm analyze ./base ./round-1 ./round-2 --data train.jsonl --report analysis.html',
+  )
+    .argument('<base>', 'the original model')
+    .argument('<improved...>', 'models that come from it')
+    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, to measure the importance on')
+    .option('--scores <file>', 'a score file of the base (methods ablation, bi) instead of data')
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .action(run)
+}
+
+async function run(base: string, improved: string[], flags: Common & Reported & AnalyzeOptions): Promise<void> {
+  const { data, scores } = flags
+  const found = await withEngine('analyze', flags, (engine, progress) =>
+    analyze(engine, base, improved, { data, scores, signal, onProgress: progress.step }),
+  )
+  await writeReport(flags, () => analysisPage(found))
+  print(found, text, flags)
+}
+
+function text({ base, data, importance, models, adapter, ...report }: Analysis): string {
   const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
   const names = models.map(({ model }) => short(model))
   const lines = [

@@ -1,0 +1,71 @@
+/** `weightsmith diff`. */
+
+import type { Command } from 'commander'
+import { type DiffReport, type DiffStats, diff } from '../diff.js'
+import { diffPage } from '../report/index.js'
+import { milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
+import { signal } from './interrupt.js'
+import { adapter, json, memory, report } from './options.js'
+import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+
+export function addDiff(program: Command): void {
+  verb(
+    program,
+    'diff',
+    'show how far checkpoint B has moved from A, per layer and per module',
+    'weightsmith diff ./base ./merged --report diff.html',
+  )
+    .argument('<a>', 'where from')
+    .argument('<b>', 'where to')
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .action(run)
+}
+
+async function run(a: string, b: string, flags: Common & Reported): Promise<void> {
+  const found = await withEngine('diff', flags, (engine, progress) =>
+    diff(engine, a, b, { signal, onProgress: progress.update }),
+  )
+  await writeReport(flags, () => diffPage(found))
+  print(found, text, flags)
+}
+
+const head = ['mean |Δ|', '‖Δ‖/‖A‖', '|Δ|>1e-5', 'max |Δ|', 'cosine']
+
+function cells(stats: DiffStats): string[] {
+  return [
+    stats.meanAbs.toExponential(3),
+    stats.relative?.toFixed(5) ?? '-',
+    percent(stats.changed),
+    stats.maxAbs.toExponential(3),
+    stats.cosine?.toFixed(6) ?? '-',
+  ]
+}
+
+function text(report: DiffReport): string {
+  const lines = [
+    `A = ${report.a}`,
+    `B = ${report.b}`,
+    `${plural(report.total.tensors, 'tensor')} compared, ${parameters(report.total.parameters)} parameters, in ` +
+      `${milliseconds(report.milliseconds)} on ${report.adapter}.`,
+    '',
+    table(
+      ['layer', ...head],
+      [...report.layers.map((row) => [row.layer, ...cells(row)]), ['all', ...cells(report.total)]],
+    ),
+    '',
+    table(
+      ['module', ...head],
+      report.modules.map((row) => [row.module, ...cells(row)]),
+    ),
+  ]
+  if (report.total.nonFinite > 0) {
+    lines.push('', `Warning: ${plural(report.total.nonFinite, 'NaN or infinite element')} left out.`)
+  }
+  for (const { tensor, reason } of report.skipped.slice(0, shownRows)) lines.push(`Not compared: ${tensor} ${reason}.`)
+  const more = report.skipped.length - shownRows
+  if (more > 0) lines.push(`... and ${more} more (--json has all).`)
+  return lines.join('\n')
+}

@@ -1,0 +1,55 @@
+/** `weightsmith doctor`. */
+
+import type { Command } from 'commander'
+import { type DoctorReport, doctor } from '../doctor.js'
+import { milliseconds, rate } from './format.js'
+import { adapter, json } from './options.js'
+import { adapterText, type Common, print, verb } from './verb.js'
+
+export function addDoctor(program: Command): void {
+  verb(
+    program,
+    'doctor',
+    'show adapters, drivers, limits and bandwidths, and what to install',
+    'weightsmith doctor --folder /data',
+  )
+    .option('--folder <path>', 'whose disk to measure', '.')
+    .addOption(adapter())
+    .addOption(json())
+    .action(async ({ adapter, folder, ...flags }: Common & { folder: string }) =>
+      print(await doctor({ adapter, folder }), text, flags),
+    )
+}
+
+function text(report: DoctorReport): string {
+  const { engine, kernel, disk } = report
+  const lines = [
+    `weightsmith ${report.version}, Node ${report.node}, ${report.platform}`,
+    `Dawn: ${report.dawn}`,
+    '',
+    report.adapters.length === 0 ? 'No adapters.' : 'Adapters, best first:',
+    ...report.adapters.flatMap((adapter) => [
+      `  ${adapterText(adapter)}${adapter.info.description ? `: ${adapter.info.description}` : ''}`,
+      `    features: ${adapter.features.join(', ') || 'none of those used'}`,
+      `    limits: ${Object.entries(adapter.limits)
+        .map(([name, value]) => `${name} ${value}`)
+        .join(', ')}`,
+    ]),
+    '',
+  ]
+  if (engine) {
+    lines.push(
+      `In use: ${adapterText(engine.adapter)}, ${engine.slots} slots, opened in ${milliseconds(engine.openMilliseconds)}.`,
+    )
+  } else lines.push('No engine can be opened.')
+  lines.push(`memcpy, one thread: ${rate(report.memcpy)}`)
+  if (kernel) {
+    lines.push(
+      `kernel ${kernel.name}, ${kernel.dtype}: ${rate(kernel.bytesPerSecond)}, ${kernel.ofMemcpy.toFixed(2)} x memcpy`,
+    )
+  }
+  if ('problem' in disk) lines.push(`disk of ${disk.folder}: not measured, ${disk.problem}`)
+  else lines.push(`disk of ${disk.folder}: write + fsync ${rate(disk.write)}, read (cached) ${rate(disk.read)}`)
+  if (report.advice.length > 0) lines.push('', ...report.advice.map((text) => `- ${text}`))
+  return lines.join('\n')
+}

@@ -1,0 +1,64 @@
+/** `weightsmith imm run`. */
+
+import type { Command } from 'commander'
+import { type ImmOptions, type ImmReport, imm } from '../imm/loop.js'
+import { immPage, immTables } from '../report/index.js'
+import { bytes, milliseconds, plural, table } from './format.js'
+import { signal } from './interrupt.js'
+import { adapter, dryRun, json, memory, overwrite, report, wholeNumber } from './options.js'
+import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+
+export function addRounds(group: Command): void {
+  verb(
+    group,
+    'run',
+    'let a model learn from its own right answers in rounds, each merged with the original',
+    'weightsmith imm run examples/imm/config.yml improved --report imm.html',
+  )
+    .argument('<config>', 'a YAML file: model, questions, generate, filter, train, merge, evaluate')
+    .argument('<out>', "the folder to write: every round's data, models and report")
+    .addOption(wholeNumber('--rounds', "rounds (default: the config's, or 3)"))
+    .option('--resume', 'go on with the run in the folder, at the step it stopped in; where there is none, begin')
+    .addOption(overwrite('begin again where a run is'))
+    .addOption(dryRun('check everything and show what it takes, write nothing'))
+    .addOption(report())
+    .addOption(memory())
+    .addOption(adapter())
+    .addOption(json())
+    .action(run)
+}
+
+async function run(config: string, out: string, flags: Common & Reported & Omit<ImmOptions, 'out'>): Promise<void> {
+  const { rounds, resume, overwrite, dryRun } = flags
+  const done = await withEngine('imm', flags, (engine, progress) =>
+    imm(engine, config, {
+      ...{ out, rounds, resume, overwrite, dryRun, signal },
+      onProgress: ({ round, rounds: last, step, done, total }) =>
+        progress.step(done, total, `round ${round} of ${last}, ${step}`),
+    }),
+  )
+  if (!done.dryRun) await writeReport(flags, () => immPage(done))
+  print(done, text, flags)
+}
+
+function text(report: ImmReport): string {
+  if (report.dryRun) {
+    return (
+      `Would begin with ${report.model} and ${plural(report.questions, 'question')} a round; a round takes about ` +
+      `${bytes(report.bytesPerRound)} of ${report.out}.`
+    )
+  }
+  const { accuracy, collapse } = immTables(report)
+  const shown = ({ head, rows }: typeof accuracy) =>
+    table(
+      [...head],
+      rows.map((row) => row.map(String)),
+    )
+  return [
+    shown(accuracy),
+    ...(collapse.rows.length === 0 ? [] : ['', shown(collapse)]),
+    '',
+    `The ${report.policy} model is that of round ${report.chosen}: ${report.model}. It ${report.rounds.at(-1)?.decision}.`,
+    `Took ${milliseconds(report.milliseconds)} on ${report.adapter}.`,
+  ].join('\n')
+}

@@ -1,0 +1,79 @@
+/** `weightsmith score`. */
+
+import type { Command } from 'commander'
+import { scorePage } from '../report/index.js'
+import { scoreMethods } from '../score/index.js'
+import { openScores, type ScoreOptions, type ScoreReport, score } from '../score.js'
+import { bytes, milliseconds, plural } from './format.js'
+import { signal } from './interrupt.js'
+import {
+  adapter,
+  dryRun,
+  images,
+  json,
+  memory,
+  overwrite,
+  realNumber,
+  report,
+  seed,
+  wholeNumber,
+  wholeNumbers,
+  words,
+} from './options.js'
+import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+
+export function addScore(program: Command): void {
+  verb(
+    program,
+    'score',
+    'measure how important layers, neurons, heads and weights are, into a score file for prune',
+    'weightsmith score ./base --method flap,bi --data train.jsonl --out base.scores',
+  )
+    .argument('<model>', 'a folder or org/name in the local cache')
+    .requiredOption(
+      '--method <names>',
+      `what to measure: ${[...scoreMethods.keys()].join(', ')}; several with commas`,
+      words,
+    )
+    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line')
+    .addOption(images())
+    .option('--out <file>', 'the score file to write')
+    .option('--layers <list>', 'layers to measure, such as 0-3,7 (default: all)', wholeNumbers('layers'))
+    .addOption(realNumber('--tau', 'neurons are active where |x| > tau').default(0.1))
+    .addOption(wholeNumber('--tokens', 'tokens a pass (default: 1024)'))
+    .addOption(wholeNumber('--samples', 'so many lines of the data, chosen by the seed'))
+    .addOption(seed('of the choice of lines'))
+    .addOption(memory())
+    .addOption(adapter())
+    .option('--resume', 'go on where an interrupted run with the same options stood')
+    .addOption(dryRun())
+    .addOption(overwrite('replace the score file if it is there'))
+    .addOption(report())
+    .addOption(json())
+    .action(run)
+}
+
+async function run(
+  model: string,
+  flags: Common & Reported & Omit<ScoreOptions, 'methods'> & { method: string[] },
+): Promise<void> {
+  const done = await withEngine('score', flags, async (engine, progress) => {
+    const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.step })
+    const { out, dryRun } = found
+    if (out !== undefined && !dryRun) {
+      await writeReport(flags, async () => scorePage(found, await openScores(engine, out)))
+    }
+    return found
+  })
+  print(done, text, flags)
+}
+
+function text(report: ScoreReport): string {
+  const { methods, dryRun, examples, tokens, parts, memory } = report
+  const what = `${methods.join(', ')} of ${report.model}, ${plural(report.layers.length, 'layer')}`
+  const data = examples === 0 ? '' : ` on ${plural(examples, 'line')} with ${plural(tokens, 'token')}`
+  const device = `${parts === 1 ? 'the model' : `${parts} parts of the model in turn, each`} within ${bytes(memory)} of ${report.adapter}`
+  return dryRun
+    ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores.`
+    : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores in ${report.out}.`
+}

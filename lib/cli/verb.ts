@@ -1,0 +1,56 @@
+/** What verbs share: how they are declared, the engine and progress they work with, and how they print. */
+
+import type { Command } from 'commander'
+import { type Adapter, Engine } from '../engine.js'
+import { type Page, writePage } from '../report/index.js'
+import { beginWork } from './interrupt.js'
+import { type Progress, showProgress } from './progress.js'
+
+export interface Common {
+  json?: boolean
+  adapter?: string
+  memory?: string
+}
+
+/** A verb with `--report`. */
+export interface Reported {
+  report?: string
+}
+
+/** A verb of `parent` whose help ends with an example. */
+export function verb(parent: Command, name: string, about: string, example: string): Command {
+  return parent.command(name).description(about).addHelpText('after', `\nExample:\n  ${example}`)
+}
+
+/** Opens an engine for the time of `work`, and clears the progress when it ends. */
+export async function withEngine<T>(
+  what: string,
+  { json = false, adapter, memory }: Common,
+  work: (engine: Engine, progress: Progress) => Promise<T>,
+): Promise<T> {
+  beginWork()
+  const engine = await Engine.open({ adapter, memory })
+  const progress = showProgress(what, json)
+  try {
+    if (!json && engine.adapter.type === 'cpu') {
+      process.stderr.write(`No GPU is in use: ${adapterText(engine.adapter)}.\n`)
+    }
+    return await work(engine, progress)
+  } finally {
+    progress.stop()
+    await engine.close()
+  }
+}
+
+export function adapterText({ info, type, backend, driver }: Adapter): string {
+  const origin = driver === 'bundled' ? 'bundled driver' : type === 'cpu' ? 'software driver of the system' : type
+  return `${info.device} (${[backend, origin].join(', ')})`
+}
+
+export function print<T>(report: T, text: (report: T) => string, { json }: Common): void {
+  process.stdout.write(`${json ? JSON.stringify(report, null, 2) : text(report)}\n`)
+}
+
+export async function writeReport({ report }: Reported, page: () => Page | Promise<Page>): Promise<void> {
+  if (report !== undefined) await writePage(report, await page())
+}
