@@ -19,7 +19,7 @@ import {
 import { checkOptions, determinismOf, type MergeOptions, prepareMerge, typeName } from './merge.js'
 import type { TensorParameters } from './methods/index.js'
 import { loadAddon } from './native/load.js'
-import { joinPlans, levelToNative, type MergePlan, type PlannedTensor, toNative } from './plan/index.js'
+import { joinPlans, levelToNative, type PlannedTensor, toNative } from './plan/index.js'
 import { loadRecipe, type RecipeInput } from './recipe/index.js'
 
 const mebi = 2 ** 20
@@ -97,11 +97,9 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
   const forecast = addon.forecast(native.plan, { maxBinding, slots })
   const before = joint.levels.map((_, i) => addon.forecast(levelToNative(joint, i, run), { maxBinding, slots }))
   const passes = new Map(
-    native.owners.flatMap((owners, job) =>
-      owners.map(({ plan, tensor }) => [passesKey(plan, tensor), forecast.passes[job] ?? 1] as const),
-    ),
+    native.owners.flatMap((owners, job) => owners.map(({ tensor }) => [tensor, forecast.passes[job] ?? 1] as const)),
   )
-  const groups = groupTensors(joint.plans, passes)
+  const groups = groupTensors(tensors, passes)
   const { bavail, bsize } = await statfs(disk)
   const copied = tensors.filter(({ program }) => program === undefined).length
   const weights = joint.plans.reduce((sum, { layout }) => sum + layout.bytes, 0)
@@ -127,10 +125,6 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
   }
 }
 
-function passesKey(plan: number, tensor: string): string {
-  return `${plan}\0${tensor}`
-}
-
 /** The folder itself, or the nearest one above it that is there. */
 async function existing(folder: string): Promise<string> {
   const there = await access(folder).then(
@@ -152,29 +146,30 @@ async function measureNow(folder: string, kernels: Set<string>, options: Explain
 }
 
 /** One row for all tensors that are treated alike, whatever their number. */
-function groupTensors(plans: MergePlan[], passes: ReadonlyMap<string, number>): ExplainGroup[] {
+function groupTensors(tensors: PlannedTensor[], passes: ReadonlyMap<PlannedTensor, number>): ExplainGroup[] {
   const groups = new Map<string, ExplainGroup & { numbers: Set<number>; names: Set<string> }>()
-  const all = plans.flatMap(({ tensors }, plan) => tensors.map((tensor) => ({ tensor, plan })))
-  for (const { tensor, plan } of all) {
+  // Many tensors share one object.
+  const texts = new Map<object, string>()
+  const textOf = (shared: object) => {
+    const text = texts.get(shared) ?? JSON.stringify(shared)
+    texts.set(shared, text)
+    return text
+  }
+  for (const tensor of tensors) {
     const { name, dtype, program, parameters, coefficients, origins, bytes } = tensor
     const at = layerOf(name)
     const kernels = program?.kernels.map(({ kernel }) => kernel) ?? []
-    const treatment = {
-      dtype,
-      kernels,
-      passes: passes.get(passesKey(plan, name)) ?? 1,
-      coefficients,
-      ...(parameters && { parameters }),
-    }
-    const key = JSON.stringify([at !== undefined, treatment])
+    const read = passes.get(tensor) ?? 1
+    const key = [at !== undefined, dtype, kernels, read, coefficients, parameters && textOf(parameters)].join(' ')
     let group = groups.get(key)
     if (group === undefined) {
       const empty = { layers: '', modules: [], tensors: 0, bytesRead: 0, bytesWritten: 0 }
+      const treatment = { dtype, kernels, passes: read, coefficients, ...(parameters && { parameters }) }
       group = { ...empty, ...treatment, numbers: new Set(), names: new Set() }
       groups.set(key, group)
     }
     group.tensors++
-    group.bytesRead += treatment.passes * origins.reduce((sum, { tensor }) => sum + tensor.end - tensor.begin, 0)
+    group.bytesRead += read * origins.reduce((sum, { tensor }) => sum + tensor.end - tensor.begin, 0)
     group.bytesWritten += bytes
     if (at !== undefined) group.numbers.add(at.index)
     group.names.add(at?.rest ?? name)

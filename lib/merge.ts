@@ -266,7 +266,7 @@ export async function stageMerge(
     await made.discard()
     const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
       const owner = native.owners[job]?.[variant]
-      return owner === undefined ? [] : [{ ...owner, count }]
+      return owner === undefined ? [] : [{ plan: owner.plan, tensor: owner.tensor.name, count }]
     })
     if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
     if (latest) options.onProgress?.({ ...latest, stage: 'finish' })

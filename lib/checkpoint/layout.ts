@@ -44,22 +44,25 @@ export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout
   }
   if (shards.length === 0) shards.push([])
   const places: OutputLayout['places'] = new Map()
-  const files = shards.map((shard, i) => {
-    const { header, offsets, size } = layOutFile(shard)
-    for (const [name, offset] of offsets) places.set(name, { file: i, offset })
-    return { name: shardName(i, shards.length), size, header }
+  const files = shards.map((shard, file) => {
+    const { header, sorted, size } = layOutFile(shard)
+    let offset = header.length
+    for (const { name, bytes } of sorted) {
+      places.set(name, { file, offset })
+      offset += bytes
+    }
+    return { name: shardName(file, shards.length), size, header }
   })
   const index = files.length > 1 ? indexText(tensors, files, places) : undefined
   const bytes = files.reduce((sum, file) => sum + file.size, 0)
   return { files, places, ...(index === undefined ? {} : { index }), bytes }
 }
 
-function layOutFile(tensors: OutputTensor[]): { header: Uint8Array; offsets: Map<string, number>; size: number } {
+/** The header of a file, and its tensors in the order in which they follow it. */
+function layOutFile(tensors: OutputTensor[]): { header: Uint8Array; sorted: OutputTensor[]; size: number } {
   const sorted = byBytes(tensors, ({ name }) => name).sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype))
-  const relative = new Map<string, number>()
   let end = 0
   const entries = sorted.map(({ name, dtype, shape, bytes }) => {
-    relative.set(name, end)
     const begin = end
     end += bytes
     return `${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape}],"data_offsets":[${begin},${end}]}`
@@ -69,8 +72,7 @@ function layOutFile(tensors: OutputTensor[]): { header: Uint8Array; offsets: Map
   const header = Buffer.alloc(8 + padded, ' ')
   header.writeBigUInt64LE(BigInt(padded), 0)
   json.copy(header, 8)
-  const offsets = new Map([...relative].map(([name, offset]) => [name, offset + header.length]))
-  return { header: new Uint8Array(header), offsets, size: header.length + end }
+  return { header: new Uint8Array(header), sorted, size: header.length + end }
 }
 
 function shardName(index: number, count: number): string {

@@ -4,7 +4,11 @@
  */
 
 import { WeightsmithError } from '../errors.js'
+import type { NativeProgram } from '../native/border.js'
 import type { Step } from './method.js'
+
+const sum: NativeProgram = { kernels: [{ kernel: 'linear', writes: 'output' }] }
+const deltas: NativeProgram = { kernels: [{ kernel: 'delta', writes: 'output' }] }
 
 /** `sum w_i m_i` over all inputs. */
 export function weightedSum(weights: number[]): Step {
@@ -13,7 +17,7 @@ export function weightedSum(weights: number[]): Step {
   if (inputs.length === 1 && only !== undefined && weights[only] === 1) return { copy: only }
   const read = inputs.length === 0 ? [0] : inputs
   return {
-    program: { kernels: [{ kernel: 'linear', writes: 'output' }] },
+    program: sum,
     coefficients: read.map((i) => weights[i] ?? 0),
     inputs: read,
   }
@@ -27,7 +31,7 @@ export function weightedDeltas(factors: number[]): Step {
   // Factors that add up to 1 cancel the base: it need not be read, nor its rounding errors be paid for.
   if (1 - factors.reduce((a, b) => a + b, 0) === 0) return weightedSum([0, ...factors])
   return {
-    program: { kernels: [{ kernel: 'delta', writes: 'output' }] },
+    program: deltas,
     coefficients: models.map((i) => factors[i] ?? 0),
     inputs: [0, ...models.map((i) => i + 1)],
   }

@@ -15,7 +15,7 @@ import {
   outputConfig,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
-import { type DerivedTensor, Files, storedType } from './derived.js'
+import { type DerivedTensor, Files, sameShape, storedType } from './derived.js'
 import { isVocabulary } from './vocabulary.js'
 
 export function withAdapter(name: string, base: Checkpoint, adapter: Adapter): Checkpoint {
@@ -25,8 +25,8 @@ export function withAdapter(name: string, base: Checkpoint, adapter: Adapter): C
   let rows: number | undefined
   for (const [target, tensor] of adapter.replaced) {
     const { key, weight } = find(target, base, adapter)
-    const sameRest = `${tensor.shape.slice(1)}` === `${weight.shape.slice(1)}`
-    if (`${tensor.shape}` !== `${weight.shape}` && !(isVocabulary(key) && sameRest))
+    const sameRest = sameShape(tensor.shape.slice(1), weight.shape.slice(1))
+    if (!sameShape(tensor.shape, weight.shape) && !(isVocabulary(key) && sameRest))
       throw misfit(key, weight, tensor, adapter)
     if (isVocabulary(key) && tensor.shape[0] !== weight.shape[0]) rows = tensor.shape[0]
     tensors.set(key, files.take(tensor, adapter.checkpoint))

@@ -17,6 +17,10 @@ export interface Origin {
   whole?: number
 }
 
+export function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, i) => size === b[i])
+}
+
 /** How a run of elements is made; without a program the bytes of the one origin are copied. */
 export interface Part {
   /** First element. */
@@ -69,6 +73,7 @@ export function joinSums(
   coefficients: number[],
   origins: Origin[],
 ): { program: NativeProgram; coefficients: number[]; origins: Origin[] } | undefined {
+  if (!origins.some(({ tensor }) => isDerived(tensor))) return undefined
   const outer = factorsOf(program, coefficients)
   if (outer === undefined) return undefined
   const sums = new Map<CheckpointTensor, { factor: number; origin: Origin }>()
@@ -107,7 +112,8 @@ export function fused(work: Work): Work {
     const part = solePart(only.tensor)
     if (part?.program !== undefined && !part.program.shared) return fused(part)
   }
-  return { ...work, ...joinSums(program, coefficients, origins) }
+  const sum = joinSums(program, coefficients, origins)
+  return sum === undefined ? work : { ...work, ...sum }
 }
 
 export const linear: NativeProgram = { kernels: [{ kernel: 'linear', writes: 'output' }] }

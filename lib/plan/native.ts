@@ -54,7 +54,12 @@ export interface RunOptions {
 export interface NativeRun {
   plan: NativePlan
   /** Plan and tensor of each variant of each job. */
-  owners: { plan: number; tensor: string }[][]
+  owners: { plan: number; tensor: PlannedTensor }[][]
+}
+
+interface Owned {
+  job: NativeTensorJob
+  owners: NativeRun['owners'][number]
 }
 
 export function toNative(
@@ -64,8 +69,8 @@ export function toNative(
 ): NativeRun {
   const sources = new Sources(levels, run.levels)
   const outputs: NativePlan['outputs'] = []
-  const jobs: { job: NativeTensorJob; owners: NativeRun['owners'][number] }[] = []
-  const known = new Map<string, number>()
+  const jobs: Owned[] = []
+  const known = new Map<string, Owned>()
   for (const [index, { tensors, layout }] of plans.entries()) {
     const before = outputs.length
     const folder = run.folders[index] ?? ''
@@ -78,18 +83,19 @@ export function toNative(
       }
       const output = { place: before + place.file, offset: place.offset, dtype: tensor.dtype }
       const variant: NativeVariant = { coefficients: tensor.coefficients, output }
-      const owner = { plan: index, tensor: tensor.name }
+      const owner = { plan: index, tensor }
       const job = jobOf(tensor, sources, index)
       const alone = plans.length === 1 || tensor.program?.shared === true
       const key = alone ? undefined : JSON.stringify([job, tensor.dtype])
-      const same = key === undefined ? undefined : jobs[known.get(key) ?? -1]
-      if (same !== undefined) {
+      const same = key === undefined ? undefined : known.get(key)
+      if (same === undefined) {
+        const entry = { job: { ...job, variants: [variant] }, owners: [owner] }
+        jobs.push(entry)
+        if (key !== undefined) known.set(key, entry)
+      } else {
         same.job.variants.push(variant)
         same.owners.push(owner)
-        continue
       }
-      const at = jobs.push({ job: { ...job, variants: [variant] }, owners: [owner] }) - 1
-      if (key !== undefined) known.set(key, at)
     }
   }
   const { inputs, programs } = sources
@@ -126,8 +132,8 @@ function jobOf(tensor: PlannedTensor, sources: Sources, plan: number): Omit<Nati
  * In the order of the output, but for tensors that share their facts: these keep the order of the network among
  * themselves, because equal magnitudes are told apart by it, and a result must not depend on its shards.
  */
-function inOrder<T extends { job: NativeTensorJob }>(jobs: T[], programs: NativeProgram[]): T[] {
-  const joint = ({ job }: T) => programs[job.program]?.shared === true
+function inOrder(jobs: Owned[], programs: NativeProgram[]): Owned[] {
+  const joint = ({ job }: Owned) => programs[job.program]?.shared === true
   const network = jobs.filter(joint).values()
   const written = [...jobs].sort((a, b) => compareWrites(a.job, b.job))
   return written.map((entry) => (joint(entry) ? (network.next().value ?? entry) : entry))

@@ -18,9 +18,9 @@ import {
   type Vocabulary,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
-import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../methods/index.js'
+import type { Method, Scalar, Step } from '../methods/index.js'
 import type { NativeProgram, StoreDType } from '../native/border.js'
-import { evaluate, type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
+import { type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import {
   fused,
   isDerived,
@@ -34,13 +34,11 @@ import {
 } from './derived.js'
 import { layerChange } from './layers.js'
 import { type View, viewOf } from './modules.js'
+import type { Effective } from './parameters.js'
 import { stageCheckpoint } from './stages.js'
 import { type MadeTensors, prepared, statisticsFor } from './statistics.js'
 import { isBuffer, type OutputSource, planSlices, planTensors } from './tensors.js'
 import { mapTables, planVocabulary } from './vocabulary.js'
-
-/** Evaluated parameters, as far as the recipe decides about them. */
-export type Effective = Pick<TensorParameters, 'global' | 'models'>
 
 export interface PlannedTensor {
   name: string
@@ -54,9 +52,9 @@ export interface PlannedTensor {
   program?: NativeProgram
   coefficients: number[]
   /** Keys the random numbers, where that is not the name. */
-  key?: string
+  key?: string | undefined
   /** What the recipe comes to here. Absent: no method has a say, as for integers. */
-  parameters?: Effective
+  parameters?: Effective | undefined
 }
 
 export interface MergePlan {
@@ -115,15 +113,21 @@ export function planMerge(
   }
 }
 
-/** A tensor of the output with what its method makes of it. */
+/** A tensor of the output before its method has said what is made of it. */
 interface Planned {
   name: string
+  /** What is read; tables of tokens are in the order of the output's vocabulary. */
   origins: Origin[]
-  step: () => Step & { parameters?: Effective }
-  /** Tensors of statistics, which follow the origins where the step reads them. */
-  statistics: () => Origin[]
-  /** Whether the first origin may be a base. */
-  needsBase: boolean
+  /** Absent: the one origin is copied. */
+  merged?: { source: OutputSource; by: Treatment }
+}
+
+/** What tensors of one merge have in common. */
+interface Treatment {
+  method: Method
+  /** Names the checkpoints of statistics. */
+  checkpointOf(model: string): Checkpoint
+  notes: string[]
 }
 
 interface PlannedTensors {
@@ -167,25 +171,14 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
     const globals = topLevelScalars(merge.method, above)
     const { pretrained } = globals
     const roles = { globals, checkpointOf: seen, ...(typeof pretrained === 'string' ? { pretrained } : {}) }
-    const slices = planSlices(merge, roles)
+    const slices = planSlices(merge, roles, above)
     if (merge.sliced) layers.push(layerChange(slices, view?.section))
-    const { method } = merge
-    return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => {
-      const parameters = lazy(() => parametersOf(method, above, source))
-      const statistics = lazy(() => statisticsFor(method, parameters(), source, checkpointOf, notes))
-      const shape = source.origins[0]?.tensor.shape ?? []
-      const base = source.slice.inputs.length > source.slice.models.length
-      return {
-        ...source,
-        name: view?.stored(source.name) ?? source.name,
-        step: () => ({
-          ...method.step({ ...parameters(), shape, base, statistics: statistics().length > 0 }),
-          parameters: parameters(),
-        }),
-        statistics,
-        needsBase: method.needsBase !== false,
-      }
-    })
+    const by = { method: merge.method, checkpointOf, notes }
+    return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => ({
+      name: view?.stored(source.name) ?? source.name,
+      origins: source.origins,
+      merged: { source, by },
+    }))
   }
   if (recipe.modules.length === 0) {
     return finish(planOne(recipe, [recipe.parameters], ({ model }) => checkpointOf(model)))
@@ -204,15 +197,7 @@ function planTensorsOf(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoi
   })
   const rest = [...donor.tensors].filter(([name]) => !covered.has(name))
   if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
-  for (const [name, tensor] of rest) {
-    sources.push({
-      name,
-      origins: [{ checkpoint: donor, tensor }],
-      step: () => ({ copy: 0 }),
-      statistics: () => [],
-      needsBase: false,
-    })
-  }
+  for (const [name, tensor] of rest) sources.push({ name, origins: [{ checkpoint: donor, tensor }] })
   return finish(sources)
 }
 
@@ -247,8 +232,11 @@ function topLevelScalars(method: Method, above: Parameters[]): Record<string, Sc
   return Object.fromEntries(values)
 }
 
-function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTensors): PlannedTensor {
-  const { name, origins } = source
+function planTensor(
+  { name, origins, merged }: Planned,
+  asked: StoreDType | undefined,
+  made: MadeTensors,
+): PlannedTensor {
   const [first] = origins
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${name} has no origin.`)
   const { shape } = first.tensor
@@ -256,19 +244,20 @@ function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTe
   const same = { name, shape, elements }
   const stored = storedType(first.tensor)
   if (!isFloat(stored) || isBuffer(name)) return copyOf(same, first)
-  const { parameters, ...step } = source.step()
+  const { step, parameters, statistics } = stepOf(merged)
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for
-  const kept = source.needsBase || origins.length > 1 ? storedAs(stored) : stored
+  const kept =
+    (merged !== undefined && merged.by.method.needsBase !== false) || origins.length > 1 ? storedAs(stored) : stored
   const dtype = asked ?? kept
   // what one program makes is better made in its place than copied there
   const lies = sole !== undefined && !(isDerived(sole.tensor) && solePart(sole.tensor))
-  if (lies && sole.tensor.dtype === dtype) return { ...copyOf(same, sole), ...(parameters && { parameters }) }
+  if (lies && sole.tensor.dtype === dtype) return { ...copyOf(same, sole), parameters }
   const computed = asked ?? storedAs(stored)
   const given: Omit<Part, 'first' | 'elements' | 'key'> & { key?: string } =
     'copy' in step
       ? { program: linear, coefficients: [1], origins: origins.slice(step.copy, step.copy + 1) }
-      : prepared(step, [...origins, ...source.statistics()], made)
+      : prepared(step, [...origins, ...statistics], made)
   const { program = linear, coefficients, origins: read, key } = fused(given)
   for (const { tensor, checkpoint } of read) {
     if (!isLoadable(tensor.dtype)) {
@@ -281,59 +270,25 @@ function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTe
     }
   }
   const bytes = elements * bytesOf(computed)
-  return {
-    ...same,
-    dtype: computed,
-    bytes,
-    origins: read,
-    program,
-    coefficients,
-    ...(key === undefined ? {} : { key }),
-    ...(parameters && { parameters }),
-  }
+  return { name, dtype: computed, shape, elements, bytes, origins: read, program, coefficients, key, parameters }
 }
 
-function lazy<T>(make: () => T): () => T {
-  let made: { value: T } | undefined
-  return () => {
-    made ??= { value: make() }
-    return made.value
-  }
+/** What the method makes of a tensor, and the tensors of statistics that follow its origins. */
+function stepOf(merged: Planned['merged']): { step: Step; parameters?: Effective; statistics: Origin[] } {
+  if (merged === undefined) return { step: { copy: 0 }, statistics: [] }
+  const { source, by } = merged
+  const { slice, name, t, origins } = source
+  const parameters = slice.evaluate(name, t)
+  const statistics = statisticsFor(by.method, parameters, source, by.checkpointOf, by.notes)
+  const shape = origins[0]?.tensor.shape ?? []
+  const base = slice.bases > 0
+  const step = by.method.step({ ...parameters, shape, base, statistics: statistics.length > 0 })
+  return { step, parameters, statistics }
 }
 
 function copyOf(same: Pick<PlannedTensor, 'name' | 'shape' | 'elements'>, origin: Origin): PlannedTensor {
   const { dtype, begin, end } = origin.tensor
   return { ...same, dtype, bytes: end - begin, origins: [origin], coefficients: [] }
-}
-
-/** Values for one tensor; what is nearer to the model goes first: its own, the slice's, the recipe's, the default. */
-function parametersOf(method: Method, above: Parameters[], { name, t, slice }: OutputSource): Effective {
-  const resolveValue = (spec: ParameterSpec, levels: Parameters[], path: string): Scalar | undefined => {
-    for (const level of levels) {
-      const value = level[spec.name]
-      const found = value === undefined ? undefined : evaluate(value, name, t)
-      if (found !== undefined) return found
-    }
-    if (spec.default !== undefined || spec.optional) return spec.default
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_RECIPE',
-      `${path}.${spec.name} of the recipe should be a ${spec.type}, which method ${method.name} needs, but is missing ` +
-        `for tensor ${name}.`,
-      { tensor: name },
-    )
-  }
-  const values = (scope: ParameterSpec['scope'], levels: Parameters[], path: string) =>
-    Object.fromEntries(
-      method.parameters
-        .filter((spec) => spec.scope === scope)
-        .map((spec) => [spec.name, resolveValue(spec, levels, path)]),
-    )
-  return {
-    global: values('global', [slice.parameters, ...above], 'parameters'),
-    models: slice.models.map(({ parameters, path }) =>
-      values('model', [parameters, slice.parameters, ...above], `${path}.parameters`),
-    ),
-  }
 }
 
 function mainType(tensors: PlannedTensor[]): StoreDType | undefined {

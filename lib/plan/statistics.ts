@@ -3,7 +3,7 @@
 import { type Checkpoint, type CheckpointTensor, kernelCode } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, Step, TensorParameters } from '../methods/index.js'
-import { type DerivedTensor, linear, type Origin, type Part } from './derived.js'
+import { type DerivedTensor, linear, type Origin, type Part, sameShape } from './derived.js'
 import type { OutputSource } from './tensors.js'
 
 /** What has been made, by how. */
@@ -33,7 +33,7 @@ export function statisticsFor(
     }
     const size = own.tensor.shape[1] ?? 0
     const wanted = inputs ? [size, size] : own.tensor.shape
-    if (`${tensor.shape}` !== `${wanted}`) {
+    if (!sameShape(tensor.shape, wanted)) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
         `Tensor ${own.tensor.name} has shape [${own.tensor.shape.join(', ')}] in ${own.checkpoint.name}, but ` +

@@ -13,7 +13,8 @@ import {
 import { WeightsmithError } from '../errors.js'
 import type { Scalar } from '../methods/index.js'
 import type { Merge, Parameters, Slice, Source } from '../recipe/index.js'
-import type { Origin } from './derived.js'
+import { type Origin, sameShape } from './derived.js'
+import { type Evaluation, evaluation } from './parameters.js'
 import { isVocabulary } from './vocabulary.js'
 
 export interface OutputSource {
@@ -27,9 +28,10 @@ export interface OutputSource {
 export interface PlannedSlice {
   /** Input order: bases first. */
   inputs: { checkpoint: Checkpoint; first: number }[]
-  /** Parameters of the inputs that are not bases. */
-  models: { parameters: Parameters; path: string }[]
-  parameters: Parameters
+  /** How many of the inputs are bases, which have no parameters of their own. */
+  bases: number
+  evaluate: Evaluation
+  /** Layers. */
   count: number
 }
 
@@ -41,9 +43,9 @@ export interface Roles {
   checkpointOf(source: { model: string; prefix?: string }): Checkpoint
 }
 
-/** Inputs and their order, for every slice of a merge. */
-export function planSlices(merge: Merge, roles: Roles): PlannedSlice[] {
-  return merge.slices.map((slice) => planSlice(merge, roles, slice))
+/** Inputs and their order, for every slice of a merge; `above` are parameters of the module and the recipe. */
+export function planSlices(merge: Merge, roles: Roles, above: readonly Parameters[]): PlannedSlice[] {
+  return merge.slices.map((slice) => planSlice(merge, roles, above, slice))
 }
 
 interface Role {
@@ -53,7 +55,12 @@ interface Role {
   path: string
 }
 
-function planSlice({ method, base: common }: Merge, roles: Roles, slice: Slice): PlannedSlice {
+function planSlice(
+  { method, base: common }: Merge,
+  roles: Roles,
+  above: readonly Parameters[],
+  slice: Slice,
+): PlannedSlice {
   const given = slice.sources.map((source): Role => ({ ...source, checkpoint: roles.checkpointOf(source) }))
   let bases: Role[] = []
   let models = given
@@ -84,8 +91,8 @@ function planSlice({ method, base: common }: Merge, roles: Roles, slice: Slice):
   const range = reference?.range
   return {
     inputs,
-    models: models.map(({ parameters, path }) => ({ parameters, path })),
-    parameters: slice.parameters,
+    bases: bases.length,
+    evaluate: evaluation(method, above, slice.parameters, models),
     count: range ? range[1] - range[0] : layersOf(inputs[0]?.checkpoint),
   }
 }
@@ -125,12 +132,13 @@ export function planTensors(
   const first = slices[0]
   const last = slices.at(-1)
   if (first === undefined || last === undefined) return []
-  const before = outside(first, (name) => !standsBehindLayers(name), donor, notes, anyRows)
-  const behind = outside(last, standsBehindLayers, donor, notes, anyRows)
+  const sorted = sorting()
+  const before = outside(first, (name) => !standsBehindLayers(name), sorted, donor, notes, anyRows)
+  const behind = outside(last, standsBehindLayers, sorted, donor, notes, anyRows)
   const stacked: OutputSource[] = []
   let index = 0
   for (const slice of slices) {
-    for (let k = 0; k < slice.count; k++, index++) stacked.push(...layer(slice, k, index))
+    for (let k = 0; k < slice.count; k++, index++) stacked.push(...layer(slice, k, index, sorted))
     if (!sliced) refuseDeeper(slice)
   }
   return [...before, ...stacked, ...behind]
@@ -146,18 +154,15 @@ function referenceOf(slice: PlannedSlice): { checkpoint: Checkpoint; first: numb
 function outside(
   slice: PlannedSlice,
   wanted: (name: string) => boolean,
+  sorted: Sort,
   donor: Checkpoint,
   notes: string[],
   anyRows: boolean,
 ): OutputSource[] {
   const { checkpoint: reference } = referenceOf(slice)
   const ours = (checkpoint: Checkpoint) =>
-    [...checkpoint.tensors.keys()].filter((name) => {
-      const at = layerOf(name)
-      if (at === undefined) return wanted(name)
-      // other stacks, such as a vision tower, come with the tensors before the layers
-      return at.stack !== checkpoint.stack && wanted('')
-    })
+    // other stacks, such as a vision tower, come with the tensors before the layers
+    orderOf(checkpoint).outside.filter((name) => wanted(layerOf(name) === undefined ? name : ''))
   const names = new Set(ours(reference))
   for (const { checkpoint } of slice.inputs.slice(1)) {
     for (const name of ours(checkpoint)) {
@@ -165,7 +170,7 @@ function outside(
     }
   }
   const sources: OutputSource[] = []
-  for (const name of sortNames(names)) {
+  for (const name of sorted(names)) {
     const inputs = slice.inputs.map(({ checkpoint }) => ({ checkpoint, tensor: checkpoint.tensors.get(name) }))
     // A stored copy would come out different from the embedding: drops are drawn by name, gradients go by depth.
     if (isHead(name) && tiesEmbeddings(donor) && (storesEmbedding(donor) || inputs.some((input) => !input.tensor))) {
@@ -181,40 +186,53 @@ function outside(
 }
 
 /** Tensors of one layer: the `k`-th of the slice, the `index`-th of the output. */
-function layer(slice: PlannedSlice, k: number, index: number): OutputSource[] {
+function layer(slice: PlannedSlice, k: number, index: number, sorted: Sort): OutputSource[] {
   const reference = referenceOf(slice)
-  const parts = layerParts(reference.checkpoint, reference.first + k)
-  for (const { checkpoint, first } of slice.inputs.slice(1)) {
-    for (const [rest, tensor] of layerParts(checkpoint, first + k)) {
-      if (!parts.has(rest) && !isBuffer(rest)) throw missing(tensor.name, reference.checkpoint, checkpoint)
+  const { stack } = reference.checkpoint
+  const layers = slice.inputs.map(({ checkpoint, first }) => ({ checkpoint, parts: layerParts(checkpoint, first + k) }))
+  const known = layerParts(reference.checkpoint, reference.first + k)
+  for (const { checkpoint, parts } of layers) {
+    for (const [rest, tensor] of parts) {
+      if (!known.has(rest) && !isBuffer(rest)) throw missing(tensor.name, reference.checkpoint, checkpoint)
     }
   }
-  return sortNames(parts.keys()).map((rest) => {
-    const inputs = slice.inputs.map(({ checkpoint, first }) => ({
-      checkpoint,
-      tensor: checkpoint.tensors.get(`${checkpoint.stack}.${first + k}.${rest}`),
-    }))
-    const name = `${reference.checkpoint.stack}.${index}.${rest}`
-    const origins = originsOf(`${reference.checkpoint.stack}.${reference.first + k}.${rest}`, inputs)
-    return { name, origins, t: positionOf(k, slice.count), slice }
+  const t = positionOf(k, slice.count)
+  return sorted(known.keys()).map((rest) => {
+    const inputs = layers.map(({ checkpoint, parts }) => ({ checkpoint, tensor: parts.get(rest) }))
+    const origins = originsOf(`${stack}.${reference.first + k}.${rest}`, inputs)
+    return { name: `${stack}.${index}.${rest}`, origins, t, slice }
   })
 }
 
-const partsOfLayers = new WeakMap<Checkpoint, Map<number, Map<string, CheckpointTensor>>>()
+/** Tensors of a checkpoint by where they stand. */
+interface Order {
+  /** Of the main stack, by number: tensors by their names within the layer. */
+  layers: Map<number, Map<string, CheckpointTensor>>
+  /** Names of all others. */
+  outside: string[]
+}
 
-function layerParts(checkpoint: Checkpoint, index: number): Map<string, CheckpointTensor> {
-  let layers = partsOfLayers.get(checkpoint)
-  if (layers === undefined) {
-    layers = new Map()
-    for (const [name, tensor] of checkpoint.tensors) {
-      const at = layerOf(name)
-      if (at === undefined || at.stack !== checkpoint.stack) continue
-      const parts = layers.get(at.index) ?? new Map<string, CheckpointTensor>()
-      layers.set(at.index, parts.set(at.rest, tensor))
+const orders = new WeakMap<Checkpoint, Order>()
+
+function orderOf(checkpoint: Checkpoint): Order {
+  const known = orders.get(checkpoint)
+  if (known !== undefined) return known
+  const order: Order = { layers: new Map(), outside: [] }
+  for (const [name, tensor] of checkpoint.tensors) {
+    const at = layerOf(name)
+    if (at === undefined || at.stack !== checkpoint.stack) {
+      order.outside.push(name)
+      continue
     }
-    partsOfLayers.set(checkpoint, layers)
+    const parts = order.layers.get(at.index) ?? new Map<string, CheckpointTensor>()
+    order.layers.set(at.index, parts.set(at.rest, tensor))
   }
-  return layers.get(index) ?? new Map()
+  orders.set(checkpoint, order)
+  return order
+}
+
+function layerParts(checkpoint: Checkpoint, index: number): ReadonlyMap<string, CheckpointTensor> {
+  return orderOf(checkpoint).layers.get(index) ?? new Map()
 }
 
 /** Without slices all layers are merged, so no model may have more of them. */
@@ -226,11 +244,10 @@ function refuseDeeper(slice: PlannedSlice): void {
   }
 }
 
-function originsOf(
-  name: string,
-  inputs: { checkpoint: Checkpoint; tensor: CheckpointTensor | undefined }[],
-  anyRows = false,
-): Origin[] {
+/** An input of a tensor that may lack it. */
+type Input = Pick<Origin, 'checkpoint'> & { tensor: CheckpointTensor | undefined }
+
+function originsOf(name: string, inputs: Input[], anyRows = false): Origin[] {
   const [reference] = inputs
   const origins: Origin[] = []
   for (const { checkpoint, tensor } of inputs) {
@@ -241,8 +258,8 @@ function originsOf(
     }
     origins.push({ checkpoint, tensor })
     const first = origins[0]?.tensor
-    if (first !== undefined && `${tensor.shape}` !== `${first.shape}`) {
-      if (isVocabulary(name) && `${tensor.shape.slice(1)}` === `${first.shape.slice(1)}`) {
+    if (first !== undefined && !sameShape(tensor.shape, first.shape)) {
+      if (isVocabulary(name) && sameShape(tensor.shape.slice(1), first.shape.slice(1))) {
         if (anyRows) continue
         throw otherVocabulary(name, origins)
       }
@@ -297,11 +314,19 @@ function positionOf(index: number, count: number): number {
   return count > 1 ? index / (count - 1) : 1
 }
 
-/** By name, numbers by value: layer 2 before layer 10. */
-function sortNames(names: Iterable<string>): string[] {
-  const key = (name: string) => name.replace(/\d+/g, (digits) => digits.padStart(8, '0'))
-  return [...names]
-    .map((name) => ({ name, key: key(name) }))
-    .sort((a, b) => (a.key < b.key ? -1 : 1))
-    .map((e) => e.name)
+type Sort = (names: Iterable<string>) => string[]
+
+/** Sorts by name, numbers by value: expert 2 before expert 10. Layers have the same names, whose keys it keeps. */
+function sorting(): Sort {
+  const keys = new Map<string, string>()
+  const keyOf = (name: string) => {
+    const key = keys.get(name) ?? name.replace(/\d+/g, (digits) => digits.padStart(8, '0'))
+    keys.set(name, key)
+    return key
+  }
+  return (names) =>
+    [...names]
+      .map((name) => ({ name, key: keyOf(name) }))
+      .sort((a, b) => (a.key < b.key ? -1 : 1))
+      .map(({ name }) => name)
 }
