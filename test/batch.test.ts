@@ -217,6 +217,8 @@ describe('a batch that is ended', () => {
     const stop = new AbortController()
     const aborted = batch(engine, shares(200), {
       out,
+      // Each may have a group of 64 outputs waiting for the disk when the first group reaches it.
+      jobs: 2,
       signal: stop.signal,
       onJob: (_, { done }) => done === 64 && stop.abort(),
     })
