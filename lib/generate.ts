@@ -3,10 +3,10 @@
 import type { Adapter, Engine, Host } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { ModelSpec } from './families/index.js'
-import { generate, type Place, rowsOf } from './forward/index.js'
+import { generate, type Model, type Place, rowsOf, tensorsOf } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
 import type { ImageSource } from './images/index.js'
-import { Sight } from './lines.js'
+import { checkIds, Sight } from './lines.js'
 import { type Message, openText, type Prompt, type Text } from './text.js'
 
 export interface GenerateTextOptions {
@@ -31,8 +31,8 @@ export interface GenerateTextOptions {
   /** Check all, and say how many tokens and bytes it takes, but run nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
-  /** After every continuation. */
-  onProgress?: ((event: { done: number; total: number }) => void) | undefined
+  /** After every pass, which says one token of every continuation that is under way: those that are done, of all. */
+  onProgress?: ((event: { done: number; total: number; tokens: number; reads: number }) => void) | undefined
   /** Every continuation as it ends. */
   onEnd?: ((continuation: Generated) => void) | undefined
   /** The text of continuations as it grows. */
@@ -55,16 +55,25 @@ export interface GenerateReport {
   continuations: Generated[]
   /** That were generated. */
   tokens: number
-  /** Bytes of the model, its cache and its activations on the device. */
+  /** Bytes of the model, its cache and its activations on the device, or of as much of it as is there at a time. */
   bytes: number
+  /** In which the model goes through the device: 1 where it fits the memory. */
+  parts: number
+  /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
+  reads: number
+  notes: string[]
   adapter: Adapter['info']['device']
+  /** Of the run; with `dryRun` an estimate from one layer, as if no continuation ended before its most. */
   milliseconds: number
 }
 
-/** A prompt with the image that stands where it says `<image>`: a file, or a row of a tensor. */
+/** A prompt with what belongs to it. */
 export interface PromptWithImage {
   prompt: Prompt
-  image: ImageSource
+  /** The image that stands where it says `<image>`: a file, or a row of a tensor. */
+  image?: ImageSource | undefined
+  /** What errors call it. Defaults to its number. */
+  where?: string | undefined
 }
 
 const usualTokens = 2048
@@ -102,10 +111,12 @@ export async function generateText(
   const checkpoint = await checkpointOf(engine, path)
   const text = await openText(checkpoint)
   const lines = prompts.map((given, i) => {
-    const { prompt, image = undefined } = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }
-    return { prompt: idsOf(text, prompt, options.chat === true), answer: [], image, where: `Prompt ${i + 1}` }
+    const asked: PromptWithImage = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }
+    const { prompt, image, where = `Prompt ${i + 1}` } = asked
+    return { prompt: idsOf(text, prompt, options.chat === true), image, where }
   })
   const probe = modelOf(engine, checkpoint, {})
+  for (const { prompt, where } of lines) checkIds({ spec: probe.spec, checkpoint }, prompt, where)
   const sight = await Sight.open(engine, { model: probe, checkpoint }, { file: '.', lines, root: options.images })
   const ids = await Promise.all(lines.map((line) => sight.sequence(line.prompt, line)))
   const lengths = lines.map((line) => rowsOf(probe.spec, line.prompt))
@@ -114,7 +125,7 @@ export async function generateText(
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
   const room = await engine.use(async (host) => roomFor(probe.spec, host, longest, total))
   const model = modelOf(engine, checkpoint, room)
-  for (const prompt of ids) model.pack([prompt])
+  const { bytes, parts, reads } = await model.forecast()
   const report: GenerateReport = {
     model: path,
     dryRun,
@@ -122,11 +133,18 @@ export async function generateText(
     promptTokens,
     continuations: [],
     tokens: 0,
-    bytes: (await model.forecast()).bytes,
+    bytes,
+    parts,
+    reads,
+    notes: parts === 1 ? [] : [streamed(path, reads)],
     adapter: engine.adapter.info.device,
     milliseconds: 0,
   }
-  if (dryRun) return report
+  const count = ids.length * sampling.samples
+  if (dryRun) {
+    const asked = { sequences: count, promptTokens, most: maxTokens, together: Math.floor(room.cache / longest), reads }
+    return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
+  }
   const speaker = new Speaker(text, options)
   try {
     await generate(model, ids, {
@@ -139,8 +157,8 @@ export async function generateText(
         report.tokens += one.tokens
         report.continuations.push(one)
         onEnd?.(one)
-        onProgress?.({ done: report.continuations.length, total: ids.length * sampling.samples })
       },
+      onPass: (tokens) => onProgress?.({ done: report.continuations.length, total: count, tokens, reads }),
       check: () => throwIfAborted(signal),
     })
   } finally {
@@ -149,6 +167,41 @@ export async function generateText(
   report.continuations.sort((a, b) => a.prompt - b.prompt || a.sample - b.sample)
   report.milliseconds = performance.now() - begin
   return report
+}
+
+/** What is to be known of a model that is larger than the memory. */
+export function streamed(model: string, reads: number): string {
+  return (
+    `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
+    `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
+  )
+}
+
+/**
+ * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass a
+ * token of each of those that the cache has room for.
+ */
+export async function estimateGeneration(
+  model: Model,
+  asked: { sequences: number; promptTokens: number; most: number; together: number; reads: number },
+): Promise<number> {
+  const { spec } = model
+  const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
+  const elements = ([, shape]: readonly [string, readonly number[]]) => shape.reduce((a, b) => a * b, 1)
+  const weights = (names: ReadonlySet<string>) =>
+    [...spec.tensors].filter(([name]) => names.has(name)).reduce((sum, tensor) => sum + elements(tensor), 0)
+  const depth = spec.language.layers.length
+  const layer = weights(tensorsOf(spec, { enter: false, first: 0, end: 1, leave: false }))
+  const head = weights(tensorsOf(spec, { enter: false, first: depth, end: depth, leave: true }))
+  const tokensOf = (count: number) => Array.from({ length: count }, (_, row) => ({ id: 0, start: row, row }))
+  const ahead = Math.min(asked.promptTokens, model.tokens)
+  const prompts = await model.paceOf(tokensOf(ahead))
+  const each = await model.paceOf(tokensOf(together))
+  const passes = Math.ceil(asked.sequences / together) * asked.most
+  return (
+    (prompts.run * depth * asked.promptTokens) / ahead +
+    passes * (each.run * (depth + head / layer) + each.load * asked.reads)
+  )
 }
 
 /** Turns ids into texts as they come, and listens for what stops them. */

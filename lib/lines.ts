@@ -4,29 +4,75 @@ import { dirname } from 'node:path'
 import type { Checkpoint } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
-import type { Model, Sequence } from './forward/index.js'
+import type { ModelSpec } from './families/index.js'
+import { type Model, rowsOf, type Sequence } from './forward/index.js'
 import { type ImageSource, Images } from './images/index.js'
-import { readExamples, type Text } from './text.js'
+import { type Example, readData, readExamples, type Text } from './text.js'
 
 export interface Line {
+  /** For a line that is a text alone: all of it. */
   prompt: number[]
   answer: number[]
+  /** What ends an answer. */
+  end: number[]
+  /** Of the text, where the line is one alone. */
+  bytes?: number | undefined
   image?: ImageSource | undefined
   split?: string | undefined
   /** For messages. */
   where: string
 }
 
+/** All ids of a line. */
+export function idsOf({ prompt, answer, end }: Line): number[] {
+  return [...prompt, ...answer, ...end]
+}
+
 /** The examples of a file. Prompt and answer are tokenized each on its own. */
 export async function readLines(file: string, text: Text, limit?: number): Promise<Line[]> {
-  const examples = await readExamples(file, limit)
-  return examples.map(({ prompt, answer, image, split, line }) => ({
+  return (await readExamples(file, limit)).map((example) => lineOf(example, file, text))
+}
+
+/** The examples and texts of a file. A text is what the tokenizer makes of it, and nothing follows. */
+export async function readDataLines(file: string, text: Text, limit?: number): Promise<Line[]> {
+  return (await readData(file, limit)).map((item) => {
+    if (!('text' in item)) return lineOf(item, file, text)
+    const where = `Line ${item.line} of ${file}`
+    return { prompt: text.prompt(item.text), answer: [], end: [], bytes: Buffer.byteLength(item.text), where }
+  })
+}
+
+function lineOf({ prompt, answer, image, split, line }: Example, file: string, text: Text): Line {
+  return {
     prompt: text.prompt(prompt),
     answer: text.answer(answer),
+    end: text.ends.slice(0, 1),
     image,
     split,
     where: `Line ${line} of ${file}`,
-  }))
+  }
+}
+
+/** Throws ERR_WEIGHTSMITH_ARGUMENT for ids that a model's vocabulary does not have, or more tokens than its context. */
+export function checkIds(
+  { spec, checkpoint }: { spec: ModelSpec; checkpoint: Pick<Checkpoint, 'name'> },
+  ids: readonly number[],
+  where: string,
+): void {
+  const refuse = (what: string) => {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', `${where} ${what}.`)
+  }
+  const wrong = ids.find((id) => id >= spec.vocabulary && id !== spec.vision?.token)
+  if (wrong !== undefined) {
+    refuse(
+      `has the id ${wrong}, but ${checkpoint.name} knows 0 to ${spec.vocabulary - 1}: its tokenizer is of another model`,
+    )
+  }
+  const length = rowsOf(spec, ids)
+  if (length === 0) refuse('has no tokens')
+  if (length > spec.context) {
+    refuse(`has ${length} tokens, but the context of ${checkpoint.name} has ${spec.context}`)
+  }
 }
 
 /** Reads the images of a file's lines. */
@@ -37,7 +83,11 @@ export class Sight {
   static async open(
     engine: Engine,
     { model, checkpoint }: { model: Model; checkpoint: Checkpoint },
-    { file, lines, root = dirname(file) }: { file: string; lines: readonly Line[]; root?: string | undefined },
+    {
+      file,
+      lines,
+      root = dirname(file),
+    }: { file: string; lines: readonly Pick<Line, 'image' | 'where'>[]; root?: string | undefined },
   ): Promise<Sight> {
     const seen = lines.find(({ image }) => image !== undefined)
     if (seen === undefined) return new Sight(undefined)
@@ -57,7 +107,7 @@ export class Sight {
   }
 
   /** Ids of a line with its image. Errors say which line it is. */
-  async sequence(ids: number[], { image, where }: Line): Promise<Sequence> {
+  async sequence(ids: number[], { image, where }: Pick<Line, 'image' | 'where'>): Promise<Sequence> {
     if (image === undefined || this.images === undefined) return ids
     try {
       return { ids, images: [await this.images.pixels(image)] }

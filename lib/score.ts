@@ -215,7 +215,8 @@ async function estimate(
   const depth = model.spec.language.layers.length
   const passes = skips.reduce((sum, skip) => sum + depth - Math.min(...skip), depth)
   const tokens = batches.reduce((sum, batch) => sum + batch.tokens.length, 0)
-  return ((await model.timeOfLayer(longest.tokens)) * passes * tokens) / longest.tokens.length
+  const { run } = await model.paceOf(longest.tokens)
+  return (run * passes * tokens) / longest.tokens.length
 }
 
 /** Several methods may give the same tensor. */

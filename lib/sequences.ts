@@ -4,9 +4,8 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import type { Checkpoint } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
-import { WeightsmithError } from './errors.js'
 import { type Model, rowsOf, type Sequence } from './forward/index.js'
-import { readLines, Sight } from './lines.js'
+import { checkIds, idsOf, type Line, readDataLines, Sight } from './lines.js'
 import type { Batch } from './score/index.js'
 import { openText } from './text.js'
 
@@ -32,7 +31,7 @@ export interface DataOptions {
 }
 
 /**
- * Every line as <prompt><answer><end>. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the vocabulary does not
+ * Every line as <prompt><answer><end>, or as its text. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the vocabulary does not
  * have, or more tokens than the context.
  */
 export async function readData(
@@ -41,33 +40,32 @@ export async function readData(
   { file, images, samples, seed }: DataOptions,
 ): Promise<Data> {
   const text = await openText(checkpoint)
-  const lines = pick(await readLines(file, text), samples, seed)
-  const sight = await Sight.open(engine, { model, checkpoint }, { file, lines, root: images })
   const { spec } = model
+  const all = (await readDataLines(file, text)).flatMap((line) => piecesOf(line, spec.context))
+  const lines = pick(all, samples, seed)
+  const sight = await Sight.open(engine, { model, checkpoint }, { file, lines, root: images })
   const sequences: Whole[] = []
   for (const line of lines) {
-    const end = text.ends.slice(0, 1)
-    const ids = [...line.prompt, ...line.answer, ...end]
+    const ids = idsOf(line)
+    checkIds({ spec, checkpoint }, ids, line.where)
     const length = rowsOf(spec, ids)
-    const refuse = (what: string) => {
-      throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', `${line.where} ${what}.`, { file })
-    }
-    const wrong = ids.find((id) => id >= spec.vocabulary)
-    if (wrong !== undefined) {
-      refuse(
-        `has the id ${wrong}, but ${checkpoint.name} knows 0 to ${spec.vocabulary - 1}: its tokenizer is of another model`,
-      )
-    }
-    if (length > spec.context) {
-      refuse(`has ${length} tokens, but the context of ${checkpoint.name} has ${spec.context}`)
-    }
-    const prompt = length - line.answer.length - end.length
+    const prompt = length - line.answer.length - line.end.length
     sequences.push({ sequence: await sight.sequence(ids, line), length, prompt })
   }
   const sha256 = createHash('sha256')
     .update(await readFile(file))
     .digest('hex')
   return { sequences, sha256 }
+}
+
+/** A text that is longer than the context is several lines. */
+function piecesOf(line: Line, context: number): Line[] {
+  const { prompt, bytes } = line
+  if (bytes === undefined || prompt.length <= context) return [line]
+  return Array.from({ length: Math.ceil(prompt.length / context) }, (_, i) => ({
+    ...line,
+    prompt: prompt.slice(i * context, (i + 1) * context),
+  }))
 }
 
 /** Neighbours together, as many as a pass of the model takes. */

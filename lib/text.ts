@@ -23,12 +23,20 @@ export interface Example {
   line: number
 }
 
+/** A text that is no answer to anything. */
+export interface Document {
+  text: string
+  line: number
+}
+
 /** A question with its options, of which one is right. */
 export interface Choice {
   prompt: string
   choices: string[]
   /** Which of them, from 0 on. */
   answer: number
+  /** From 1. */
+  line: number
 }
 
 export interface Message {
@@ -121,25 +129,44 @@ function tokensOf(settings: Record<string, unknown>): Record<string, string> {
  * may have an `image`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid.
  */
 export function readExamples(file: string, limit?: number): Promise<Example[]> {
-  return readLines(file, limit, ({ prompt, question, answer, image, split: part }, line) => {
-    const asked = prompt ?? question
-    const seen = image ?? undefined
-    if (typeof asked !== 'string' || typeof answer !== 'string') {
-      return 'should be an object with the texts "prompt" and "answer" (or "question" for "prompt")'
-    }
-    if (seen !== undefined && typeof seen !== 'string' && typeof seen !== 'number') {
-      return 'should have the name of a file, or the number of a row, for its "image"'
-    }
-    const split = typeof part === 'string' ? part : undefined
-    if (prompt !== undefined) return { prompt: asked, answer, image: seen, split, line }
-    const before = seen === undefined ? '' : ' <image>\n'
-    return { prompt: `USER:${before}${asked}\nASSISTANT:`, answer: ` ${answer}`, image: seen, split, line }
+  return readLines(file, limit, (values, line) => {
+    if (typeof values.text !== 'string') return exampleOf(values, line)
+    return 'has a "text" alone, but an answer is needed here: an object with the texts "prompt" and "answer"'
   })
+}
+
+/** Lines of examples, or of `{"text": ...}`. */
+export function readData(file: string, limit?: number): Promise<(Example | Document)[]> {
+  return readLines(file, limit, (values, line) => {
+    const { text, prompt, question } = values
+    if (text === undefined || prompt !== undefined || question !== undefined) return exampleOf(values, line)
+    return typeof text === 'string' && text !== ''
+      ? { text, line }
+      : 'should have a text that is not empty for its "text"'
+  })
+}
+
+function exampleOf(
+  { prompt, question, answer, image, split: part }: Record<string, unknown>,
+  line: number,
+): Example | string {
+  const asked = prompt ?? question
+  const seen = image ?? undefined
+  if (typeof asked !== 'string' || typeof answer !== 'string') {
+    return 'should be an object with the texts "prompt" and "answer" (or "question" for "prompt")'
+  }
+  if (seen !== undefined && typeof seen !== 'string' && typeof seen !== 'number') {
+    return 'should have the name of a file, or the number of a row, for its "image"'
+  }
+  const split = typeof part === 'string' ? part : undefined
+  if (prompt !== undefined) return { prompt: asked, answer, image: seen, split, line }
+  const before = seen === undefined ? '' : ' <image>\n'
+  return { prompt: `USER:${before}${asked}\nASSISTANT:`, answer: ` ${answer}`, image: seen, split, line }
 }
 
 /** Lines of `{"prompt": ..., "choices": [...], "answer": ...}`, where the answer is one of the choices or its number from 0. */
 export function readChoices(file: string, limit?: number): Promise<Choice[]> {
-  return readLines(file, limit, ({ prompt, choices, answer }) => {
+  return readLines(file, limit, ({ prompt, choices, answer }, line) => {
     const texts = Array.isArray(choices) ? choices.filter((choice) => typeof choice === 'string') : []
     const number = typeof answer === 'string' ? texts.indexOf(answer) : answer
     const many =
@@ -147,7 +174,8 @@ export function readChoices(file: string, limit?: number): Promise<Choice[]> {
     if (typeof prompt !== 'string' || !many) {
       return 'should be an object with the text "prompt" and at least two texts in "choices"'
     }
-    if (typeof number === 'number' && texts[number] !== undefined) return { prompt, choices: texts, answer: number }
+    if (typeof number === 'number' && texts[number] !== undefined)
+      return { prompt, choices: texts, answer: number, line }
     return `has an "answer" that is none of its ${texts.length} choices, nor the number of one from 0`
   })
 }
@@ -155,25 +183,34 @@ export function readChoices(file: string, limit?: number): Promise<Choice[]> {
 /** What a model is to go on with: a text, or messages, which need `chat`. */
 export type Prompt = string | readonly Message[]
 
+/** A prompt of a file, what else its line has, and where that is. */
+export interface PromptLine {
+  prompt: Prompt
+  line: Record<string, unknown>
+  where: string
+}
+
 /**
  * Prompts, each with what else its line has: from a .jsonl file (`{"prompt": ...}` or `{"messages": [...]}` a line), or a text
  * of one prompt a line. `content`: what was read already, of standard input.
  */
-export async function readPrompts(
-  file: string,
-  limit?: number,
-  content?: string,
-): Promise<{ prompt: Prompt; line: Record<string, unknown> }[]> {
+export async function readPrompts(file: string, limit?: number, content?: string): Promise<PromptLine[]> {
   const text = content ?? (await readText(file))
   if (!file.endsWith('.jsonl') && !text.trimStart().startsWith('{')) {
-    const lines = text.split(/\r?\n/).filter((line) => line !== '')
-    if (lines.length > 0) return lines.slice(0, limit).map((prompt) => ({ prompt, line: { prompt } }))
+    const lines = text
+      .split(/\r?\n/)
+      .map((prompt, i) => ({ prompt, line: { prompt }, where: `Line ${i + 1} of ${file}` }))
+      .filter(({ prompt }) => prompt !== '')
+    if (lines.length > 0) return lines.slice(0, limit)
     throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', `${file} has no prompts.`, { file })
   }
-  return parseLines(text, file, limit, (line) => {
+  return parseLines(text, file, limit, (line, number) => {
     const { prompt, messages } = line
-    if (typeof prompt === 'string') return { prompt, line }
-    if (Array.isArray(messages) && messages.length > 0 && messages.every(isMessage)) return { prompt: messages, line }
+    const where = `Line ${number} of ${file}`
+    if (typeof prompt === 'string') return { prompt, line, where }
+    if (Array.isArray(messages) && messages.length > 0 && messages.every(isMessage)) {
+      return { prompt: messages, line, where }
+    }
     return 'should be an object with the text "prompt" or the list "messages"'
   })
 }

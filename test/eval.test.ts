@@ -1,9 +1,11 @@
 /** Evaluation equals golden figures, generation what a pass over the whole sequence would choose; bad data is named. */
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
+import { checkpointOf } from '../lib/forward.js'
+import { openText } from '../lib/text.js'
 import { cli } from './child.js'
 
 const goldens = join(process.cwd(), 'test/goldens')
@@ -78,6 +80,7 @@ describe('evaluate', () => {
     expect(lines[0]).toEqual({
       data: task,
       example: 1,
+      prompt: '785+60=',
       answer: expect.any(String),
       said: expect.any(String),
       ended: true,
@@ -110,6 +113,75 @@ describe('evaluate', () => {
     ).rejects.toThrow(/Line 1 of .* none of its 2 choices/)
   })
 
+  test('predicts every id of a text but the first once, in windows where it is longer than the context', async () => {
+    const text = 'r:xsoxbyaf=faybxosx'
+    // <s>, then an id a character; digits come first, letters after them, and what else there is.
+    const own = await openText(await checkpointOf(engine, base))
+    const ids = own.prompt(text)
+    expect(ids).toHaveLength(20)
+    await using model = await openModel(engine, base)
+    const loss = async (begin: number, target: number) => {
+      const { logits } = await model.run(model.pack([ids.slice(begin, target)]), { logits: true })
+      const row = [...logits!.slice(-64)]
+      const top = Math.max(...row)
+      return top + Math.log(row.reduce((sum, value) => sum + Math.exp(value - top), 0)) - row[ids[target]!]!
+    }
+    const data = dataset({ text })
+    for (const [window, stride, windows] of [
+      // lm-eval's rolling windows of 8: 8 ids, 8 more, and the last 3 after as many as have room.
+      [
+        8,
+        8,
+        [
+          [0, 1, 8],
+          [8, 9, 16],
+          [11, 17, 19],
+        ],
+      ],
+      [
+        8,
+        3,
+        [
+          [0, 1, 8],
+          [3, 9, 11],
+          [6, 12, 14],
+          [9, 15, 17],
+          [11, 18, 19],
+        ],
+      ],
+      [256, 256, [[0, 1, 19]]],
+    ] as const) {
+      let want = 0
+      for (const [begin, first, last] of windows) {
+        for (let target = first; target <= last; target++) want += await loss(begin, target)
+      }
+      const report = await evaluate(engine, base, { data, window, stride })
+      expect(report.tokens).toBe(19)
+      expect(Math.abs((19 * report.value) / want - 1)).toBeLessThan(1e-5)
+      expect(report.bitsPerByte! / (want / Math.LN2 / 19)).toBeCloseTo(1, 5)
+      expect(report).not.toHaveProperty('answers')
+    }
+    // A text that is longer than the context, beside an answer.
+    const mixed = dataset({ text: '1+1='.repeat(200) }, { prompt: '1+1=', answer: '2' })
+    expect(await evaluate(engine, base, { data: mixed })).toMatchObject({
+      tokens: 800 + 6,
+      answers: expect.any(Number),
+    })
+    await expect(evaluate(engine, base, { data, metric: 'exact-match' })).rejects.toThrow(
+      /Line 1 of .* has a "text" alone, but an answer is needed/,
+    )
+    await expect(evaluate(engine, base, { data, stride: 9, window: 8 })).rejects.toThrow(/stride of 9 .* window of 8/)
+    await expect(evaluate(engine, base, { data, window: 257 })).rejects.toThrow(/window of 257 .* 256/)
+  })
+
+  test('says what it would take, and runs no data', async () => {
+    const out = join(folder, 'dry.jsonl')
+    const report = await evaluate(engine, base, { data: calibration, metric: 'exact-match', dryRun: true, out })
+    expect(report).toMatchObject({ dryRun: true, examples: 64, value: Number.NaN, parts: 1 })
+    expect(report.milliseconds).toBeGreaterThan(0)
+    expect(existsSync(out)).toBe(false)
+  })
+
   test('names file and line of data that it cannot use', async () => {
     const refused = (data: string, message: RegExp, code = 'ERR_WEIGHTSMITH_ARGUMENT') =>
       expect(evaluate(engine, base, { data })).rejects.toMatchObject({ code, message: expect.stringMatching(message) })
@@ -117,9 +189,10 @@ describe('evaluate', () => {
     await refused(dataset(good, '{"prompt": '), /Line 2 of .*data\.jsonl is not JSON/)
     await refused(dataset(good, good, { prompt: 'x' }), /Line 3 of .* "prompt" and "answer"/)
     await refused(dataset('null'), /Line 1/)
+    await refused(dataset(good, { text: '' }), /Line 2 of .* text that is not empty/)
     await refused(dataset(''), /has no examples/)
     await refused(join(folder, 'none.jsonl'), /There is no .*none\.jsonl/, 'ERR_WEIGHTSMITH_NOT_FOUND')
-    await refused(dataset({ prompt: 'a'.repeat(256), answer: 'b' }), /Sequence 0 has 259 tokens.*256/)
+    await refused(dataset({ prompt: 'a'.repeat(256), answer: 'b' }), /Line 1 of .*data\.jsonl has 259 tokens.*256/)
     const stop = AbortSignal.abort()
     await expect(evaluate(engine, base, { data: calibration, signal: stop })).rejects.toMatchObject({
       name: 'AbortError',

@@ -169,10 +169,10 @@ describe('a model on the device', () => {
     refused(() => model.pack([new Array(257).fill(1)]), /257 tokens.*256/)
     refused(() => model.run([]), /1 to 8 tokens, but 0/)
     refused(() => model.run(model.pack([new Array(9).fill(1)])), /1 to 8 tokens, but 9/)
-    const small = await Engine.open({ memory: '4MiB' })
+    const small = await Engine.open({ memory: '512KiB' })
     await expect(forward(small, full, [1])).rejects.toMatchObject({
       code: 'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-      message: expect.stringMatching(/takes \d+ bytes.*4194304/),
+      message: expect.stringMatching(/takes \d+ bytes.*524288/),
     })
     await small.close()
   })

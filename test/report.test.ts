@@ -209,6 +209,40 @@ test('score --report and prune --report draw what is important and what was kept
   }
 })
 
+test('eval --report shows how lines fare, and where the model is wrong', async () => {
+  const choices = join(folder, 'choices.jsonl')
+  const lines = [
+    { prompt: 's:graph=', choices: ['aghrp', 'aghpr'], answer: 1 },
+    { prompt: 's:graph=', choices: ['aghrp', 'aghpr'], answer: 0 },
+  ]
+  writeFileSync(choices, lines.map((line) => JSON.stringify(line)).join('\n'))
+  const data = 'test/goldens/tasks/calibration.jsonl'
+  for (const [metric, file, labels, text] of [
+    ['ppl', data, ['Losses of the lines'], 'Lines with the largest loss'],
+    ['exact-match', data, [], '(did not end)'],
+    ['choice', choices, ['How sure the model is'], '1 of 2 lines'],
+  ] as const) {
+    const page = join(folder, `${metric}.html`)
+    const evaluated = [
+      'eval',
+      'demo/models/base',
+      '--data',
+      file,
+      '--metric',
+      metric,
+      '--limit',
+      '30',
+      '--report',
+      page,
+    ]
+    expect((await cli(...evaluated, ...(metric === 'exact-match' ? ['--max-tokens', '3'] : []))).code).toBe(0)
+    await browser.show(page)
+    expect(browser.complaints).toEqual([])
+    expect((await browser.value<Seen>(look)).drawings.map(({ label }) => label)).toEqual(labels)
+    expect(await browser.value<string>('document.body.innerText')).toContain(text)
+  }
+})
+
 describe('counts behind figures', () => {
   test('every value is in one bin, the largest in the last one, and those without a place are told', () => {
     const { edges, shares, left } = binned(

@@ -187,6 +187,18 @@ describe('a score file', () => {
     expect(readFileSync(again).equals(readFileSync(out))).toBe(false)
   })
 
+  test('of texts is that of prompts that say the same, and a text longer than the context is several lines', async () => {
+    const file = join(folder, 'texts.jsonl')
+    const text = '49+45=94'
+    writeFileSync(file, [{ text }, { text: '1+1='.repeat(100) }].map((line) => JSON.stringify(line)).join('\n'))
+    const out = join(folder, 'texts.safetensors')
+    const report = await score(engine, base, { methods: ['wanda', 'angular'], data: file, out })
+    // 9 ids, and 401 in a context of 256.
+    expect(report).toMatchObject({ examples: 3, tokens: 410 })
+    const alone = await score(engine, base, { methods: ['bi'], data: file, samples: 3, out, dryRun: true })
+    expect(alone.examples).toBe(3)
+  })
+
   test('of another model is refused', async () => {
     await expect(openScores(engine, scores.path, join(process.cwd(), 'demo/models/improved-1'))).rejects.toMatchObject({
       code: 'ERR_WEIGHTSMITH_INPUT_CHANGED',

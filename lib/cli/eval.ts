@@ -2,10 +2,11 @@
 
 import { type Command, Option } from 'commander'
 import { type EvalOptions, type EvalReport, evaluateAll, metrics } from '../eval.js'
-import { count, milliseconds, percent, table } from './format.js'
+import { evalPage } from '../report/index.js'
+import { bytes, count, milliseconds, percent, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, images, json, memory, wholeNumber } from './options.js'
-import { type Common, print, verb, withEngine } from './verb.js'
+import { adapter, dryRun, images, json, memory, report, wholeNumber } from './options.js'
+import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addEval(program: Command): void {
   verb(
@@ -17,25 +18,39 @@ export function addEval(program: Command): void {
     .argument('<model>', 'a folder or org/name in the local cache')
     .requiredOption(
       '--data <file...>',
-      '.jsonl files, one {"prompt": ..., "answer": ...} a line, and maybe an "image"; for choice "choices"',
+      '.jsonl files, one {"prompt": ..., "answer": ...} a line, and maybe an "image"; for choice "choices"; for nll and ppl also {"text": ...}',
     )
     .addOption(images())
     .addOption(new Option('--metric <name>', 'what to measure').choices(metrics).default('nll'))
     .addOption(
       wholeNumber('--max-tokens', 'most tokens of a continuation, its end among them (default: as the longest answer)'),
     )
+    .addOption(wholeNumber('--window', 'tokens of a text that the model sees at a time (default: its context)'))
+    .addOption(wholeNumber('--stride', 'tokens that each window but the first predicts (default: all that is new)'))
     .addOption(wholeNumber('--limit', 'only so many lines of each file'))
     .option('--out <file>', 'a .jsonl file that gets what came out for every line')
+    .addOption(dryRun('check everything and show what it takes, run nothing'))
+    .addOption(report())
     .addOption(memory())
     .addOption(adapter())
     .addOption(json())
     .action(run)
 }
 
-async function run(model: string, flags: Common & Omit<EvalOptions, 'data'> & { data: string[] }): Promise<void> {
+async function run(
+  model: string,
+  flags: Common & Reported & Omit<EvalOptions, 'data'> & { data: string[] },
+): Promise<void> {
+  const lines: Readonly<Record<string, unknown>>[] = []
   const reports = await withEngine('eval', flags, (engine, progress) =>
-    evaluateAll(engine, model, { ...flags, signal, onProgress: ({ done, total }) => progress.step(done, total) }),
+    evaluateAll(engine, model, {
+      ...flags,
+      signal,
+      onProgress: ({ done, total, data }) => progress.step(done, total, data),
+      ...(flags.report !== undefined && { onLine: (line) => lines.push(line) }),
+    }),
   )
+  if (!flags.dryRun) await writeReport(flags, () => evalPage(reports, lines))
   if (flags.json && reports.length === 1) print(reports[0], String, flags)
   else print(reports, text, flags)
 }
@@ -43,24 +58,33 @@ async function run(model: string, flags: Common & Omit<EvalOptions, 'data'> & { 
 function text(reports: readonly EvalReport[]): string {
   const [first] = reports
   if (first === undefined) return ''
-  const shown = (value: number | undefined, { metric }: EvalReport) => {
-    if (value === undefined) return '-'
-    return metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
+  const { metric, dryRun, adapter, parts, model } = first
+  const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
+  const device = `${parts === 1 ? '' : `${parts} parts of the model in turn, `}${bytes(first.bytes)} of ${adapter}`
+  const columns: [name: string, of: (report: EvalReport) => string][] = [
+    ['data', ({ data }) => data],
+    ['examples', ({ examples }) => count(examples)],
+    ['tokens', ({ tokens }) => count(tokens)],
+  ]
+  if (!dryRun) {
+    const shown = (value: number | undefined) =>
+      value === undefined ? '-' : metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
+    columns.push([metric, ({ value }) => shown(value)])
+    if (metric === 'choice') columns.push(['a byte', ({ normalized }) => shown(normalized)])
+    if (reports.some(({ answers }) => answers !== undefined)) columns.push(['answers', ({ answers }) => shown(answers)])
+    if (reports.some(({ bitsPerByte }) => bitsPerByte !== undefined)) {
+      columns.push(['bits a byte', ({ bitsPerByte }) => bitsPerByte?.toFixed(6) ?? '-'])
+    }
   }
-  const more = first.metric === 'choice' ? 'a byte' : 'answers'
-  const total = reports.reduce((sum, report) => sum + report.milliseconds, 0)
   return [
-    `${first.metric} of ${first.model}, ${milliseconds(total)} on ${first.adapter}`,
+    dryRun
+      ? `Would measure ${metric} of ${model}: about ${total}, ${device}`
+      : `${metric} of ${model}, ${total}, ${device}`,
     '',
     table(
-      ['data', 'examples', 'tokens', first.metric, ...(first.metric === 'exact-match' ? [] : [more])],
-      reports.map((report) => [
-        report.data,
-        count(report.examples),
-        count(report.tokens),
-        shown(report.value, report),
-        ...(report.metric === 'exact-match' ? [] : [shown(report.normalized ?? report.answers, report)]),
-      ]),
+      columns.map(([name]) => name),
+      reports.map((report) => columns.map(([, of]) => of(report))),
     ),
+    ...first.notes,
   ].join('\n')
 }

@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from '../generate.js'
 import { createLines } from '../jsonl.js'
-import { type Prompt, readPrompts } from '../text.js'
+import { type PromptLine, readPrompts } from '../text.js'
 import { bytes, count, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, dryRun, images, json, memory, misused, realNumber, seed, wholeNumber } from './options.js'
@@ -40,12 +40,6 @@ export function addGenerate(program: Command): void {
 
 type Flags = Common & GenerateTextOptions & { data?: string; limit?: number; out?: string }
 
-/** A prompt, and the line of the file that it comes from. */
-interface Given {
-  prompt: Prompt
-  line: Record<string, unknown>
-}
-
 /** One continuation of one prompt is shown as it grows; others are lines of JSON, in a file or on standard output. */
 async function run(model: string, given: string[], { data, limit, out, ...flags }: Flags): Promise<void> {
   const prompts = await promptsOf(given, data, limit)
@@ -58,9 +52,11 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
       const report = await generateText(
         engine,
         model,
-        prompts.map(({ prompt, line: { image } }) =>
-          typeof image === 'string' || typeof image === 'number' ? { prompt, image } : prompt,
-        ),
+        prompts.map(({ prompt, line: { image }, where }) => ({
+          prompt,
+          where,
+          image: typeof image === 'string' || typeof image === 'number' ? image : undefined,
+        })),
         {
           ...flags,
           images: flags.images ?? (data === undefined || data === '-' ? undefined : dirname(data)),
@@ -69,7 +65,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
             ? { onText: (piece) => process.stdout.write(piece) }
             : toStdout
               ? { onEnd: (one) => process.stdout.write(`${JSON.stringify(lineOf(one))}\n`) }
-              : { onProgress: ({ done, total }) => progress.step(done, total) }),
+              : { onProgress: ({ done, total, tokens }) => progress.step(done, total, plural(tokens, 'token')) }),
         },
       )
       // In the order of the prompts, whichever ended first.
@@ -85,11 +81,11 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
 }
 
 /** Prompts of the command line, of a file, or of standard input. */
-async function promptsOf(given: readonly string[], data?: string, limit?: number): Promise<Given[]> {
+async function promptsOf(given: readonly string[], data?: string, limit?: number): Promise<PromptLine[]> {
   if (given.length > 0 === (data !== undefined)) {
     throw misused('Give prompts either as arguments or by --data, one of both.')
   }
-  if (data === undefined) return given.map((prompt) => ({ prompt, line: { prompt } }))
+  if (data === undefined) return given.map((prompt, i) => ({ prompt, line: { prompt }, where: `Prompt ${i + 1}` }))
   return data === '-' ? readPrompts('standard input', limit, await standardInput()) : readPrompts(data, limit)
 }
 
@@ -102,11 +98,16 @@ async function standardInput(): Promise<string> {
 function text(report: GenerateReport): string {
   const { prompts, promptTokens, dryRun } = report
   const asked = `${plural(prompts, 'prompt')} of ${plural(promptTokens, 'token')}`
-  if (dryRun)
-    return `Would continue ${asked} with ${report.model}, which takes ${bytes(report.bytes)} on ${report.adapter}.`
+  const notes = report.notes.map((note) => `\n${note}`).join('')
+  if (dryRun) {
+    return (
+      `Would continue ${asked} with ${report.model}, which takes ${bytes(report.bytes)} on ${report.adapter}: at most about ` +
+      `${milliseconds(report.milliseconds)}.${notes}`
+    )
+  }
   const rate = report.tokens / (report.milliseconds / 1000)
   return (
     `${plural(report.continuations.length, 'continuation')} of ${asked}: ${plural(report.tokens, 'token')} in ` +
-    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} a second, on ${report.adapter}.`
+    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} a second, on ${report.adapter}.${notes}`
   )
 }

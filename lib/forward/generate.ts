@@ -7,7 +7,7 @@
 import { WeightsmithError } from '../errors.js'
 import type { Draw } from './kernels.js'
 import type { Model, Sequence } from './model.js'
-import type { Token } from './pass.js'
+import type { Token, Wanted } from './pass.js'
 
 export interface Sampling extends Pick<Draw, 'temperature' | 'topK' | 'topP' | 'seed'> {
   /** Continuations of each prompt. */
@@ -27,6 +27,8 @@ export interface GenerateOptions {
   onEnd?: ((continuation: Continuation, at: Place) => void) | undefined
   /** Called before every pass; what it throws ends the work. */
   check?: (() => void) | undefined
+  /** Called after every pass with the ids that were said so far, of all continuations. */
+  onPass?: ((ids: number) => void) | undefined
 }
 
 export interface Place {
@@ -85,7 +87,7 @@ class Rows {
 export async function generate(
   model: Model,
   prompts: readonly Sequence[],
-  { most, ends, sampling, stop, onEnd, check }: GenerateOptions,
+  { most, ends, sampling, stop, onEnd, check, onPass }: GenerateOptions,
 ): Promise<Continuation[]> {
   const samples = sampling?.samples ?? 1
   const packed = prompts.map((prompt) => model.pack([prompt]))
@@ -97,6 +99,9 @@ export async function generate(
     )
   }
   const results: Continuation[] = []
+  // Where weights are read from files again and again, all that the cache has room for goes through a part at a time.
+  const room = (await model.stays()) ? model.tokens : Number.POSITIVE_INFINITY
+  let said = 0
   const rows = new Rows(model.cache)
   let growing: Growing[] = []
   let next = 0
@@ -110,7 +115,7 @@ export async function generate(
     const known = new Map(growing.map((one) => [one.at.prompt, one]))
     const fresh = new Set<number>()
     const later: Place[] = []
-    let room = model.tokens - growing.length
+    let left = room - growing.length
     /** Whether there was room, or it can wait for a sample that has just begun. */
     const take = (at: Place): boolean => {
       const tokens = packed[at.prompt] ?? []
@@ -121,13 +126,13 @@ export async function generate(
       }
       const cost = first === undefined ? tokens.length : 1
       // A pass that nothing else is in takes it, or the model refuses it.
-      if (cost > room && growing.length + begun.length > 0) return false
+      if (cost > left && growing.length + begun.length > 0) return false
       const mostOwn = Math.min(most, Math.max(1, model.spec.context - tokens.length))
       const start = rows.take(tokens.length + mostOwn)
       if (start === undefined) return false
       const one = { ids: [], ended: false, at, tokens, start, rows: tokens.length + mostOwn, most: mostOwn }
       results[at.prompt * samples + at.sample] = one
-      room -= cost
+      left -= cost
       begun.push(one)
       if (first === undefined) fresh.add(at.prompt)
       else for (let i = 0; i < tokens.length - 1; i++) copies.push({ from: first.start + i, to: start + i })
@@ -163,14 +168,17 @@ export async function generate(
     const { begun, copies, fresh } = begin()
     growing.push(...begun)
     if (growing.length === 0) break
-    // What is asked comes first, then the rest of new prompts.
-    const pass = growing.map(last)
-    for (const { tokens, start } of fresh) {
-      for (const [i, { target: _, ...token }] of tokens.slice(0, -1).entries()) {
-        pass.push({ ...token, start, row: start + i })
-      }
-    }
-    const { best } = await model.run(pass, { first: growing.length, copies })
+    const asked = growing.map(last)
+    const rest = fresh.flatMap(({ tokens, start }) =>
+      tokens.slice(0, -1).map(({ target: _, ...token }, i) => ({ ...token, start, row: start + i })),
+    )
+    const passes =
+      asked.length + rest.length <= model.tokens
+        ? [{ tokens: [...asked, ...rest], wanted: { first: asked.length, copies } }]
+        : passesOf(rest, asked, copies, model.tokens)
+    const best = (await model.runAll(passes)).flatMap((pass) => [...pass.best])
+    said += asked.length
+    onPass?.(said)
     const still: Growing[] = []
     for (const [i, one] of growing.entries()) {
       const id = best[i] ?? 0
@@ -189,6 +197,22 @@ export async function generate(
     growing = still
   }
   return results.map(continuationOf)
+}
+
+/** Prompts fill the cache first, then what is asked; rows are copied before any of it. */
+function passesOf(
+  rest: readonly Token[],
+  asked: readonly Token[],
+  copies: NonNullable<Wanted['copies']>,
+  most: number,
+): { tokens: readonly Token[]; wanted: Wanted }[] {
+  const cut = (tokens: readonly Token[], wanted: (count: number) => Wanted) =>
+    Array.from({ length: Math.ceil(tokens.length / most) }, (_, i) => {
+      const part = tokens.slice(i * most, (i + 1) * most)
+      return { tokens: part, wanted: wanted(part.length) }
+    })
+  const passes = [...cut(rest, () => ({ first: 0 })), ...cut(asked, (first) => ({ first }))]
+  return passes.map((pass, i) => (i === 0 ? { ...pass, wanted: { ...pass.wanted, copies } } : pass))
 }
 
 function continuationOf({ ids, ended }: Continuation): Continuation {

@@ -13,6 +13,7 @@ export {
   turnedBytes,
 } from './kernels.js'
 export { Model, type ModelOptions, rowsOf, type Sequence, type Zeros } from './model.js'
+export { type Part, tensorsOf } from './part.js'
 export type { Pass, Pixels, Token, Wanted } from './pass.js'
 export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'
 export type { Standing, WalkOptions, Watch } from './walk.js'

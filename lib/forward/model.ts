@@ -11,7 +11,7 @@ import type { Host } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
 import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
-import { type Block, forwardKernels, subgroupLanes } from './kernels.js'
+import { type Block, forwardKernels, subgroupLanes, turnedBytes } from './kernels.js'
 import { type Gear, noGear } from './meter.js'
 import { type Part, partsOf, tensorsOf, wholeOf } from './part.js'
 import {
@@ -27,6 +27,7 @@ import {
 } from './pass.js'
 import { Buffers, imagesOf } from './program.js'
 import type { Tap } from './statistics.js'
+import { type Stream, streamOf } from './stream.js'
 import { gearOf, type WalkOptions, walk } from './walk.js'
 
 export interface ModelOptions {
@@ -48,9 +49,17 @@ export type Sequence = ArrayLike<number> | { ids: ArrayLike<number>; images: rea
 
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
+/** How a model goes through the device: whole, in parts, or in parts that take turns in the same buffers. */
+interface Course {
+  parts: readonly Part[]
+  gear: Gear
+  stream?: Stream | undefined
+}
+
 interface Loaded {
-  /** Of which part and gear. */
+  /** Which buffers they are: of a part and its gear, or of a stream. */
   key: string
+  part: Part
   device: NativeDevice
   resident: number
   buffers: Buffers
@@ -76,6 +85,8 @@ export class Model {
   readonly cache: number
   private readonly zeros: ReadonlyMap<string, Zeros>
   private loaded: Loaded | undefined
+  /** How passes go there, on the device that it was asked for. */
+  private course: { device: NativeDevice; course: Course } | undefined
   private last: Promise<unknown> = Promise.resolve()
 
   constructor(
@@ -145,10 +156,40 @@ export class Model {
     })
   }
 
-  /** Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. */
+  /**
+   * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that is
+   * larger than the memory is read from its files for every pass, but for what stays on the device.
+   */
   run(tokens: readonly Token[], wanted: Wanted = {}): Promise<Pass> {
-    this.checkPass(tokens)
-    return this.inTurn(() => this.use(async (host) => runPass(await this.load(host), this.spec, tokens, wanted)))
+    return this.runAll([{ tokens, wanted }]).then(([pass]) => pass as Pass)
+  }
+
+  /** Runs several passes one after another; each part of a model that is larger than the memory is read once for all. */
+  runAll(passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[]): Promise<Pass[]> {
+    const batches = passes.map(({ tokens }) => tokens)
+    for (const tokens of batches) this.checkPass(tokens)
+    const found: Pass[] = []
+    const wanted = (batch: number) => passes[batch]?.wanted ?? {}
+    const onPass = (batch: number, pass: Pass) => {
+      const { hidden = [], images } = found[batch] ?? {}
+      const seen = images ?? pass.images
+      found[batch] = {
+        ...pass,
+        ...(pass.hidden && { hidden: [...hidden, ...pass.hidden] }),
+        ...(seen && { images: seen }),
+      }
+    }
+    return this.inTurn(() =>
+      this.use(async (host) => {
+        await this.go(host, this.courseOfPasses(host), batches, { wanted, onPass })
+        return found
+      }),
+    )
+  }
+
+  /** Whether passes leave the model on the device, or read what does not fit there each time. */
+  stays(): Promise<boolean> {
+    return this.use(async (host) => this.courseOfPasses(host).parts.length === 1)
   }
 
   /** Gives the device's memory back; the next pass loads the model again. */
@@ -172,59 +213,93 @@ export class Model {
    */
   walk(batches: readonly (readonly Token[])[], options: WalkOptions = {}): Promise<void> {
     for (const tokens of batches) this.checkPass(tokens)
-    const gear = gearOf(options)
     return this.inTurn(() =>
       this.use(async (host) => {
-        const parts = this.parts(host, gear)
-        const longest = parts.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear).bytes), 0)
-        const walker = {
-          spec: this.spec,
-          parts,
-          room: Math.max(0, host.memory - longest),
-          load: async (part: Part) => this.stage(await this.load(host, part, gear)),
-          prefetch: (part: Part, signal: AbortSignal) => this.prefetch(part, signal),
-        }
+        const course = this.courseOf(host, gearOf(options))
         try {
-          await walk(walker, batches, options)
+          await this.go(host, course, batches, options)
         } finally {
           // What is left of it is of use for the next walk, but not for passes.
-          if (parts.length > 1 || gear.grams.length > 0) await this.unload()
+          if (course.parts.length > 1 || course.gear.grams.length > 0) await this.unload()
         }
       }),
     )
   }
 
-  /** The parts in which the model goes through the device, and the most bytes that one of them takes. */
-  forecast(options: WalkOptions = {}): Promise<{ parts: number; bytes: number }> {
-    const gear = gearOf(options)
+  private async go(
+    host: Host,
+    course: Course,
+    batches: readonly (readonly Token[])[],
+    options: WalkOptions,
+  ): Promise<void> {
+    const walker = {
+      spec: this.spec,
+      parts: course.parts,
+      room: course.parts.length === 1 ? 0 : Math.max(0, host.memory - this.bytesOf(host, course)),
+      load: async (part: Part) => this.stage(await this.load(host, part, course)),
+      prefetch: (part: Part, signal: AbortSignal) => this.prefetch(part, course, signal),
+    }
+    await walk(walker, batches, options)
+  }
+
+  /**
+   * The parts in which the model goes through the device, the most bytes that are taken there at a time, and the bytes of
+   * weights that are read from the files for every pass (with `watch`, for all passes together).
+   */
+  forecast(options: WalkOptions = {}): Promise<{ parts: number; bytes: number; reads: number }> {
     return this.use(async (host) => {
-      const parts = this.parts(host, gear)
-      const bytes = parts.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear).bytes), 0)
-      return { parts: parts.length, bytes }
+      const course = this.courseOf(host, gearOf(options), options.watch === undefined)
+      const read = course.parts.length === 1 ? [] : course.parts.flatMap((part) => this.passing(part, course))
+      const reads = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
+      return { parts: course.parts.length, bytes: this.bytesOf(host, course), reads }
     })
   }
 
-  /** Milliseconds that tokens take through one layer. */
-  timeOfLayer(tokens: readonly Token[]): Promise<number> {
+  /** Milliseconds that tokens take through the first layer, and that it took to load a byte of its weights. */
+  paceOf(tokens: readonly Token[]): Promise<{ run: number; load: number }> {
     this.checkPass(tokens)
     return this.inTurn(() =>
       this.use(async (host) => {
-        const stage = this.stage(await this.load(host, { enter: true, first: 0, end: 1, leave: false }))
-        // The first pass compiles the kernels.
-        await stage.run(tokens.slice(0, 1), {})
+        const part = { enter: false, first: 0, end: 1, leave: false }
+        const course = { parts: [part], gear: noGear }
+        await this.unload()
         const begin = performance.now()
-        await stage.run(tokens, {})
-        return performance.now() - begin
+        const stage = this.stage(await this.load(host, part, course))
+        const loaded = performance.now() - begin
+        const bytes = this.passing(part, course).reduce((sum, { begin, end }) => sum + end - begin, 0)
+        const width = this.spec.language.activations.x ?? 0
+        const run = (some: readonly Token[]) =>
+          stage.run(some, { from: { layer: 0, x: new Float32Array(width * some.length) } })
+        // The first pass compiles the kernels.
+        await run(tokens.slice(0, 1))
+        const ready = performance.now()
+        await run(tokens)
+        return { run: performance.now() - ready, load: loaded / bytes }
       }),
     )
   }
 
-  private parts(host: Host, gear: Gear): Part[] {
-    const whole = this.buffersOf(host, wholeOf(this.spec), gear).bytes
-    if (whole <= host.memory) return [wholeOf(this.spec)]
-    const limit = host.memory * (1 - waitingShare)
-    const parts = partsOf(this.spec, (part) => this.buffersOf(host, part, gear).bytes <= limit)
-    if (parts !== undefined) return parts
+  private courseOfPasses(host: Host): Course {
+    if (this.course?.device !== host.device) {
+      this.course = { device: host.device, course: this.courseOf(host, noGear, true) }
+    }
+    return this.course.course
+  }
+
+  /** `again`: it goes there pass after pass, and does not see all passes at a time. */
+  private courseOf(host: Host, gear: Gear, again = false): Course {
+    const { spec } = this
+    const whole = this.buffersOf(host, wholeOf(spec), gear).bytes
+    if (whole <= host.memory) return { parts: [wholeOf(spec)], gear }
+    if (again) {
+      const bare = this.buffersOf(host, wholeOf(spec), gear, { parts: [wholeOf(spec)], stays: false, slots: [] })
+      const stream = streamOf(spec, host.memory - bare.bytes, (name) => bare.blocksOf(name).map(turnedBytes))
+      if (stream !== undefined) return { parts: stream.parts, gear, stream }
+    } else {
+      const limit = host.memory * (1 - waitingShare)
+      const parts = partsOf(spec, (part) => this.buffersOf(host, part, gear).bytes <= limit)
+      if (parts !== undefined) return { parts, gear }
+    }
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
       `The model ${this.checkpoint.name} takes ${whole} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
@@ -232,11 +307,17 @@ export class Model {
     )
   }
 
+  /** The most bytes that are taken on the device at a time. */
+  private bytesOf(host: Host, { parts, gear, stream }: Course): number {
+    const each = stream === undefined ? parts : parts.slice(0, 1)
+    return each.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear, stream).bytes), 0)
+  }
+
   private stage({ device, resident, buffers }: Loaded) {
     const { spec } = this
     return {
-      run: (tokens: readonly Token[], stretch: Stretch) =>
-        runPass({ device, resident, buffers }, spec, tokens, {}, stretch),
+      run: (tokens: readonly Token[], stretch: Stretch, wanted: Wanted = {}) =>
+        runPass({ device, resident, buffers }, spec, tokens, wanted, stretch),
       sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
       grams: (add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),
@@ -244,10 +325,9 @@ export class Model {
   }
 
   /** Reads what a part will need, so that the system has it in memory when it is loaded. */
-  private async prefetch(part: Part, signal: AbortSignal): Promise<void> {
+  private async prefetch(part: Part, course: Course, signal: AbortSignal): Promise<void> {
     const scratch = new Uint8Array(2 ** 20)
-    for (const name of tensorsOf(this.spec, part)) {
-      const { begin, end, file } = this.tensor(name)
+    for (const { begin, end, file } of this.passing(part, course)) {
       const handle = await open(this.checkpoint.files[file]?.path ?? '', 'r')
       try {
         for (let at = begin; at < end && !signal.aborted; at += scratch.length) {
@@ -257,6 +337,13 @@ export class Model {
         await handle.close()
       }
     }
+  }
+
+  /** Tensors of a part that do not stay on the device. */
+  private passing(part: Part, { stream }: Course): CheckpointTensor[] {
+    const [first] = stream?.stays === true ? stream.parts : []
+    const held = first === undefined ? new Set<string>() : tensorsOf(this.spec, first)
+    return [...tensorsOf(this.spec, part)].filter((name) => !held.has(name)).map((name) => this.tensor(name))
   }
 
   private checkPass(tokens: readonly Token[]): void {
@@ -270,14 +357,29 @@ export class Model {
     throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
   }
 
-  /** The model, or a part of it, on the device in use: after a loss that is another one. */
-  private async load(host: Host, part = wholeOf(this.spec), gear = noGear): Promise<Loaded> {
-    const key = JSON.stringify([part, gear])
-    if (this.loaded?.device !== host.device || this.loaded.key !== key) {
+  /** A part of the model on the device in use: after a loss that is another one. */
+  private async load(host: Host, part: Part, { gear, stream }: Course): Promise<Loaded> {
+    const key = JSON.stringify([stream ?? part, gear])
+    let { loaded } = this
+    if (loaded?.device !== host.device || loaded.key !== key) {
       await this.unload()
-      this.loaded = { ...(await this.upload(host, part, gear)), key }
-    }
-    return this.loaded
+      const buffers = this.buffersOf(host, part, gear, stream)
+      if (buffers.bytes > host.memory) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+          `The model ${this.checkpoint.name} takes ${buffers.bytes} bytes with ${this.tokens} tokens a pass, but memory allows ` +
+            `${host.memory}; give at least as many, or fewer tokens.`,
+        )
+      }
+      const resident = await host.device.allocate(buffers.sizes)
+      loaded = { key, part, device: host.device, resident, buffers }
+      this.loaded = loaded
+      await this.upload(loaded, buffers.tensors.keys())
+      if (stream === undefined) return loaded
+    } else if (loaded.part === part) return loaded
+    loaded.part = part
+    if (stream !== undefined) await this.upload(loaded, loaded.buffers.hold(part))
+    return loaded
   }
 
   private async unload(): Promise<void> {
@@ -290,33 +392,23 @@ export class Model {
     }
   }
 
-  private buffersOf({ device }: Host, part: Part, gear: Gear): Buffers {
+  private buffersOf({ device }: Host, part: Part, gear: Gear, stream?: Stream): Buffers {
     const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
     const lanes = subgroupLanes(device.adapter)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
-    const room = { tokens: this.tokens, cache: this.cache, binding, lanes, part, gear, list }
+    const room = { tokens: this.tokens, cache: this.cache, binding, lanes, part, stream, gear, list }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 
-  private async upload(host: Host, part: Part, gear: Gear): Promise<Omit<Loaded, 'key'>> {
-    const { checkpoint } = this
-    const { device, memory } = host
-    const buffers = this.buffersOf(host, part, gear)
-    if (buffers.bytes > memory) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-        `The model ${checkpoint.name} takes ${buffers.bytes} bytes with ${this.tokens} tokens a pass, but memory allows ` +
-          `${memory}; give at least as many, or fewer tokens.`,
-      )
-    }
-    const resident = await device.allocate(buffers.sizes)
+  /** Reads the weights of tensors into their buffers. */
+  private async upload({ device, resident, buffers }: Loaded, names: Iterable<string>): Promise<void> {
     try {
-      for (const [name, blocks] of buffers.tensors) {
+      for (const name of names) {
         const { begin, file } = this.tensor(name)
-        for (const block of blocks) {
+        for (const block of buffers.tensors.get(name) ?? []) {
           const row = block.columns * (block.dtype === 'F32' ? 4 : 2)
-          const path = checkpoint.files[file]?.path ?? ''
+          const path = this.checkpoint.files[file]?.path ?? ''
           const at = { begin: begin + block.first * row, bytes: block.rows * row }
           const writes: NativeWork['writes'] = [{ buffer: buffers.staging, offset: 0, path, ...at }]
           for (const by of ['row', 'column'] as const) {
@@ -332,10 +424,9 @@ export class Model {
         }
       }
     } catch (error) {
-      await device.release(resident).catch(() => undefined)
+      await this.unload()
       throw error
     }
-    return { device, resident, buffers }
   }
 
   /** Rows of a block, counted from its first, or columns that are to be zeros. */

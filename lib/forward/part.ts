@@ -37,18 +37,24 @@ function namesOf(op: Op): string[] {
   return [table, weight, bias].filter((name) => name !== undefined)
 }
 
-/** The fewest parts that fit each; nothing where one layer, or one end of the model, does not. */
-export function partsOf(spec: ModelSpec, fits: (part: Part) => boolean): Part[] | undefined {
-  const whole = wholeOf(spec)
-  if (fits(whole)) return [whole]
+/**
+ * The fewest parts that fit each, from `begin` (a part without layers) to the end of the model; nothing where one layer, or
+ * one end of the model, does not fit.
+ */
+export function partsOf(
+  spec: ModelSpec,
+  fits: (part: Part) => boolean,
+  begin: Part = { ...wholeOf(spec), end: 0, leave: false },
+): Part[] | undefined {
+  const depth = spec.language.layers.length
   const parts: Part[] = []
-  let part: Part = { ...whole, end: 0, leave: false }
+  let part = begin
   const close = () => {
     if (part.enter || part.end > part.first) parts.push(part)
     part = { enter: false, first: part.end, end: part.end, leave: false }
   }
   if (!fits(part)) return undefined
-  for (let layer = 0; layer < whole.end; layer++) {
+  for (let layer = begin.end; layer < depth; layer++) {
     if (!fits({ ...part, end: layer + 1 })) close()
     part = { ...part, end: layer + 1 }
     if (!fits(part)) return undefined

@@ -27,7 +27,7 @@ export type Pixels = Float32Array
 export interface Wanted {
   /** Rows of the cache that are copied before anything else: sequences that begin alike. */
   copies?: readonly { from: number; to: number }[] | undefined
-  /** What is said after each of so many tokens, from the first on; defaults to all of them. */
+  /** What is said after each of so many tokens, from the first on; defaults to all of them. 0: the pass only fills the cache. */
   first?: number | undefined
   logits?: boolean
   /** The residual stream before the first block and after every block, and what the head is applied to. */
@@ -142,7 +142,7 @@ export async function runPass(
     see?.(x)
   }
   const { copies = [] } = wanted
-  if (copies.length > 0) {
+  if (copies.length > 0 && from === undefined) {
     work.write(language.copies, Uint32Array.from(copies.flatMap(({ from: one, to }) => [one, to])))
     work.add(language.repeat(copies.length))
   }
@@ -169,9 +169,15 @@ export async function runPass(
   if (!part.leave) {
     const stream = await work.activation(language, 'x', rows)
     await meter.flush()
-    return { nll: new Float32Array(), best: new Uint32Array(), x: stream }
+    const seen = { ...(wanted.hidden ? { hidden } : {}), ...(features === undefined ? {} : { images: features }) }
+    return { nll: new Float32Array(), best: new Uint32Array(), x: stream, ...seen }
   }
   const asked = wanted.first ?? rows
+  if (asked === 0) {
+    await work.read()
+    await meter.flush()
+    return { nll: new Float32Array(), best: new Uint32Array() }
+  }
   work.add(language.final(asked))
   const normed = wanted.hidden ? await work.activation(language, spec.head.x, asked) : undefined
 

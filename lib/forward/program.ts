@@ -5,6 +5,7 @@ import type { NativeDispatch, StoreDType } from '../native/border.js'
 import { type Block, drawWords, forwardKernels as kernels, panel, tokenWords, turnedBytes } from './kernels.js'
 import { type Gear, Meters, noGear } from './meter.js'
 import { type Part, tensorsOf, wholeOf } from './part.js'
+import type { Stream } from './stream.js'
 
 /** A block of a tensor is read from the file in one piece of at most so many bytes, through one staging buffer. */
 export const stagingBytes = 32 * 2 ** 20
@@ -22,6 +23,8 @@ export interface Room {
   lanes: number
   /** Defaults to the whole model. */
   part?: Part | undefined
+  /** The parts take turns in these buffers; begins without the first one that passes by. */
+  stream?: Stream | undefined
   gear?: Gear | undefined
 }
 
@@ -43,7 +46,8 @@ export class Buffers {
   readonly language: Program
   /** The tower, with room for as many images as a pass of the language model can hold. */
   readonly vision?: Program
-  readonly part: Part
+  /** That is on the device. */
+  part: Part
   readonly meters: Meters
   readonly logits: number
   readonly nll: number
@@ -51,40 +55,44 @@ export class Buffers {
   readonly draws: number
   /** Rows the head is applied to at a time. */
   readonly headRows: number
+  /** Buffers of weights that pass by, the largest first, and whose weights they are now. */
+  private readonly slots: number[]
+  private passing: string[] = []
 
   constructor(
     private readonly spec: ModelSpec,
     private readonly room: Room,
-    dtypeOf: (tensor: string) => StoreDType,
+    private readonly dtypeOf: (tensor: string) => StoreDType,
   ) {
+    const { stream } = room
     const limit = Math.min(stagingBytes, room.binding)
     const add = (bytes: number) => this.sizes.push(bytes) - 1
-    let staging = 4
     this.part = room.part ?? wholeOf(spec)
-    for (const name of tensorsOf(spec, this.part)) {
-      const [rows = 1, ...rest] = spec.tensors.get(name) ?? []
-      const dtype = dtypeOf(name)
-      const columns = rest.reduce((product, size) => product * size, 1)
-      const blocks = blocksOf(rows, columns, dtype, limit)
+    const staying = stream === undefined ? this.part : stream.stays ? stream.parts[0] : undefined
+    for (const name of staying === undefined ? [] : tensorsOf(spec, staying)) {
       this.tensors.set(
         name,
-        blocks.map((block) => ({ ...block, buffer: add(turnedBytes(block)) })),
+        this.blocksOf(name).map((block) => ({ ...block, buffer: add(turnedBytes(block)) })),
       )
-      for (const block of blocks) staging = Math.max(staging, block.rows * columns * bytesOf(dtype))
     }
-    this.staging = add(staging)
+    this.slots = (stream?.slots ?? []).map(add)
+    const loaded = [...(stream?.parts ?? [this.part])].flatMap((part) => [...tensorsOf(spec, part)])
+    const pieces = loaded.flatMap((name) => this.blocksOf(name))
+    this.staging = add(
+      pieces.reduce((most, { rows, columns, dtype }) => Math.max(most, rows * columns * bytesOf(dtype)), 4),
+    )
     this.list = add(4 * Math.max(1, room.list ?? 0))
     this.language = new Program(spec.language, room, this.tensors, add)
     const { vision } = spec
     let most = room.tokens
-    if (vision !== undefined && this.part.enter) {
+    if (vision !== undefined && (this.part.enter || stream !== undefined)) {
       const tokens = imagesOf(spec, room.tokens) * vision.stack.attention.both
       this.vision = new Program(vision.stack, { tokens, cache: 0, lanes: room.lanes }, this.tensors, add)
       most = Math.max(most, tokens)
     }
     this.meters = new Meters(spec, room.gear ?? noGear, { rows: most, binding: room.binding, held: this.tensors }, add)
     const rows = Math.min(room.tokens, Math.floor(limit / (4 * spec.vocabulary)))
-    this.headRows = this.part.leave ? Math.max(1, rows) : 0
+    this.headRows = this.part.leave || stream !== undefined ? Math.max(1, rows) : 0
     this.logits = add(4 * spec.vocabulary * this.headRows)
     this.nll = add(4 * room.tokens)
     this.best = add(4 * room.tokens)
@@ -94,6 +102,28 @@ export class Buffers {
   /** Bytes of all of them. */
   get bytes(): number {
     return this.sizes.reduce((sum, size) => sum + size, 0)
+  }
+
+  /** Blocks of a tensor, in the order of its rows. */
+  blocksOf(name: string): Omit<Block, 'buffer'>[] {
+    const [rows = 1, ...rest] = this.spec.tensors.get(name) ?? []
+    const columns = rest.reduce((product, size) => product * size, 1)
+    return blocksOf(rows, columns, this.dtypeOf(name), Math.min(stagingBytes, this.room.binding))
+  }
+
+  /** Gives the buffers that parts share to those tensors of a part that do not stay, and names them: they are to be loaded. */
+  hold(part: Part): string[] {
+    for (const name of this.passing) this.tensors.delete(name)
+    this.passing = [...tensorsOf(this.spec, part)].filter((name) => !this.tensors.has(name))
+    this.part = part
+    const blocks = this.passing.flatMap((name) => this.blocksOf(name).map((block) => ({ name, block })))
+    const ranked = [...blocks].sort((a, b) => turnedBytes(b.block) - turnedBytes(a.block))
+    const buffers = new Map(ranked.map(({ block }, rank) => [block, this.slots[rank] ?? -1]))
+    for (const { name, block } of blocks) {
+      const known = this.tensors.get(name) ?? []
+      this.tensors.set(name, [...known, { ...block, buffer: buffers.get(block) ?? -1 }])
+    }
+    return this.passing
   }
 
   /** Puts features of images where tokens stand for them: ids past the vocabulary are rows of features. */

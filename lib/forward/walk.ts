@@ -7,7 +7,7 @@
 import type { ModelSpec } from '../families/index.js'
 import { type Gear, noGear } from './meter.js'
 import type { Part } from './part.js'
-import type { Pass, Stretch, Token, WeightSums } from './pass.js'
+import type { Pass, Stretch, Token, Wanted, WeightSums } from './pass.js'
 import { Spill } from './spill.js'
 import type { Measure, Tap } from './statistics.js'
 
@@ -38,6 +38,10 @@ export interface WalkOptions {
   towerOnly?: boolean | undefined
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
+  /** What passes of a batch are to give beside losses. */
+  wanted?: ((batch: number) => Wanted) | undefined
+  /** What a part gave for a batch with no block left out; the last one gives what the model says. */
+  onPass?: ((batch: number, pass: Pass, part: Part) => void) | undefined
   /** Losses of the tokens of a batch; `skip`: the number of the set that was left out, where one was. */
   losses?: ((batch: number, nll: Float32Array, skip?: number) => void) | undefined
   /** Called before every pass; what it throws ends the walk. */
@@ -66,7 +70,7 @@ export interface Walker {
 }
 
 export interface Loaded {
-  run(tokens: readonly Token[], stretch: Stretch): Promise<Pass & { x?: Float32Array<ArrayBuffer> }>
+  run(tokens: readonly Token[], stretch: Stretch, wanted?: Wanted): Promise<Pass & { x?: Float32Array<ArrayBuffer> }>
   sums(wanted: WeightSums): Promise<void>
   grams(add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>): Promise<void>
 }
@@ -88,7 +92,8 @@ export async function walk(
   options: WalkOptions,
 ): Promise<void> {
   const { spec } = walker
-  const { watch = [], skips = [], losses, check, onStep, onStanding, from, towerOnly = false } = options
+  const { watch = [], skips = [], wanted, losses, check, onPass, onStep, onStanding, from } = options
+  const { towerOnly = false } = options
   const parts = towerOnly ? walker.parts.slice(0, 1) : walker.parts
   const depth = spec.language.layers.length
   // Without a block to leave out, all are run.
@@ -135,18 +140,19 @@ export async function walk(
         const begins = new Map<number, Float32Array<ArrayBuffer>>()
         const waits = (layer: number) =>
           firsts.some((first) => first === layer && layer >= part.first && layer < part.end)
-        const pass = async (lane: number, stretch: Stretch) => {
+        const through = async (lane: number, stretch: Stretch) => {
           check?.()
-          const { nll, x } = await loaded.run(tokens, stretch)
+          const { x, ...pass } = await loaded.run(tokens, stretch, wanted?.(batch))
           between = undefined
           if (x !== undefined) await streams.put(batch * lanes + lane, x)
-          if (part.leave) losses?.(batch, nll, lane === 0 ? undefined : lane - 1)
+          if (lane === 0) onPass?.(batch, pass, part)
+          if (part.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
           done += layersOf(part, lane === 0 ? 0 : (firsts[lane - 1] ?? 0))
           onStep?.(done, total)
         }
         const before = part.enter ? undefined : await streams.get(batch * lanes)
         if (before && waits(part.first)) begins.set(part.first, before)
-        await pass(0, {
+        await through(0, {
           towerOnly,
           ...(before && { from: { layer: part.first, x: before } }),
           ...seenOf(watch, batch, (boundary) => (waits(boundary) ? (x) => begins.set(boundary, x) : undefined)),
@@ -156,7 +162,7 @@ export async function walk(
           if (first >= part.end) continue
           const layer = Math.max(part.first, first)
           const x = begins.get(first) ?? (await streams.get(batch * lanes + 1 + i))
-          await pass(1 + i, { from: { layer, x }, skip })
+          await through(1 + i, { from: { layer, x }, skip })
         }
       }
       for (const { grams } of watch) if (grams) await loaded.grams(grams.add)

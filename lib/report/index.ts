@@ -13,6 +13,7 @@ import { style } from './style.js'
 
 export { analysisPage } from './analysis.js'
 export { changeMap, diffPage } from './diff.js'
+export { evalPage } from './eval.js'
 export { immPage, immTables } from './imm.js'
 export { manuPage } from './manu.js'
 export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'

@@ -1,0 +1,201 @@
+/** The metrics: what a loaded model makes of a data set. */
+
+import { generate, type Model, rowsOf, type Token } from '../forward/index.js'
+import type { Line, Sight } from '../lines.js'
+import type { Text } from '../text.js'
+import type { DataSet, Piece, Question } from './sets.js'
+
+/** Ids of a prompt or text that are shown of a line. */
+const shownIds = 64
+
+export interface Measured {
+  tokens: number
+  value: number
+  answers?: number
+  bitsPerByte?: number
+  normalized?: number
+  /** What came out for every line. */
+  lines: Record<string, unknown>[]
+}
+
+export interface Work {
+  model: Model
+  text: Text
+  sight: Sight
+  check: () => void
+  /** Called with the lines that are done. */
+  step: (done: number) => void
+}
+
+export function measure(work: Work, set: DataSet): Promise<Measured> {
+  switch (set.kind) {
+    case 'losses':
+      return losses(work, set.lines, set.pieces)
+    case 'matches':
+      return matches(work, set.lines, set.most)
+    case 'choices':
+      return choices(work, set.questions)
+  }
+}
+
+/** Mean losses over all tokens and over those of answers. */
+async function losses(
+  { model, text, sight, check, step }: Work,
+  lines: readonly Line[],
+  pieces: readonly Piece[],
+): Promise<Measured> {
+  const results = lines.map(({ prompt }) => {
+    return { prompt: text.decode(prompt.slice(0, shownIds)), nll: 0, tokens: 0, answer_nll: 0, answer_tokens: 0 }
+  })
+  const add = (batch: readonly Piece[], tokens: readonly Token[], nll: Float32Array) => {
+    let at = 0
+    for (const { line, ids, first, answer } of batch) {
+      const result = results[line]
+      const length = rowsOf(model.spec, ids)
+      // Row t has the loss of token t + 1, if that is to be predicted.
+      for (let t = first; t < length && result !== undefined; t++) {
+        if (tokens[at + t]?.target === undefined) continue
+        const loss = nll[at + t] ?? 0
+        result.nll += loss
+        result.tokens++
+        if (t < answer) continue
+        result.answer_nll += loss
+        result.answer_tokens++
+      }
+      at += length
+    }
+    step((batch.at(-1)?.line ?? 0) + 1)
+  }
+  const pack = async (batch: readonly Piece[]) => {
+    const sequences = batch.map(async ({ ids, line }) => sight.sequence(ids, lines[line] ?? { where: '' }))
+    const tokens = model.pack(await Promise.all(sequences))
+    let at = -1
+    for (const { ids, next } of batch) {
+      at += rowsOf(model.spec, ids)
+      const last = tokens[at]
+      if (last !== undefined) last.target = next
+    }
+    return tokens
+  }
+  const packed = batches(pieces, ({ ids }) => rowsOf(model.spec, ids), model.tokens)
+  // All together, so that a model larger than the memory is read once; but images are held for one batch at a time.
+  for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
+    const tokens: Token[][] = []
+    for (const batch of walked) tokens.push(await pack(batch))
+    await model.walk(tokens, {
+      check,
+      losses: (number, nll) => add(walked[number] ?? [], tokens[number] ?? [], nll),
+    })
+  }
+  const total = (of: (result: (typeof results)[number]) => number) => sum(results.map(of))
+  const tokens = total((line) => line.tokens)
+  const nll = total((line) => line.nll)
+  const answered = total((line) => line.answer_tokens)
+  const bytes = lines.every((line) => line.bytes !== undefined) ? sum(lines.map((line) => line.bytes ?? 0)) : 0
+  return {
+    tokens,
+    value: nll / tokens,
+    ...(answered > 0 && { answers: total((line) => line.answer_nll) / answered }),
+    ...(bytes > 0 && { bitsPerByte: nll / Math.LN2 / bytes }),
+    lines: results,
+  }
+}
+
+/** Share of the lines whose greedy continuation is the answer. */
+async function matches(
+  { model, text, sight, check, step }: Work,
+  lines: readonly Line[],
+  most: number,
+): Promise<Measured> {
+  const ends = new Set(text.ends)
+  const results: { prompt: string; answer: string; said: string; ended: boolean; right: boolean }[] = []
+  let tokens = 0
+  let done = 0
+  const rows = ({ prompt }: Line) => rowsOf(model.spec, prompt) + most
+  // Images are read for a batch at a time.
+  for (const batch of sight.blind ? [lines] : batches(lines, rows, model.tokens)) {
+    const prompts = await Promise.all(batch.map((line) => sight.sequence(line.prompt, line)))
+    const continuations = await generate(model, prompts, { most, ends, check, onEnd: () => step(++done) })
+    for (const [i, { ids, ended }] of continuations.entries()) {
+      const [said, answer] = [text.decode(ids), text.decode(batch[i]?.answer ?? [])]
+      const prompt = text.decode(batch[i]?.prompt.slice(0, shownIds) ?? [])
+      results.push({ prompt, answer, said, ended, right: ended && said === answer })
+      tokens += ids.length
+    }
+  }
+  return { tokens, value: results.filter(({ right }) => right).length / lines.length, lines: results }
+}
+
+/** Share of the questions whose likeliest option is the answer, as the losses are and a byte of the option. */
+async function choices({ model, check, step }: Work, questions: readonly Question[]): Promise<Measured> {
+  const all = questions.flatMap(({ options }, question) => options.map((option) => ({ ...option, question })))
+  const packed = batches(all, ({ prompt, answer }) => prompt.length + answer.length, model.tokens).map((batch) => {
+    const tokens = model.pack(batch.map(({ prompt, answer }) => [...prompt, ...answer]))
+    // Only the tokens before those of an option are asked, and come first: a large vocabulary costs more than a block.
+    const asked: Token[] = []
+    let at = 0
+    for (const { prompt, answer } of batch) {
+      asked.push(...tokens.slice(at + prompt.length - 1, at + prompt.length + answer.length - 1))
+      at += prompt.length + answer.length
+    }
+    const known = new Set(asked)
+    return { batch, first: asked.length, tokens: [...asked, ...tokens.filter((token) => !known.has(token))] }
+  })
+  const found: number[] = []
+  await model.walk(
+    packed.map(({ tokens }) => tokens),
+    {
+      check,
+      wanted: (number) => ({ first: packed[number]?.first }),
+      losses: (number, nll) => {
+        let row = 0
+        for (const { answer } of packed[number]?.batch ?? []) {
+          found.push(sum(nll.subarray(row, row + answer.length)))
+          row += answer.length
+        }
+        step(all[found.length]?.question ?? questions.length)
+      },
+    },
+  )
+  let next = 0
+  const results = questions.map(({ prompt, options, answer }) => {
+    const own = options.map(() => found[next++] ?? 0)
+    const picked = smallest(own)
+    const normalized = smallest(own.map((loss, i) => loss / Buffer.byteLength(options[i]?.text ?? ' ')))
+    const choices = options.map(({ text }) => text)
+    return { prompt, choices, answer, losses: own, picked, picked_normalized: normalized, right: picked === answer }
+  })
+  const share = (of: (line: (typeof results)[number]) => boolean) => results.filter(of).length / results.length
+  return {
+    tokens: sum(packed.map(({ first }) => first)),
+    value: share(({ right }) => right),
+    normalized: share((line) => line.picked_normalized === line.answer),
+    lines: results,
+  }
+}
+
+function smallest(values: readonly number[]): number {
+  return values.indexOf(Math.min(...values))
+}
+
+/** Neighbours together, as many as have room. */
+function batches<T>(items: readonly T[], sizeOf: (item: T) => number, most: number): T[][] {
+  const result: T[][] = []
+  let room = 0
+  for (const item of items) {
+    const size = sizeOf(item)
+    room -= size
+    if (room < 0 || result.length === 0) {
+      result.push([])
+      room = most - size
+    }
+    result.at(-1)?.push(item)
+  }
+  return result
+}
+
+function sum(values: Iterable<number>): number {
+  let total = 0
+  for (const value of values) total += value
+  return total
+}

@@ -1,0 +1,156 @@
+/** The report of `eval`: how well data sets are said, how losses are spread over their lines, and where the model errs. */
+
+import type { EvalReport } from '../eval.js'
+import { shortName } from './html.js'
+import type { Page, Section } from './page.js'
+
+/** What came out for a line; see `onLine` of the evaluation. */
+type Outcome = Readonly<Record<string, unknown>>
+
+const shown = 20
+const longest = 100
+
+const abouts: Record<EvalReport['metric'], string> = {
+  nll: 'Mean loss a token in nats: lower is better.',
+  ppl: 'Perplexity, the exponential of the mean loss a token: lower is better, 1 is perfect.',
+  'exact-match': 'Share of the prompts that the model goes on from with exactly the answer: higher is better.',
+  choice: 'Share of the questions whose right choice is the likeliest for the model: higher is better.',
+}
+
+export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Page {
+  const [first] = reports
+  if (first === undefined) return { title: 'An evaluation of nothing', sections: [] }
+  const { metric, model, adapter } = first
+  const share = metric === 'exact-match' || metric === 'choice'
+  const value = (number: number | undefined) =>
+    number === undefined ? '-' : share ? `${(100 * number).toFixed(2)} %` : number.toFixed(4)
+  const more: [name: string, of: (report: EvalReport) => string][] = (
+    [
+      ['answers alone', (report) => value(report.answers)],
+      ['bits a byte', (report) => report.bitsPerByte?.toFixed(4) ?? '-'],
+      ['by the length of choices', (report) => value(report.normalized)],
+    ] as [string, (report: EvalReport) => string][]
+  ).filter(([, of]) => reports.some((report) => of(report) !== '-'))
+  const sections: Section[] = [
+    {
+      title: 'Data sets',
+      text: abouts[metric],
+      figure: {
+        kind: 'table',
+        head: ['data', 'lines', 'tokens', metric, ...more.map(([name]) => name)],
+        rows: reports.map((report) => [
+          report.data,
+          report.examples,
+          report.tokens,
+          value(report.value),
+          ...more.map(([, of]) => of(report)),
+        ]),
+      },
+    },
+    ...(share ? [] : lossSections(reports, outcomes)),
+    ...(metric === 'choice' ? marginSections(reports, outcomes) : []),
+    ...(share ? errorSections(outcomes, metric) : []),
+  ]
+  return {
+    title: `How well ${shortName(model)} does: ${metric}`,
+    summary: reports.map((report) => `${shortName(report.data)}: ${value(report.value)}`).join('; '),
+    facts: [
+      ['model', model],
+      ['device', adapter],
+    ],
+    sections,
+  }
+}
+
+/** Losses of the lines of each data set, and the lines with the largest. */
+function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Section[] {
+  const losses = outcomes
+    .filter(({ tokens }) => Number(tokens) > 0)
+    .map((line) => ({ ...line, loss: Number(line.nll) / Number(line.tokens) }) as Outcome & { loss: number })
+  const worst = [...losses].sort((a, b) => b.loss - a.loss).slice(0, shown)
+  return [
+    {
+      title: 'Losses of the lines',
+      text: 'Mean loss a token of every line, in nats.',
+      figure: {
+        kind: 'histogram',
+        label: 'loss a token',
+        series: reports.map(({ data }) => ({
+          name: shortName(data),
+          values: losses.filter((line) => line.data === data).map(({ loss }) => loss),
+        })),
+      },
+    },
+    {
+      title: 'Lines with the largest loss',
+      figure: {
+        kind: 'table',
+        head: ['data', 'line', 'begins with', 'tokens', 'loss a token'],
+        rows: worst.map((line) => [
+          ...placeOf(line),
+          cut(line.prompt),
+          Number(line.tokens),
+          Number(line.loss.toFixed(4)),
+        ]),
+      },
+    },
+  ]
+}
+
+/** By how much the right choice is likelier than the best of the others. */
+function marginSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Section[] {
+  const margin = ({ losses, answer }: Outcome) => {
+    const own = losses as number[]
+    const others = own.filter((_, i) => i !== answer)
+    return Math.min(...others) - (own[Number(answer)] ?? 0)
+  }
+  return [
+    {
+      title: 'How sure the model is',
+      text: 'Loss of the best wrong choice less that of the right one, in nats: below zero the model is wrong.',
+      figure: {
+        kind: 'histogram',
+        label: 'margin of the right choice',
+        threshold: 0,
+        series: reports.map(({ data }) => ({
+          name: shortName(data),
+          values: outcomes.filter((line) => line.data === data).map(margin),
+        })),
+      },
+    },
+  ]
+}
+
+function errorSections(outcomes: readonly Outcome[], metric: 'exact-match' | 'choice'): Section[] {
+  const wrong = outcomes.filter(({ right }) => right !== true)
+  const said = (line: Outcome): [string, string] =>
+    metric === 'choice'
+      ? [choiceOf(line, line.answer), choiceOf(line, line.picked)]
+      : [cut(line.answer), `${cut(line.said)}${line.ended === true ? '' : ' … (did not end)'}`]
+  const title = 'Where it is wrong'
+  if (wrong.length === 0) return [{ title, text: 'Nowhere.' }]
+  return [
+    {
+      title,
+      text: `${wrong.length} of ${outcomes.length} lines${wrong.length > shown ? `; the first ${shown} of them:` : ':'}`,
+      figure: {
+        kind: 'table',
+        head: ['data', 'line', 'prompt', 'answer', metric === 'choice' ? 'picked' : 'said'],
+        rows: wrong.slice(0, shown).map((line) => [...placeOf(line), cut(line.prompt), ...said(line)]),
+      },
+    },
+  ]
+}
+
+function placeOf({ data, example }: Outcome): [string, string] {
+  return [shortName(String(data)), String(example)]
+}
+
+function choiceOf({ choices }: Outcome, index: unknown): string {
+  return cut((choices as string[] | undefined)?.[Number(index)])
+}
+
+function cut(text: unknown): string {
+  const whole = String(text ?? '')
+  return whole.length > longest ? `${whole.slice(0, longest)}…` : whole
+}
