@@ -1,6 +1,7 @@
 /** `evaluate`: how well a model says the answers of a data set, or a text. */
 
 import type { Checkpoint } from './checkpoint/index.js'
+import { openText, Sight } from './data/index.js'
 import type { Adapter, Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import { type DataSet, type Metric, measure, metrics, readSet } from './eval/index.js'
@@ -9,8 +10,6 @@ import type { Model } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
 import { estimateGeneration, roomFor, streamed } from './generate.js'
 import { createLines } from './jsonl.js'
-import { Sight } from './lines.js'
-import { openText } from './text.js'
 
 export { type Metric, metrics } from './eval/index.js'
 

@@ -1,13 +1,12 @@
 /** `generateText`: what a model goes on to say after prompts, greedy or drawn. */
 
+import { checkIds, type Message, openText, type Prompt, Sight, type Text } from './data/index.js'
 import type { Adapter, Engine, Host } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { ModelSpec } from './families/index.js'
 import { generate, type Model, type Place, rowsOf, tensorsOf } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
 import type { ImageSource } from './images/index.js'
-import { checkIds, Sight } from './lines.js'
-import { type Message, openText, type Prompt, type Text } from './text.js'
 
 export interface GenerateTextOptions {
   /** Most tokens of a continuation. Defaults to 64. */

@@ -13,6 +13,7 @@ import type { RecipeInput } from './recipe/index.js'
 import { version } from './version.js'
 
 export { type BatchOptions, type BatchReport, type BatchResult, batch } from './batch.js'
+export type { Message, Prompt } from './data/index.js'
 export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, type DiffStats, diff } from './diff.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
 export { type Adapter, Engine, type EngineOptions } from './engine.js'
@@ -102,7 +103,6 @@ export {
 } from './report/index.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreOptions, type ScoreReport, score } from './score.js'
-export type { Message, Prompt } from './text.js'
 export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 

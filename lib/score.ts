@@ -3,6 +3,7 @@
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { batchesOf, readSequences } from './data/index.js'
 import type { Adapter, Engine } from './engine.js'
 import { WeightsmithError } from './errors.js'
 import type { Model } from './forward/index.js'
@@ -20,7 +21,6 @@ import {
   ScoreWriter,
   writeStanding,
 } from './score/index.js'
-import { batchesOf, readData } from './sequences.js'
 import { version } from './version.js'
 
 export interface ScoreOptions {
@@ -101,7 +101,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
   const read =
     data === undefined || needing === undefined
       ? undefined
-      : await readData(engine, { model: probe, checkpoint }, { file: data, images: options.images, samples, seed })
+      : await readSequences(engine, { model: probe, checkpoint }, { file: data, images: options.images, samples, seed })
   const sequences = read?.sequences ?? []
   const longest = sequences.reduce((most, { length }) => Math.max(most, length), 1)
   const model = modelOf(engine, checkpoint, { tokens: Math.max(longest, options.tokens ?? usualTokens) })

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
+import { openText } from '../lib/data/index.js'
 import { checkpointOf } from '../lib/forward.js'
-import { openText } from '../lib/text.js'
 import { cli } from './child.js'
 
 const goldens = join(process.cwd(), 'test/goldens')

@@ -192,6 +192,8 @@ describe('rooms know only the rooms below them', () => {
     families: ['native'],
     forward: ['families', 'checkpoint', 'native'],
     images: ['checkpoint', 'native'],
+    data: ['forward', 'families', 'images', 'checkpoint', 'native'],
+    eval: ['data', 'forward', 'families', 'checkpoint', 'native'],
     methods: ['native'],
     checkpoint: ['native'],
     recipe: ['methods', 'native'],

@@ -2,9 +2,9 @@
 
 import { dirname } from 'node:path'
 import type { Command } from 'commander'
+import { type PromptLine, readPrompts } from '../data/index.js'
 import { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from '../generate.js'
 import { createLines } from '../jsonl.js'
-import { type PromptLine, readPrompts } from '../text.js'
 import { bytes, count, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, dryRun, images, json, memory, misused, realNumber, seed, wholeNumber } from './options.js'

@@ -1,8 +1,7 @@
 /** The metrics: what a loaded model makes of a data set. */
 
+import type { Line, Sight, Text } from '../data/index.js'
 import { generate, type Model, rowsOf, type Token } from '../forward/index.js'
-import type { Line, Sight } from '../lines.js'
-import type { Text } from '../text.js'
 import type { DataSet, Piece, Question } from './sets.js'
 
 /** Ids of a prompt or text that are shown of a line. */

@@ -1,10 +1,9 @@
 /** Data sets as a metric takes them: tokenized, and every line checked before the model is loaded. */
 
 import type { Checkpoint } from '../checkpoint/index.js'
+import { checkIds, idsOf, type Line, readChoices, readDataLines, readLines, type Text } from '../data/index.js'
 import type { ModelSpec } from '../families/index.js'
 import { rowsOf } from '../forward/index.js'
-import { checkIds, idsOf, type Line, readDataLines, readLines } from '../lines.js'
-import { readChoices, type Text } from '../text.js'
 
 export const metrics = ['nll', 'ppl', 'exact-match', 'choice'] as const
 export type Metric = (typeof metrics)[number]

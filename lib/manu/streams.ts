@@ -1,11 +1,9 @@
 /** The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are asked. */
 
 import type { Checkpoint } from '../checkpoint/index.js'
+import { type Line, openText, pick, readLines, Sight } from '../data/index.js'
 import type { Engine } from '../engine.js'
 import { type Model, rowsOf, type Token } from '../forward/index.js'
-import { type Line, readLines, Sight } from '../lines.js'
-import { pick } from '../sequences.js'
-import { openText } from '../text.js'
 import { argument } from './options.js'
 
 export const sets = ['forget', 'retain', 'utility'] as const

@@ -2,11 +2,11 @@
 
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { Checkpoint } from './checkpoint/index.js'
-import type { Engine } from './engine.js'
-import { type Model, rowsOf, type Sequence } from './forward/index.js'
+import type { Checkpoint } from '../checkpoint/index.js'
+import type { Engine } from '../engine.js'
+import { type Model, rowsOf, type Sequence } from '../forward/index.js'
+import type { Batch } from '../score/index.js'
 import { checkIds, idsOf, type Line, readDataLines, Sight } from './lines.js'
-import type { Batch } from './score/index.js'
 import { openText } from './text.js'
 
 interface Whole {
@@ -34,7 +34,7 @@ export interface DataOptions {
  * Every line as <prompt><answer><end>, or as its text. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the vocabulary does not
  * have, or more tokens than the context.
  */
-export async function readData(
+export async function readSequences(
   engine: Engine,
   { model, checkpoint }: { model: Model; checkpoint: Checkpoint },
   { file, images, samples, seed }: DataOptions,

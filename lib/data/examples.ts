@@ -1,15 +1,8 @@
-/**
- * Text in and out of a model: the tokenizer of its folder, by Hugging Face's own reader of tokenizer.json in JavaScript
- * (no native part, no dependency of its own), its chat template by theirs of Jinja (likewise), and data sets, a line of JSON
- * an example.
- */
+/** Data sets: files with a line of JSON an example. What is wrong with a line is said with its number. */
 
-import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { Template } from '@huggingface/jinja'
-import { Tokenizer } from '@huggingface/tokenizers'
-import type { Checkpoint } from './checkpoint/index.js'
-import { codeOf, messageOf, WeightsmithError } from './errors.js'
+import { messageOf, WeightsmithError } from '../errors.js'
+import { readIfThere } from './files.js'
+import type { Message, Prompt } from './text.js'
 
 /** What a model is given, and what it is to say. */
 export interface Example {
@@ -39,91 +32,6 @@ export interface Choice {
   line: number
 }
 
-export interface Message {
-  role: string
-  content: string
-}
-
-export interface Text {
-  /** Ids of a prompt, with what the tokenizer puts before and after a text. */
-  prompt(text: string): number[]
-  /** Ids of messages in the model's chat template, up to where its answer begins. */
-  chat(messages: readonly Message[]): number[]
-  /** Ids of what follows a prompt. */
-  answer(text: string): number[]
-  decode(ids: readonly number[]): string
-  /** Ids that end an answer, the usual one first. */
-  ends: number[]
-}
-
-/** The tokenizer of a checkpoint's folder; ends come from its generation config, else from its config. */
-export async function openText(checkpoint: Checkpoint): Promise<Text> {
-  const { folder = checkpoint.path, config = {} } = checkpoint
-  const file = join(folder, 'tokenizer.json')
-  const definition = await readJson(file)
-  if (definition === undefined) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}, which turns text into ids.`, { file })
-  }
-  const settings = (await readJson(join(folder, 'tokenizer_config.json'))) ?? {}
-  const generation = (await readJson(join(folder, 'generation_config.json'))) ?? {}
-  let tokenizer: Tokenizer
-  try {
-    tokenizer = new Tokenizer(definition, settings)
-  } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} cannot be used: ${messageOf(cause)}.`, {
-      cause,
-      file,
-    })
-  }
-  const ends = [generation.eos_token_id ?? config.eos_token_id]
-    .flat()
-    .filter((id): id is number => typeof id === 'number')
-  let template: Template | undefined
-  const own = templateOf(settings.chat_template) ?? (await read(join(folder, 'chat_template.jinja')))
-  return {
-    prompt: (text) => tokenizer.encode(text).ids,
-    chat: (messages) => {
-      if (own === undefined) {
-        throw new WeightsmithError(
-          'ERR_WEIGHTSMITH_ARGUMENT',
-          `The model ${checkpoint.name} has no chat template in tokenizer_config.json or chat_template.jinja; give it plain prompts.`,
-        )
-      }
-      try {
-        template ??= new Template(own)
-        const text = template.render({ ...tokensOf(settings), messages, add_generation_prompt: true })
-        return tokenizer.encode(text, { add_special_tokens: false }).ids
-      } catch (cause) {
-        const message = `The chat template of ${checkpoint.name} cannot be used: ${messageOf(cause)}.`
-        throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', message, { cause })
-      }
-    },
-    answer: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
-    decode: (ids) => (ids.length === 0 ? '' : tokenizer.decode([...ids], { skip_special_tokens: true })),
-    ends,
-  }
-}
-
-/** A template, or the one of several that is called default. */
-function templateOf(value: unknown): string | undefined {
-  if (typeof value === 'string') return value
-  if (!Array.isArray(value)) return undefined
-  const named = value as { name?: unknown; template?: unknown }[]
-  const { template } = named.find(({ name }) => name === 'default') ?? {}
-  return typeof template === 'string' ? template : undefined
-}
-
-/** Special tokens by their names, which templates write. */
-function tokensOf(settings: Record<string, unknown>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(settings).flatMap(([name, value]) => {
-      if (!name.endsWith('_token')) return []
-      const text = typeof value === 'string' ? value : (value as { content?: unknown } | null)?.content
-      return typeof text === 'string' ? [[name, text]] : []
-    }),
-  )
-}
-
 /**
  * Lines of `{"prompt": ..., "answer": ...}`, or of `{"question": ..., "answer": ...}`, which is put as LLaVA 1.5 is asked; each
  * may have an `image`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid.
@@ -136,7 +44,7 @@ export function readExamples(file: string, limit?: number): Promise<Example[]> {
 }
 
 /** Lines of examples, or of `{"text": ...}`. */
-export function readData(file: string, limit?: number): Promise<(Example | Document)[]> {
+export function readExamplesAndTexts(file: string, limit?: number): Promise<(Example | Document)[]> {
   return readLines(file, limit, (values, line) => {
     const { text, prompt, question } = values
     if (text === undefined || prompt !== undefined || question !== undefined) return exampleOf(values, line)
@@ -179,9 +87,6 @@ export function readChoices(file: string, limit?: number): Promise<Choice[]> {
     return `has an "answer" that is none of its ${texts.length} choices, nor the number of one from 0`
   })
 }
-
-/** What a model is to go on with: a text, or messages, which need `chat`. */
-export type Prompt = string | readonly Message[]
 
 /** A prompt of a file, what else its line has, and where that is. */
 export interface PromptLine {
@@ -256,32 +161,7 @@ function parseLines<T extends object>(
 }
 
 async function readText(file: string): Promise<string> {
-  const text = await read(file)
+  const text = await readIfThere(file)
   if (text !== undefined) return text
   throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}.`, { file })
-}
-
-async function readJson(file: string): Promise<Record<string, unknown> | undefined> {
-  const text = await read(file)
-  if (text === undefined) return undefined
-  try {
-    const value: unknown = JSON.parse(text)
-    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
-    throw new Error('it is not an object')
-  } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is not valid: ${messageOf(cause)}.`, { cause, file })
-  }
-}
-
-/** Nothing where there is no such file. */
-async function read(file: string): Promise<string | undefined> {
-  try {
-    return await readFile(file, 'utf8')
-  } catch (cause) {
-    if (codeOf(cause) === 'ENOENT') return undefined
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${file} cannot be read: ${messageOf(cause)}.`, {
-      cause,
-      file,
-    })
-  }
 }

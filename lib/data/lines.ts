@@ -1,13 +1,14 @@
 /** Lines of a data set as a model takes them: ids of prompts and answers, and images that are read when their turn comes. */
 
 import { dirname } from 'node:path'
-import type { Checkpoint } from './checkpoint/index.js'
-import type { Engine } from './engine.js'
-import { WeightsmithError } from './errors.js'
-import type { ModelSpec } from './families/index.js'
-import { type Model, rowsOf, type Sequence } from './forward/index.js'
-import { type ImageSource, Images } from './images/index.js'
-import { type Example, readData, readExamples, type Text } from './text.js'
+import type { Checkpoint } from '../checkpoint/index.js'
+import type { Engine } from '../engine.js'
+import { WeightsmithError } from '../errors.js'
+import type { ModelSpec } from '../families/index.js'
+import { type Model, rowsOf, type Sequence } from '../forward/index.js'
+import { type ImageSource, Images } from '../images/index.js'
+import { type Example, readExamples, readExamplesAndTexts } from './examples.js'
+import type { Text } from './text.js'
 
 export interface Line {
   /** For a line that is a text alone: all of it. */
@@ -35,7 +36,7 @@ export async function readLines(file: string, text: Text, limit?: number): Promi
 
 /** The examples and texts of a file. A text is what the tokenizer makes of it, and nothing follows. */
 export async function readDataLines(file: string, text: Text, limit?: number): Promise<Line[]> {
-  return (await readData(file, limit)).map((item) => {
+  return (await readExamplesAndTexts(file, limit)).map((item) => {
     if (!('text' in item)) return lineOf(item, file, text)
     const where = `Line ${item.line} of ${file}`
     return { prompt: text.prompt(item.text), answer: [], end: [], bytes: Buffer.byteLength(item.text), where }

@@ -1,0 +1,17 @@
+/** Small text files. */
+
+import { readFile } from 'node:fs/promises'
+import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+
+/** Nothing where there is no such file. */
+export async function readIfThere(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (cause) {
+    if (codeOf(cause) === 'ENOENT') return undefined
+    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${file} cannot be read: ${messageOf(cause)}.`, {
+      cause,
+      file,
+    })
+  }
+}
