@@ -100,7 +100,7 @@ fn lanes(octet: u32, first: u32, last: u32) -> Mask {
   return Mask((a >= vec4u(first)) & (a < vec4u(last)), (b >= vec4u(first)) & (b < vec4u(last)));
 }
 
-fn octet(start: Place, o: u32, input: u32) -> Octet { return load(Place(start.block, start.rec, start.octet + o, 8u), input); }
+fn octet(start: Place, o: u32, input: u32) -> Octet { return load(Place(start.block, start.rec, start.octet + o, 8u, start.elements), input); }
 
 fn masked(v: Octet, inside: Mask, other: f32) -> Octet {
   return Octet(select(vec4f(other), v.a, inside.a), select(vec4f(other), v.b, inside.b));

@@ -1,18 +1,14 @@
 // Mean with a weight of its own for every element: out = sum s_i x_i / sum s_i with s_i = w_i (F_i + eps), where F_i is
 // the diagonal Fisher information of x_i; the plain weighted mean where all s_i are zero.
 // Inputs: x_1 .. x_n, F_1 .. F_n, F_i >= 0. Coefficients: eps, w_1 .. w_n.
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 #include "reciprocal.wgsl"
 
 fn mean(sum: vec4f, total: vec4f, first: vec4f) -> vec4f {
   return first + mul4(sum, reciprocal(total));
 }
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let models = INPUTS / 2u;
   let eps = vec4f(coef(p, 0u));
   var total = Octet();

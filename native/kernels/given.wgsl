@@ -1,13 +1,9 @@
 // Stores the elements that a host step gives; the inputs are not looked at.
 // Coefficients: see include/lines.wgsl, with rows of one element: one a line.
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 #include "lines.wgsl"
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let last = 8u * p.octet + p.live - 1u;
   let first = vec4u(8u * p.octet);
   let a = min(first + vec4u(0u, 1u, 2u, 3u), vec4u(last));

@@ -36,7 +36,7 @@ fn products(sum: ptr<function, vec4f>, x: Octet, y: Octet) {
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let block = wid.x + wid.y * nwg.x;
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
-  for (var g = 0u; g < rolled(PAIRS); g++) {
+  for (var g = 0u; g < rolled_together(PAIRS); g++) {
     for (var h = 0u; h <= g; h++) {
       var sums = vec4f(0.0);
       for (var row = 0u; row < rolled(OWN_ROWS); row++) {

@@ -1,18 +1,14 @@
 // Weighted sum with weights of its own for every row or column: out = c_0 x_0 + c_1 x_1 + ..., or with BASE 1
 // out = b + c_1 (x_1 - b) + ... where input 0 is b. f32, one rounding.
 // Coefficients: see include/lines.wgsl; a weight an input (a model, with BASE 1) and line.
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 #include "lines.wgsl"
 
 override BASE: u32 = 0u;
 
-fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(table[0])); }
+fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(zero)); }
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let count = INPUTS - BASE;
   let lines = lines_of(p);
   var base = Octet();

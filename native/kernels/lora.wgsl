@@ -2,15 +2,14 @@
 // and A [r, columns], both whole. With TRANSPOSED the product is turned: W + s (B A)^T with B [columns, r], A [r, rows]
 // (fan_in_fan_out, embeddings). Coefficients: columns, r, s, rows. Sums run over r in order. Weights and factors mostly have
 // different types: where both are known when the pipeline is made, it compiles in a tenth of the time.
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 
 override TRANSPOSED: u32 = 0u;
 override WEIGHT: u32 = 15u;   // code of the type of W; 15: the inputs'
 override FACTORS: u32 = 15u;  // of B and A
 
 fn octet_at(p: Place, input: u32, octet: u32, code: u32) -> Octet {
-  if (code == MIXED) { return load(Place(p.block, p.rec, octet, 8u), input); }
+  if (code == MIXED) { return load(Place(p.block, p.rec, octet, 8u, p.elements), input); }
   let bits = load_bits(table[p.rec + 6u + input] & 0x0fffffffu, code, octet);
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
@@ -21,10 +20,7 @@ fn at(p: Place, input: u32, index: u32) -> f32 {
   return quad[index & 3u];
 }
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let columns = u32(coef(p, 0u));
   let rank = u32(coef(p, 1u));
   let scale = coef(p, 2u);

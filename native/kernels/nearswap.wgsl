@@ -1,8 +1,7 @@
 // NearSwap: the base moves towards the model by at most t an element: out = x where |x - b| <= t, else b + t sign(x - b).
 // That is b + min(1, t / |x - b|) (x - b) without its division. Input 0 is the base b, input 1 the model x.
 // Coefficients: t >= 0.
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 
 fn move4(b: vec4f, x: vec4f, t: f32) -> vec4f {
   let d = x - b;
@@ -10,10 +9,7 @@ fn move4(b: vec4f, x: vec4f, t: f32) -> vec4f {
   return select(x, far, abs(d) > vec4f(t));
 }
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let base = load(p, 0u);
   let x = load(p, 1u);
   let t = coef(p, 0u);

@@ -2,8 +2,7 @@
 // delta, one that several changed the mean of theirs, one that none changed stays the base's.
 // Input 0 is the base, inputs 1..n the models. Coefficients: epsilon; a factor a model for elements that it alone
 // changed; then 1 / k for k = 0 .. n (unused for 0 and 1).
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 #include "delta.wgsl"
 
 struct Sum { total: vec4f, count: vec4u, alone: vec4f }
@@ -20,13 +19,10 @@ fn share(p: Place, sum: Sum) -> vec4f {
   let k = sum.count;
   let mean = vec4f(coef(p, first + k.x), coef(p, first + k.y), coef(p, first + k.z), coef(p, first + k.w));
   let factor = select(mean, sum.alone, k == vec4u(1u));
-  return bitcast<vec4f>(bitcast<vec4u>(sum.total * factor) ^ vec4u(table[0]));
+  return bitcast<vec4f>(bitcast<vec4u>(sum.total * factor) ^ vec4u(zero));
 }
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let base = load(p, 0u);
   let epsilon = magnitude(vec4f(coef(p, 0u))).x;
   var a = Sum();

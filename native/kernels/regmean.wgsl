@@ -44,7 +44,7 @@ fn add_rows(sums: Rows, x: Octet, a: f32, b: f32, c: f32, d: f32) -> Rows {
 // An octet of the segment, wherever it lies; nothing where it is not one.
 fn store_at(p: Place, octet: u32, v: Octet) {
   let elements = table[p.rec];
-  if (octet < (elements + 7u) / 8u) { store(Place(p.block, p.rec, octet, min(8u, elements - 8u * octet)), v); }
+  if (octet < (elements + 7u) / 8u) { store(Place(p.block, p.rec, octet, min(8u, elements - 8u * octet), elements), v); }
 }
 
 // Rows of a multiple of eight elements. The result of the segment is cut into cells of 16 rows and 128 columns, which its

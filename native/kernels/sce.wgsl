@@ -2,8 +2,7 @@
 // averaged by the models' weights. Input 0 is the base, inputs 1..n the models (n <= 8).
 // Coefficients: threshold key, cut lo, cut hi of the spread (see keys.wgsl); a weight a model; 2^n f32: 1 / sum of the
 // agreeing weights.
-#include "tile.wgsl"
-#include "store.wgsl"
+#include "octets.wgsl"
 #include "delta.wgsl"
 #include "keys.wgsl"
 #include "trim.wgsl"
@@ -11,10 +10,7 @@
 
 const CONSENSUS = 2u;
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let p = place(wid, nwg, lid);
-  if (p.live == 0u) { return; }
+fn merge(p: Place) {
   let base = load(p, 0u);
   let selected = band(p, 0u);
   let key = spread(p);

@@ -155,7 +155,7 @@ fn cut_of(p: Place, g: Group, goes: u32, lid: u32) -> Cut {
   var key = 0u;
   var rank = goes;
   var equal = 0u;
-  for (var round = 0u; round < rolled(4u); round++) {
+  for (var round = 0u; round < rolled_together(4u); round++) {
     let shift = 24u - 8u * round;
     clear(lid);
     for (var o = first + i32(lid); o < end; o += i32(WORKERS)) {
@@ -201,9 +201,9 @@ fn below_cut(keys: vec4u, first: i32, cut: Cut) -> vec4<bool> {
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, 0u);
   if (start.live == 0u) { return; }
-  let size = u32(coef(start, 0u));
-  let goes = u32(coef(start, 1u));
-  let columns = u32(coef(start, 2u));
+  let size = u32(bitcast<f32>(coef_word(start, 0u)));
+  let goes = u32(bitcast<f32>(coef_word(start, 1u)));
+  let columns = u32(bitcast<f32>(coef_word(start, 2u)));
   var bits = 0u;
   if (LONG != 0u && size > SHORT && goes > 0u) {
     let elements = i32(min(table[start.rec], 8u * start.octet + 2048u));

@@ -41,7 +41,7 @@ fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
   if (CONSENSUS == 4u && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) { negative = !(sum > vec4f(0.0)); }
   let value = select(votes.plus, votes.minus, negative);
   let agree = select(votes.plus_set, votes.minus_set, negative);
-  return bitcast<vec4f>(bitcast<vec4u>(value * factors(p, agree, first)) ^ vec4u(table[0]));
+  return bitcast<vec4f>(bitcast<vec4u>(value * factors(p, agree, first)) ^ vec4u(zero));
 }
 
 // The factor of each set of models that agrees. For one or two models choosing costs less than looking up.

@@ -8,7 +8,7 @@ struct Stream { key: vec2u, hash: vec2u, lo: u32, hi: u32 }
 
 fn stream_of(p: Place, i: u32) -> Stream {
   let hash = p.rec + 6u + INPUTS + 2u * i;
-  return Stream(vec2u(table[5], table[6]), vec2u(table[hash], table[hash + 1u]), table[p.rec + 2u], table[p.rec + 3u]);
+  return Stream(seed, vec2u(table[hash], table[hash + 1u]), flat.x, flat.y);
 }
 
 // The random words of an octet: counter = (element index >> 2, hash).

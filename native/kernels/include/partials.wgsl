@@ -20,4 +20,4 @@ fn load_live_from(p: Place, source: u32) -> Octet {
 fn load_live(p: Place, i: u32) -> Octet { return load_live_from(p, source(p, i)); }
 
 // Keeps a product of two vectors apart from the addition that follows it (see `prod`).
-fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(table[0])); }
+fn exact4(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v) ^ vec4u(zero)); }

@@ -113,8 +113,8 @@ fn kept_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) -> u32 {
   let start = place(wid, nwg, 0u);
   if (start.live == 0u) { return 0u; }
   let drop = drop_of(start, i);
-  let row = coef_bits(start, 3u * (INPUTS - 1u));
-  let same = coef_bits(start, 3u * (i - 1u) + 1u) == 0u; // limit, whatever the rank
+  let row = coef_word(start, 3u * (INPUTS - 1u));
+  let same = coef_word(start, 3u * (i - 1u) + 1u) == 0u; // limit, whatever the rank
   let short = row < LONG || same;
   var own = array<Own, OCTETS>();
   var result = 0u;

@@ -1,7 +1,7 @@
 // 1 / v by Newton's iteration on the mantissa: a division is not the same on every GPU.
 
 // Keeps a product of two vectors apart from an addition that follows it (see `prod`).
-fn mul4(x: vec4f, y: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(x * y) ^ vec4u(table[0])); }
+fn mul4(x: vec4f, y: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(x * y) ^ vec4u(zero)); }
 
 // 1 / m for m in [1, 2], to the last bit or two.
 fn reciprocal(m: vec4f) -> vec4f {

@@ -51,7 +51,7 @@ fn note(p: Place, a: vec4u, b: vec4u, exponent: u32) {
 
 // Rounds the octet to OUT_DTYPE and writes it; elements past the segment's end are written but never leave the slot.
 fn store(p: Place, v: Octet) {
-  let off = table[p.rec + 4u];
+  let off = output_at;
   let a = flush(bitcast<vec4u>(v.a));
   let b = flush(bitcast<vec4u>(v.b));
   if (OUT_DTYPE == 2u) {

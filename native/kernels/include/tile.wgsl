@@ -16,38 +16,60 @@ const BLOCK_OCTETS = 256u;
 // Eight consecutive elements.
 struct Octet { a: vec4f, b: vec4f }
 
-// Where an invocation works. `live` of the octet's elements exist (0: nothing to do).
-struct Place { block: u32, rec: u32, octet: u32, live: u32 }
+// Where an invocation works. `live` of the octet's elements exist (0: nothing to do); `elements` are in the whole segment.
+struct Place { block: u32, rec: u32, octet: u32, live: u32, elements: u32 }
+
+// What every octet needs of the table: a zero, where the output starts, the seed, the flat index of the first element,
+// the first sources and coefficients. `place` reads it, because a software driver reads a word once for all invocations
+// outside of branches and loops, but once for each one inside of them.
+var<private> zero: u32;
+var<private> output_at: u32;
+var<private> seed: vec2u;
+var<private> flat: vec2u;
+var<private> sources: vec4u;
+var<private> coefs: array<vec4u, 3>;
 
 // The octet `lane` (0..255) of the block that workgroup `wid` handles.
 fn place(wid: vec3u, nwg: vec3u, lane: u32) -> Place {
   let block = wid.x + wid.y * nwg.x;
-  if (block >= table[1]) { return Place(block, 0u, 0u, 0u); }
+  zero = table[0];
   let rec = table[3] + table[table[2] + block] * table[4];
-  let octet = (block - table[rec + 1u]) * BLOCK_OCTETS + lane;
-  let elements = table[rec];
+  let words = rec + 6u + 3u * INPUTS;
+  seed = vec2u(table[5], table[6]);
+  flat = vec2u(table[rec + 2u], table[rec + 3u]);
+  output_at = table[rec + 4u];
+  sources = vec4u(table[rec + 6u], table[rec + 7u], table[rec + 8u], table[rec + 9u]);
+  coefs[0] = vec4u(table[words], table[words + 1u], table[words + 2u], table[words + 3u]);
+  coefs[1] = vec4u(table[words + 4u], table[words + 5u], table[words + 6u], table[words + 7u]);
+  coefs[2] = vec4u(table[words + 8u], table[words + 9u], table[words + 10u], table[words + 11u]);
+  let elements = select(0u, table[rec], block < table[1]);
+  return octet_of(block, rec, (block - table[rec + 1u]) * BLOCK_OCTETS + lane, elements);
+}
+
+fn octet_of(block: u32, rec: u32, octet: u32, elements: u32) -> Place {
   let first = octet * 8u;
-  return Place(block, rec, octet, select(0u, min(8u, elements - first), first < elements));
+  return Place(block, rec, octet, select(0u, min(8u, elements - first), first < elements), elements);
 }
 
 // The place `octets` further in the same block. A place without live octets stays one.
-fn along(p: Place, octets: u32) -> Place {
-  if (p.live == 0u) { return p; }
-  let octet = p.octet + octets;
-  let first = octet * 8u;
-  let elements = table[p.rec];
-  return Place(p.block, p.rec, octet, select(0u, min(8u, elements - first), first < elements));
-}
+fn along(p: Place, octets: u32) -> Place { return octet_of(p.block, p.rec, p.octet + octets, p.elements); }
 
-fn coef_bits(p: Place, j: u32) -> u32 { return table[p.rec + 6u + 3u * INPUTS + j]; }
+fn coef_bits(p: Place, j: u32) -> u32 {
+  if (j < 12u) { return select(select(coefs[0], coefs[1], j >= 4u), coefs[2], j >= 8u)[j & 3u]; }
+  return coef_word(p, j);
+}
+// The same, where barriers depend on it.
+fn coef_word(p: Place, j: u32) -> u32 { return table[p.rec + 6u + 3u * INPUTS + j]; }
 fn coef(p: Place, j: u32) -> f32 { return bitcast<f32>(coef_bits(p, j)); }
 
 // A product that no compiler can fuse with a following addition: the xor with a zero it cannot see through.
-fn prod(a: f32, b: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a * b) ^ table[0]); }
-fn prod4(a: vec4f, b: f32) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(a * b) ^ vec4u(table[0])); }
+fn prod(a: f32, b: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a * b) ^ zero); }
+fn prod4(a: vec4f, b: f32) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(a * b) ^ vec4u(zero)); }
 
 // The bound of a loop that compilers cannot unroll: unrolled, the kernel takes them several times as long.
-fn rolled(bound: u32) -> u32 { return bound + table[0]; }
+fn rolled(bound: u32) -> u32 { return bound + zero; }
+// The same around barriers: WGSL takes what is private for different in every invocation.
+fn rolled_together(bound: u32) -> u32 { return bound + table[0]; }
 
 fn flush(bits: vec4u) -> vec4u {
   return select(bits, bits & vec4u(0x80000000u), (bits & vec4u(0x7f800000u)) == vec4u(0u));
@@ -138,7 +160,10 @@ fn load_bits(off: u32, dtype: u32, o: u32) -> Bits {
 }
 
 // Where input `i` starts in the slot, and how it is stored.
-fn source(p: Place, i: u32) -> u32 { return table[p.rec + 6u + i]; }
+fn source(p: Place, i: u32) -> u32 {
+  if (INPUTS <= 4u || i < 4u) { return sources[i]; }
+  return table[p.rec + 6u + i];
+}
 
 // An octet of such an input, as f32.
 fn load_from(source: u32, octet: u32) -> Octet {

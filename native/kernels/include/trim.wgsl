@@ -13,9 +13,8 @@ fn band_words() -> u32 { return select(3u, 6u, OUTLIERS == 1u); }
 fn cut(p: Place, j: u32) -> Cut {
   let lo = coef_bits(p, j + 1u);
   let hi = coef_bits(p, j + 2u);
-  let start = table[p.rec + 2u];
-  let first = start + p.octet * 8u;
-  let first_hi = table[p.rec + 3u] + select(0u, 1u, first < start);
+  let first = flat.x + p.octet * 8u;
+  let first_hi = flat.y + select(0u, 1u, first < flat.x);
   let threshold = coef_bits(p, j);
   if (hi < first_hi || (hi == first_hi && lo <= first)) { return Cut(threshold, 0u); }
   let far = hi - first_hi - select(0u, 1u, lo < first);
