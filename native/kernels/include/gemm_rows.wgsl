@@ -1,6 +1,7 @@
 // y[t, first + n] = sum over k of x[start + t, k] * W[n, k], as gemm, for adapters with subgroups of at least 4: an
-// invocation makes ROWS rows of one octet of columns in registers. Each of up to 8 neighbours reads 4 elements of another
-// row of x, and gets the others' from them: on a CPU a read costs many times what a product does. `inner` is a multiple of 4.
+// invocation makes ROWS rows of one octet of columns in registers. Each of up to 8 neighbours reads 4 other elements of x, of
+// another row or, where there are fewer rows, further on in the same, and gets the others' from them: on a CPU a read costs
+// many times what a product does. `inner` is a multiple of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
@@ -11,7 +12,9 @@ override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
-override READS: u32 = (ROWS + SHARE - 1u) / SHARE;
+override APART: u32 = min(ROWS, SHARE); // of them read different rows
+override STEP: u32 = SHARE / APART; // quads of a row that they read together
+override READS: u32 = ROWS / APART;
 
 @compute @workgroup_size(SUBGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32,
@@ -23,18 +26,22 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   // Columns and rows past the end read the last ones, and store nothing.
   let own = min(column, octets - 1u);
   var at: array<u32, (ROWS + 3u) / 4u>;
-  for (var e = 0u; e < READS; e++) { at[e] = (p.start + min(row + SHARE * e + neighbour % SHARE, p.rows - 1u)) * quads; }
+  for (var e = 0u; e < READS; e++) { at[e] = (p.start + min(row + APART * e + neighbour % APART, p.rows - 1u)) * quads; }
+  let ahead = neighbour % SHARE / APART;
+  var mine: array<vec4f, (ROWS + 3u) / 4u>;
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
   for (var k = 0u; k < quads; k++) {
     var w: array<Octet, 4>;
     for (var i = 0u; i < 4u; i++) { w[i] = octet(octet_at(own, 4u * k + i, p.inner)); }
+    if (k % STEP == 0u) {
+      for (var e = 0u; e < READS; e++) { mine[e] = x[at[e] + min(k + ahead, quads - 1u)]; }
+    }
     for (var e = 0u; e < READS; e++) {
-      let mine = x[at[e] + k];
-      for (var r = 0u; r < min(ROWS, SHARE); r++) {
-        let v = subgroupShuffle(mine, r);
-        a[SHARE * e + r] += v.x * w[0].a + v.y * w[1].a + v.z * w[2].a + v.w * w[3].a;
-        b[SHARE * e + r] += v.x * w[0].b + v.y * w[1].b + v.z * w[2].b + v.w * w[3].b;
+      for (var r = 0u; r < APART; r++) {
+        let v = subgroupShuffle(mine[e], k % STEP * APART + r);
+        a[APART * e + r] += v.x * w[0].a + v.y * w[1].a + v.z * w[2].a + v.w * w[3].a;
+        b[APART * e + r] += v.x * w[0].b + v.y * w[1].b + v.z * w[2].b + v.w * w[3].b;
       }
     }
   }
