@@ -6,25 +6,23 @@
 
 import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { manifestName, readManifest, type Stage } from './checkpoint/index.js'
+import { describeInputs, manifestName, readManifest, type Stage } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
 import { codeOf, messageOf, WeightsmithError } from './errors.js'
 import { type BatchJob, type NamedJob, readJobs } from './jobs.js'
 import {
   checkOptions,
-  describeInputs,
   fail,
   type MergeOptions,
+  Models,
   type PreparedMerge,
   prepareMerge,
   publishAll,
   stageMerge,
   typeName,
-} from './merge.js'
-import { Models } from './models.js'
+} from './merge/index.js'
 import type { NativeAddon } from './native/border.js'
 import { loadRecipe, modelsOf, type Recipe } from './recipe/index.js'
-import { version } from './version.js'
 
 /** Of every job, where the job itself says nothing. */
 type Shared = 'dtype' | 'shardSize' | 'memory' | 'seed' | 'overwrite' | 'checksum' | 'checkFinite' | 'sync' | 'signal'
@@ -223,7 +221,7 @@ class Run {
   /** Undefined where there is nothing left to do. */
   private async prepare(job: NamedJob, recipe: Recipe): Promise<PreparedMerge | undefined> {
     const options = this.optionsOf(job)
-    const prepared = await prepareMerge({ addon: this.addon, models: this.models }, recipe, options)
+    const prepared = await prepareMerge(this.models, recipe, options)
     const { resume = false } = this.options
     return resume && (await isMerged(this.addon, prepared, options.seed ?? 0)) ? undefined : prepared
   }
@@ -233,7 +231,7 @@ class Run {
     if (first === undefined) return
     const prepared = { ...first.prepared, outputs: jobs.flatMap((job) => job.prepared.outputs) }
     const { outputs, run } = await this.engine.use(({ addon, device, memory }) =>
-      stageMerge({ addon, device, version }, prepared, { memory, ...this.optionsOf(first.job) }),
+      stageMerge({ addon, device }, prepared, { memory, ...this.optionsOf(first.job) }),
     )
     this.bytesRead += run.bytesRead
     let next = 0
@@ -278,7 +276,7 @@ function described(error: unknown, code: string | undefined): NonNullable<BatchR
 async function isMerged(addon: NativeAddon, { checkpoints, outputs }: PreparedMerge, seed: number): Promise<boolean> {
   const facts = (inputs: unknown) =>
     JSON.stringify(inputs, (key, value: unknown) => (key === 'sha256' ? undefined : value))
-  const inputs = facts(await describeInputs({ addon }, checkpoints, false))
+  const inputs = facts(await describeInputs(addon, checkpoints, false))
   for (const { out, plan, recipe } of outputs) {
     const manifest = await readManifest(out).catch(() => undefined)
     const same =

@@ -16,7 +16,7 @@ import {
   measureDisk,
   readMeasurements,
 } from './measure.js'
-import { checkOptions, determinismOf, type MergeOptions, prepareMerge, typeName } from './merge.js'
+import { checkOptions, determinismOf, type MergeOptions, Models, prepareMerge, typeName } from './merge/index.js'
 import type { TensorParameters } from './methods/index.js'
 import { loadAddon } from './native/load.js'
 import { joinPlans, levelToNative, type PlannedTensor, toNative } from './plan/index.js'
@@ -79,7 +79,7 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
   const addon = loadAddon()
   const settings = checkOptions({ ...options, out })
   const checked = await loadRecipe(recipe, folder)
-  const { outputs, checkpoints } = await prepareMerge({ addon }, checked, { ...options, out })
+  const { outputs, checkpoints } = await prepareMerge(new Models(addon), checked, { ...options, out })
   const joint = joinPlans(outputs.map(({ plan }) => plan))
   const tensors = joint.plans.flatMap((plan) => plan.tensors)
   const used = new Set(tensors.flatMap(({ program }) => program?.kernels.map(({ kernel }) => kernel) ?? []))

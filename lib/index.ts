@@ -7,7 +7,8 @@
  */
 
 import type { Engine } from './engine.js'
-import { type MergeOptions, type MergeReport, merge as mergeWith } from './merge.js'
+import type { MergeOptions, MergeReport } from './merge/index.js'
+import { merge as mergeWith } from './merge.js'
 import { LongHeaders, mergeInThread, shortHeaders } from './merge_thread.js'
 import type { RecipeInput } from './recipe/index.js'
 import { version } from './version.js'
@@ -71,7 +72,7 @@ export {
   manuModes,
   manuRows,
 } from './manu/index.js'
-export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge.js'
+export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge/index.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
 export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
 export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune.js'
@@ -111,9 +112,9 @@ export function merge(engine: Engine, recipe: string | RecipeInput, options: Mer
   return engine.use(async ({ addon, device, memory }) => {
     const settings = { memory, ...options }
     try {
-      return await mergeWith({ addon: shortHeaders(addon), device, version }, recipe, settings)
+      return await mergeWith({ addon: shortHeaders(addon), device }, recipe, settings)
     } catch (error) {
-      if (error instanceof LongHeaders) return mergeInThread({ device, version }, recipe, settings)
+      if (error instanceof LongHeaders) return mergeInThread(device, recipe, settings)
       throw error
     }
   })

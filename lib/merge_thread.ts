@@ -8,7 +8,7 @@ import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { type ErrorCode, errorCodes, WeightsmithError } from './errors.js'
-import type { MergeContext, MergeOptions, MergeProgress, MergeReport } from './merge.js'
+import type { MergeOptions, MergeProgress, MergeReport, Reader } from './merge/index.js'
 import type { NativeDevice } from './native/border.js'
 import { here } from './native/root.cjs'
 import type { RecipeInput } from './recipe/index.js'
@@ -20,7 +20,7 @@ const most = 2 ** 16
 export class LongHeaders extends Error {}
 
 /** The reader of headers, which refuses to read more than a few milliseconds' worth. */
-export function shortHeaders<T extends MergeContext['addon']>(addon: T): T {
+export function shortHeaders<T extends Reader>(addon: T): T {
   let bytes = 0
   const count = (more: number) => {
     bytes += more
@@ -58,7 +58,6 @@ async function headerBytes(path: string): Promise<number> {
 export interface ThreadTask {
   /** Of the caller's device. */
   device: number
-  version: string
   recipe: string | RecipeInput
   options: Omit<MergeOptions, 'signal' | 'onProgress'>
 }
@@ -72,13 +71,12 @@ export interface ThreadError {
 }
 
 export function mergeInThread(
-  { device, version }: { device: NativeDevice; version: string },
+  device: NativeDevice,
   recipe: string | RecipeInput,
   { signal, onProgress, ...options }: MergeOptions,
 ): Promise<MergeReport> {
   const workerData: ThreadTask = {
     device: device.id,
-    version,
     recipe,
     options: { ...options, folder: options.folder ?? process.cwd() },
   }

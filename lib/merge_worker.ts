@@ -6,14 +6,13 @@ import { merge } from './merge.js'
 import type { ThreadMessage, ThreadTask } from './merge_thread.js'
 import { loadAddon } from './native/load.js'
 
-async function run({ device, version, recipe, options }: ThreadTask): Promise<void> {
+async function run({ device, recipe, options }: ThreadTask): Promise<void> {
   const post = (message: ThreadMessage) => parentPort?.postMessage(message)
   const stop = new AbortController()
   parentPort?.once('message', () => stop.abort())
   try {
     const addon = loadAddon()
-    const context = { addon, device: addon.join(device), version }
-    const report = await merge(context, recipe, {
+    const report = await merge({ addon, device: addon.join(device) }, recipe, {
       ...options,
       signal: stop.signal,
       onProgress: (progress) => post({ progress }),

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import {
+  adapterOf,
   auxiliaryFiles,
   type Checkpoint,
   type Content,
@@ -14,11 +15,14 @@ import {
   checkOutput,
   configText,
   cutTensor,
+  describeInputs,
+  fileEntry,
   isStorable,
   largestAuxiliary,
   layOut,
   type Manifest,
   manifestName,
+  manifestText,
   plainCard,
   readSmall,
   refuseChanged,
@@ -27,7 +31,6 @@ import {
 } from './checkpoint/index.js'
 import type { Host } from './engine.js'
 import { codeOf, messageOf, WeightsmithError } from './errors.js'
-import { describeInputs, pickAdapter } from './merge.js'
 import { version } from './version.js'
 
 export interface RewriteOptions {
@@ -103,7 +106,7 @@ export async function rewrite(
     }
     const write = async (name: string, data: string | Uint8Array) => {
       await stage.write(name, data)
-      files.push({ name, size: Buffer.byteLength(data), sha256: createHash('sha256').update(data).digest('hex') })
+      files.push(fileEntry(name, data))
     }
     if (layout.index !== undefined) await write('model.safetensors.index.json', layout.index)
     const config = options.config ?? checkpoint.config
@@ -116,18 +119,9 @@ export async function rewrite(
       'README.md',
       plainCard(basename(target), { model: checkpoint.name, about: options.about, recipe, version }),
     )
-    const inputs = await describeInputs({ addon }, new Map([[checkpoint.name, checkpoint]]), false)
-    const manifest: Manifest = {
-      format: 1,
-      versions: { weightsmith: version },
-      recipe,
-      seed,
-      dtype: mostly(described),
-      adapter: pickAdapter(device),
-      inputs,
-      outputs: files,
-    }
-    await stage.write(manifestName, json(manifest))
+    const inputs = await describeInputs(addon, new Map([[checkpoint.name, checkpoint]]), false)
+    const about = { recipe, seed, dtype: mostly(described), adapter: adapterOf(device), inputs, outputs: files }
+    await stage.write(manifestName, manifestText(about))
     await refuseChanged([checkpoint])
     throwIfAborted(signal)
     await stage.publish()
@@ -214,8 +208,4 @@ function writeFailed(path: string, cause: unknown): WeightsmithError {
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted !== true) return
   throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The writing was aborted.', { cause: signal.reason })
-}
-
-function json(value: unknown): string {
-  return `${JSON.stringify(value, null, 2)}\n`
 }

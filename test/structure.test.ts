@@ -201,6 +201,7 @@ describe('rooms know only the rooms below them', () => {
     prune: ['forward', 'families', 'checkpoint', 'native'],
     score: ['forward', 'families', 'checkpoint', 'native'],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
+    merge: ['plan', 'checkpoint', 'recipe', 'native'],
   }
   /** Files of lib/ that every folder may import. */
   const common = ['errors', 'version']

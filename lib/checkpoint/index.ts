@@ -7,7 +7,16 @@ export { type Content, type Cut, cutTensor } from './cut.js'
 export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
 export { inside } from './inside.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
-export { type Manifest, type ManifestInput, manifestName, readManifest } from './manifest.js'
+export {
+  adapterOf,
+  describeInputs,
+  fileEntry,
+  type Manifest,
+  type ManifestInput,
+  manifestName,
+  manifestText,
+  readManifest,
+} from './manifest.js'
 export {
   type LayerName,
   layerOf,

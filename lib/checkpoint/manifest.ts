@@ -3,9 +3,13 @@
  * the same merge gives the same manifest.
  */
 
+import { createHash } from 'node:crypto'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import type { NativeAddon, NativeDevice } from '../native/border.js'
 import type { RecipeInput } from '../recipe/index.js'
+import { version } from '../version.js'
 import { inside } from './inside.js'
+import type { Checkpoint } from './open.js'
 import { readSmall } from './small.js'
 
 export const manifestName = 'weightsmith.json'
@@ -29,6 +33,42 @@ export interface Manifest {
   inputs: ManifestInput[]
   /** Every file of the output but the manifest itself; `sha256` is absent with `--checksum none`. */
   outputs: { name: string; size: number; sha256?: string }[]
+}
+
+/** The text of a manifest. */
+export function manifestText(about: Omit<Manifest, 'format' | 'versions'>): string {
+  const manifest: Manifest = { format: 1, versions: { weightsmith: version }, ...about }
+  return `${JSON.stringify(manifest, null, 2)}\n`
+}
+
+/** A file that is written as a whole. */
+export function fileEntry(name: string, data: string | Uint8Array, hash = true): Manifest['outputs'][number] {
+  const size = Buffer.byteLength(data)
+  return hash ? { name, size, sha256: createHash('sha256').update(data).digest('hex') } : { name, size }
+}
+
+/** The files of checkpoints by the names of the models; with `hash` they are read. */
+export async function describeInputs(
+  addon: Pick<NativeAddon, 'sha256File'>,
+  checkpoints: ReadonlyMap<string, Checkpoint>,
+  hash: boolean,
+): Promise<ManifestInput[]> {
+  const inputs: ManifestInput[] = []
+  for (const [model, { files }] of checkpoints) {
+    const described: ManifestInput['files'] = []
+    for (const { path, name, size, modified, headerHash } of files) {
+      const file = { name, size, mtimeMs: modified, headerHash }
+      described.push(hash ? { ...file, sha256: await addon.sha256File(path) } : file)
+    }
+    inputs.push({ model, files: described })
+  }
+  return inputs
+}
+
+/** The adapter of a device, as the manifest names it. */
+export function adapterOf({ adapter }: Pick<NativeDevice, 'adapter'>): Manifest['adapter'] {
+  const { name, type, backend, driver } = adapter
+  return { name, type, backend, driver }
 }
 
 export async function readManifest(folder: string): Promise<Manifest> {

@@ -1,9 +1,9 @@
 /** `weightsmith merge`. */
 
 import type { Command } from 'commander'
-import { type MergeOptions, type MergeReport, merge } from '../merge.js'
+import type { MergeOptions, MergeReport } from '../merge/index.js'
+import { describeMerge, openMerge, runMerge } from '../merge.js'
 import { loadAddon } from '../native/load.js'
-import { version } from '../version.js'
 import { bytes, count, milliseconds, parameters, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, checksum, dryRun, dtype, json, memory, overwrite, seed, shardSize } from './options.js'
@@ -35,13 +35,12 @@ export function addMerge(program: Command): void {
 
 async function run(recipe: string, out: string, flags: Common & Omit<MergeOptions, 'out'>): Promise<void> {
   const options = { ...flags, out, signal }
-  // A plan needs no device, so a dry run works anywhere, and a bad recipe is refused before a device is opened.
-  const dry = await merge({ addon: loadAddon(), version }, recipe, { ...options, dryRun: true })
-  if (flags.dryRun) return print(dry, text, flags)
+  // A plan needs no device: a dry run works anywhere, and a bad recipe or output is refused before one is opened.
+  const prepared = await openMerge(loadAddon(), recipe, options)
+  const plan = await describeMerge(prepared, options)
+  if (flags.dryRun) return print(plan, text, flags)
   const report = await withEngine('merge', flags, (engine, progress) =>
-    engine.use(({ addon, device }) =>
-      merge({ addon, device, version }, recipe, { ...options, onProgress: progress.update }),
-    ),
+    engine.use((host) => runMerge(host, prepared, { ...options, onProgress: progress.update })),
   )
   print(report, text, flags)
 }

@@ -11,7 +11,6 @@ import { generateText } from '../generate.js'
 import { merge } from '../merge.js'
 import type { RecipeInput } from '../recipe/index.js'
 import { resolveModel } from '../recipe/index.js'
-import { version } from '../version.js'
 import { importanceOf } from './analyze.js'
 import { isRight } from './check.js'
 import { type Collapse, collapseOf } from './collapse.js'
@@ -151,7 +150,7 @@ export async function mergeStep(run: Run, trained: readonly string[], folder: st
   const recipe = await recipeOf(run, trained)
   await writeFile(join(folder, 'recipe.json'), `${JSON.stringify(recipe, null, 2)}\n`)
   const options = { out, overwrite: true, seed: settings.seed, folder: settings.folder, signal }
-  await engine.use(({ addon, device, memory }) => merge({ addon, device, version }, recipe, { memory, ...options }))
+  await engine.use(({ addon, device, memory }) => merge({ addon, device }, recipe, { memory, ...options }))
   return out
 }
 

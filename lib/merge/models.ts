@@ -2,13 +2,13 @@
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from './checkpoint/index.js'
-import { WeightsmithError } from './errors.js'
-import type { NativeAddon } from './native/border.js'
-import { isVocabulary, withAdapter } from './plan/index.js'
-import { modelsOf, type Recipe, resolveModel, statisticsOf } from './recipe/index.js'
+import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from '../checkpoint/index.js'
+import { WeightsmithError } from '../errors.js'
+import type { NativeAddon } from '../native/border.js'
+import { isVocabulary, withAdapter } from '../plan/index.js'
+import { modelsOf, type Recipe, resolveModel, statisticsOf } from '../recipe/index.js'
 
-type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
+export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
 
 /** Checkpoints kept; what was asked for longest ago goes first. */
 const most = 256

@@ -5,8 +5,8 @@
 
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { NativePlace, NativePlan } from './native/border.js'
-import { type JointPlan, levelToNative } from './plan/index.js'
+import type { NativePlace, NativePlan } from '../native/border.js'
+import { type JointPlan, levelToNative } from '../plan/index.js'
 
 export interface MadeLevels {
   places: NativePlace[]

@@ -1,0 +1,206 @@
+/**
+ * A merge's run: outputs come into being beside their final names, which they get when all of them are whole; whatever
+ * ends the run early leaves nothing under a final name.
+ */
+
+import { join } from 'node:path'
+import {
+  type Checkpoint,
+  describeInputs,
+  digest,
+  inputsOf,
+  refuseChanged,
+  Stage,
+  type Unfinished,
+} from '../checkpoint/index.js'
+import { WeightsmithError } from '../errors.js'
+import type {
+  NativeAddon,
+  NativeDevice,
+  NativeJournal,
+  NativePlan,
+  NativeProgress,
+  NativeReport,
+} from '../native/border.js'
+import { isDerived, type JointPlan, toNative } from '../plan/index.js'
+import { version } from '../version.js'
+import { writeFiles } from './files.js'
+import { makeLevels } from './levels.js'
+import { checkOptions, type MergeOptions, type Settings, throwIfAborted } from './options.js'
+import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
+import { type MergeReport, type StagedOutput, typeName } from './report.js'
+
+/** What a run works with. */
+export interface RunHost {
+  addon: Pick<NativeAddon, 'sha256File' | 'lockFile'>
+  device: NativeDevice
+}
+
+/** Outputs up to, and without, their final names; inputs that several need are read once. */
+export async function stageMerge(
+  { addon, device }: RunHost,
+  prepared: PreparedMerge,
+  options: MergeOptions,
+): Promise<{ outputs: StagedOutput[]; run: NonNullable<MergeReport['run']> }> {
+  const settings = checkOptions(options)
+  const { checkpoints } = prepared
+  const { outputs, joint } = await checkTargets(prepared, options)
+  const stages: Stage[] = []
+  try {
+    const journal = await openStages(addon, outputs, checkpoints, options, stages)
+    throwIfAborted(options.signal)
+    const { result, nonFinite } = await compute(device, joint, stages, journal, options)
+    const inputs = await describeInputs(addon, checkpoints, settings.checksum === 'full')
+    const staged: StagedOutput[] = []
+    let first = 0
+    for (const [i, output] of outputs.entries()) {
+      const stage = stages[i]
+      if (stage === undefined) continue
+      const count = output.plan.layout.files.length
+      const checksums = result.checksums.slice(first, first + count)
+      first += count
+      const files = await writeFiles(stage, output, { ...settings, device, checkpoints, inputs, checksums })
+      const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
+      staged.push({ ...output, files, nonFinite: own, stage })
+    }
+    await refuseChanged(checkpoints.values())
+    throwIfAborted(options.signal)
+    const { time, bytesRead, bytesWritten, tiles, resumed } = result
+    const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
+    return { outputs: staged, run }
+  } catch (error) {
+    const opened = stages.map((stage) => ({ stage }))
+    throw await fail(opened, error)
+  }
+}
+
+/** Gives outputs their final names. The first one has the journal, without which the others cannot be continued. */
+export async function publishAll(outputs: { stage: Stage }[]): Promise<void> {
+  for (const { stage } of [...outputs].reverse()) await stage.publish()
+  for (const { stage } of outputs) await stage.finish()
+}
+
+/** Keeps what can be continued or removes all; the error says what is kept. */
+export async function fail(outputs: { stage: Stage }[], error: unknown): Promise<unknown> {
+  // The first one has the journal, on which it depends whether the others are kept.
+  for (const { stage } of [...outputs].reverse()) {
+    const partial = await stage.fail(error)
+    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
+  }
+  return error
+}
+
+/** Takes the folders of all outputs, into `stages`; gives the journal of a run that is long enough for one. */
+async function openStages(
+  addon: RunHost['addon'],
+  outputs: Target[],
+  checkpoints: ReadonlyMap<string, Checkpoint>,
+  options: MergeOptions,
+  stages: Stage[],
+): Promise<NativeJournal | undefined> {
+  const settings = checkOptions(options)
+  const { resume = false, overwrite = false } = options
+  const { sync, journalEvery: every } = settings
+  const bytes = outputs.reduce((sum, { plan }) => sum + plan.layout.bytes, 0)
+  // What takes no longer than a note is rather begun again.
+  const noted = bytes > every
+  const runs = noted ? outputs.map((output) => describeRun(output, checkpoints, settings)) : []
+  const journal = { path: '', run: digest(runs), resume: false, every }
+  for (const [i, { target }] of outputs.entries()) {
+    const run = runs[i] && { facts: runs[i], journal }
+    stages.push(await Stage.create(addon, target, { sync, resume, overwrite, ...(run && { run }) }))
+  }
+  journal.resume = stages.every(({ resumed }) => resumed)
+  return noted ? journal : undefined
+}
+
+/** Everything that decides about the bytes of the weights. */
+function describeRun(
+  { recipe, plan }: Target,
+  checkpoints: ReadonlyMap<string, Checkpoint>,
+  { seed, shardSize }: Settings,
+): Unfinished {
+  const rows = plan.tensors.map(({ name, dtype, shape, origins, program, coefficients }) => [
+    [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
+    origins.map(({ checkpoint, tensor }) =>
+      isDerived(tensor)
+        ? tensor.parts.map((part) => [part.key, part.elements, part.program, part.coefficients])
+        : [checkpoint.files[tensor.file]?.path, tensor.begin, tensor.dtype],
+    ),
+  ])
+  return {
+    format: 1,
+    version,
+    recipe: recipe.input,
+    seed,
+    dtype: typeName(plan),
+    shardSize,
+    plan: digest(rows),
+    inputs: inputsOf(checkpoints.values()),
+  }
+}
+
+/** A tensor with NaN or infinite values, of one of the plans. */
+interface NonFinite {
+  plan: number
+  tensor: string
+  count: number
+}
+
+/** Makes what is made before the merge, then the weights of all outputs. */
+async function compute(
+  device: NativeDevice,
+  joint: JointPlan,
+  stages: Stage[],
+  journal: NativeJournal | undefined,
+  options: MergeOptions,
+): Promise<{ result: NativeReport; nonFinite: NonFinite[] }> {
+  const settings = checkOptions(options)
+  const { signal, onProgress } = options
+  const folders = stages.map(({ folder }) => folder)
+  const { memory, places, discard } = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
+    runJob(device, native, signal, (event) => onProgress?.({ ...event, stage: 'prepare' })),
+  )
+  const checksum = settings.checksum !== 'none'
+  const native = toNative(joint, join, { ...settings, memory, folders, levels: places, journal, checksum })
+  let latest: NativeProgress | undefined
+  const result = await runJob(device, native.plan, signal, (event) => {
+    latest = event
+    onProgress?.({ ...event, stage: 'run' })
+  })
+  await discard()
+  const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
+    const owner = native.owners[job]?.[variant]
+    return owner === undefined ? [] : [{ plan: owner.plan, tensor: owner.tensor.name, count }]
+  })
+  if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
+  if (latest) onProgress?.({ ...latest, stage: 'finish' })
+  return { result, nonFinite }
+}
+
+async function runJob(
+  device: NativeDevice,
+  plan: NativePlan,
+  signal: AbortSignal | undefined,
+  onProgress: (event: NativeProgress) => void,
+): Promise<NativeReport> {
+  const job = device.run(plan, onProgress)
+  const abort = () => job.abort()
+  signal?.addEventListener('abort', abort, { once: true })
+  if (signal?.aborted) abort()
+  try {
+    return await job.done
+  } finally {
+    signal?.removeEventListener('abort', abort)
+  }
+}
+
+function notFinite(total: number, tensors: NonFinite[]): WeightsmithError {
+  const [first] = tensors
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_NON_FINITE',
+    `The result holds ${total} NaN or infinite values in ${tensors.length} tensors; the first is ${first?.tensor} with ` +
+      `${first?.count} of them.`,
+    { tensor: first?.tensor },
+  )
+}
