@@ -77,7 +77,7 @@ onLinux('file calls that fail:', () => {
   test.each([
     ['an input cannot be read', `read:${EIO}:/first:9`, 'IO_READ', true],
     ['an input may not be opened when its header is read', `open:${EACCES}:/first:0`, 'IO_READ', false],
-    ['an input may not be opened when the run begins', `open:${EACCES}:/second-1/model:2`, 'IO_READ', true],
+    ['an input may not be opened when the run begins', `open:${EACCES}:/second-1/model:1`, 'IO_READ', true],
     ['an output cannot be made', `open:${EACCES}:.partial/model:0`, 'IO_WRITE', true],
     ['an output cannot get its size', `resize:${ENOSPC}:.partial/model:1`, 'DISK_FULL', true],
     ['an output cannot be written', `write:${EIO}:.partial/model:5`, 'IO_WRITE', true],
