@@ -32,7 +32,7 @@ export async function loopTables(options) {
       title: 'Longest block of the event loop during a merge',
       about: [
         `Each the longest of a merge; median, min and max of ${runs} merges, each in a process of its own: what the code does itself comes back every time.`,
-        'late: how late a timer of 1 ms came while the engine ran the plan; blocked: the same without the time that the thread was ready and had no core.',
+        'late: how late a timer of 1 ms came while the engine ran the plan; blocked: the part of it in which the loop was busy and the thread had a core.',
         'whole merge: blocked, with what comes before and after: reading headers, planning, publishing.',
       ],
       columns: [
