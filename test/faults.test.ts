@@ -73,7 +73,7 @@ onLinux('file calls that fail:', () => {
       env: { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: fault },
     })
 
-  const [EIO, EACCES, ENOSPC, EINTR, EDQUOT] = [5, 13, 28, 4, 122]
+  const [EIO, EACCES, ENOSPC, EINTR, EINVAL, EDQUOT] = [5, 13, 28, 4, 22, 122]
   test.each([
     ['an input cannot be read', `read:${EIO}:/first:9`, 'IO_READ', true],
     ['an input may not be opened when its header is read', `open:${EACCES}:/first:0`, 'IO_READ', false],
@@ -135,6 +135,53 @@ onLinux('file calls that fail:', () => {
     const { code, stderr } = await faulty(fault, out).ended
     expect({ code, stderr }).toMatchObject({ code: 0 })
     expect(readFileSync(join(out, weights)).equals(expected)).toBe(true)
+  })
+
+  describe('writes past the page cache', () => {
+    let large: string
+    let whole: Buffer
+    const none = ['--checksum', 'none']
+    beforeAll(async () => {
+      const paths = [1, 2].map((seed) =>
+        writeModel(fresh('large'), {
+          odd: bf16(Float32Array.from({ length: 1001 }, (_, k) => k * seed)),
+          wide: bf16(Float32Array.from({ length: 1_500_001 }, (_, k) => (k % 251) - seed)),
+          tall: bf16(Float32Array.from({ length: 700_003 }, (_, k) => (k % 127) + seed)),
+        }),
+      )
+      large = recipeFile(paths)
+      const out = fresh('whole')
+      await cli('merge', large, out, '--memory', '64MiB')
+      whole = readFileSync(join(out, weights))
+    })
+
+    const merged = (fault: string, out: string, ...more: string[]) =>
+      start([cliPath, 'merge', large, out, '--memory', '64MiB', ...more], {
+        env: { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: fault },
+      }).ended
+
+    test.each([
+      ['are not opened', `open:${EINVAL}:.partial/model:1`],
+      ['are refused', `write:once=${EINVAL}:.partial/model:3`],
+      ['take less than they were given', 'write:short:.partial/model:0'],
+      ['are interrupted', `write:once=${EINTR}:.partial/model:3`],
+    ])('that %s give the same bytes and the same checksum', async (_, fault) => {
+      const out = fresh('out')
+      expect(await merged(fault, out)).toMatchObject({ code: 0 })
+      expect(readFileSync(join(out, weights)).equals(whole)).toBe(true)
+      expect((await cli('verify', out)).code).toBe(0)
+    })
+
+    test.each([
+      ['find the disk full', `write:${ENOSPC}:.partial/model:3`, 'DISK_FULL'],
+      ['fail', `write:${EIO}:.partial/model:3`, 'IO_WRITE'],
+    ])('that %s end the run', async (_, fault, code) => {
+      const out = fresh('out')
+      const ended = await merged(fault, out, ...none)
+      expect(ended).toMatchObject({ code: 1, signal: null })
+      expect(ended.stderr).toContain(`[ERR_WEIGHTSMITH_${code}]`)
+      expect(existsSync(out)).toBe(false)
+    })
   })
 
   test.each<[string, (path: string, other: string) => void, string]>([

@@ -97,7 +97,8 @@ class Execution {
     if (plan_.journal) ledger_.emplace(plan_);
     const bool keep = ledger_ && ledger_->resumes();
     for (const Place& place : plan_.outputs) {
-      outputs_.push_back(std::make_unique<Output>(place, plan_.checksum ? &context_.hashers : nullptr, keep));
+      outputs_.push_back(
+          std::make_unique<Output>(place, plan_.checksum ? &context_.hashers : nullptr, keep, plan_.sync));
     }
     finished_.resize(plan_.jobs.size());
     if (!keep) return;

@@ -31,25 +31,59 @@ void Input::read(uint64_t offset, void* data, uint64_t size) const {
   std::memcpy(data, memory_ + offset, size);
 }
 
-Output::Output(const Place& place, ThreadPool* hashers, bool keep)
+Output::Output(const Place& place, ThreadPool* hashers, bool keep, bool sync)
     : memory_(place.memory), size_(place.size), hashers_(hashers) {
   if (!memory_) file_ = std::make_unique<File>(File::create(place.path, place.size, keep));
+  if (file_ && sync && DirectFile::within(0, place.size).end > 0) direct_ = DirectFile::open(place.path, place.size);
   if (!place.header.empty()) write(0, place.header.data(), place.header.size());
 }
 
-void Output::write(uint64_t offset, const uint8_t* data, uint64_t size) {
-  if (file_) {
-    file_->writeAt(offset, data, size);
-    if (size >= kWriteback) file_->startWriteback(offset, size);
-  } else {
+void Output::store(uint64_t offset, const uint8_t* data, uint64_t size) {
+  if (!file_) {
     checkRange(offset, size, size_);
     std::memcpy(memory_ + offset, data, size);
+    return;
   }
-  if (hashers_) written(offset, data, size);
+  DirectFile::Range pages;
+  if (direct_) pages = DirectFile::within(offset, size);
+  if (pages.end > 0) {
+    // Pages that are not whole are shared with other tensors, and a disk cannot write parts of them.
+    file_->writeAt(offset, data, pages.begin - offset);
+    pages.end = pages.begin + direct_->writeAt(pages.begin, data + (pages.begin - offset), pages.end - pages.begin);
+    data += pages.end - offset;
+    size -= pages.end - offset;
+    offset = pages.end;
+  }
+  file_->writeAt(offset, data, size);
+  if (size >= kWriteback) file_->startWriteback(offset, size);
+}
+
+void Output::write(uint64_t offset, const uint8_t* data, uint64_t size) {
+  if (!hashers_ || size == 0) return store(offset, data, size);
+  {
+    const std::lock_guard lock(mutex_);
+    inside_[offset] = offset + size;
+  }
+  try {
+    store(offset, data, size);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    inside_.erase(offset);
+    turn_.notify_all();
+    throw;
+  }
+  written(offset, data, size);
 }
 
 void Output::known(uint64_t offset, uint64_t size) {
   if (hashers_) written(offset, nullptr, size);
+}
+
+// Whether writes that are under way lead from what is hashed to `offset`: each has begun, so none waits for a thread.
+bool Output::reaches(uint64_t offset) const {
+  uint64_t at = hashed_;
+  for (auto next = inside_.find(at); at < offset && next != inside_.end(); next = inside_.find(at)) at = next->second;
+  return at == offset;
 }
 
 void Output::written(uint64_t offset, const uint8_t* data, uint64_t size) {
@@ -63,16 +97,20 @@ void Output::written(uint64_t offset, const uint8_t* data, uint64_t size) {
   } else {
     early_[offset] = offset + size;
   }
-  if (hashing_) return;
-  if (data && offset == hashed_) {
-    hashing_ = true;
-    lock.unlock();
-    hash_.update(data, size);
-    lock.lock();
-    hashed_ += size;
-    hashing_ = false;
+  if (data) {
+    turn_.wait(lock, [&] { return hashed_ >= offset || !reaches(offset); });
+    if (hashed_ == offset && !hashing_) {
+      hashing_ = true;
+      lock.unlock();
+      hash_.update(data, size);
+      lock.lock();
+      hashed_ += size;
+      hashing_ = false;
+    }
+    inside_.erase(offset);
+    turn_.notify_all();
   }
-  if (hashed_ < prefix_ && !hashing_) {
+  if (hashed_ < prefix_ && !hashing_ && !reaches(prefix_)) {
     hashing_ = true;
     hashers_->submit(hashes_, [this] { hashOn(); });
   }
