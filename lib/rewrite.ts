@@ -3,8 +3,6 @@
  * config and tokenizer, a model card and a manifest. Bytes move; nothing is computed.
  */
 
-import { createHash } from 'node:crypto'
-import { type FileHandle, open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import {
   adapterOf,
@@ -16,21 +14,28 @@ import {
   configText,
   cutTensor,
   describeInputs,
+  digest,
   fileEntry,
+  inputsOf,
   isStorable,
   largestAuxiliary,
   layOut,
   type Manifest,
   manifestName,
   manifestText,
+  noteProgress,
   plainCard,
+  readProgress,
   readSmall,
   refuseChanged,
+  Sink,
   Stage,
   torchName,
+  type Unfinished,
 } from './checkpoint/index.js'
 import type { Host } from './engine.js'
-import { codeOf, messageOf, WeightsmithError } from './errors.js'
+import { WeightsmithError } from './errors.js'
+import { parseBytes } from './plan/index.js'
 import { version } from './version.js'
 
 export interface RewriteOptions {
@@ -50,6 +55,15 @@ export interface RewriteOptions {
   shardSize?: number
   overwrite?: boolean | undefined
   sync?: boolean
+  /**
+   * Whether to go on with what an earlier run of the same kind has left. What was written is noted on the way only where this
+   * is given; else an output begins from nothing.
+   */
+  resume?: boolean | undefined
+  /** Bytes between two notes, which are 2 s apart at most; smaller outputs are begun again. Defaults to 256 MiB. */
+  journalEvery?: number | string | undefined
+  /** Files that decide about the tensors beside the checkpoint. */
+  reads?: Unfinished['inputs'] | undefined
   signal?: AbortSignal | undefined
   onProgress?: ((done: number, total: number) => void) | undefined
 }
@@ -59,7 +73,11 @@ export interface Rewritten {
   files: Manifest['outputs']
   /** Of weights. */
   bytes: number
+  /** Tensors that an earlier run had finished. */
+  resumed: number
 }
+
+const noteMilliseconds = 2000
 
 /** Writes the checkpoint as it is to be. Until all of it is on disk nothing has the final name. */
 export async function rewrite(
@@ -67,8 +85,8 @@ export async function rewrite(
   checkpoint: Checkpoint,
   options: RewriteOptions,
 ): Promise<Rewritten> {
-  const { out, overwrite = false, sync = true, signal, seed = 0, recipe } = options
-  const target = await checkOutput(out, [checkpoint], { overwrite })
+  const { out, overwrite = false, sync = true, signal, seed = 0, recipe, shardSize = 5e9, resume } = options
+  const target = await checkOutput(out, [checkpoint], { overwrite, resume })
   const contents = new Map<string, Content>()
   for (const [name, tensor] of checkpoint.tensors) {
     const content = options.tensors.get(name)
@@ -76,28 +94,67 @@ export async function rewrite(
   }
   for (const [name, content] of options.tensors) if (content !== null) contents.set(name, content)
   const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
-  const layout = layOut(described, options.shardSize ?? 5e9)
+  const layout = layOut(described, shardSize)
   await checkDisk(target, layout.bytes)
+  const config = options.config ?? checkpoint.config
+  const dtype = mostly(described)
 
-  const stage = await Stage.create(addon, target, { sync, resume: false, overwrite })
+  const every = parseBytes(options.journalEvery ?? 2 ** 28, 'bytes between two notes')
+  const noted = resume !== undefined && layout.bytes > every
+  const facts: Unfinished = {
+    ...{ format: 1, version, recipe, seed, dtype, shardSize },
+    plan: digest([described, config]),
+    inputs: [...inputsOf([checkpoint]), ...(options.reads ?? [])],
+  }
+  const journal = { path: '' }
+  const stage = await Stage.create(addon, target, {
+    ...{ sync, overwrite, resume: resume === true },
+    ...(noted && { run: { facts, journal } }),
+  })
   try {
-    const files: Manifest['outputs'] = []
+    const names = layout.files.map(({ name }) => name)
+    const before = stage.resumed ? await readProgress(journal.path, stage.folder, names) : undefined
+    const files: Manifest['outputs'] = before?.files ?? []
+    const finished = files.length
+    let resumed = before?.tensors ?? 0
     let done = 0
+    let latest = { bytes: 0, time: performance.now() }
     for (const [number, { name, size, header }] of layout.files.entries()) {
       const own = described
         .map((tensor) => ({ ...tensor, place: layout.places.get(tensor.name) }))
         .filter(({ place }) => place?.file === number)
         .sort((a, b) => (a.place?.offset ?? 0) - (b.place?.offset ?? 0))
-      const sink = await Sink.open(join(stage.folder, name))
+      const sizes = own.reduce((sum, { bytes }) => sum + bytes, 0)
+      if (number < finished) {
+        resumed += own.length
+        done += sizes
+        continue
+      }
+      const kept = number === finished && before !== undefined ? before : { tensors: 0, bytes: 0 }
+      const sink = await Sink.open(join(stage.folder, name), kept.bytes)
       try {
-        await sink.write(header)
-        for (const tensor of own) {
+        let end = kept.bytes
+        const put = async (bytes: Uint8Array) => {
+          await sink.write(bytes)
+          end += bytes.length
+        }
+        if (kept.bytes === 0) await put(header)
+        for (const [i, tensor] of own.entries()) {
+          if (i < kept.tensors) {
+            done += tensor.bytes
+            continue
+          }
           for await (const bytes of contents.get(tensor.name)?.bytes() ?? []) {
             throwIfAborted(signal)
-            await sink.write(bytes)
+            await put(bytes)
             done += bytes.length
             options.onProgress?.(done, layout.bytes)
           }
+          const now = performance.now()
+          if (!noted || (done - latest.bytes < every && now - latest.time < noteMilliseconds)) continue
+          await sink.sync()
+          await noteProgress(journal.path, { files, tensors: i + 1, bytes: end })
+          latest = { bytes: done, time: now }
         }
         files.push({ name, size, sha256: await sink.finish(size, sync) })
       } finally {
@@ -109,7 +166,6 @@ export async function rewrite(
       files.push(fileEntry(name, data))
     }
     if (layout.index !== undefined) await write('model.safetensors.index.json', layout.index)
-    const config = options.config ?? checkpoint.config
     if (config !== undefined) await write('config.json', await configText(config, checkpoint))
     for (const { from, name } of await auxiliaryFiles(checkpoint, checkpoint.folder)) {
       await write(name, await readSmall(from, largestAuxiliary))
@@ -120,15 +176,16 @@ export async function rewrite(
       plainCard(basename(target), { model: checkpoint.name, about: options.about, recipe, version }),
     )
     const inputs = await describeInputs(addon, new Map([[checkpoint.name, checkpoint]]), false)
-    const about = { recipe, seed, dtype: mostly(described), adapter: adapterOf(device), inputs, outputs: files }
+    const about = { recipe, seed, dtype, adapter: adapterOf(device), inputs, outputs: files }
     await stage.write(manifestName, manifestText(about))
     await refuseChanged([checkpoint])
     throwIfAborted(signal)
     await stage.publish()
     await stage.finish()
-    return { out: target, files, bytes: layout.bytes }
+    return { out: target, files, bytes: layout.bytes, resumed }
   } catch (error) {
-    await stage.fail(error)
+    const partial = await stage.fail(error)
+    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
     throw error
   }
 }
@@ -142,67 +199,6 @@ function mostly(tensors: readonly { dtype: string; shape: number[] }[]): string 
   }
   const [most = 'F32'] = [...sums].sort((a, b) => b[1] - a[1])[0] ?? []
   return isStorable(most) ? torchName(most) : most
-}
-
-/** A file that is hashed while it is written. */
-class Sink {
-  private readonly hash = createHash('sha256')
-  private written = 0
-  private closed = false
-
-  private constructor(
-    private readonly path: string,
-    private readonly file: FileHandle,
-  ) {}
-
-  static async open(path: string): Promise<Sink> {
-    try {
-      return new Sink(path, await open(path, 'w'))
-    } catch (cause) {
-      throw writeFailed(path, cause)
-    }
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    this.hash.update(bytes)
-    try {
-      for (let done = 0; done < bytes.length; ) {
-        done += (await this.file.write(bytes, done, bytes.length - done, this.written + done)).bytesWritten
-      }
-    } catch (cause) {
-      throw writeFailed(this.path, cause)
-    }
-    this.written += bytes.length
-  }
-
-  /** The SHA-256 of what was written. */
-  async finish(size: number, sync: boolean): Promise<string> {
-    if (this.written !== size) {
-      throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `${this.path} has ${this.written} bytes, not ${size}.`)
-    }
-    try {
-      if (sync) await this.file.sync()
-    } catch (cause) {
-      throw writeFailed(this.path, cause)
-    }
-    await this.close()
-    return this.hash.digest('hex')
-  }
-
-  async close(): Promise<void> {
-    if (this.closed) return
-    this.closed = true
-    await this.file.close()
-  }
-}
-
-function writeFailed(path: string, cause: unknown): WeightsmithError {
-  const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'
-  return new WeightsmithError(
-    full ? 'ERR_WEIGHTSMITH_DISK_FULL' : 'ERR_WEIGHTSMITH_IO_WRITE',
-    `${path} cannot be written: ${messageOf(cause)}.`,
-    { cause, file: path },
-  )
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

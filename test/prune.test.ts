@@ -1,12 +1,12 @@
 /** What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they should. */
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, forward, openScores, type PruneOptions, prune, score, verify } from 'weightsmith'
 import { checkpointOf } from '../lib/forward.js'
 import { productsOf, sparseGptTensor } from '../lib/prune/index.js'
 import { readFolder, readSafetensors, values } from './checkpoint.js'
-import { cli } from './child.js'
+import { cli, script, start } from './child.js'
 import * as reference from './reference/prune.js'
 import { scratch } from './scratch.js'
 
@@ -332,6 +332,8 @@ describe('prune', () => {
     await refused({ method: 'bi', remove: 8 }, /1 to 7 can be removed, but 8/)
     await refused({ method: 'magnitude', layout: 'compact' }, /only heads, neurons and blocks/)
     await refused({ method: 'flap', scores: undefined }, /needs a score file/)
+    await refused({ method: 'wanda', keep: 0.5 }, /keep is not one of wanda; it belongs to flap, wanda-sp/)
+    await refused({ method: 'bi', tokens: 'all' }, /tokens is not one of bi; it belongs to ablation/)
     await refused({ method: 'taylor' as 'bi' }, /"taylor" was found/)
     await refused({ method: 'ablation' }, /no importance\/all; they were made with flap, wanda/, 'MISSING_TENSOR')
     const mistral = join(folder, 'mistral')
@@ -348,6 +350,36 @@ describe('prune', () => {
       out: join(folder, 'x'),
     })
     await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_INPUT_CHANGED')
+  })
+
+  test('that is killed goes on where it was, with the same bytes, and leaves nothing half-written', async () => {
+    const options = { method: 'wanda', scores, journalEvery: 2 ** 18 } as const
+    const out = join(folder, 'killed')
+    const body = `const engine = await Engine.open()
+      await prune(engine, process.argv[2], { ...JSON.parse(process.argv[3]), onProgress: (done, total) => {
+        if (done > 0.7 * total) process.kill(process.pid, 'SIGKILL')
+      } })`
+    const killed = start([script(folder, 'kill', body), base, JSON.stringify({ ...options, out })])
+    expect((await killed.ended).signal).toBe('SIGKILL')
+    expect(existsSync(out)).toBe(false)
+    await expect(prune(engine, base, { ...options, out })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
+      message: expect.stringMatching(/unfinished output .*--resume/),
+    })
+    await expect(prune(engine, base, { ...options, out, sparsity: 0.6, resume: true })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_RESUME',
+      message: expect.stringMatching(/another recipe/),
+    })
+    const report = await prune(engine, base, { ...options, out, resume: true })
+    const all = [...stored.keys()].length
+    expect(report.resumed).toBeGreaterThan(all / 4)
+    expect(report.resumed).toBeLessThan(all)
+    const whole = await run({ method: 'wanda' })
+    expect(report.files!.filter(({ name }) => name.endsWith('.safetensors'))).toEqual(
+      whole.report.files!.filter(({ name }) => name.endsWith('.safetensors')),
+    )
+    expect((await verify(out)).tensors).toBe(all)
+    expect(readdirSync(out).filter((name) => name.startsWith('.'))).toEqual([])
   })
 
   test('is a verb of the command line', async () => {

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from '@jest/globals'
 import { Engine, verify } from 'weightsmith'
 import { type Content, type Cut, cutTensor, openCheckpoint } from '../lib/checkpoint/index.js'
-import { rewrite } from '../lib/rewrite.js'
+import { type RewriteOptions, rewrite } from '../lib/rewrite.js'
 import { readFolder, writeModel } from './checkpoint.js'
 import { scratch } from './scratch.js'
 
@@ -20,13 +20,18 @@ const numbered = (rows: number, columns: number) =>
   Int16Array.from({ length: rows * columns }, (_, i) => 100 * Math.floor(i / columns) + (i % columns) + 1)
 const raw = (values: Int16Array, shape: number[]) => ({ dtype: 'BF16', shape, bytes: Buffer.from(values.buffer) })
 
-async function rewritten(cuts: Record<string, Cut | null>, options: object = {}) {
-  const source = writeModel(fresh('source'), {
-    matrix: raw(numbered(5, 4), [5, 4]),
-    filters: raw(numbered(3, 8), [3, 2, 2, 2]),
-    bias: raw(numbered(5, 1), [5]),
-    other: raw(numbered(2, 3), [2, 3]),
-  })
+async function rewritten(
+  cuts: Record<string, Cut | null>,
+  options: Partial<RewriteOptions> & { source?: string } = {},
+) {
+  const { source = fresh('source') } = options
+  if (!existsSync(source))
+    writeModel(source, {
+      matrix: raw(numbered(5, 4), [5, 4]),
+      filters: raw(numbered(3, 8), [3, 2, 2, 2]),
+      bias: raw(numbered(5, 1), [5]),
+      other: raw(numbered(2, 3), [2, 3]),
+    })
   const out = fresh('out')
   await engine.use(async (host) => {
     const checkpoint = await openCheckpoint(host.addon, source)
@@ -74,6 +79,28 @@ test('it verifies, says how it came about, and may be sharded', async () => {
   const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as { recipe: object }
   expect(manifest.recipe).toEqual({ verb: { a: 1 } })
   expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/It was cut\./)
+})
+
+test('one that was ended goes on with the files and tensors that are finished, and gives the same bytes', async () => {
+  const source = fresh('source')
+  const [out, whole] = [fresh('resumed'), fresh('whole')]
+  // Two tensors in the first file, and one in each of the others.
+  const options = { shardSize: 60, resume: false, journalEvery: 1, source }
+  await rewritten({}, { ...options, out: whole })
+  for (const most of [10, 50, 60]) {
+    const abort = new AbortController()
+    const onProgress = (done: number) => done > most && abort.abort()
+    const ended = rewritten({}, { ...options, out, resume: most > 10, signal: abort.signal, onProgress })
+    await expect(ended).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED', partial: `${out}.partial` })
+    expect(existsSync(out)).toBe(false)
+  }
+  await expect(rewritten({}, { ...options, out })).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_OUTPUT_EXISTS')
+  // All of the weights are there, and none is written again.
+  const written: number[] = []
+  await rewritten({}, { ...options, out, resume: true, onProgress: (now) => written.push(now) })
+  expect(written).toEqual([])
+  expect(contents(out)).toEqual(contents(whole))
+  expect((await verify(out)).tensors).toBe(4)
 })
 
 test('an abortion leaves nothing, and an index that is not there is a bug', async () => {

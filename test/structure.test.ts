@@ -198,7 +198,7 @@ describe('rooms know only the rooms below them', () => {
     checkpoint: ['native'],
     recipe: ['methods', 'native'],
     report: ['checkpoint'],
-    prune: ['forward', 'families', 'checkpoint', 'native'],
+    prune: ['forward', 'families', 'plan', 'checkpoint', 'native'],
     score: ['forward', 'families', 'checkpoint', 'native'],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
     merge: ['plan', 'checkpoint', 'recipe', 'native'],

@@ -37,6 +37,8 @@ export {
   textConfig,
   tiesEmbeddings,
 } from './open.js'
+export { noteProgress, readProgress } from './progress.js'
+export { Sink } from './sink.js'
 export { largestAuxiliary, readSmall } from './small.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
 export { commonTemplate } from './templates.js'

@@ -84,7 +84,7 @@ export interface StageOptions {
   /** Discard an unfinished output, and replace a finished one. */
   overwrite: boolean
   /** Of a run that can be continued: what it is, and where the engine notes what is finished (one for all outputs). */
-  run?: { facts: Unfinished; journal: NativeJournal }
+  run?: { facts: Unfinished; journal: Pick<NativeJournal, 'path'> }
 }
 
 export class Stage {
@@ -139,7 +139,7 @@ export class Stage {
     if (before !== undefined && !resume && !overwrite) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
-        `An unfinished merge lies in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
+        `An unfinished output lies in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
           '(--overwrite).',
         { file: this.folder },
       )
@@ -254,7 +254,7 @@ async function refuseForeign(folder: string): Promise<void> {
   if (!linked && (names.length === 0 || names.includes(marker))) return
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
-    `The work folder ${folder} is there already: it holds files that are not of an unfinished merge.`,
+    `The work folder ${folder} is there already: it holds files that are not of an unfinished output.`,
     { file: folder },
   )
 }

@@ -4,7 +4,7 @@ import { type Command, Option } from 'commander'
 import { diff } from '../diff.js'
 import { type PruneOptions, type PruneReport, prune, pruneMethods } from '../prune.js'
 import { prunePage } from '../report/index.js'
-import { bytes, count, milliseconds, parameters, percent, table } from './format.js'
+import { bytes, count, milliseconds, parameters, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, dryRun, json, memory, overwrite, realNumber, report, wholeNumber } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
@@ -59,6 +59,8 @@ export function addPrune(program: Command): void {
     .addOption(memory())
     .addOption(adapter())
     .addOption(dryRun('show what would go, write nothing'))
+    .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
+    .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
     .addOption(overwrite('replace the output folder if it is there'))
     .addOption(report())
     .addOption(json())
@@ -106,6 +108,7 @@ function text(report: PruneReport): string {
     ...(report.blocks === undefined ? [] : [`Blocks that go: ${report.blocks.join(', ')}.`]),
     ...(rows.length === 0 ? [] : [table(['layer', 'units', 'stay', 'go'], rows)]),
     ...report.notes,
+    ...(report.resumed ? [`Went on after ${plural(report.resumed, 'tensor')} of an earlier run.`] : []),
     ...(report.dryRun ? [] : [`${bytes(report.bytes ?? 0)} in ${report.out}, ${milliseconds(report.milliseconds)}.`]),
   ].join('\n')
 }

@@ -1,5 +1,6 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
+export { apply } from './apply.js'
 export { type Continuation, type GenerateOptions, generate, type Place, type Sampling } from './generate.js'
 export {
   type Block,

@@ -1,15 +1,16 @@
 /** Pruning: what goes by its scores, and the tensors without it. */
 
-export { checkCount, leastBlocks, leastRun } from './depth.js'
-export { type Products, productsOf, sparseGptTensor } from './sparsegpt.js'
-export { checkSparsity, parsePattern, type Sparsity, sparseTensor } from './weights.js'
 export {
-  columnScores,
-  type KeptUnits,
-  keepGlobal,
-  keepLocal,
-  nameOf,
-  type ScoredUnits,
-  type WidthMetric,
-  widthMetrics,
-} from './widths.js'
+  argument,
+  type Choice,
+  type Decision,
+  elementsOf,
+  needScores,
+  type PruneMethod,
+  pruneMethods,
+  type Subject,
+} from './decision.js'
+export { pruneWidths } from './narrow.js'
+export { pruneBlocks } from './shallow.js'
+export { pruneWeights } from './sparse.js'
+export { type Products, productsOf, sparseGptTensor } from './sparsegpt.js'

@@ -4,9 +4,9 @@
  */
 
 import { createHash } from 'node:crypto'
-import { type FileHandle, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import type { Checkpoint } from '../checkpoint/index.js'
+import type { Checkpoint, Unfinished } from '../checkpoint/index.js'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon } from '../native/border.js'
 
@@ -137,6 +137,8 @@ export class ScoreWriter {
 /** A score file that was opened; tensors are read when they are asked for. */
 export interface Scores {
   path: string
+  /** What tells the file from one that was written anew. */
+  file: Unfinished['inputs'][number]
   info: ScoreInfo
   tensors: ReadonlyMap<string, number[]>
   /** Values of a tensor. Throws ERR_WEIGHTSMITH_MISSING_TENSOR with what the file has. */
@@ -172,8 +174,10 @@ export async function readScores(
     )
   }
   const places = new Map(header.tensors.map((tensor) => [tensor.name, tensor]))
+  const { size, mtimeMs } = await stat(path)
   return {
     path,
+    file: { path: resolve(path), size, mtimeMs, headerHash: header.headerHash },
     info,
     tensors: new Map(header.tensors.map(({ name, shape }) => [name, shape])),
     read: async (name) => {

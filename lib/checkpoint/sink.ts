@@ -1,0 +1,86 @@
+/** A file that is hashed while it is written, from its beginning or from where an earlier run has left it. */
+
+import { createHash } from 'node:crypto'
+import { type FileHandle, open } from 'node:fs/promises'
+import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+
+const chunkBytes = 4 * 2 ** 20
+
+export class Sink {
+  private readonly hash = createHash('sha256')
+  private written = 0
+  private closed = false
+
+  private constructor(
+    private readonly path: string,
+    private readonly file: FileHandle,
+  ) {}
+
+  /** `kept`: bytes that are there and stay. */
+  static async open(path: string, kept = 0): Promise<Sink> {
+    try {
+      const sink = new Sink(path, await open(path, kept > 0 ? 'r+' : 'w+'))
+      await sink.keep(kept)
+      return sink
+    } catch (cause) {
+      throw writeFailed(path, cause)
+    }
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    this.hash.update(bytes)
+    try {
+      for (let done = 0; done < bytes.length; ) {
+        done += (await this.file.write(bytes, done, bytes.length - done, this.written + done)).bytesWritten
+      }
+    } catch (cause) {
+      throw writeFailed(this.path, cause)
+    }
+    this.written += bytes.length
+  }
+
+  /** Returns when what was written is on disk. */
+  async sync(): Promise<void> {
+    try {
+      await this.file.datasync()
+    } catch (cause) {
+      throw writeFailed(this.path, cause)
+    }
+  }
+
+  /** The SHA-256 of what was written. */
+  async finish(size: number, sync: boolean): Promise<string> {
+    if (this.written !== size) {
+      throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `${this.path} has ${this.written} bytes, not ${size}.`)
+    }
+    if (sync) await this.sync()
+    await this.close()
+    return this.hash.digest('hex')
+  }
+
+  async close(): Promise<void> {
+    if (this.closed) return
+    this.closed = true
+    await this.file.close()
+  }
+
+  private async keep(bytes: number): Promise<void> {
+    await this.file.truncate(bytes)
+    const chunk = Buffer.alloc(Math.min(chunkBytes, bytes))
+    while (this.written < bytes) {
+      const count = Math.min(chunk.length, bytes - this.written)
+      const { bytesRead } = await this.file.read(chunk, 0, count, this.written)
+      this.hash.update(chunk.subarray(0, bytesRead))
+      this.written += bytesRead
+    }
+  }
+}
+
+function writeFailed(path: string, cause: unknown): WeightsmithError {
+  const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'
+  return new WeightsmithError(
+    full ? 'ERR_WEIGHTSMITH_DISK_FULL' : 'ERR_WEIGHTSMITH_IO_WRITE',
+    `${path} cannot be written: ${messageOf(cause)}.`,
+    { cause, file: path },
+  )
+}

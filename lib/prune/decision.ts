@@ -1,0 +1,96 @@
+/** What the ways of pruning share: their options, what they are given, and what they decide. */
+
+import type { Checkpoint, Content } from '../checkpoint/index.js'
+import type { Host } from '../engine.js'
+import { WeightsmithError } from '../errors.js'
+import type { ModelSpec, Units } from '../families/index.js'
+import type { Scores } from '../score/index.js'
+import type { WidthMetric } from './widths.js'
+
+/** What goes: single weights, heads and neurons, or blocks. */
+export const pruneMethods = {
+  magnitude: 'weights',
+  wanda: 'weights',
+  sparsegpt: 'weights',
+  flap: 'widths',
+  'wanda-sp': 'widths',
+  bi: 'blocks',
+  angular: 'blocks',
+  ablation: 'blocks',
+} as const
+
+export type PruneMethod = keyof typeof pruneMethods
+
+/** What decides about the result. */
+export interface Choice {
+  method: PruneMethod
+  /** A file of `score` with what the method needs; `magnitude` needs none. */
+  scores?: string | undefined
+  /** Weights: the share that goes. Defaults to 0.5. */
+  sparsity?: number | undefined
+  /** Weights: `2:4`, of each 4 neighbours in a row 2 stay; goes before `sparsity`. */
+  pattern?: string | undefined
+  /** Heads and neurons: the share of their parameters that stays. Defaults to 0.75. */
+  keep?: number | undefined
+  /** Heads and neurons: one order over the whole model (`global`, default of flap), or as many in every layer (`local`). */
+  widths?: 'global' | 'local' | undefined
+  /** Of flap: `wifv` (default), `wifn` or `ifv`. */
+  metric?: Exclude<WidthMetric, 'wanda-sp'> | undefined
+  /** Of flap: add what pruned inputs gave on average as a bias. Defaults to true. */
+  bias?: boolean | undefined
+  /** Blocks: how many go. Defaults to 1. */
+  remove?: number | undefined
+  /** Of ablation: over `all` tokens (default), or those of the `answer`. */
+  tokens?: 'all' | 'answer' | undefined
+  /** Zeros in tensors of the same shapes (`masked`), or smaller tensors (`compact`). Defaults to `masked`. */
+  layout?: 'masked' | 'compact' | undefined
+}
+
+export interface Subject {
+  host: Host
+  checkpoint: Checkpoint
+  spec: ModelSpec
+  /** There for every method that needs them. */
+  scores: Scores | undefined
+}
+
+/** What becomes of the model, before anything is written. */
+export interface Decision {
+  /** Tensors that differ, or are new; null: left out. */
+  tensors: Map<string, Content | null>
+  /** Where it differs. */
+  config: Record<string, unknown> | undefined
+  /** Parameters that go. */
+  removed: number
+  about: string
+  /** Heads and neurons that stay, by layer, and which go. */
+  units?: { layer: number; kind: Units['kind']; kept: number; dropped: number[] }[] | undefined
+  /** Blocks that go. */
+  blocks?: number[] | undefined
+  notes: string[]
+}
+
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1)
+}
+
+export function argument(message: string): WeightsmithError {
+  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
+}
+
+/** Throws ERR_WEIGHTSMITH_ARGUMENT for a method that needs scores, and has none. */
+export function needScores({ scores, method }: Pick<Choice, 'scores' | 'method'>): void {
+  if (scores !== undefined) return
+  throw argument(`The method ${method} needs a score file; make one with score --method ${scoredBy[method]}.`)
+}
+
+const scoredBy: Record<PruneMethod, string> = {
+  magnitude: 'magnitude',
+  wanda: 'wanda',
+  sparsegpt: 'gram',
+  flap: 'flap',
+  'wanda-sp': 'wanda',
+  bi: 'bi',
+  angular: 'angular',
+  ablation: 'ablation',
+}

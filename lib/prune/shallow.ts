@@ -1,0 +1,77 @@
+/** Blocks go: left out, or without effect. */
+
+import { type Content, cutTensor, layerOf, outputConfig } from '../checkpoint/index.js'
+import type { ModelSpec } from '../families/index.js'
+import { layerLists } from '../plan/index.js'
+import type { Scores } from '../score/index.js'
+import { argument, type Choice, type Decision, elementsOf, type Subject } from './decision.js'
+import { leastBlocks, leastRun } from './depth.js'
+
+export async function pruneBlocks(subject: Subject, options: Choice): Promise<Decision> {
+  const { checkpoint, spec } = subject
+  const scores = subject.scores as Scores
+  const { method, remove = 1, tokens = 'all', layout = 'masked' } = options
+  const layers = spec.language.layers.length
+  const read = (name: string) => scores.read(name)
+  const blocks =
+    method === 'bi'
+      ? leastBlocks(await read('block_influence'), remove)
+      : method === 'ablation'
+        ? leastBlocks(await read(`importance/${tokens}`), remove)
+        : leastRun(remove < layers && remove > 0 ? await read(`angular/${remove}`) : [], remove, layers)
+  const gone = new Set(blocks)
+  const tensors = new Map<string, Content | null>()
+  let removed = 0
+  for (const tensor of checkpoint.tensors.values()) {
+    const layer = layerOf(tensor.name)
+    if (layer === undefined || layer.stack !== checkpoint.stack) continue
+    if (gone.has(layer.index)) removed += elementsOf(tensor.shape)
+  }
+  if (layout === 'compact') {
+    const moved = new Map<string, Content>()
+    for (const tensor of checkpoint.tensors.values()) {
+      const layer = layerOf(tensor.name)
+      if (layer === undefined || layer.stack !== checkpoint.stack) continue
+      tensors.set(tensor.name, null)
+      if (gone.has(layer.index)) continue
+      const index = layer.index - blocks.filter((block) => block < layer.index).length
+      moved.set(`${layer.stack}.${index}.${layer.rest}`, cutTensor(checkpoint, tensor))
+    }
+    for (const [name, content] of moved) tensors.set(name, content)
+  } else {
+    // What a block adds to the residual stream is zero.
+    for (const layer of blocks) {
+      let cleared = 0
+      for (const op of spec.language.layers[layer]?.ops ?? []) {
+        if (op.op !== 'linear' || !addsTo(spec, layer, op.y)) continue
+        for (const name of [op.weight, ...(op.bias === undefined ? [] : [op.bias])]) {
+          const tensor = checkpoint.tensors.get(name)
+          if (tensor === undefined) continue
+          const zeroRows = Array.from({ length: tensor.shape[0] ?? 0 }, (_, row) => row)
+          tensors.set(name, cutTensor(checkpoint, tensor, { zeroRows }))
+          cleared++
+        }
+      }
+      if (cleared === 0) {
+        throw argument(
+          `Block ${layer} of ${checkpoint.name} changes its input whatever its weights; leave it out (--layout compact).`,
+        )
+      }
+    }
+  }
+  const kept = Array.from({ length: layers }, (_, layer) => layer).filter((layer) => !gone.has(layer))
+  const change = { dtype: undefined, layers: [layerLists(checkpoint, kept)], vocabulary: undefined }
+  return {
+    tensors,
+    config: layout === 'compact' && checkpoint.config ? outputConfig(checkpoint.config, change) : undefined,
+    removed,
+    about: `The blocks ${blocks.join(', ')} of ${layers} are ${layout === 'compact' ? 'left out' : 'without effect'}, chosen by ${method}.`,
+    blocks,
+    notes: [],
+  }
+}
+
+/** Whether an activation is added to the residual stream right away. */
+function addsTo(spec: ModelSpec, layer: number, activation: string): boolean {
+  return spec.language.layers[layer]?.ops.some((op) => op.op === 'add' && op.y === activation) === true
+}
