@@ -14,8 +14,9 @@ import {
   openCheckpoint,
 } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
-import { WeightsmithError } from './errors.js'
-import type { NativePlan, NativeProgress } from './native/border.js'
+import { throwIfAborted, WeightsmithError } from './errors.js'
+import type { NativeAddon, NativePlan, NativeProgress } from './native/border.js'
+import { untilDone } from './native/job.js'
 import { resolveModel } from './recipe/index.js'
 
 export interface DiffStats {
@@ -64,26 +65,72 @@ export interface DiffOptions {
   onProgress?: ((progress: NativeProgress) => void) | undefined
 }
 
-/** Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. */
+/**
+ * Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. Throws
+ * ERR_WEIGHTSMITH_MISSING_TENSOR where they have no tensor in common.
+ */
 export async function diff(engine: Engine, a: string, b: string, options: DiffOptions = {}): Promise<DiffReport> {
   const { signal, onProgress } = options
-  throwIfAborted(signal)
+  throwIfAborted(signal, what)
   return engine.use(async ({ addon, device, memory }) => {
-    const open = async (model: string) => openCheckpoint(addon, await resolveModel(model, process.cwd()), model)
-    const [left, right] = await Promise.all([open(a), open(b)])
-    const { pairs, skipped } = pair(left, right)
-    throwIfAborted(signal)
+    const { left, right, pairs, skipped } = await openPair(addon, a, b)
+    throwIfAborted(signal, what)
     const job = device.run({ ...plan(left, right, pairs), memory }, onProgress)
-    const abort = () => job.abort()
-    signal?.addEventListener('abort', abort, { once: true })
-    try {
-      const { results, time } = await job.done
-      const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
-      return { a, b, adapter: device.adapter.name, ...report(rows), skipped, milliseconds: time.total }
-    } finally {
-      signal?.removeEventListener('abort', abort)
-    }
+    const { results, time } = await untilDone(job, signal)
+    const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
+    return { a, b, adapter: device.adapter.name, ...report(rows), skipped, milliseconds: time.total }
   })
+}
+
+export interface DiffForecast {
+  /** Tensors that would be compared. */
+  tensors: number
+  /** Bytes that would be read. */
+  bytes: number
+  /** Bytes that the slots of the run would take. */
+  memory: number
+  adapter: string
+  /** An estimate, from a part of the largest tensor. */
+  milliseconds: number
+}
+
+/** What `diff` would take. */
+export async function forecastDiff(
+  engine: Engine,
+  a: string,
+  b: string,
+  { signal }: Pick<DiffOptions, 'signal'> = {},
+): Promise<DiffForecast> {
+  const { adapter, slots } = engine
+  const maxBinding = adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
+  return engine.use(async ({ addon, device, memory }) => {
+    const { left, right, pairs } = await openPair(addon, a, b)
+    const all = addon.forecast({ ...plan(left, right, pairs), memory }, { maxBinding, slots })
+    const largest = pairs.reduce((most, pair) => (elementsOf(pair.one) > elementsOf(most.one) ? pair : most))
+    const shape = [Math.min(elementsOf(largest.one), sampleElements)]
+    const sample = { ...plan(left, right, [{ ...largest, one: { ...largest.one, shape } }]), memory }
+    let pace = 0
+    // The first run compiles the kernel.
+    for (let run = 0; run < 2; run++) {
+      throwIfAborted(signal, what)
+      const { time, bytesRead } = await untilDone(device.run(sample), signal)
+      pace = time.total / bytesRead
+    }
+    const { bytesRead: bytes } = all
+    const milliseconds = pace * bytes
+    return { tensors: pairs.length, bytes, memory: all.memory, adapter: device.adapter.name, milliseconds }
+  })
+}
+
+const what = 'The comparison'
+/** Elements that an estimate is made of. */
+const sampleElements = 2 ** 22
+
+/** Two checkpoints, and the tensors that can be compared. */
+async function openPair(addon: NativeAddon, a: string, b: string) {
+  const open = async (model: string) => openCheckpoint(addon, await resolveModel(model, process.cwd()), model)
+  const [left, right] = await Promise.all([open(a), open(b)])
+  return { left, right, ...pair(left, right) }
 }
 
 interface Pair {
@@ -242,9 +289,4 @@ function report(
 function layerLabel(name: string): string {
   const layer = layerOf(name)
   return layer === undefined ? 'outside' : `${layer.stack}.${layer.index}`
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return
-  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The comparison was aborted.', { cause: signal.reason })
 }

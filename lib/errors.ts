@@ -165,6 +165,20 @@ export class WeightsmithError extends Error {
   }
 }
 
+/** Wrong use of a function or a verb: ERR_WEIGHTSMITH_ARGUMENT. */
+export function misuse(message: string, details?: ErrorDetails): WeightsmithError {
+  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message, details)
+}
+
+/** `what` was aborted: `The merge`. */
+export function aborted(signal: AbortSignal | undefined, what: string): WeightsmithError {
+  return new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', `${what} was aborted.`, { cause: signal?.reason })
+}
+
+export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted) throw aborted(signal, what)
+}
+
 /** The `code` of a Node system error (`ENOENT` …) or of ours, where there is one. */
 export function codeOf(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined

@@ -15,7 +15,16 @@ import { version } from './version.js'
 
 export { type BatchOptions, type BatchReport, type BatchResult, batch } from './batch.js'
 export type { Message, Prompt } from './data/index.js'
-export { type DiffCell, type DiffOptions, type DiffReport, type DiffSkipped, type DiffStats, diff } from './diff.js'
+export {
+  type DiffCell,
+  type DiffForecast,
+  type DiffOptions,
+  type DiffReport,
+  type DiffSkipped,
+  type DiffStats,
+  diff,
+  forecastDiff,
+} from './diff.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
 export { type Adapter, Engine, type EngineOptions } from './engine.js'
 export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
@@ -47,6 +56,7 @@ export { forward, openModel } from './forward.js'
 export { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from './generate.js'
 export {
   type Analysis,
+  type AnalysisForecast,
   type AnalyzedModel,
   type AnalyzeOptions,
   analyze,

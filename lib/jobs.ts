@@ -2,7 +2,7 @@
 
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { codeOf, messageOf, WeightsmithError } from './errors.js'
+import { codeOf, messageOf, misuse, WeightsmithError } from './errors.js'
 import type { RecipeInput } from './recipe/index.js'
 
 export interface BatchJob {
@@ -103,8 +103,4 @@ function isFolderName(name: unknown): name is string {
 function nameOf(recipe: BatchJob['recipe'], index: number): string {
   const name = typeof recipe === 'string' ? basename(recipe, extname(recipe)) : ''
   return isFolderName(name) ? name : `job-${String(index + 1).padStart(4, '0')}`
-}
-
-function misuse(message: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
 }

@@ -5,9 +5,10 @@
 
 import { bytesOf, isLoadable, isStorable } from './checkpoint/index.js'
 import type { Host } from './engine.js'
-import { WeightsmithError } from './errors.js'
+import { throwIfAborted, WeightsmithError } from './errors.js'
 import { type KernelSpec, kernels } from './kernels.js'
 import type { LoadDType, NativePlan, NativeReport, StoreDType } from './native/border.js'
+import { untilDone } from './native/job.js'
 
 /** Typed arrays say what they hold; 16-bit and 8-bit floats come as bits, with the type beside them. */
 export type KernelInput = Float32Array | Float64Array | { dtype: LoadDType; data: ArrayBufferView }
@@ -60,21 +61,12 @@ export class Kernel {
   async measure(call: KernelCall): Promise<KernelRun> {
     const { plan, bytes, elements } = this.plan(call)
     const { signal } = call
-    if (elements === 0 || signal?.aborted) {
-      if (signal?.aborted) throw aborted(signal)
-      return { output: typed(bytes, call.outDtype), nonFinite: 0, time: { ...noTime } }
-    }
+    throwIfAborted(signal, 'The kernel call')
+    if (elements === 0) return { output: typed(bytes, call.outDtype), nonFinite: 0, time: { ...noTime } }
     return this.use(async ({ device, memory }) => {
-      const job = device.run({ ...plan, memory })
-      const abort = () => job.abort()
-      signal?.addEventListener('abort', abort, { once: true })
-      try {
-        const { results, nonFinite, time } = await job.done
-        const output = this.spec.writes === 'output' ? typed(bytes, call.outDtype) : Uint32Array.from(results[0] ?? [])
-        return { output, nonFinite, time }
-      } finally {
-        signal?.removeEventListener('abort', abort)
-      }
+      const { results, nonFinite, time } = await untilDone(device.run({ ...plan, memory }), signal)
+      const output = this.spec.writes === 'output' ? typed(bytes, call.outDtype) : Uint32Array.from(results[0] ?? [])
+      return { output, nonFinite, time }
     })
   }
 
@@ -182,8 +174,4 @@ function typed(bytes: Uint8Array, dtype: StoreDType = 'F32'): KernelOutput {
 
 function kernelError(message: string): WeightsmithError {
   return new WeightsmithError('ERR_WEIGHTSMITH_KERNEL', message)
-}
-
-function aborted(signal: AbortSignal): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The kernel call was aborted.', { cause: signal.reason })
 }

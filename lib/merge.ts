@@ -3,6 +3,7 @@
  * first byte is written; afterwards, whatever ends the run early leaves nothing under the final name.
  */
 
+import { throwIfAborted } from './errors.js'
 import {
   checkOptions,
   checkTargets,
@@ -18,7 +19,6 @@ import {
   type RunHost,
   stageMerge,
   summary,
-  throwIfAborted,
 } from './merge/index.js'
 import { loadRecipe, type RecipeInput } from './recipe/index.js'
 
@@ -43,7 +43,7 @@ export async function openMerge(
   options: MergeOptions,
 ): Promise<PreparedMerge> {
   checkOptions(options)
-  throwIfAborted(options.signal)
+  throwIfAborted(options.signal, 'The merge')
   return prepareMerge(new Models(addon), await loadRecipe(source, options.folder), options)
 }
 

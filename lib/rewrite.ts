@@ -34,7 +34,7 @@ import {
   type Unfinished,
 } from './checkpoint/index.js'
 import type { Host } from './engine.js'
-import { WeightsmithError } from './errors.js'
+import { throwIfAborted, WeightsmithError } from './errors.js'
 import { parseBytes } from './plan/index.js'
 import { version } from './version.js'
 
@@ -145,7 +145,7 @@ export async function rewrite(
             continue
           }
           for await (const bytes of contents.get(tensor.name)?.bytes() ?? []) {
-            throwIfAborted(signal)
+            throwIfAborted(signal, 'The writing')
             await put(bytes)
             done += bytes.length
             options.onProgress?.(done, layout.bytes)
@@ -179,7 +179,7 @@ export async function rewrite(
     const about = { recipe, seed, dtype, adapter: adapterOf(device), inputs, outputs: files }
     await stage.write(manifestName, manifestText(about))
     await refuseChanged([checkpoint])
-    throwIfAborted(signal)
+    throwIfAborted(signal, 'The writing')
     await stage.publish()
     await stage.finish()
     return { out: target, files, bytes: layout.bytes, resumed }
@@ -199,9 +199,4 @@ function mostly(tensors: readonly { dtype: string; shape: number[] }[]): string 
   }
   const [most = 'F32'] = [...sums].sort((a, b) => b[1] - a[1])[0] ?? []
   return isStorable(most) ? torchName(most) : most
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted !== true) return
-  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The writing was aborted.', { cause: signal.reason })
 }

@@ -6,8 +6,9 @@
 import { readdir, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { indexName, inside, isStorable, type Manifest, readManifest, torchName } from './checkpoint/index.js'
-import { codeOf, messageOf, WeightsmithError } from './errors.js'
+import { codeOf, messageOf, throwIfAborted, WeightsmithError } from './errors.js'
 import type { NativeAddon, NativeHeader, NativeProgress } from './native/border.js'
+import { untilDone } from './native/job.js'
 import { loadAddon } from './native/load.js'
 
 export interface VerifyOptions {
@@ -105,16 +106,13 @@ async function scanFile(
   signal: AbortSignal | undefined,
   onProgress: (bytes: number) => void,
 ) {
-  if (signal?.aborted) throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The check was aborted.')
+  throwIfAborted(signal, 'The check')
   const scan = addon.scanFile(path, weights)
-  const abort = () => scan.abort()
-  signal?.addEventListener('abort', abort, { once: true })
   const timer = setInterval(() => onProgress(scan.bytes()), progressMilliseconds)
   try {
-    return await scan.done
+    return await untilDone(scan, signal)
   } finally {
     clearInterval(timer)
-    signal?.removeEventListener('abort', abort)
   }
 }
 

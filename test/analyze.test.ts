@@ -1,5 +1,5 @@
 /** `imm analyze` gives the numbers that were computed in float64 outside this project, in its data, its text and its page. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
@@ -111,6 +111,29 @@ describe('imm analyze', () => {
     } finally {
       await browser.close()
     }
+  })
+
+  test('says in a dry run what it would take, and does none of it', async () => {
+    const done: string[] = []
+    const dry = await analyze(engine, model('base'), [model('improved-1'), model('improved-2')], {
+      data,
+      dryRun: true,
+      onProgress: (_, __, what) => done.push(what),
+    })
+    expect(done).toEqual([])
+    expect(dry).toMatchObject({ dryRun: true, importance: [], models: [], forecast: { parts: 1 } })
+    const { tensors, bytes, memory, tokens } = dry.forecast!
+    expect(tensors).toBe(2 * analysis.models[0]!.diff.tensors.length)
+    // Two files of bfloat16 a comparison.
+    expect(bytes).toBe(2 * 2 * 2 * analysis.models[0]!.diff.total.parameters)
+    expect(memory).toBeGreaterThan(0)
+    expect(tokens).toBeGreaterThan(0)
+    expect(dry.milliseconds).toBeGreaterThan(0)
+    const page = join(folder, 'dry.html')
+    const { code, stdout } = await cli('diff', model('base'), model('improved-1'), '--dry-run', '--report', page)
+    expect(code).toBe(0)
+    expect(stdout).toMatch(new RegExp(`^Would compare ${tensors / 2} tensors, .* about .* of .*\\.\\n$`))
+    expect(existsSync(page)).toBe(false)
   })
 
   test('refuses scores of another model, and no model at all', async () => {

@@ -1,11 +1,11 @@
 /** `weightsmith diff`. */
 
 import type { Command } from 'commander'
-import { type DiffReport, type DiffStats, diff } from '../diff.js'
+import { type DiffForecast, type DiffReport, type DiffStats, diff, forecastDiff } from '../diff.js'
 import { diffPage } from '../report/index.js'
-import { milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
+import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, json, memory, report } from './options.js'
+import { adapter, dryRun, json, memory, report } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addDiff(program: Command): void {
@@ -17,6 +17,7 @@ export function addDiff(program: Command): void {
   )
     .argument('<a>', 'where from')
     .argument('<b>', 'where to')
+    .addOption(dryRun('check everything and show what it takes, run nothing'))
     .addOption(report())
     .addOption(memory())
     .addOption(adapter())
@@ -24,12 +25,23 @@ export function addDiff(program: Command): void {
     .action(run)
 }
 
-async function run(a: string, b: string, flags: Common & Reported): Promise<void> {
+async function run(a: string, b: string, flags: Common & Reported & { dryRun?: boolean }): Promise<void> {
+  if (flags.dryRun) {
+    const forecast = await withEngine('diff', flags, (engine) => forecastDiff(engine, a, b, { signal }))
+    return print(forecast, forecastText, flags)
+  }
   const found = await withEngine('diff', flags, (engine, progress) =>
     diff(engine, a, b, { signal, onProgress: progress.update }),
   )
   await writeReport(flags, () => diffPage(found))
   print(found, text, flags)
+}
+
+function forecastText({ tensors, bytes: read, memory, adapter, milliseconds: time }: DiffForecast): string {
+  return (
+    `Would compare ${plural(tensors, 'tensor')}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} ` +
+    `of ${adapter}.`
+  )
 }
 
 const head = ['mean |Δ|', '‖Δ‖/‖A‖', '|Δ|>1e-5', 'max |Δ|', 'cosine']

@@ -3,11 +3,12 @@
 import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { type PromptLine, readPrompts } from '../data/index.js'
+import { misuse } from '../errors.js'
 import { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from '../generate.js'
 import { createLines } from '../jsonl.js'
 import { bytes, count, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, images, json, memory, misused, realNumber, seed, wholeNumber } from './options.js'
+import { adapter, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'
 import { type Common, print, verb, withEngine } from './verb.js'
 
 export function addGenerate(program: Command): void {
@@ -83,7 +84,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
 /** Prompts of the command line, of a file, or of standard input. */
 async function promptsOf(given: readonly string[], data?: string, limit?: number): Promise<PromptLine[]> {
   if (given.length > 0 === (data !== undefined)) {
-    throw misused('Give prompts either as arguments or by --data, one of both.')
+    throw misuse('Give prompts either as arguments or by --data, one of both.')
   }
   if (data === undefined) return given.map((prompt, i) => ({ prompt, line: { prompt }, where: `Prompt ${i + 1}` }))
   return data === '-' ? readPrompts('standard input', limit, await standardInput()) : readPrompts(data, limit)

@@ -1,11 +1,11 @@
 /** `weightsmith imm analyze`. */
 
 import type { Command } from 'commander'
-import { type Analysis, type AnalyzeOptions, analyze } from '../imm/analyze.js'
+import { type Analysis, type AnalysisForecast, type AnalyzeOptions, analyze } from '../imm/analyze.js'
 import { analysisPage } from '../report/index.js'
-import { milliseconds, percent, plural, table } from './format.js'
+import { bytes, milliseconds, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, json, memory, report } from './options.js'
+import { adapter, dryRun, json, memory, report } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addAnalyze(imm: Command): void {
@@ -19,6 +19,7 @@ export function addAnalyze(imm: Command): void {
     .argument('<improved...>', 'models that come from it')
     .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, to measure the importance on')
     .option('--scores <file>', 'a score file of the base (methods ablation, bi) instead of data')
+    .addOption(dryRun('check everything and show what it takes, run nothing'))
     .addOption(report())
     .addOption(memory())
     .addOption(adapter())
@@ -27,15 +28,32 @@ export function addAnalyze(imm: Command): void {
 }
 
 async function run(base: string, improved: string[], flags: Common & Reported & AnalyzeOptions): Promise<void> {
-  const { data, scores } = flags
+  const { data, scores, dryRun } = flags
   const found = await withEngine('analyze', flags, (engine, progress) =>
-    analyze(engine, base, improved, { data, scores, signal, onProgress: progress.step }),
+    analyze(engine, base, improved, { data, scores, dryRun, signal, onProgress: progress.step }),
   )
-  await writeReport(flags, () => analysisPage(found))
+  if (!dryRun) await writeReport(flags, () => analysisPage(found))
   print(found, text, flags)
 }
 
-function text({ base, data, importance, models, adapter, ...report }: Analysis): string {
+function text(report: Analysis): string {
+  return report.forecast === undefined ? analysisText(report) : forecastText(report, report.forecast)
+}
+
+function forecastText(
+  { base, adapter, milliseconds: time }: Analysis,
+  { tensors, bytes: read, memory, parts = 0, tokens = 0 }: AnalysisForecast,
+): string {
+  const passes = parts > 1 ? `, ${parts} parts of it in turn` : ''
+  const compared = `compare ${plural(tensors, 'tensor')} with`
+  const work =
+    parts === 0
+      ? `${compared} ${base}`
+      : `measure the importance of the layers of ${base} on ${plural(tokens, 'token')}${passes}, and ${compared} it`
+  return `Would ${work}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} of ${adapter}.`
+}
+
+function analysisText({ base, data, importance, models, adapter, ...report }: Analysis): string {
   const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
   const names = models.map(({ model }) => short(model))
   const lines = [

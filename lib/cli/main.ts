@@ -24,7 +24,7 @@ import { addSchema } from './schema.js'
 import { addScore } from './score.js'
 import { addVerify } from './verify.js'
 
-const misuse: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
+const misuses: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
 function main(): Promise<Command> {
   const program = new Command('weightsmith')
@@ -72,7 +72,7 @@ function fail(error: unknown): number {
   if (code === undefined && error instanceof Error && process.env.NODE_DEBUG?.includes('weightsmith')) {
     process.stderr.write(`${error.stack}\n`)
   }
-  return interrupted ?? (code !== undefined && misuse.has(code) ? 2 : 1)
+  return interrupted ?? (code !== undefined && misuses.has(code) ? 2 : 1)
 }
 
 /** The command that was given, with --resume, for a POSIX shell. */

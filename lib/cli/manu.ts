@@ -1,6 +1,7 @@
 /** `weightsmith manu`. */
 
 import { type Command, Option } from 'commander'
+import { misuse } from '../errors.js'
 import {
   kinds,
   type Layers,
@@ -23,7 +24,6 @@ import {
   images,
   json,
   memory,
-  misused,
   overwrite,
   real,
   realNumber,
@@ -112,7 +112,7 @@ function weightsOf(list: string): Record<string, number> {
     words(list).map((word) => {
       const [name = '', value = ''] = word.split('=')
       if (parts.some((part) => part === name)) return [name, real('weights', value)]
-      throw misused(
+      throw misuse(
         `The option weights should be such as abs=2,rms=1 with ${parts.join(', ')}, but "${word}" was found.`,
       )
     }),

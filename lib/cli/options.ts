@@ -1,7 +1,7 @@
 /** Options that several verbs have, and readers of what is given to options. */
 
 import { Option } from 'commander'
-import { WeightsmithError } from '../errors.js'
+import { misuse } from '../errors.js'
 
 export const json = () => new Option('--json', 'print one JSON document to stdout')
 
@@ -60,15 +60,11 @@ export function words(text: string): string[] {
 export function real(option: string, text: string): number {
   const value = text.trim() === '' ? Number.NaN : Number(text)
   if (Number.isFinite(value)) return value
-  throw misused(`The option ${option} should be a number, but "${text}" was found.`)
-}
-
-export function misused(message: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
+  throw misuse(`The option ${option} should be a number, but "${text}" was found.`)
 }
 
 function whole(option: string, text: string): number {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
-  throw misused(`The option ${option} should be a whole number from 0 to 2^53 - 1, but "${text}" was found.`)
+  throw misuse(`The option ${option} should be a whole number from 0 to 2^53 - 1, but "${text}" was found.`)
 }

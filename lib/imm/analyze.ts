@@ -7,9 +7,9 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { mainStack, stacksOf } from '../checkpoint/index.js'
-import { type DiffReport, type DiffStats, diff } from '../diff.js'
+import { type DiffReport, type DiffStats, diff, forecastDiff } from '../diff.js'
 import type { Engine } from '../engine.js'
-import { WeightsmithError } from '../errors.js'
+import { misuse, WeightsmithError } from '../errors.js'
 import type { Scores } from '../score/index.js'
 import { openScores, score } from '../score.js'
 
@@ -18,6 +18,8 @@ export interface AnalyzeOptions {
   data?: string | undefined
   /** A score file of the base with the methods `ablation`, `bi` or both, instead of data. */
   scores?: string | undefined
+  /** Check all, and say what it would take, but compare and measure nothing. */
+  dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Models that are compared and, before them, the layers the importance is measured on. */
   onProgress?: ((done: number, total: number, what: string) => void) | undefined
@@ -56,10 +58,29 @@ export interface AnalyzedModel {
 export interface Analysis {
   base: string
   data?: string
+  dryRun: boolean
+  /** None in a dry run, nor where there are neither data nor scores. */
   importance: Importance[]
+  /** None in a dry run. */
   models: AnalyzedModel[]
+  /** What a dry run says instead. */
+  forecast?: AnalysisForecast
   adapter: string
+  /** Of the run; with `dryRun` an estimate from one layer and one tensor. */
   milliseconds: number
+}
+
+export interface AnalysisForecast {
+  /** Tensors that would be compared, of all models. */
+  tensors: number
+  /** Bytes that would be read to compare them. */
+  bytes: number
+  /** Most bytes that are on the device at a time. */
+  memory: number
+  /** Parts in which the base goes through the device, where its importance would be measured. */
+  parts?: number
+  /** Tokens of the data that it would be measured on. */
+  tokens?: number
 }
 
 /**
@@ -75,7 +96,17 @@ export async function analyze(
   const { data, signal, onProgress } = options
   const begin = performance.now()
   if (improved.length === 0) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'At least one improved model is needed, and none is given.')
+    throw misuse('At least one improved model is needed, and none is given.')
+  }
+  const common = { base, ...(data === undefined ? {} : { data }), adapter: engine.adapter.info.device }
+  if (options.dryRun) {
+    return {
+      ...common,
+      dryRun: true,
+      importance: [],
+      models: [],
+      ...(await forecastOf(engine, base, improved, options)),
+    }
   }
   const importance = await importanceOf(engine, base, options)
   const models: AnalyzedModel[] = []
@@ -85,15 +116,37 @@ export async function analyze(
     const layers = layersOf(report, importance[0]?.values.length)
     models.push({ model, layers, against: importance.map((one) => concentration(one, layers)), diff: report })
   }
-  return {
-    base,
-    ...(data === undefined ? {} : { data }),
-    importance,
-    models,
-    adapter: engine.adapter.info.device,
-    milliseconds: performance.now() - begin,
-  }
+  return { ...common, dryRun: false, importance, models, milliseconds: performance.now() - begin }
 }
+
+async function forecastOf(
+  engine: Engine,
+  base: string,
+  improved: readonly string[],
+  { data, scores, signal }: AnalyzeOptions,
+): Promise<Required<Pick<Analysis, 'forecast' | 'milliseconds'>>> {
+  if (scores !== undefined) await readImportance(await openScores(engine, scores, base))
+  const measured =
+    data === undefined || scores !== undefined
+      ? undefined
+      : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
+  const forecast: AnalysisForecast = {
+    ...{ tensors: 0, bytes: 0, memory: measured?.memory ?? 0 },
+    ...(measured && { parts: measured.parts, tokens: measured.tokens }),
+  }
+  let milliseconds = measured?.milliseconds ?? 0
+  for (const model of improved) {
+    const one = await forecastDiff(engine, base, model, { signal })
+    forecast.tensors += one.tensors
+    forecast.bytes += one.bytes
+    forecast.memory = Math.max(forecast.memory, one.memory)
+    milliseconds += one.milliseconds
+  }
+  return { forecast, milliseconds }
+}
+
+/** Methods of `score` that say how important layers are. */
+const importanceMethods = ['ablation', 'bi']
 
 const tensors: readonly [Importance['name'], string][] = [
   ['ablation', 'importance/answer'],
@@ -110,7 +163,7 @@ export async function importanceOf(engine: Engine, base: string, options: Analyz
   try {
     const out = join(folder, 'scores.safetensors')
     await score(engine, base, {
-      methods: ['ablation', 'bi'],
+      methods: importanceMethods,
       data,
       out,
       signal,

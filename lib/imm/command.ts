@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process'
 import { createWriteStream } from 'node:fs'
-import { WeightsmithError } from '../errors.js'
+import { aborted, WeightsmithError } from '../errors.js'
 import type { Command } from './config.js'
 
 const tailLines = 12
@@ -34,11 +34,11 @@ export async function runCommand(
         })
       }
       child.on('error', (cause) => {
-        if (signal.aborted) reject(aborted(signal))
+        if (signal.aborted) reject(aborted(signal, 'The run'))
         else failed(`cannot be started (${cause.message})`, cause)
       })
       child.on('close', (code, killed) => {
-        if (signal.aborted) reject(aborted(signal))
+        if (signal.aborted) reject(aborted(signal, 'The run'))
         else if (code === 0) done()
         else failed(killed === null ? `ended with code ${code}` : `was ended by ${killed}`)
       })
@@ -46,8 +46,4 @@ export async function runCommand(
   } finally {
     output.end()
   }
-}
-
-export function aborted(signal: AbortSignal): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The run was aborted.', { cause: signal.reason })
 }

@@ -8,10 +8,9 @@ import { resolve } from 'node:path'
 import { openCheckpoint } from '../checkpoint/index.js'
 import { readExamples } from '../data/index.js'
 import type { Engine } from '../engine.js'
-import { WeightsmithError } from '../errors.js'
+import { throwIfAborted, WeightsmithError } from '../errors.js'
 import { resolveModel } from '../recipe/index.js'
 import { version } from '../version.js'
-import { aborted } from './command.js'
 import { type ImmConfig, readConfig, type Settings } from './config.js'
 import { Ledger } from './ledger.js'
 import {
@@ -137,7 +136,7 @@ async function run(engine: Engine, { settings, original, ledger, options }: Work
     const folder = await ledger.round(round)
     const step = <T>(name: ImmProgress['step'], work: (run: Run) => Promise<T>, note: string = name) =>
       ledger.step(round, note, async () => {
-        if (signal.aborted) throw aborted(signal)
+        throwIfAborted(signal, 'The run')
         const onProgress = (done: number, total: number) =>
           options.onProgress?.({ round, rounds: settings.rounds, step: name, done, total })
         onProgress(0, 0)

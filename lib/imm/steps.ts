@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/index.js'
 import { type Example, readExamples } from '../data/index.js'
 import type { Engine } from '../engine.js'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, misuse, throwIfAborted, WeightsmithError } from '../errors.js'
 import { evaluateAll } from '../eval.js'
 import { generateText } from '../generate.js'
 import { merge } from '../merge.js'
@@ -14,7 +14,7 @@ import { resolveModel } from '../recipe/index.js'
 import { importanceOf } from './analyze.js'
 import { isRight } from './check.js'
 import { type Collapse, collapseOf } from './collapse.js'
-import { aborted, runCommand } from './command.js'
+import { runCommand } from './command.js'
 import type { Said, Sampling, Settings } from './config.js'
 
 export interface Accuracy {
@@ -115,7 +115,7 @@ export async function trainStep(run: Run, model: string, round: number, folder: 
       signal,
     })
   }
-  if (signal.aborted) throw aborted(signal)
+  throwIfAborted(signal, 'The run')
   const [base, trained] = await engine.use(async ({ addon }) => {
     const openTrained = openCheckpoint(addon, out, out).catch((cause: unknown) => {
       const message = `The trainer of round ${round} has left no model in ${out}: ${messageOf(cause)}`
@@ -303,6 +303,6 @@ async function readSaid(file: string): Promise<Said[]> {
       // It is said below.
     }
     const message = `Line ${i + 1} of ${file} should be an object with the texts "prompt", "answer" and "text".`
-    throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message, { file })
+    throw misuse(message, { file })
   })
 }

@@ -1,8 +1,8 @@
 /** From statistics to scores, and from scores to the neurons that go. */
 
+import { misuse } from '../errors.js'
 import { type Measured, sharedBy } from './measure.js'
 import type { Module } from './neurons.js'
-import { argument } from './options.js'
 import type { ManuChoice, ManuNeuron } from './report.js'
 import { codeScores, paperScores, type Scores, select } from './scores.js'
 import type { Part } from './statistics.js'
@@ -70,7 +70,7 @@ export function choose(scores: ModuleScores, alpha: number, before: Choice | und
   }
   const emptied = [...selected].find(([module, chosen]) => chosen.length === module.neurons)
   if (emptied !== undefined) {
-    throw argument(
+    throw misuse(
       `An alpha of ${alpha} takes all ${emptied[0].neurons} neurons of ${emptied[0].name}; take less, or more layers.`,
     )
   }

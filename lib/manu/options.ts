@@ -1,6 +1,6 @@
 /** Options of `manu`: what is asked for, and what they are by default. */
 
-import { WeightsmithError } from '../errors.js'
+import { misuse } from '../errors.js'
 import type { Layers } from './neurons.js'
 import type { Weights } from './scores.js'
 import { parts } from './statistics.js'
@@ -98,10 +98,6 @@ export function checked(options: ManuOptions) {
       options.ask === false &&
       'nothing would be asked or written',
   ].find((what) => what !== false)
-  if (wrong !== undefined) throw argument(`An option cannot be used: ${wrong}.`)
+  if (wrong !== undefined) throw misuse(`An option cannot be used: ${wrong}.`)
   return { ...options, mode, alphas, layers, weights, iterations, tau, statistics, batch, seed, ask }
-}
-
-export function argument(message: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
 }

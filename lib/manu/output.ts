@@ -3,11 +3,11 @@
 import { join } from 'node:path'
 import { type Content, type Cut, checkOutput, cutTensor } from '../checkpoint/index.js'
 import type { WeightsmithError } from '../errors.js'
+import { misuse } from '../errors.js'
 import { withWidths } from '../families/index.js'
 import { modelOf } from '../forward.js'
 import { rewrite } from '../rewrite.js'
 import type { Choice } from './choose.js'
-import { argument } from './options.js'
 import { cutsOf, type Neurons, type Subject } from './subject.js'
 
 /** Refuses what could not be written in the end, before anything is measured. */
@@ -24,7 +24,7 @@ export async function checkTargets({ checkpoint, settings, path }: Subject): Pro
 const folderOf = (out: string, alpha: number) => join(out, `alpha=${alpha}`)
 
 function noWidths(path: string): WeightsmithError {
-  return argument(`The config of ${path} has no keys for other widths; leave the neurons as zeros, without compact.`)
+  return misuse(`The config of ${path} has no keys for other widths; leave the neurons as zeros, without compact.`)
 }
 
 /** Writes those choices that are to be written, and says where. */

@@ -3,8 +3,8 @@
 import type { Checkpoint } from '../checkpoint/index.js'
 import { type Line, openText, pick, readLines, Sight } from '../data/index.js'
 import type { Engine } from '../engine.js'
+import { misuse } from '../errors.js'
 import { type Model, rowsOf, type Token } from '../forward/index.js'
-import { argument } from './options.js'
 
 export const sets = ['forget', 'retain', 'utility'] as const
 export type SetName = (typeof sets)[number]
@@ -70,14 +70,14 @@ export async function readStreams(
     if (forget.length === 0 && retain.length === 0) return []
     const empty = forget.length === 0 ? 'forget' : retain.length === 0 ? 'retain' : undefined
     if (empty !== undefined) {
-      throw argument(`The ${kind} stream of the lines to ${empty} is empty, while the other one has lines.`)
+      throw misuse(`The ${kind} stream of the lines to ${empty} is empty, while the other one has lines.`)
     }
     return [
       { set: 'forget' as const, kind, rows: forget },
       { set: 'retain' as const, kind, rows: pick(retain, forget.length, seed) },
     ]
   })
-  if (measured.length === 0) throw argument('There are no lines to forget and none to retain.')
+  if (measured.length === 0) throw misuse('There are no lines to forget and none to retain.')
   const asked = sets.flatMap((set) =>
     kinds.flatMap((kind) => {
       const rows = pick(of(set, kind, 'test'), askLines, seed)
@@ -97,7 +97,7 @@ function refuseShared(forget: readonly Row[], retain: readonly Row[]): void {
   const shared = retain.filter((row) => known.has(key(row)))
   const [first] = shared
   if (first === undefined) return
-  throw argument(
+  throw misuse(
     `${shared.length} lines are both to be forgotten and to be retained; the first is ${known.get(key(first))?.where}, which ` +
       `is ${first.where} too.`,
   )

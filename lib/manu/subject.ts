@@ -2,11 +2,11 @@
 
 import type { Checkpoint, Cut } from '../checkpoint/index.js'
 import type { Engine } from '../engine.js'
-import { WeightsmithError } from '../errors.js'
+import { misuse, throwIfAborted } from '../errors.js'
 import type { Model, Zeros } from '../forward/index.js'
 import { checkpointOf, modelOf } from '../forward.js'
 import { isChosen, type Module, modulesOf, type Tower } from './neurons.js'
-import { argument, type ManuMode, type Settings } from './options.js'
+import type { ManuMode, Settings } from './options.js'
 import { type Kind, lengthOf, readStreams, type Stream, type Streams } from './streams.js'
 
 /** Neurons by module. */
@@ -50,7 +50,7 @@ export class Subject {
     const { layers } = settings
     const candidates = modules.filter(({ tower, layer }) => isChosen(layers, layer, depth[tower]))
     if (candidates.length === 0) {
-      throw argument(`No neurons of ${path} can be chosen: it has no MLP in the layers ${layers} that the lines reach.`)
+      throw misuse(`No neurons of ${path} can be chosen: it has no MLP in the layers ${layers} that the lines reach.`)
     }
     const widest = ({ rows }: Stream, end: number[], batch: number) =>
       rows.reduce((most, row) => Math.max(most, lengthOf(model, row, end)), 0) * batch
@@ -98,9 +98,7 @@ export class Subject {
   }
 
   check(): void {
-    const { signal } = this.settings
-    if (signal?.aborted !== true) return
-    throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The unlearning was aborted.', { cause: signal.reason })
+    throwIfAborted(this.settings.signal, 'The unlearning')
   }
 }
 

@@ -1,7 +1,7 @@
 /** Rooms of a merge: options, what is prepared, the run, the files beside the weights, the report. */
 
 export { Models, type Reader } from './models.js'
-export { type Checksum, checkOptions, type MergeOptions, type MergeProgress, throwIfAborted } from './options.js'
+export { type Checksum, checkOptions, type MergeOptions, type MergeProgress } from './options.js'
 export { checkTargets, type PlannedOutput, type PreparedMerge, prepareMerge } from './prepare.js'
 export {
   determinismOf,

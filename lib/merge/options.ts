@@ -1,6 +1,6 @@
 /** Options of a merge, and what they are by default. */
 
-import { WeightsmithError } from '../errors.js'
+import { misuse } from '../errors.js'
 import type { NativeProgress } from '../native/border.js'
 import { parseBytes } from '../plan/index.js'
 import { parseDType } from '../recipe/index.js'
@@ -73,14 +73,6 @@ export function checkOptions(options: MergeOptions) {
   }
 }
 
-function argument(name: string, expected: string, found: unknown): WeightsmithError {
-  return new WeightsmithError(
-    'ERR_WEIGHTSMITH_ARGUMENT',
-    `The option ${name} should be ${expected}, but "${String(found)}" was found.`,
-  )
-}
-
-export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return
-  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The merge was aborted.', { cause: signal.reason })
+function argument(name: string, expected: string, found: unknown): Error {
+  return misuse(`The option ${name} should be ${expected}, but "${String(found)}" was found.`)
 }

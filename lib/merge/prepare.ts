@@ -2,10 +2,11 @@
 
 import { join } from 'node:path'
 import { type Checkpoint, checkDisk, checkOutput } from '../checkpoint/index.js'
+import { throwIfAborted } from '../errors.js'
 import { type JointPlan, joinPlans, type MergePlan, planMerge } from '../plan/index.js'
 import type { Recipe } from '../recipe/index.js'
 import type { Models } from './models.js'
-import { checkOptions, type MergeOptions, throwIfAborted } from './options.js'
+import { checkOptions, type MergeOptions } from './options.js'
 
 /** What a merge knows before it looks at its output. */
 export interface PreparedMerge {
@@ -34,9 +35,9 @@ export interface Target extends PlannedOutput {
 export async function prepareMerge(models: Models, recipe: Recipe, options: MergeOptions): Promise<PreparedMerge> {
   const { out, signal } = options
   const settings = checkOptions(options)
-  throwIfAborted(signal)
+  throwIfAborted(signal, 'The merge')
   const checkpoints = await models.open(recipe)
-  throwIfAborted(signal)
+  throwIfAborted(signal, 'The merge')
   const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
   const outputs = points.map((point) => ({
     ...point,

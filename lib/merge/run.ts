@@ -13,20 +13,14 @@ import {
   Stage,
   type Unfinished,
 } from '../checkpoint/index.js'
-import { WeightsmithError } from '../errors.js'
-import type {
-  NativeAddon,
-  NativeDevice,
-  NativeJournal,
-  NativePlan,
-  NativeProgress,
-  NativeReport,
-} from '../native/border.js'
+import { throwIfAborted, WeightsmithError } from '../errors.js'
+import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeReport } from '../native/border.js'
+import { untilDone } from '../native/job.js'
 import { isDerived, type JointPlan, toNative } from '../plan/index.js'
 import { version } from '../version.js'
 import { writeFiles } from './files.js'
 import { makeLevels } from './levels.js'
-import { checkOptions, type MergeOptions, type Settings, throwIfAborted } from './options.js'
+import { checkOptions, type MergeOptions, type Settings } from './options.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
 import { type MergeReport, type StagedOutput, typeName } from './report.js'
 
@@ -48,7 +42,7 @@ export async function stageMerge(
   const stages: Stage[] = []
   try {
     const journal = await openStages(addon, outputs, checkpoints, options, stages)
-    throwIfAborted(options.signal)
+    throwIfAborted(options.signal, 'The merge')
     const { result, nonFinite } = await compute(device, joint, stages, journal, options)
     const inputs = await describeInputs(addon, checkpoints, settings.checksum === 'full')
     const staged: StagedOutput[] = []
@@ -64,7 +58,7 @@ export async function stageMerge(
       staged.push({ ...output, files, nonFinite: own, stage })
     }
     await refuseChanged(checkpoints.values())
-    throwIfAborted(options.signal)
+    throwIfAborted(options.signal, 'The merge')
     const { time, bytesRead, bytesWritten, tiles, resumed } = result
     const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
     return { outputs: staged, run }
@@ -159,15 +153,19 @@ async function compute(
   const { signal, onProgress } = options
   const folders = stages.map(({ folder }) => folder)
   const { memory, places, discard } = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
-    runJob(device, native, signal, (event) => onProgress?.({ ...event, stage: 'prepare' })),
+    untilDone(
+      device.run(native, (event) => onProgress?.({ ...event, stage: 'prepare' })),
+      signal,
+    ),
   )
   const checksum = settings.checksum !== 'none'
   const native = toNative(joint, join, { ...settings, memory, folders, levels: places, journal, checksum })
   let latest: NativeProgress | undefined
-  const result = await runJob(device, native.plan, signal, (event) => {
+  const job = device.run(native.plan, (event) => {
     latest = event
     onProgress?.({ ...event, stage: 'run' })
   })
+  const result = await untilDone(job, signal)
   await discard()
   const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
     const owner = native.owners[job]?.[variant]
@@ -176,23 +174,6 @@ async function compute(
   if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
   if (latest) onProgress?.({ ...latest, stage: 'finish' })
   return { result, nonFinite }
-}
-
-async function runJob(
-  device: NativeDevice,
-  plan: NativePlan,
-  signal: AbortSignal | undefined,
-  onProgress: (event: NativeProgress) => void,
-): Promise<NativeReport> {
-  const job = device.run(plan, onProgress)
-  const abort = () => job.abort()
-  signal?.addEventListener('abort', abort, { once: true })
-  if (signal?.aborted) abort()
-  try {
-    return await job.done
-  } finally {
-    signal?.removeEventListener('abort', abort)
-  }
 }
 
 function notFinite(total: number, tensors: NonFinite[]): WeightsmithError {

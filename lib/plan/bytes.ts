@@ -1,6 +1,6 @@
 /** Amounts of bytes as people write them. */
 
-import { WeightsmithError } from '../errors.js'
+import { misuse } from '../errors.js'
 
 const units: Readonly<Record<string, number>> = {
   '': 1,
@@ -21,8 +21,5 @@ export function parseBytes(value: number | string, what: string): number {
   const unit = units[(match?.[2] ?? '').toLowerCase()]
   const bytes = match && unit !== undefined ? Math.floor(Number(match[1]) * unit) : Number.NaN
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes
-  throw new WeightsmithError(
-    'ERR_WEIGHTSMITH_ARGUMENT',
-    `The ${what} should be a number of bytes such as 1073741824, 512MiB or 5GB, but "${value}" was found.`,
-  )
+  throw misuse(`The ${what} should be a number of bytes such as 1073741824, 512MiB or 5GB, but "${value}" was found.`)
 }
