@@ -23,6 +23,10 @@ class HostMemory {
   explicit HostMemory(uint64_t size) : size_(size) {
     data_ = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data_ == MAP_FAILED) throw Error(Code::OUT_OF_MEMORY, "No memory for a buffer of " + megabytes(size) + ".");
+#if defined(MADV_HUGEPAGE)
+    // A hint: every byte will be touched, and large pages are a twentieth less work for the system in a merge.
+    madvise(data_, size, MADV_HUGEPAGE);
+#endif
   }
   ~HostMemory() { munmap(data_, size_); }
   HostMemory(const HostMemory&) = delete;
