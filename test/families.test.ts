@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, openModel } from 'weightsmith'
 import { modelSpec } from '../lib/families/index.js'
 import { rotaryOf } from '../lib/families/rope.js'
-import { type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
+import { fill, type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
 
 const goldens = join(process.cwd(), 'test/peers/forward')
 const { cases, rotary } = JSON.parse(readFileSync(join(goldens, 'forward.json'), 'utf8')) as {
@@ -14,19 +14,6 @@ const { cases, rotary } = JSON.parse(readFileSync(join(goldens, 'forward.json'),
   rotary: Record<string, { config: Record<string, unknown>; length: number; frequencies: number[]; factor: number }>
 }
 const tensors = readSafetensors(join(goldens, 'forward.safetensors'))
-
-/** The rule of make_forward.py: numbers in [-0.25, 0.25) from a hash of name and index; weights of norms lie around 1. */
-function fill(name: string, shape: number[]): Float32Array {
-  let hashed = 2166136261
-  for (const byte of Buffer.from(name)) hashed = Math.imul(hashed ^ byte, 16777619) >>> 0
-  const around = shape.length === 1 && name.includes('norm') && name.endsWith('weight') ? 1 : 0
-  return Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => {
-    let x = (Math.imul(i, 0x9e3779b1) + hashed) >>> 0
-    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0
-    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35) >>> 0
-    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 33 - 0.25 + around
-  })
-}
 
 const weights = (shapes: Record<string, number[]>): Record<string, Raw> =>
   Object.fromEntries(

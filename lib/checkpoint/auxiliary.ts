@@ -31,7 +31,7 @@ export interface LayerChange {
   section?: string
   count: number
   /** New values of keys beside the number of layers, such as `layer_types`. */
-  lists: Record<string, unknown[]>
+  lists: Record<string, unknown>
 }
 
 export interface ConfigChange {

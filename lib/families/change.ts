@@ -24,8 +24,8 @@ function isLlama({ all, text }: { all: Mutable; text: Mutable }): boolean {
 }
 
 /**
- * The config with these widths, a layer each. Where they differ between layers, `layer_shapes` has them, and the usual keys
- * have the widest. Nothing where the family has no keys for them.
+ * The config with these widths, a layer each. Where they differ between layers, the usual keys have the widest, and
+ * `per_layer_config` (as transformers reads it: by number of the layer, what differs) has the others. Nothing where the family has no keys for them.
  */
 export function withWidths(config: Config, widths: readonly Widths[], headSize: number): Mutable | undefined {
   const copy = copyOf(config)
@@ -36,21 +36,36 @@ export function withWidths(config: Config, widths: readonly Widths[], headSize: 
     num_key_value_heads: groups,
     intermediate_size: inner,
   }))
-  const uniform = shapes.every((shape) => JSON.stringify(shape) === JSON.stringify(shapes[0]))
-  Object.assign(copy.text, {
+  const usual = {
     num_attention_heads: most('heads'),
     num_key_value_heads: most('groups'),
     intermediate_size: most('inner'),
-    head_dim: headSize,
-    ...(uniform ? {} : { layer_shapes: shapes }),
+  }
+  const own = shapes.flatMap((shape, layer) => {
+    const other = Object.entries(shape).filter(([key, value]) => usual[key as keyof typeof usual] !== value)
+    return other.length === 0 ? [] : [[layer, Object.fromEntries(other)] as const]
   })
-  return copy.all
+  const { per_layer_config: _, ...before } = copy.text
+  const after = {
+    ...before,
+    ...usual,
+    head_dim: headSize,
+    ...(own.length && { per_layer_config: Object.fromEntries(own) }),
+  }
+  return copy.all === copy.text ? after : { ...copy.all, text_config: after }
+}
+
+/** Keys of `per_layer_config` that are no widths, which nothing else here knows of. */
+export function unknownByLayer(config: Config): string[] {
+  const layers = Object.values((config.per_layer_config ?? {}) as Record<string, object | null>)
+  const known = ['num_attention_heads', 'num_key_value_heads', 'intermediate_size']
+  return [...new Set(layers.flatMap((own) => Object.keys(own ?? {})))].filter((key) => !known.includes(key))
 }
 
 /** The widths of a layer: its own where the config has them. */
 export function widthsOf(config: Config, layer: number, usual: Widths): Widths {
-  const shapes = config.layer_shapes
-  const own = Array.isArray(shapes) ? (shapes[layer] as Mutable | undefined) : undefined
+  const layers = config.per_layer_config as Record<string, Mutable | undefined> | null | undefined
+  const own = layers?.[layer]
   return {
     heads: Number(own?.num_attention_heads ?? usual.heads),
     groups: Number(own?.num_key_value_heads ?? usual.groups),

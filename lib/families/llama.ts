@@ -4,7 +4,7 @@
  */
 
 import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
-import { widthsOf } from './change.js'
+import { unknownByLayer, widthsOf } from './change.js'
 import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
 import { ropeKind, rotaryOf } from './rope.js'
 
@@ -58,6 +58,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
   const kind = activationOf(activation)
   const missing = missed([
     kind === undefined && `the activation ${activation}`,
+    ...unknownByLayer(config).map((key) => `${key} by layer (per_layer_config)`),
     rotary === undefined && `rotary scaling of type ${ropeKind(config)}`,
     ...headsMissing({ heads, groups, size: headSize, rotary: true }),
   ])

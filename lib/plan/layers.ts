@@ -6,6 +6,9 @@ import type { PlannedSlice } from './tensors.js'
 /** Lists of the numbers of layers that differ from the others. */
 const numbered: ReadonlySet<string> = new Set(['mlp_only_layers', 'cross_attention_layers'])
 
+/** What differs in a layer from the usual keys, by its number. */
+const byLayer = 'per_layer_config'
+
 /** Lists whose length has nothing to do with layers, whatever it is. */
 const unrelated = /^architectures$|_token_ids?$|^rope_|_sizes?$|^suppress_tokens$/
 
@@ -21,8 +24,15 @@ export function layerChange(
     const own = { config: textConfig(config), depth: stacks.get(stack ?? '') ?? 0 }
     return Array.from({ length: layers }, (_, k) => ({ ...own, layer: input.first + k }))
   })
-  const lists: Record<string, unknown[]> = {}
+  const lists: Record<string, unknown> = {}
   for (const [key, value] of Object.entries(origins[0]?.config ?? {})) {
+    if (key === byLayer) {
+      const moved = origins.flatMap(({ config, layer }, i) => {
+        const own = (config[byLayer] as Record<string, unknown> | null | undefined)?.[layer]
+        return own === undefined ? [] : [[i, own] as const]
+      })
+      lists[key] = Object.fromEntries(moved)
+    }
     if (!Array.isArray(value)) continue
     if (numbered.has(key)) {
       lists[key] = origins.flatMap(({ config, layer }, i) => {
