@@ -13,6 +13,7 @@ const rescaleCodes = { none: 0, expectation: 1, l1: 2 } as const
 export type Rescale = keyof typeof rescaleCodes
 
 export interface Dare {
+  shape: readonly number[]
   weights: number[]
   densities: number[]
   /** DELLA: how far the densities of a row's smallest and largest entries lie from the mean; absent: they are alike. */
@@ -23,6 +24,12 @@ export interface Dare {
   rescale: Rescale
 }
 
+/** Elements of a row of a block: what is kept of them is a word. */
+const rowElements = 32
+
+/** Up to 32 MiB of such words are kept of a tensor until it is stored; a larger one is drawn twice. */
+const mostMasked = 2 ** 28
+
 export function dareStep(dare: Dare): Step {
   const { weights, densities, epsilons = [] } = dare
   if (dare.lambda === 0 || weights.every((w, i) => w === 0 || densities[i] === 0)) return { copy: 0 }
@@ -32,19 +39,22 @@ export function dareStep(dare: Dare): Step {
   }
   const consensus = dare.consensus === 'ties' ? 1 : 0
   const ranked = epsilons.length > 0
-  const constants = { RANKED: ranked ? 1 : 0 }
+  const masked =
+    dare.rescale === 'l1' && dare.shape.reduce((product, size) => product * size, weights.length) <= mostMasked
+  const constants = { RANKED: ranked ? 1 : 0, MASKS: masked ? 1 : 0 }
   const apply: NativeKernelStep = {
     kernel: 'dare',
     writes: 'output',
     constants: { ...constants, CONSENSUS: consensus },
   }
-  const program: Pick<NativeProgram, 'host' | 'kernels'> =
+  const program: NativeProgram =
     dare.rescale === 'l1'
       ? {
           host: 'dare_l1',
+          ...(masked ? { lines: { size: rowElements, across: false } } : {}),
           kernels: [
-            // L1 norms of a difference before and after the drop, two words a model
-            { kernel: 'dare_norms', writes: 2 * weights.length, constants },
+            // L1 norms of a difference before and after the drop, two words a model; a word a row of what is kept
+            { kernel: 'dare_norms', writes: (2 + (masked ? 2048 / rowElements : 0)) * weights.length, constants },
             apply,
           ],
         }
@@ -103,8 +113,9 @@ function dareMethod(consensus: Dare['consensus'], most: number, about: string): 
       },
     ],
     determinism: 'exact',
-    step: ({ global, models }) =>
+    step: ({ global, models, shape }) =>
       dareStep({
+        shape,
         weights: models.map((m) => num(m, 'weight')),
         densities: models.map((m) => num(m, 'density')),
         lambda: num(global, 'lambda'),

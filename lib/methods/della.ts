@@ -46,7 +46,7 @@ function dellaMethod(name: string, consensus: Dare['consensus'], most: number, a
       },
     ],
     determinism: 'exact',
-    step({ global, models }) {
+    step({ global, models, shape }) {
       const densities = models.map((m) => num(m, 'density'))
       const epsilons = models.map((m) => num(m, 'epsilon'))
       for (const [i, share] of densities.entries()) {
@@ -59,6 +59,7 @@ function dellaMethod(name: string, consensus: Dare['consensus'], most: number, a
         )
       }
       return dareStep({
+        shape,
         weights: models.map((m) => num(m, 'weight')),
         densities,
         epsilons,

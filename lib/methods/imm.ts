@@ -49,13 +49,14 @@ export const imm: Method = {
     const used = globals.history === 'all' ? models : models.slice(-1)
     return pretrained === undefined ? { bases: [base], models: used } : { bases: [pretrained], models: [base, ...used] }
   },
-  step({ global, models }) {
+  step({ global, models, shape }) {
     const alpha = num(global, 'alpha')
     const drop = num(global, 'p')
     const improved = global.pretrained === undefined ? models.length : models.length - 1
     const weights = Array.from({ length: improved }, () => alpha / improved)
     if (global.pretrained !== undefined) weights.unshift(1 - alpha)
     return dareStep({
+      shape,
       weights,
       densities: weights.map(() => 1 - drop),
       lambda: 1,

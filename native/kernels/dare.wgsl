@@ -11,36 +11,55 @@
 #include "consensus.wgsl"
 
 override CONSENSUS: u32 = 0u;
+override RANKING: bool = RANKED == 1u && MASKS == 0u; // by the workgroup together (see ranks.wgsl)
+override LANES: u32 = 64u;
+override WORKGROUP: u32 = select(LANES, WORKERS, RANKING);
 const MODELS = 16u;
+const ROWS = 64u;
+const ROW_OCTETS = 4u;
+const NEAR = 4u;
 
-struct Sums { a: Votes, b: Votes }
-
-fn take(sums: ptr<function, Sums>, p: Place, base: Octet, drop: Drop, left: Kept, weight: f32, bit: u32) {
-  let x = load_from(drop.source, p.octet);
-  vote(&(*sums).a, select(vec4f(0.0), delta(x.a, base.a), left.a), weight, bit);
-  vote(&(*sums).b, select(vec4f(0.0), delta(x.b, base.b), left.b), weight, bit);
+fn mask(p: Place, i: u32) -> u32 {
+  return table[part(p) + 2u + p.octet / ROW_OCTETS * (INPUTS - 1u) + i - 1u];
 }
 
-// An invocation takes four octets and looks up the first model once for all of them.
-@compute @workgroup_size(64)
+// Bits of the elements of octet `k` of a row that stay of input `i`; `near` has the masks of the first ones.
+fn stays(p: Place, i: u32, k: u32, near: vec4u, ranked: u32) -> u32 {
+  if (RANKING) { return ranked >> (8u * k); }
+  if (MASKS == 0u) { return kept(p, drop_of(p, i)); }
+  if (INPUTS <= NEAR + 1u || i <= NEAR) { return near[i - 1u] >> (8u * k); }
+  return mask(p, i) >> (8u * k);
+}
+
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   var ranked = array<u32, MODELS>();
-  for (var i = 0u; i + 1u < INPUTS; i++) { ranked[i] = ranked_drop(wid, nwg, lid, i + 1u); }
-  let start = place(wid, nwg, 4u * lid);
-  if (start.live == 0u) { return; }
-  let first = drop_of(start, 1u);
-  let weight = factor(start, 1u);
-  for (var k = 0u; k < rolled(4u); k++) {
-    let p = along(start, k);
-    if (p.live == 0u) { return; }
-    let base = load_from(first.base, p.octet);
-    var sums = Sums();
-    take(&sums, p, base, first, kept(p, first, ranked[0], k), weight, 1u);
-    for (var i = 1u; i + 1u < INPUTS; i++) {
-      let drop = drop_of(p, i + 1u);
-      take(&sums, p, base, drop, kept(p, drop, ranked[i], k), factor(p, i + 1u), 1u << i);
+  if (RANKING) {
+    for (var i = 1u; i < INPUTS; i++) { ranked[i - 1u] = kept_by_rank(wid, nwg, lid, i); }
+  }
+  let start = place(wid, nwg, ROW_OCTETS * lid);
+  for (var r = 0u; r < rolled(ROWS / WORKGROUP); r++) {
+    let row = along(start, r * WORKGROUP * ROW_OCTETS);
+    if (row.live == 0u) { return; }
+    var near = vec4u(0u);
+    if (MASKS == 1u) {
+      for (var i = 1u; i < min(INPUTS, NEAR + 1u); i++) { near[i - 1u] = mask(row, i); }
     }
-    let scale_at = drop_end();
-    store(p, Octet(base.a + elect(p, sums.a, scale_at), base.b + elect(p, sums.b, scale_at)));
+    for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
+      let p = along(row, k);
+      if (p.live == 0u) { return; }
+      let base = load(p, 0u);
+      var a = Votes();
+      var b = Votes();
+      for (var i = 1u; i < INPUTS; i++) {
+        let x = load(p, i);
+        let d = left(Octet(delta(x.a, base.a), delta(x.b, base.b)), stays(p, i, k, near, ranked[i - 1u]));
+        let weight = factor(p, i);
+        vote(&a, d.a, weight, 1u << (i - 1u));
+        vote(&b, d.b, weight, 1u << (i - 1u));
+      }
+      let scale_at = drop_end();
+      store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
+    }
   }
 }

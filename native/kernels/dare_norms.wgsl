@@ -1,5 +1,6 @@
 // L1 norms of each delta before and after the random drop, for DARE's norm-matching rescale (mergekit's default).
-// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the kept.
+// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the kept;
+// with MASKS 1 then the masks of its 64 rows.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
@@ -8,40 +9,45 @@
 #include "drop.wgsl"
 
 const MOST_WORDS = 32u;
-override FEWEST: u32 = select(8u, 64u, RANKED == 1u); // see drop.wgsl
+override FEWEST: u32 = select(8u, WORKERS, RANKED == 1u); // see ranks.wgsl
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
-  let base_source = source(start, 0u);
+  let block = wid.x + wid.y * nwg.x;
+  let models = INPUTS - 1u;
+  let sums = 2u * models;
+  let words = sums + MASKS * ROWS * models;
   for (var i = 1u; i < INPUTS; i++) {
-    let model_source = source(start, i);
     let drop = drop_of(start, i);
-    let ranked = ranked_drop(wid, nwg, lid, i);
-    var sums = vec2f(0.0);
+    var ranked = 0u;
+    if (RANKED == 1u) { ranked = kept_by_rank(wid, nwg, lid, i); }
+    var sum = vec2f(0.0);
     for (var row = 0u; row < rolled(OWN_ROWS); row++) {
       var all = vec4f(0.0);
       var rest = vec4f(0.0);
+      var mask = 0u;
       for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
         let p = along(start, row * ROW_OCTETS + k);
         if (p.live == 0u) { break; }
-        let base = load_live_from(p, base_source);
-        let x = load_live_from(p, model_source);
-        let left = kept(p, drop, ranked, k);
-        let a = abs(delta(x.a, base.a));
-        let b = abs(delta(x.b, base.b));
-        all += a;
-        all += b;
-        rest += select(vec4f(0.0), a, left.a);
-        rest += select(vec4f(0.0), b, left.b);
+        let base = load_live_from(p, drop.base);
+        let x = load_live_from(p, drop.source);
+        var bits = (ranked >> (8u * k)) & 255u;
+        if (RANKED == 0u) { bits = kept(p, drop); }
+        mask |= bits << (8u * k);
+        let d = Octet(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
+        let stays = left(d, bits);
+        all += d.a;
+        all += d.b;
+        rest += stays.a;
+        rest += stays.b;
       }
-      sums += vec2f(sum4(all), sum4(rest));
+      sum += vec2f(sum4(all), sum4(rest));
+      if (MASKS == 1u && start.live != 0u) { output[block * words + sums + (lid * OWN_ROWS + row) * models + i - 1u] = mask; }
     }
-    gathered[2u * (i - 1u) * WORKGROUP + lid] = bitcast<u32>(sums.x);
-    gathered[(2u * i - 1u) * WORKGROUP + lid] = bitcast<u32>(sums.y);
+    gathered[2u * (i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.x);
+    gathered[(2u * i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.y);
   }
   workgroupBarrier();
-  let block = wid.x + wid.y * nwg.x;
-  let words = 2u * (INPUTS - 1u);
-  for (var w = lid; w < words && block < table[1]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
+  for (var w = lid; w < sums && block < table[1]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
 }

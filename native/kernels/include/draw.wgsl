@@ -3,22 +3,25 @@
 
 struct Draw { a: vec4u, b: vec4u }
 
-// Where the random numbers of an input of a segment come from: seed, hash of tensor name and model, first flat index.
-struct Stream { key: vec2u, hash: vec2u, lo: u32, hi: u32 }
+// Where the random numbers of an input in a block come from: counters are (element index >> 2, hash of tensor name and
+// model). A block never crosses a multiple of 2^34 elements, so that one high word serves all of it.
+struct Stream { numbers: Numbers, first: u32 }
 
 fn stream_of(p: Place, i: u32) -> Stream {
   let hash = p.rec + 6u + INPUTS + 2u * i;
-  return Stream(seed, vec2u(table[hash], table[hash + 1u]), flat.x, flat.y);
+  var words = vec2u();
+  if (INPUTS <= 4u || i < 4u) {
+    words = select(select(hashes[0], hashes[1], i == 1u), select(hashes[2], hashes[3], i == 3u), i > 1u);
+  } else {
+    words = vec2u(table[hash], table[hash + 1u]);
+  }
+  let lo = flat.x + p.octet * 8u;
+  let hi = flat.y + select(0u, 1u, lo < flat.x);
+  return Stream(numbers(hi >> 2u, words, seed), (flat.x >> 2u) | (flat.y << 30u));
 }
 
-// The random words of an octet: counter = (element index >> 2, hash).
+// The random words of an octet of the block.
 fn draw_from(s: Stream, octet: u32) -> Draw {
-  let first = s.lo + octet * 8u;
-  let first_hi = s.hi + select(0u, 1u, first < s.lo);
-  let quad = (first >> 2u) | (first_hi << 30u);
-  let quad_hi = first_hi >> 2u;
-  // The first index of an octet is a multiple of 8, so `quad + 1` cannot carry.
-  return Draw(philox(vec4u(quad, quad_hi, s.hash), s.key), philox(vec4u(quad + 1u, quad_hi, s.hash), s.key));
+  let c = draw_pair(s.numbers, s.first + 2u * octet);
+  return Draw(vec4u(c.x.x, c.y.x, c.z.x, c.w.x), vec4u(c.x.y, c.y.y, c.z.y, c.w.y));
 }
-
-fn draw(p: Place, i: u32) -> Draw { return draw_from(stream_of(p, i), p.octet); }

@@ -100,7 +100,7 @@ fn ranks(p: Place, drop: Drop, mine: Ranks, row: u32) -> Ranks {
 
 // The threshold of random words below which an element of this rank goes.
 fn limit(p: Place, i: u32, rank: vec4u) -> vec4u {
-  let j = 3u * (i - 1u);
+  let j = drop_at(i);
   return vec4u(max(vec4f(0.0), vec4f(coef(p, j)) - prod4(vec4f(rank), coef(p, j + 1u))));
 }
 
@@ -113,8 +113,8 @@ fn kept_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) -> u32 {
   let start = place(wid, nwg, 0u);
   if (start.live == 0u) { return 0u; }
   let drop = drop_of(start, i);
-  let row = coef_word(start, 3u * (INPUTS - 1u));
-  let same = coef_word(start, 3u * (i - 1u) + 1u) == 0u; // limit, whatever the rank
+  let row = coef_word(start, drop_end() - 1u);
+  let same = coef_word(start, drop_at(i) + 1u) == 0u; // limit, whatever the rank
   let short = row < LONG || same;
   var own = array<Own, OCTETS>();
   var result = 0u;

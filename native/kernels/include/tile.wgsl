@@ -20,13 +20,14 @@ struct Octet { a: vec4f, b: vec4f }
 struct Place { block: u32, rec: u32, octet: u32, live: u32, elements: u32 }
 
 // What every octet needs of the table: a zero, where the output starts, the seed, the flat index of the first element,
-// the first sources and coefficients. `place` reads it, because a software driver reads a word once for all invocations
+// the first sources, hashes of names and coefficients. `place` reads it, because a software driver reads a word once for all invocations
 // outside of branches and loops, but once for each one inside of them.
 var<private> zero: u32;
 var<private> output_at: u32;
 var<private> seed: vec2u;
 var<private> flat: vec2u;
 var<private> sources: vec4u;
+var<private> hashes: array<vec2u, 4>;
 var<private> coefs: array<vec4u, 3>;
 
 // The octet `lane` (0..255) of the block that workgroup `wid` handles.
@@ -39,6 +40,7 @@ fn place(wid: vec3u, nwg: vec3u, lane: u32) -> Place {
   flat = vec2u(table[rec + 2u], table[rec + 3u]);
   output_at = table[rec + 4u];
   sources = vec4u(table[rec + 6u], table[rec + 7u], table[rec + 8u], table[rec + 9u]);
+  for (var i = 0u; i < 4u; i++) { hashes[i] = vec2u(table[rec + 6u + INPUTS + 2u * i], table[rec + 7u + INPUTS + 2u * i]); }
   coefs[0] = vec4u(table[words], table[words + 1u], table[words + 2u], table[words + 3u]);
   coefs[1] = vec4u(table[words + 4u], table[words + 5u], table[words + 6u], table[words + 7u]);
   coefs[2] = vec4u(table[words + 8u], table[words + 9u], table[words + 10u], table[words + 11u]);

@@ -49,7 +49,7 @@ std::vector<uint32_t> dareWords(const HostJob& job, std::span<const double> resc
   const size_t models = job.inputs - 1;
   const std::span<const double> weights = std::span(job.coefficients).subspan(4, models);
   const bool ranked = job.coefficients.size() > 4 + 2 * models;
-  std::vector<uint32_t> words;
+  std::vector<uint32_t> words(job.lines.size ? 1 : 0);  // where the masks are
   for (size_t i = 0; i < models; ++i) {
     const double density = job.coefficients.at(4 + models + i);
     // A limit cannot say "drop all" (2^32): at density 0 the weight is 0 instead.
