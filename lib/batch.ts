@@ -92,11 +92,13 @@ export async function batch(engine: Engine, source: string | BatchJob[], options
   const report = run.report(performance.now() - start)
   if (run.ended !== undefined) throw run.ended
   if (signal?.aborted) {
-    throw new WeightsmithError(
+    const error = new WeightsmithError(
       'ERR_WEIGHTSMITH_ABORTED',
       `The batch was aborted; ${report.jobs.length} of its ${jobs.length} jobs had ended and stay as they are.`,
       { cause: signal.reason },
     )
+    if (report.merged > 0) error.partial = report.out
+    throw error
   }
   return report
 }

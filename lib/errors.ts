@@ -152,7 +152,7 @@ export class WeightsmithError extends Error {
   readonly tensor?: string
   /** Of a `verify` that failed: everything that does not match. */
   readonly problems?: string[]
-  /** Of a merge that can be continued with `resume`: the folder with its unfinished output. */
+  /** Of a run that can be continued with `resume`: what lies there of its output. */
   partial?: string
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
@@ -168,6 +168,13 @@ export class WeightsmithError extends Error {
 /** Wrong use of a function or a verb: ERR_WEIGHTSMITH_ARGUMENT. */
 export function misuse(message: string, details?: ErrorDetails): WeightsmithError {
   return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message, details)
+}
+
+/** A file or folder that cannot be written: ERR_WEIGHTSMITH_DISK_FULL or _IO_WRITE. */
+export function writeFailed(file: string, cause: unknown): WeightsmithError {
+  const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'
+  const code = full ? 'ERR_WEIGHTSMITH_DISK_FULL' : 'ERR_WEIGHTSMITH_IO_WRITE'
+  return new WeightsmithError(code, `${file} cannot be written: ${messageOf(cause)}.`, { cause, file })
 }
 
 /** `what` was aborted: `The merge`. */

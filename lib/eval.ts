@@ -145,6 +145,7 @@ export async function evaluateAll(
         milliseconds: performance.now() - begin,
       })
     }
+    await out?.finish()
   } finally {
     await out?.close()
     await model.close()

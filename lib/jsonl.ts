@@ -1,22 +1,35 @@
-/** A .jsonl file that is written as results come. */
+/** A .jsonl file of results. Until all of them are there, what had its name before stays. */
 
-import { open } from 'node:fs/promises'
-import { messageOf, WeightsmithError } from './errors.js'
+import { open, rename, rm, stat } from 'node:fs/promises'
+import { writeFailed } from './errors.js'
 
 export interface LinesFile {
   write(lines: readonly object[]): Promise<void>
+  /** Gives the file its name. */
+  finish(): Promise<void>
+  /** Without `finish` nothing is left of it. */
   close(): Promise<void>
 }
 
-/** Replaces the file if it is there. Throws ERR_WEIGHTSMITH_IO_WRITE where it cannot be written, and so does `write`. */
+/** Throws ERR_WEIGHTSMITH_IO_WRITE where the file cannot be written, and so do `write` and `finish`. */
 export async function createLines(file: string): Promise<LinesFile> {
   const failed = (cause: unknown) => {
-    const message = `${file} cannot be written: ${messageOf(cause)}.`
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', message, { cause, file })
+    throw writeFailed(file, cause)
   }
-  const handle = await open(file, 'w').catch(failed)
+  const there = await stat(file).catch(() => undefined)
+  // A pipe or a device takes lines as they come.
+  const draft = there === undefined || there.isFile() ? `${file}.partial` : file
+  const handle = await open(draft, 'w').catch(failed)
+  let finished = draft === file
   return {
     write: (lines) => handle.appendFile(lines.map((line) => `${JSON.stringify(line)}\n`).join('')).catch(failed),
-    close: () => handle.close(),
+    async finish() {
+      if (!finished) await rename(draft, file).catch(failed)
+      finished = true
+    },
+    async close() {
+      await handle.close()
+      if (!finished) await rm(draft, { force: true })
+    },
   }
 }

@@ -2,7 +2,9 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from '@jest/globals'
+import type { Command } from 'commander'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
+import { makeProgram } from '../lib/cli/program.js'
 import { bf16, f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
 import { scratch } from './scratch.js'
@@ -90,6 +92,49 @@ describe('the command line', () => {
     expect(stderr).toMatch(/^weightsmith: /)
   })
 
+  test.each([
+    ['a word that no verb knows', ['merge', '--no-such-option']],
+    ['a missing argument', ['diff', 'a']],
+    ['a choice that is none', ['prune', 'a', 'b', '--method', 'luck']],
+    ['a verb that is none', ['polish']],
+  ])('prints %s as a JSON document too', async (_, args) => {
+    const { code, stdout } = await cli(...args, '--json')
+    expect(code).toBe(2)
+    expect(document(stdout)).toEqual({
+      error: { code: 'ERR_WEIGHTSMITH_ARGUMENT', message: expect.not.stringMatching(/^error/) },
+    })
+  })
+
+  test('has help for every verb that ends with an example of it, and says --json', () => {
+    const verbs = (command: Command): Command[] =>
+      command.commands.length === 0 ? [command] : command.commands.flatMap(verbs)
+    const found = verbs(makeProgram())
+    expect(found.length).toBeGreaterThan(15)
+    for (const verb of found) {
+      let help = ''
+      verb.configureOutput({ writeOut: (text) => (help += text) }).outputHelp()
+      const words = verb.parent?.parent ? `${verb.parent.name()} ${verb.name()}` : verb.name()
+      expect(help).toMatch(new RegExp(`\\nExample:\\n  weightsmith ${words}\\b.*\\n$`))
+      expect(help).toContain('--json')
+    }
+  })
+
+  test('refuses a report that has no folder before the work, not after it', async () => {
+    const report = join(fresh('nothing'), 'diff.html')
+    const [a, b] = small.models as [string, string]
+    const { code, stdout, stderr } = await cli('diff', a, b, '--report', report)
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(stderr).toContain('its folder is not there. [ERR_WEIGHTSMITH_IO_WRITE]')
+  })
+
+  test('keeps what a file of results held when a run fails', async () => {
+    const out = fresh('said.jsonl')
+    writeFileSync(out, 'earlier')
+    expect((await cli('generate', 'demo/models/base', '1+1=', '--top-p', '2', '--out', out)).code).toBe(2)
+    expect(readFileSync(out, 'utf8')).toBe('earlier')
+    expect(existsSync(`${out}.partial`)).toBe(false)
+  })
+
   test.each([[['--help']], [['--version']], [['merge', '--help']]])('exits with 0 for %j', async (args) => {
     const { code, stdout } = await cli(...args)
     expect(code).toBe(0)
@@ -131,7 +176,10 @@ describe('the command line', () => {
   test('stays calm when the reader of its output goes away', async () => {
     const running = start([cliPath, 'inspect', small.models[0]!])
     running.child.stdout?.destroy()
-    expect((await running.ended).signal).toBe(null)
+    expect(await running.ended).toMatchObject({ code: 0, signal: null })
+    const failing = start([cliPath, 'verify', fresh('nothing'), '--json'])
+    failing.child.stdout?.destroy()
+    expect(await failing.ended).toMatchObject({ code: 1, signal: null })
   })
 
   test.each([

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { WeightsmithError, writeFailed } from '../errors.js'
 
 const chunkBytes = 4 * 2 ** 20
 
@@ -74,13 +74,4 @@ export class Sink {
       this.written += bytesRead
     }
   }
-}
-
-function writeFailed(path: string, cause: unknown): WeightsmithError {
-  const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'
-  return new WeightsmithError(
-    full ? 'ERR_WEIGHTSMITH_DISK_FULL' : 'ERR_WEIGHTSMITH_IO_WRITE',
-    `${path} cannot be written: ${messageOf(cause)}.`,
-    { cause, file: path },
-  )
 }

@@ -7,7 +7,7 @@
 import type { FileHandle } from 'node:fs/promises'
 import { lstat, mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { codeOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
 import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
@@ -297,14 +297,5 @@ async function exists(path: string): Promise<boolean> {
   return stat(path).then(
     () => true,
     () => false,
-  )
-}
-
-function writeFailed(path: string, cause: unknown): WeightsmithError {
-  const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'
-  return new WeightsmithError(
-    full ? 'ERR_WEIGHTSMITH_DISK_FULL' : 'ERR_WEIGHTSMITH_IO_WRITE',
-    `${path} cannot be written: ${messageOf(cause)}.`,
-    { cause, file: path },
   )
 }

@@ -71,6 +71,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
       )
       // In the order of the prompts, whichever ended first.
       await file?.write(report.continuations.map(lineOf))
+      await file?.finish()
       return report
     } finally {
       await file?.close()

@@ -4,65 +4,22 @@
  * 0 done, 1 failed, 2 misuse, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
  */
 
-import { Command, CommanderError } from 'commander'
+import { CommanderError } from 'commander'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
-import { version } from '../version.js'
-import { addBatch } from './batch.js'
-import { addBench } from './bench.js'
-import { addDiff } from './diff.js'
-import { addDoctor } from './doctor.js'
-import { addEval } from './eval.js'
-import { addExplain } from './explain.js'
-import { addGenerate } from './generate.js'
-import { addImm } from './imm.js'
-import { addInspect } from './inspect.js'
 import { interruptedBy, listenForInterruptions } from './interrupt.js'
-import { addManu } from './manu.js'
-import { addMerge } from './merge.js'
-import { addPrune } from './prune.js'
-import { addSchema } from './schema.js'
-import { addScore } from './score.js'
-import { addVerify } from './verify.js'
+import { makeProgram } from './program.js'
 
 const misuses: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
-function main(): Promise<Command> {
-  const program = new Command('weightsmith')
-    .description('Merge, run, score, prune and check checkpoints of language models.')
-    .version(version)
-    .exitOverride()
-    .showHelpAfterError('(add --help for the options)')
-    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misuse, 130 interrupted, 143 terminated.')
-  addMerge(program)
-  addBatch(program)
-  addExplain(program)
-  addInspect(program)
-  addDiff(program)
-  addGenerate(program)
-  addEval(program)
-  addScore(program)
-  addImm(program)
-  addPrune(program)
-  addManu(program)
-  addVerify(program)
-  addDoctor(program)
-  addBench(program)
-  addSchema(program)
-  return program.parseAsync()
-}
-
 /** Tells what went wrong, and gives the exit code. */
 function fail(error: unknown): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  if (error instanceof CommanderError) return failMisuse(error)
   const code = codeOf(error)
   const interrupted = code === 'ERR_WEIGHTSMITH_ABORTED' ? interruptedBy() : undefined
   const message = interrupted === undefined ? messageOf(error) : 'Interrupted; nothing unfinished has its final name.'
   const { partial, problems } = error instanceof WeightsmithError ? error : {}
   const resume = partial === undefined ? undefined : resumeCommand()
-  if (process.argv.includes('--json')) {
-    const report = { code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message, problems, partial, resume }
-    process.stdout.write(`${JSON.stringify({ error: report }, null, 2)}\n`)
-  }
+  printError({ code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message, problems, partial, resume })
   process.stderr.write(
     `weightsmith: ${message}${code === undefined || interrupted !== undefined ? '' : ` [${code}]`}\n`,
   )
@@ -75,6 +32,17 @@ function fail(error: unknown): number {
   return interrupted ?? (code !== undefined && misuses.has(code) ? 2 : 1)
 }
 
+/** Words that no verb knows; commander has told people already. */
+function failMisuse({ exitCode, message }: CommanderError): number {
+  if (exitCode === 0) return 0
+  printError({ code: 'ERR_WEIGHTSMITH_ARGUMENT', message: message.replace(/^error: /, '') })
+  return 2
+}
+
+function printError(error: { code: string; message: string } & Record<string, unknown>): void {
+  if (process.argv.includes('--json')) process.stdout.write(`${JSON.stringify({ error }, null, 2)}\n`)
+}
+
 /** The command that was given, with --resume, for a POSIX shell. */
 function resumeCommand(): string {
   const given = process.argv.slice(2)
@@ -85,8 +53,10 @@ function resumeCommand(): string {
 
 listenForInterruptions()
 // A reader that has seen enough (`| head`) is no failure.
-process.stdout.on('error', (error) => process.exit(codeOf(error) === 'EPIPE' ? 0 : 1))
+process.stdout.on('error', (error) => process.exit(codeOf(error) === 'EPIPE' ? process.exitCode : 1))
 
-main().catch((error: unknown) => {
-  process.exitCode = fail(error)
-})
+makeProgram()
+  .parseAsync()
+  .catch((error: unknown) => {
+    process.exitCode = fail(error)
+  })

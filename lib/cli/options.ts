@@ -47,8 +47,11 @@ export function realNumber(flag: string, about: string, what = 'number'): Option
 export function wholeNumbers(option: string): (text: string) => number[] {
   return (text) =>
     words(text).flatMap((part) => {
-      const [first = 0, last = first] = part.split('-').map((number) => whole(option, number))
-      return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i)
+      const [first = 0, last = first] = part.split('-').map(Number)
+      if (!/^\d+(-\d+)?$/.test(part) || last < first || last >= 2 ** 20) {
+        throw misuse(`The option ${option} should be numbers such as 0-3,7, but "${part}" was found.`)
+      }
+      return Array.from({ length: last - first + 1 }, (_, i) => first + i)
     })
 }
 

@@ -15,7 +15,7 @@ export interface Progress {
 
 export function showProgress(what: string, quiet: boolean): Progress {
   if (quiet) return { update: () => undefined, step: () => undefined, stop: () => undefined }
-  return process.stderr.isTTY ? bar(what) : lines(what)
+  return process.stderr.isTTY && process.env.TERM !== 'dumb' ? bar(what) : lines(what)
 }
 
 function done(event: NativeProgress): { moved: number; total: number } {

@@ -72,7 +72,7 @@ async function run(
   out: string,
   { json, adapter, memory, report, bias, ...flags }: Common & Reported & Omit<PruneOptions, 'out'>,
 ): Promise<void> {
-  const common: Common = { json, adapter, memory }
+  const common: Common & Reported = { json, adapter, memory, report }
   const done = await withEngine('prune', common, async (engine, progress) => {
     const found = await prune(engine, model, {
       ...flags,
@@ -85,7 +85,7 @@ async function run(
     })
     if (!found.dryRun) {
       const same = found.layout === 'masked'
-      await writeReport({ report }, async () =>
+      await writeReport(common, async () =>
         prunePage(found, same ? await diff(engine, model, out, { signal }) : undefined),
       )
     }

@@ -2,7 +2,7 @@
 
 import type { Command } from 'commander'
 import { type Adapter, Engine } from '../engine.js'
-import { type Page, writePage } from '../report/index.js'
+import { checkPage, type Page, writePage } from '../report/index.js'
 import { beginWork } from './interrupt.js'
 import { type Progress, showProgress } from './progress.js'
 
@@ -25,9 +25,11 @@ export function verb(parent: Command, name: string, about: string, example: stri
 /** Opens an engine for the time of `work`, and clears the progress when it ends. */
 export async function withEngine<T>(
   what: string,
-  { json = false, adapter, memory }: Common,
+  { json = false, adapter, memory, report }: Common & Reported,
   work: (engine: Engine, progress: Progress) => Promise<T>,
 ): Promise<T> {
+  // Before the work whose result it is to show.
+  if (report !== undefined) await checkPage(report)
   beginWork()
   const engine = await Engine.open({ adapter, memory })
   const progress = showProgress(what, json)

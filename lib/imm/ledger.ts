@@ -6,7 +6,7 @@
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon, NativeLock } from '../native/border.js'
 
 export const ledgerName = 'imm.json'
@@ -48,7 +48,9 @@ export class Ledger {
     folder: string,
     { version, config, resume, overwrite }: LedgerOptions,
   ): Promise<Ledger> {
-    await mkdir(folder, { recursive: true })
+    await mkdir(folder, { recursive: true }).catch((cause: unknown) => {
+      throw writeFailed(folder, cause)
+    })
     const lock = addon.lockFile(join(folder, '.weightsmith-imm'))
     try {
       const file = join(folder, ledgerName)
@@ -73,7 +75,9 @@ export class Ledger {
   /** The folder of a round. */
   async round(round: number): Promise<string> {
     const folder = join(this.folder, `round-${round}`)
-    await mkdir(folder, { recursive: true })
+    await mkdir(folder, { recursive: true }).catch((cause: unknown) => {
+      throw writeFailed(folder, cause)
+    })
     return folder
   }
 

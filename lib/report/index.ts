@@ -3,7 +3,8 @@
  * `Page`, data alone; nothing else knows how it is drawn.
  */
 
-import { writeFile } from 'node:fs/promises'
+import { stat, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { messageOf, WeightsmithError } from '../errors.js'
 import { version } from '../version.js'
 import { plotter } from './figures.js'
@@ -47,6 +48,16 @@ ${body.join('\n')}
 </body>
 </html>
 `
+}
+
+/** Throws ERR_WEIGHTSMITH_IO_WRITE where the folder of a page is not there, or the page is no file. */
+export async function checkPage(file: string): Promise<void> {
+  const [there, folder] = await Promise.all([file, dirname(file)].map((path) => stat(path).catch(() => undefined)))
+  const problem =
+    folder === undefined ? 'its folder is not there' : there?.isDirectory() === true ? 'it is a folder' : undefined
+  if (problem === undefined) return
+  const message = `The report cannot be written to ${file}: ${problem}.`
+  throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', message, { file })
 }
 
 /** Writes the page to a file. */

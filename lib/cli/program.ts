@@ -1,0 +1,44 @@
+/** All verbs of the command line. */
+
+import { Command } from 'commander'
+import { version } from '../version.js'
+import { addBatch } from './batch.js'
+import { addBench } from './bench.js'
+import { addDiff } from './diff.js'
+import { addDoctor } from './doctor.js'
+import { addEval } from './eval.js'
+import { addExplain } from './explain.js'
+import { addGenerate } from './generate.js'
+import { addImm } from './imm.js'
+import { addInspect } from './inspect.js'
+import { addManu } from './manu.js'
+import { addMerge } from './merge.js'
+import { addPrune } from './prune.js'
+import { addSchema } from './schema.js'
+import { addScore } from './score.js'
+import { addVerify } from './verify.js'
+
+export function makeProgram(): Command {
+  const program = new Command('weightsmith')
+    .description('Merge, run, score, prune and check checkpoints of language models.')
+    .version(version)
+    .exitOverride()
+    .showHelpAfterError('(add --help for the options)')
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misuse, 130 interrupted, 143 terminated.')
+  addMerge(program)
+  addBatch(program)
+  addExplain(program)
+  addInspect(program)
+  addDiff(program)
+  addGenerate(program)
+  addEval(program)
+  addScore(program)
+  addImm(program)
+  addPrune(program)
+  addManu(program)
+  addVerify(program)
+  addDoctor(program)
+  addBench(program)
+  addSchema(program)
+  return program
+}
