@@ -5,7 +5,7 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { forwardKernels, subgroupLanes, turnedBytes } from '../dist/esm/forward/index.js'
+import { formsOf, forwardKernels, turnedBytes } from '../dist/esm/forward/index.js'
 import { Engine, generate, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
 import { installPeers, run } from './peers/install.mjs'
@@ -33,7 +33,8 @@ const packed = { BF16: toBf16, F16: half, F32: (values) => values }
 /** Products of `rows` of x with a matrix: ours for each type, and the baseline. Calls `time(name, work)` to measure. */
 async function products(engine, [rows, inner, columns], time) {
   await engine.use(async ({ device }) => {
-    const lanes = subgroupLanes(device.adapter)
+    const forms = formsOf(device.adapter)
+    const { lanes } = forms
     const values = normal(inner * columns, 0.02, 1)
     const x = normal(rows * inner, 1, 2)
     const blocks = dtypes.map((dtype, i) => ({ buffer: 3 + i, dtype, first: 0, rows: columns, columns: inner }))
@@ -46,7 +47,7 @@ async function products(engine, [rows, inner, columns], time) {
       await dispatch([forwardKernels.turn(0, block)], [write(0, packed[block.dtype](values))])
     }
     const works = Object.fromEntries(
-      blocks.map((block) => [block.dtype, forwardKernels.gemm(block, 1, 2, { rows, stride: columns, lanes })]),
+      blocks.map((block) => [block.dtype, forwardKernels.gemm(block, 1, 2, { rows, stride: columns, forms })]),
     )
     if (rows % 8 === 0 && lanes > 0) {
       works.baseline = {

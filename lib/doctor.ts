@@ -7,6 +7,7 @@ import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Adapter, Engine, type EngineOptions, nativeOptions, publicAdapter } from './engine.js'
 import { messageOf } from './errors.js'
+import { type Forms, formsOf } from './forward/index.js'
 import { keepMeasurements, measureDevice, measureDisk } from './measure.js'
 import type { NativeAddon } from './native/border.js'
 import { bundledDriver } from './native/driver.js'
@@ -28,8 +29,8 @@ export interface DoctorReport {
   dawn: string
   /** What Dawn sees, best first. */
   adapters: Adapter[]
-  /** The one in use, and how kernels reach memory; absent where none fits. */
-  engine?: { adapter: Adapter; slots: 'mapped' | 'staging'; openMilliseconds: number }
+  /** The one in use, how kernels reach memory, and in which forms models run on it; absent where none fits. */
+  engine?: { adapter: Adapter; slots: 'mapped' | 'staging'; openMilliseconds: number; forms: Forms }
   /** Bytes read + written a second. */
   memcpy: number
   kernel?: { name: string; dtype: string; bytesPerSecond: number; ofMemcpy: number }
@@ -105,6 +106,7 @@ async function measureEngine(
   try {
     const { adapter, slots } = engine
     const openMilliseconds = performance.now() - start
+    const forms = await engine.use(async (host) => formsOf(host.device.adapter))
     const device = await measureDevice(engine, ['linear'])
     await keepMeasurements({ device })
     const bytesPerSecond = device.kernels.linear ?? 0
@@ -114,7 +116,7 @@ async function measureEngine(
       )
     }
     return {
-      engine: { adapter, slots, openMilliseconds },
+      engine: { adapter, slots, openMilliseconds, forms },
       kernel: { name: 'linear', dtype: 'BF16', bytesPerSecond, ofMemcpy: bytesPerSecond / memcpy },
     }
   } finally {

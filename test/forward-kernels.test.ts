@@ -6,9 +6,12 @@ import {
   columnWords,
   type Draw,
   drawTable,
+  type Forms,
+  formsOf,
   forwardKernels as kernels,
+  matrixSide,
   noTarget,
-  subgroupLanes,
+  plainForms,
   turnedBytes,
 } from '../lib/forward/index.js'
 import type { NativeDispatch } from '../lib/native/border.js'
@@ -80,8 +83,20 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     })
   }
 
-  /** Kernels without subgroups, and with those of the adapter. */
-  const ways = () => engine.use(async ({ device }) => new Set([0, subgroupLanes(device.adapter)]))
+  /** Every form of the kernels that the adapter can run, those included that are not the fastest there. */
+  const ways = () =>
+    engine.use(async ({ device: { adapter } }): Promise<Forms[]> => {
+      const best = formsOf(adapter)
+      if (best.lanes === 0) return [plainForms]
+      const shared = { ...plainForms, lanes: best.lanes }
+      const matrix = matrixSide(adapter)
+      return [
+        plainForms,
+        shared,
+        ...(best.f16 ? [{ ...shared, f16: true }] : []),
+        ...(matrix ? [{ ...shared, matrix }] : []),
+      ]
+    })
 
   /** A tensor as a checkpoint stores it, in buffer 0, and turned in buffer 1. */
   function tensor(dtype: (typeof dtypes)[number], rows: number, columns: number, seed: number) {
@@ -111,31 +126,33 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         const { block, values, buffers, turn } = tensor(dtype, columns, inner, 1)
         const x = numbers(rows * inner, 2)
         const want = reference.gemm(x, values, [rows, columns, inner])
-        for (const lanes of await ways()) {
-          const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns, lanes })
+        for (const forms of await ways()) {
+          const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns, forms })
           close(await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3), want, 1e-6 * inner)
         }
       }
     })
 
     test(`gemm takes a ${dtype} matrix in blocks and x from any row on`, async () => {
-      const lanes = Math.max(...(await ways()))
-      const [rows, columns, inner, skipped] = [5, 24, 20, 2]
+      const [rows, columns, inner, skipped] = [11, 24, 64, 2]
       const stored = encode(dtype, numbers(columns * inner, 3))
       const bytes = stored.byteLength / columns
       const blocks = [0, 16].map(
         (first, i): Block => ({ buffer: 2 + i, dtype, first, rows: i === 0 ? 16 : 8, columns: inner }),
       )
       const x = numbers((rows + skipped) * inner, 4)
-      const got = await run(
-        [stored.slice(0, 16 * bytes), stored.slice(16 * bytes), ...blocks.map(turnedBytes), x, 4 * rows * columns],
-        blocks.flatMap((block, i) => [
-          kernels.turn(i, block),
-          kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped, lanes }),
-        ]),
-        5,
-      )
-      close(got, reference.gemm(x.subarray(skipped * inner), decode(dtype, stored), [rows, columns, inner]), 2e-5)
+      const want = reference.gemm(x.subarray(skipped * inner), decode(dtype, stored), [rows, columns, inner])
+      for (const forms of await ways()) {
+        const got = await run(
+          [stored.slice(0, 16 * bytes), stored.slice(16 * bytes), ...blocks.map(turnedBytes), x, 4 * rows * columns],
+          blocks.flatMap((block, i) => [
+            kernels.turn(i, block),
+            kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped, forms }),
+          ]),
+          5,
+        )
+        close(got, want, 1e-6 * inner)
+      }
     })
 
     test(`clear puts zeros into rows and columns of a stored ${dtype} matrix`, async () => {
@@ -264,10 +281,10 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         last: both > 0 ? start + both - 1 : row,
       }))
       const want = reference.attention({ q: q!, k: k!, v: v! }, sees, { heads, groups, size })
-      for (const lanes of await ways()) {
+      for (const forms of await ways()) {
         const attention = kernels.attention(
           { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-          { rows, heads, groups, size, scale: size ** -0.5, window, both, lanes },
+          { rows, heads, groups, size, scale: size ** -0.5, window, both, forms },
         )
         close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
       }

@@ -78,8 +78,10 @@ describe('the border between TypeScript and C++ names what crosses it:', () => {
 describe('the registry of kernels', () => {
   test('has the kernels of the addon', () => {
     const names = [...kernels.keys(), ...Object.keys(forwardKernels).map((name) => `forward/${name}`)]
-    // Some have a variant for subgroups, and the bench has a kernel of its own.
-    const own = loadAddon().kernels.map((name) => name.replace(/^(forward\/\w+)_(subgroup|\d+)$/, '$1'))
+    // Some have several forms, and the bench has a kernel of its own.
+    const own = loadAddon().kernels.map((name) =>
+      name.replace(/^(forward\/[a-z]+)_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
+    )
     expect(sorted(new Set(own))).toEqual(sorted([...names, 'bench/gemm']))
   })
 

@@ -41,6 +41,7 @@ function text(report: DoctorReport): string {
     lines.push(
       `In use: ${adapterText(engine.adapter)}, ${engine.slots} slots, opened in ${milliseconds(engine.openMilliseconds)}.`,
     )
+    lines.push(`Models run on it with ${formsText(engine.forms)}.`)
   } else lines.push('No engine can be opened.')
   lines.push(`memcpy, one thread: ${rate(report.memcpy)}`)
   if (kernel) {
@@ -52,4 +53,10 @@ function text(report: DoctorReport): string {
   else lines.push(`disk of ${disk.folder}: write + fsync ${rate(disk.write)}, read (cached) ${rate(disk.read)}`)
   if (report.advice.length > 0) lines.push('', ...report.advice.map((text) => `- ${text}`))
   return lines.join('\n')
+}
+
+function formsText({ lanes, f16, matrix }: NonNullable<DoctorReport['engine']>['forms']): string {
+  if (lanes === 0) return 'kernels that need no subgroups'
+  const more = [f16 ? ', f16 of its own' : '', matrix > 0 ? `, matrices of ${matrix} x ${matrix}` : '']
+  return `subgroups of ${lanes}${more.join('')}`
 }

@@ -7,9 +7,12 @@ export {
   columnWords,
   type Draw,
   drawTable,
+  type Forms,
+  formsOf,
   forwardKernels,
+  matrixSide,
   noTarget,
-  subgroupLanes,
+  plainForms,
   tokenWords,
   turnedBytes,
 } from './kernels.js'

@@ -63,10 +63,31 @@ function bits(value: number): number {
   return words.getUint32(0)
 }
 
-/** Invocations of a subgroup, where the kernels of matrices can let them share what they read; else 0. */
-export function subgroupLanes({ features, limits }: NativeAdapter): number {
-  const lanes = limits.subgroupMinSize ?? 0
-  return features.includes('subgroups') && lanes >= 4 ? lanes : 0
+/** The forms in which an adapter runs the kernels that have several. */
+export interface Forms {
+  /** Invocations of a subgroup, whose neighbours read for each other; 0: the kernels that run anywhere. */
+  lanes: number
+  /** f16 weights are read by the adapter's own f16. */
+  f16: boolean
+  /** Side of the matrices of f16 weights that a subgroup multiplies at once; 0: none. */
+  matrix: number
+}
+
+export const plainForms: Forms = { lanes: 0, f16: false, matrix: 0 }
+
+/** Those that are fastest on an adapter, of the ones that it offers: on a CPU matrices of a subgroup take ten times as long. */
+export function formsOf(adapter: NativeAdapter): Forms {
+  const { features, limits, type } = adapter
+  const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0
+  if (lanes < 4) return plainForms
+  return { lanes, f16: features.includes('shader-f16'), matrix: type === 'cpu' ? 0 : matrixSide(adapter) }
+}
+
+/** Side of the matrices that kernel gemm_matrix can take on an adapter; 0: none. */
+export function matrixSide({ features, limits }: NativeAdapter): number {
+  const { subgroupMinSize = 0, subgroupMaxSize = 0, subgroupMatrixSide: side = 0 } = limits
+  const fits = features.includes('shader-f16') && subgroupMinSize === subgroupMaxSize
+  return fits && (side === 8 || side === 16) ? side : 0
 }
 
 /** Draws as the words that kernel `sample` reads; what has none keeps its likeliest id. */
@@ -90,6 +111,16 @@ function perRow(rows: number, z = 1): [number, number, number] {
 /** An invocation for each four of so many elements, 64 a workgroup. */
 function perQuads(elements: number): [number, number, number] {
   return perRow(Math.ceil(elements / 256))
+}
+
+/** The kernel that multiplies so many rows with a block, and the rows and columns that a workgroup of it makes. */
+function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix }: Forms) {
+  if (matrix > 0 && dtype === 'F16' && columns % 32 === 0 && rows > 8) {
+    return { kernel: `gemm_matrix_${matrix}`, tall: 2 * matrix, wide: panel, lanes }
+  }
+  if (lanes === 0 || columns % 4 !== 0) return { kernel: 'gemm', tall: 8, wide: 16 * octet, lanes }
+  const tall = rows === 1 ? 1 : rows <= 8 ? 8 : 16
+  return { kernel: `gemm_${tall}${f16 && dtype === 'F16' ? '_f16' : ''}`, tall, wide: lanes * octet, lanes }
 }
 
 const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: codes[dtype] })
@@ -183,22 +214,20 @@ export const forwardKernels = {
     grid: perRow(at.rows),
   }),
 
-  /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. `lanes`: those of a subgroup (`subgroupLanes`). */
+  /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
   gemm: (
     weight: Block,
     x: number,
     y: number,
-    { rows, stride, from = 0, lanes = 0 }: { rows: number; stride: number; from?: number; lanes?: number },
+    { rows, stride, from = 0, forms = plainForms }: { rows: number; stride: number; from?: number; forms?: Forms },
   ): NativeDispatch => {
-    const shares = lanes > 0 && weight.columns % 4 === 0
-    const tile = !shares || (rows > 1 && rows <= 8) ? 8 : rows === 1 ? 1 : 16
-    const width = shares ? lanes : 16
+    const { kernel, tall, wide, lanes } = gemmForm(weight, rows, forms)
     return {
-      kernel: shares ? `forward/gemm_${tile}` : 'forward/gemm',
-      constants: { ...dtypeOf(weight), SUBGROUP: width },
+      kernel: `forward/${kernel}`,
+      constants: { ...dtypeOf(weight), SUBGROUP: lanes },
       parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
       buffers: [weight.buffer, x, y],
-      grid: [Math.ceil(weight.rows / octet / width), Math.ceil(rows / tile), 1],
+      grid: [Math.ceil(weight.rows / wide), Math.ceil(rows / tall), 1],
     }
   },
 
@@ -241,9 +270,9 @@ export const forwardKernels = {
   /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `both`: all of so many rows. */
   attention: (
     { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
-    at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number> & { lanes?: number },
+    at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number> & { forms?: Forms },
   ): NativeDispatch => {
-    const { lanes = 0 } = at
+    const { lanes } = at.forms ?? plainForms
     const shares = lanes > 0 && at.size % 4 === 0 && at.size <= 32 * lanes
     return {
       kernel: shares ? 'forward/attention_subgroup' : 'forward/attention',

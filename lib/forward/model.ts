@@ -11,7 +11,7 @@ import type { Host } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
 import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
-import { type Block, forwardKernels, subgroupLanes, turnedBytes } from './kernels.js'
+import { type Block, formsOf, forwardKernels, turnedBytes } from './kernels.js'
 import { type Gear, noGear } from './meter.js'
 import { type Part, partsOf, tensorsOf, wholeOf } from './part.js'
 import {
@@ -394,10 +394,10 @@ export class Model {
 
   private buffersOf({ device }: Host, part: Part, gear: Gear, stream?: Stream): Buffers {
     const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
-    const lanes = subgroupLanes(device.adapter)
+    const forms = formsOf(device.adapter)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
-    const room = { tokens: this.tokens, cache: this.cache, binding, lanes, part, stream, gear, list }
+    const room = { tokens: this.tokens, cache: this.cache, binding, forms, part, stream, gear, list }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 

@@ -2,7 +2,15 @@
 
 import type { ModelSpec, Op, Rotary, Stack } from '../families/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
-import { type Block, drawWords, forwardKernels as kernels, panel, tokenWords, turnedBytes } from './kernels.js'
+import {
+  type Block,
+  drawWords,
+  type Forms,
+  forwardKernels as kernels,
+  panel,
+  tokenWords,
+  turnedBytes,
+} from './kernels.js'
 import { type Gear, Meters, noGear } from './meter.js'
 import { type Part, tensorsOf, wholeOf } from './part.js'
 import type { Stream } from './stream.js'
@@ -19,8 +27,8 @@ export interface Room {
   cache: number
   /** Bytes a buffer may have. */
   binding: number
-  /** Invocations of a subgroup (`subgroupLanes`). */
-  lanes: number
+  /** Of the kernels (`formsOf`). */
+  forms: Forms
   /** Defaults to the whole model. */
   part?: Part | undefined
   /** The parts take turns in these buffers; begins without the first one that passes by. */
@@ -87,7 +95,7 @@ export class Buffers {
     let most = room.tokens
     if (vision !== undefined && (this.part.enter || stream !== undefined)) {
       const tokens = imagesOf(spec, room.tokens) * vision.stack.attention.both
-      this.vision = new Program(vision.stack, { tokens, cache: 0, lanes: room.lanes }, this.tensors, add)
+      this.vision = new Program(vision.stack, { tokens, cache: 0, forms: room.forms }, this.tensors, add)
       most = Math.max(most, tokens)
     }
     this.meters = new Meters(spec, room.gear ?? noGear, { rows: most, binding: room.binding, held: this.tensors }, add)
@@ -139,11 +147,11 @@ export class Buffers {
   /** Logits, losses and best tokens of some rows; the tokens that are drawn, where there are draws. */
   head(from: number, rows: number, drawn: boolean): NativeDispatch[] {
     const { head, vocabulary } = this.spec
-    const { lanes } = this.room
+    const { forms } = this.room
     const x = this.language.activation(head.x)
     return [
       ...(this.tensors.get(head.weight) ?? []).map((block) =>
-        kernels.gemm(block, x, this.logits, { rows, stride: vocabulary, from, lanes }),
+        kernels.gemm(block, x, this.logits, { rows, stride: vocabulary, from, forms }),
       ),
       kernels.nll({ ...this, tokens: this.language.tokens }, { rows, width: vocabulary, from }),
       ...(drawn ? [kernels.sample(this, { rows, width: vocabulary, from })] : []),
@@ -163,7 +171,7 @@ export class Program {
 
   constructor(
     readonly stack: Stack,
-    private readonly room: Pick<Room, 'tokens' | 'cache' | 'lanes'>,
+    private readonly room: Pick<Room, 'tokens' | 'cache' | 'forms'>,
     private readonly tensors: ReadonlyMap<string, Block[]>,
     add: (bytes: number) => number,
   ) {
@@ -231,10 +239,10 @@ export class Program {
       }
       case 'linear': {
         const blocks = this.blocks(op.weight)
-        const { lanes } = this.room
+        const { forms } = this.room
         const stride = blocks.reduce((sum, block) => sum + block.rows, 0)
         return [
-          ...blocks.map((block) => kernels.gemm(block, buffer(op.x), buffer(op.y), { rows, stride, lanes })),
+          ...blocks.map((block) => kernels.gemm(block, buffer(op.x), buffer(op.y), { rows, stride, forms })),
           ...this.bias(op.bias, op.y, rows),
         ]
       }
@@ -252,7 +260,7 @@ export class Program {
           kernels.store(tokens, v, cache.values, rows, groups * size),
           kernels.attention(
             { tokens, q, ...cache, y },
-            { rows, heads, groups, size, scale: size ** -0.5, window: op.window, both, lanes: this.room.lanes },
+            { rows, heads, groups, size, scale: size ** -0.5, window: op.window, both, forms: this.room.forms },
           ),
         ]
       }

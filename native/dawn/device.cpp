@@ -61,6 +61,7 @@ const char* backendName(wgpu::BackendType type) {
 const std::pair<wgpu::FeatureName, const char*> kFeatures[] = {
     {wgpu::FeatureName::ShaderF16, "shader-f16"},
     {wgpu::FeatureName::Subgroups, "subgroups"},
+    {wgpu::FeatureName::ChromiumExperimentalSubgroupMatrix, "chromium-experimental-subgroup-matrix"},
     {wgpu::FeatureName::TimestampQuery, "timestamp-query"},
     {wgpu::FeatureName::HostMappedPointer, "host-mapped-pointer"},
 };
@@ -89,6 +90,7 @@ AdapterFacts describe(const wgpu::Adapter& adapter) {
       {"maxComputeInvocationsPerWorkgroup", limits.maxComputeInvocationsPerWorkgroup},
       {"maxComputeWorkgroupsPerDimension", limits.maxComputeWorkgroupsPerDimension},
       {"subgroupMinSize", info.subgroupMinSize},
+      {"subgroupMaxSize", info.subgroupMaxSize},
   };
   return facts;
 }
@@ -234,7 +236,10 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
 
   std::vector<wgpu::FeatureName> features;
   if (self->mapped_) features.push_back(wgpu::FeatureName::HostMappedPointer);
-  if (self->adapter_.HasFeature(wgpu::FeatureName::Subgroups)) features.push_back(wgpu::FeatureName::Subgroups);
+  for (const auto feature : {wgpu::FeatureName::Subgroups, wgpu::FeatureName::ShaderF16,
+                             wgpu::FeatureName::ChromiumExperimentalSubgroupMatrix}) {
+    if (self->adapter_.HasFeature(feature)) features.push_back(feature);
+  }
   // Every byte of a slot is written before it is read, so clearing buffers at first use is wasted time.
   const char* const off[] = {"lazy_clear_resource_on_first_use"};
   wgpu::DawnTogglesDescriptor toggles;
@@ -287,7 +292,47 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
       },
       self->state_.get());
   self->queue_ = self->device_.GetQueue();
+  self->facts_.limits["subgroupMatrixSide"] = self->matrixSide();
   return self;
+}
+
+uint32_t Device::matrixSide() const {
+  if (!device_.HasFeature(wgpu::FeatureName::ChromiumExperimentalSubgroupMatrix) ||
+      !device_.HasFeature(wgpu::FeatureName::ShaderF16)) {
+    return 0;
+  }
+  // The list of an adapter changes its layout from one version of Dawn to the next, so what compiles is what there is.
+  const auto lanes = std::to_string(static_cast<uint32_t>(facts_.limits.at("subgroupMaxSize")));
+  for (const uint32_t side : {16, 8}) {
+    const std::string shape = ", " + std::to_string(side) + ", " + std::to_string(side) + ">";
+    const std::string code =
+        "enable f16; enable chromium_experimental_subgroup_matrix;"
+        "@group(0) @binding(0) var<storage, read_write> y: array<f32>;"
+        "@compute @workgroup_size(" +
+        lanes +
+        ") fn main() {"
+        "let sums = subgroupMatrixMultiplyAccumulate(subgroup_matrix_left<f16" +
+        shape + "(), subgroup_matrix_right<f16" + shape + "(), subgroup_matrix_result<f32" + shape +
+        "());"
+        "subgroupMatrixStore<row_major>(&y, 0u, sums, " +
+        std::to_string(side) + "u); }";
+    wgpu::ShaderSourceWGSL wgsl;
+    wgsl.code = wgpu::StringView(code);
+    wgpu::ShaderModuleDescriptor descriptor;
+    descriptor.nextInChain = &wgsl;
+    device_.PushErrorScope(wgpu::ErrorFilter::Validation);
+    wgpu::ComputePipelineDescriptor pipeline;
+    pipeline.compute.module = device_.CreateShaderModule(&descriptor);
+    pipeline.compute.entryPoint = "main";
+    device_.CreateComputePipeline(&pipeline);
+    bool compiles = false;
+    wait(device_.PopErrorScope(wgpu::CallbackMode::WaitAnyOnly,
+                               [&compiles](wgpu::PopErrorScopeStatus, wgpu::ErrorType type, wgpu::StringView) {
+                                 compiles = type == wgpu::ErrorType::NoError;
+                               }));
+    if (compiles) return side;
+  }
+  return 0;
 }
 
 Device::~Device() {

@@ -70,6 +70,8 @@ class Device {
   };
 
   Device() = default;
+  // Side of the square matrices of f16 numbers that a subgroup multiplies with sums in f32; 0: none.
+  uint32_t matrixSide() const;
 
   std::shared_ptr<State> state_;
   wgpu::Instance instance_;

@@ -5,7 +5,7 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
-#include "weights.wgsl"
+#include "packed.wgsl"
 override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;
@@ -32,16 +32,19 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
   for (var k = 0u; k < quads; k++) {
-    var w: array<Octet, 4>;
-    for (var i = 0u; i < 4u; i++) { w[i] = octet(octet_at(own, 4u * k + i, p.inner)); }
+    // Names of their own: SwiftShader keeps arrays in memory.
+    let w0 = octet(octet_at(own, 4u * k, p.inner));
+    let w1 = octet(octet_at(own, 4u * k + 1u, p.inner));
+    let w2 = octet(octet_at(own, 4u * k + 2u, p.inner));
+    let w3 = octet(octet_at(own, 4u * k + 3u, p.inner));
     if (k % STEP == 0u) {
       for (var e = 0u; e < READS; e++) { mine[e] = x[at[e] + min(k + ahead, quads - 1u)]; }
     }
     for (var e = 0u; e < READS; e++) {
       for (var r = 0u; r < APART; r++) {
         let v = subgroupShuffle(mine[e], k % STEP * APART + r);
-        a[APART * e + r] += v.x * w[0].a + v.y * w[1].a + v.z * w[2].a + v.w * w[3].a;
-        b[APART * e + r] += v.x * w[0].b + v.y * w[1].b + v.z * w[2].b + v.w * w[3].b;
+        a[APART * e + r] += v.x * w0.a + v.y * w1.a + v.z * w2.a + v.w * w3.a;
+        b[APART * e + r] += v.x * w0.b + v.y * w1.b + v.z * w2.b + v.w * w3.b;
       }
     }
   }
