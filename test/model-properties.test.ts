@@ -2,7 +2,7 @@
  * What holds for every model, whatever its sizes: configs are drawn at random (from a fixed seed), with odd widths, groups of
  * heads, biases, norms of heads, tied heads, types and shards.
  */
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
@@ -84,7 +84,10 @@ function write({ config, dtype, shards }: Drawn): string {
     const own = shapes.filter((_, i) => i % shards === shard)
     const tensors = own.map(([name, shape]): [string, Raw] => {
       weight_map[name] = file
-      return [name, { dtype, shape: [...shape], bytes: Buffer.from(encode(dtype, fill(name, [...shape]))) }]
+      // The second layer adds the least to the residual stream, so that a block is left out before others.
+      const least = /layers\.1\..*(o_proj|down_proj)/.test(name) ? 0.02 : 1
+      const values = fill(name, [...shape]).map((value) => least * value)
+      return [name, { dtype, shape: [...shape], bytes: Buffer.from(encode(dtype, values)) }]
     })
     writeSafetensors(join(folder, file), Object.fromEntries(tensors))
   }
@@ -129,6 +132,7 @@ describe('every model', () => {
 
   test('says the same masked and compact, without heads and neurons, and without blocks after that', async () => {
     const data = fresh('data.jsonl')
+    let differing = 0
     writeFileSync(data, ['49+45=94', 'r:xsoxbyaf=faybxosx'].map((text) => JSON.stringify({ text })).join('\n'))
     await fc.assert(
       fc.asyncProperty(drawn, async (one) => {
@@ -147,6 +151,7 @@ describe('every model', () => {
         const want = await logits(engine, masked, prompt)
         const scale = want.reduce((most, value) => Math.max(most, Math.abs(value)), 1)
         expect(far(await logits(engine, compact, prompt), want) / scale).toBeLessThan(1e-5)
+        if ('per_layer_config' in JSON.parse(readFileSync(join(compact, 'config.json'), 'utf8'))) differing++
         const other = fresh('scores')
         await score(engine, compact, { methods: ['bi'], data, out: other })
         const remove = { method: 'bi', remove: 2, scores: other } as const
@@ -155,5 +160,6 @@ describe('every model', () => {
       }),
       { seed: 42, numRuns: 6 },
     )
+    expect(differing).toBeGreaterThan(1)
   })
 })
