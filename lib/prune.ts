@@ -29,11 +29,15 @@ export interface PruneOptions extends Choice {
   journalEvery?: number | string | undefined
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
+  /** Heads and neurons with their scores, before anything is written; in the order of the report's `units`. */
+  onUnits?: ((units: NonNullable<Decision['scored']>) => void) | undefined
   /** Bytes written, of all. */
   onProgress?: ((done: number, total: number) => void) | undefined
 }
 
-export interface PruneReport extends Partial<Rewritten>, Pick<Decision, 'units' | 'blocks' | 'notes'> {
+export interface PruneReport
+  extends Partial<Rewritten>,
+    Pick<Decision, 'about' | 'units' | 'blocks' | 'blockScores' | 'notes'> {
   model: string
   out: string
   method: PruneMethod
@@ -51,7 +55,17 @@ export interface PruneReport extends Partial<Rewritten>, Pick<Decision, 'units' 
  */
 export async function prune(engine: Engine, path: string, options: PruneOptions): Promise<PruneReport> {
   const begin = performance.now()
-  const { out, overwrite, resume = false, journalEvery, dryRun = false, signal, onProgress, ...choice } = options
+  const {
+    out,
+    overwrite,
+    resume = false,
+    journalEvery,
+    dryRun = false,
+    signal,
+    onProgress,
+    onUnits,
+    ...choice
+  } = options
   const { method, layout = 'masked' } = choice
   const kind = checkChoice(choice)
   const checkpoint = await checkpointOf(engine, path)
@@ -60,13 +74,15 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
     const scores = choice.scores === undefined ? undefined : await readScores(host.addon, choice.scores, checkpoint)
     const subject = { host, checkpoint, spec, scores }
     const decide = { weights: pruneWeights, widths: pruneWidths, blocks: pruneBlocks }[kind]
-    const { tensors, config, removed, about, units, blocks, notes } = await decide(subject, choice)
+    const decision = await decide(subject, choice)
+    const { tensors, config, removed, about, units, scored, blocks, blockScores, notes } = decision
+    if (scored) onUnits?.(scored)
     const before = [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + elementsOf(shape), 0)
     const report = {
-      ...{ model: path, out, method, dryRun, layout },
+      ...{ model: path, out, method, dryRun, layout, about },
       parameters: { before, after: before - removed },
       ...(units && { units }),
-      ...(blocks && { blocks }),
+      ...(blocks && { blocks, blockScores }),
       notes,
       adapter: engine.adapter.info.device,
     }

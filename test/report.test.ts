@@ -183,12 +183,17 @@ test('diff --report writes where a model has moved', async () => {
 })
 
 test('score --report and prune --report draw what is important and what was kept', async () => {
-  const [scores, pages] = [join(folder, 'base.scores'), ['score', 'prune'].map((name) => join(folder, `${name}.html`))]
+  const [scores, pages] = [
+    join(folder, 'base.scores'),
+    ['score', 'prune', 'shallow'].map((name) => join(folder, `${name}.html`)),
+  ]
   const data = ['--data', 'test/goldens/tasks/calibration.jsonl', '--samples', '8']
   const scored = ['score', 'demo/models/base', '--method', 'flap,bi', ...data, '--out', scores, '--report', pages[0]!]
   const pruned = ['prune', 'demo/models/base', join(folder, 'pruned'), '--method', 'flap', '--scores', scores]
   expect((await cli(...scored)).code).toBe(0)
   expect((await cli(...pruned, '--report', pages[1]!)).code).toBe(0)
+  const shallow = ['prune', 'demo/models/base', join(folder, 'shallow'), '--method', 'bi', '--scores', scores]
+  expect((await cli(...shallow, '--layout', 'compact', '--report', pages[2]!)).code).toBe(0)
   for (const [page, labels] of [
     [
       pages[0]!,
@@ -200,7 +205,17 @@ test('score --report and prune --report draw what is important and what was kept
         'Magnitude of weights: distribution',
       ],
     ],
-    [pages[1]!, ['Kept: neurons', 'Kept: groups of heads', 'Weights that have gone, by layer and module']],
+    [
+      pages[1]!,
+      [
+        'Kept: neurons',
+        'Scores: neurons',
+        'Kept: groups of heads',
+        'Scores: groups of heads',
+        'Weights that differ from the model, by layer and module',
+      ],
+    ],
+    [pages[2]!, ['Kept: blocks', 'Scores: block influence: block influence']],
   ] as const) {
     await browser.show(page)
     expect(browser.complaints).toEqual([])

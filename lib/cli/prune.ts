@@ -3,7 +3,7 @@
 import { type Command, Option } from 'commander'
 import { diff } from '../diff.js'
 import { type PruneOptions, type PruneReport, prune, pruneMethods } from '../prune.js'
-import { prunePage } from '../report/index.js'
+import { prunePage, type UnitScores } from '../report/index.js'
 import { bytes, count, milliseconds, parameters, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, dryRun, json, memory, overwrite, realNumber, report, wholeNumber } from './options.js'
@@ -73,6 +73,7 @@ async function run(
   { json, adapter, memory, report, bias, ...flags }: Common & Reported & Omit<PruneOptions, 'out'>,
 ): Promise<void> {
   const common: Common & Reported = { json, adapter, memory, report }
+  let scored: UnitScores | undefined
   const done = await withEngine('prune', common, async (engine, progress) => {
     const found = await prune(engine, model, {
       ...flags,
@@ -80,13 +81,19 @@ async function run(
       ...(bias === false ? { bias } : {}),
       out,
       signal,
+      onUnits: (units) => {
+        scored = units
+      },
       onProgress: (bytesWritten, totalWrite) =>
         progress.update({ bytesRead: 0, totalRead: 0, bytesWritten, totalWrite, tensor: '' }),
     })
     if (!found.dryRun) {
       const same = found.layout === 'masked'
       await writeReport(common, async () =>
-        prunePage(found, same ? await diff(engine, model, out, { signal }) : undefined),
+        prunePage(found, {
+          units: scored,
+          changed: same ? await diff(engine, model, out, { signal }) : undefined,
+        }),
       )
     }
     return found

@@ -65,8 +65,12 @@ export interface Decision {
   about: string
   /** Heads and neurons that stay, by layer, and which go. */
   units?: { layer: number; kind: Units['kind']; kept: number; dropped: number[] }[] | undefined
+  /** The same units in the same order with their scores: means over the columns that take what they make. */
+  scored?: { kept: boolean[]; scores: number[] }[] | undefined
   /** Blocks that go. */
   blocks?: number[] | undefined
+  /** What the blocks were chosen by, one a block; for `angular` one a run that could go, by its first block. */
+  blockScores?: number[] | undefined
   notes: string[]
 }
 

@@ -5,7 +5,15 @@ import { type Units, withWidths } from '../families/index.js'
 import type { Scores } from '../score/index.js'
 import { addBiases } from './biases.js'
 import { argument, type Choice, type Decision, elementsOf, type Subject } from './decision.js'
-import { columnScores, type KeptUnits, keepGlobal, keepLocal, type ScoredUnits, type WidthMetric } from './widths.js'
+import {
+  columnScores,
+  type KeptUnits,
+  keepGlobal,
+  keepLocal,
+  means,
+  type ScoredUnits,
+  type WidthMetric,
+} from './widths.js'
 
 /** Units of all layers with the scores of their columns. */
 async function scoreUnits(scores: Scores, { checkpoint, spec }: Subject, metric: WidthMetric): Promise<ScoredUnits[]> {
@@ -74,6 +82,10 @@ export async function pruneWidths(subject: Subject, options: Choice): Promise<De
       kind,
       kept: stays.filter((stay) => stay).length,
       dropped: stays.flatMap((stay, unit) => (stay ? [] : [unit])),
+    })),
+    scored: kept.map(({ units: { count }, kept: stays }, i) => ({
+      kept: stays,
+      scores: means(scored[i]?.columns ?? new Float64Array(), count),
     })),
     notes,
   }

@@ -5,7 +5,7 @@ import type { ModelSpec } from '../families/index.js'
 import { layerLists } from '../plan/index.js'
 import type { Scores } from '../score/index.js'
 import { argument, type Choice, type Decision, elementsOf, type Subject } from './decision.js'
-import { leastBlocks, leastRun } from './depth.js'
+import { checkCount, leastBlocks, leastRun } from './depth.js'
 
 export async function pruneBlocks(subject: Subject, options: Choice): Promise<Decision> {
   const { checkpoint, spec } = subject
@@ -13,12 +13,11 @@ export async function pruneBlocks(subject: Subject, options: Choice): Promise<De
   const { method, remove = 1, tokens = 'all', layout = 'masked' } = options
   const layers = spec.language.layers.length
   const read = (name: string) => scores.read(name)
-  const blocks =
-    method === 'bi'
-      ? leastBlocks(await read('block_influence'), remove)
-      : method === 'ablation'
-        ? leastBlocks(await read(`importance/${tokens}`), remove)
-        : leastRun(remove < layers && remove > 0 ? await read(`angular/${remove}`) : [], remove, layers)
+  checkCount(remove, layers)
+  const blockScores = await read(
+    method === 'bi' ? 'block_influence' : method === 'ablation' ? `importance/${tokens}` : `angular/${remove}`,
+  )
+  const blocks = method === 'angular' ? leastRun(blockScores, remove, layers) : leastBlocks(blockScores, remove)
   const gone = new Set(blocks)
   const tensors = new Map<string, Content | null>()
   let removed = 0
@@ -67,6 +66,7 @@ export async function pruneBlocks(subject: Subject, options: Choice): Promise<De
     removed,
     about: `The blocks ${blocks.join(', ')} of ${layers} are ${layout === 'compact' ? 'left out' : 'without effect'}, chosen by ${method}.`,
     blocks,
+    blockScores: [...blockScores],
     notes: [],
   }
 }

@@ -130,7 +130,7 @@ function standardised(values: Float64Array): Float64Array {
 }
 
 /** Of runs of columns, one run a unit. */
-function means(columns: Float64Array, count: number): number[] {
+export function means(columns: Float64Array, count: number): number[] {
   const size = columns.length / count
   return Array.from({ length: count }, (_, u) => {
     let sum = 0

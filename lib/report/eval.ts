@@ -49,7 +49,7 @@ export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outc
     },
     ...(share ? [] : lossSections(reports, outcomes)),
     ...(metric === 'choice' ? marginSections(reports, outcomes) : []),
-    ...(share ? errorSections(outcomes, metric) : []),
+    ...(share ? errorSections(reports, outcomes, metric) : []),
   ]
   return {
     title: `How well ${shortName(model)} does: ${metric}`,
@@ -121,8 +121,14 @@ function marginSections(reports: readonly EvalReport[], outcomes: readonly Outco
   ]
 }
 
-function errorSections(outcomes: readonly Outcome[], metric: 'exact-match' | 'choice'): Section[] {
+function errorSections(
+  reports: readonly EvalReport[],
+  outcomes: readonly Outcome[],
+  metric: 'exact-match' | 'choice',
+): Section[] {
   const wrong = outcomes.filter(({ right }) => right !== true)
+  const each = Math.ceil(shown / reports.length)
+  const few = reports.flatMap(({ data }) => wrong.filter((line) => line.data === data).slice(0, each))
   const said = (line: Outcome): [string, string] =>
     metric === 'choice'
       ? [choiceOf(line, line.answer), choiceOf(line, line.picked)]
@@ -132,11 +138,11 @@ function errorSections(outcomes: readonly Outcome[], metric: 'exact-match' | 'ch
   return [
     {
       title,
-      text: `${wrong.length} of ${outcomes.length} lines${wrong.length > shown ? `; the first ${shown} of them:` : ':'}`,
+      text: `${wrong.length} of ${outcomes.length} lines${few.length < wrong.length ? `; the first of each data set:` : ':'}`,
       figure: {
         kind: 'table',
         head: ['data', 'line', 'prompt', 'answer', metric === 'choice' ? 'picked' : 'said'],
-        rows: wrong.slice(0, shown).map((line) => [...placeOf(line), cut(line.prompt), ...said(line)]),
+        rows: few.map((line) => [...placeOf(line), cut(line.prompt), ...said(line)]),
       },
     },
   ]

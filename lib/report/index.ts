@@ -18,7 +18,7 @@ export { evalPage } from './eval.js'
 export { immPage, immTables } from './imm.js'
 export { manuPage } from './manu.js'
 export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, Section, Table } from './page.js'
-export { prunePage } from './prune.js'
+export { prunePage, type UnitScores } from './prune.js'
 export { scorePage } from './score.js'
 
 /** The page as one HTML document. The same page gives the same text. */

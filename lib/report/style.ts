@@ -47,6 +47,7 @@ th,td{padding:6px 14px 6px 0;text-align:left;border-bottom:1px solid var(--line)
 thead th{color:var(--dim);font-weight:600;border-bottom-width:2px}
 tbody th{font-weight:500}
 .right{text-align:right;padding:6px 0 6px 18px}
+.right+:not(.right){padding-left:18px}
 tbody tr:hover{background:var(--card)}
 .scale{display:flex;align-items:center;gap:10px;margin:0 0 10px;font-size:12.5px;color:var(--dim)}
 .scale .ramp{display:flex;border:1px solid var(--line);border-radius:4px;overflow:hidden}
