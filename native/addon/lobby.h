@@ -1,0 +1,28 @@
+// Open engines by number. It is the one thing all environments of the process share: they have nothing else to hand an
+// engine over with.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "run/engine.h"
+
+namespace weightsmith {
+
+class Lobby {
+ public:
+  static Lobby& instance();
+  uint64_t add(const std::shared_ptr<Engine>& engine);
+  // Throws Error DISPOSED where the engine is closed.
+  std::shared_ptr<Engine> find(uint64_t id);
+
+ private:
+  void halt();
+
+  std::mutex mutex_;
+  std::map<uint64_t, std::weak_ptr<Engine>> engines_;
+  uint64_t last_ = 0;
+};
+
+}  // namespace weightsmith
