@@ -129,12 +129,14 @@ export const forwardKernels = {
   /** A tensor as in the checkpoint, [rows, columns], to what the others read. */
   turn: (source: number, to: Block): NativeDispatch => {
     const width = turnedWords(to.rows, to.dtype)
+    const vector = to.dtype === 'F32' ? 4 : 8
+    const whole = to.columns % vector === 0
     return {
       kernel: 'forward/turn',
-      constants: dtypeOf(to),
+      constants: { ...dtypeOf(to), VECTORS: whole ? 1 : 0 },
       parameters: [to.rows, to.columns, width],
       buffers: [source, to.buffer],
-      grid: [Math.ceil(width / 64), to.columns, 1],
+      grid: [whole ? to.columns / vector : to.columns, Math.ceil(width / 64), 1],
     }
   },
 
