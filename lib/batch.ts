@@ -8,7 +8,7 @@ import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { describeInputs, manifestName, readManifest, type Stage } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
-import { codeOf, messageOf, misuse, WeightsmithError } from './errors.js'
+import { codeOf, messageOf, WeightsmithError, wrongOption } from './errors.js'
 import { type BatchJob, type NamedJob, readJobs } from './jobs.js'
 import {
   checkOptions,
@@ -74,7 +74,7 @@ export interface BatchReport {
 export async function batch(engine: Engine, source: string | BatchJob[], options: BatchOptions): Promise<BatchReport> {
   const { jobs: parallel = 4, signal } = options
   if (!Number.isSafeInteger(parallel) || parallel < 1) {
-    throw misuse(`The option jobs should be a whole number from 1, but "${parallel}" was found.`)
+    throw wrongOption('jobs', 'a whole number from 1', parallel)
   }
   checkOptions(options)
   const start = performance.now()

@@ -2,7 +2,7 @@
 
 import { bytesOf, isStorable } from './checkpoint/index.js'
 import type { Adapter, Engine } from './engine.js'
-import { misuse } from './errors.js'
+import { wrongOption } from './errors.js'
 import { type KernelSpec, kernels } from './kernels.js'
 import type { StoreDType } from './native/border.js'
 import { loadAddon } from './native/load.js'
@@ -28,7 +28,7 @@ export async function bench(
 ): Promise<BenchReport> {
   const dtype = parseDType(options.dtype)
   if (dtype === undefined || !isStorable(dtype)) {
-    throw misuse(`The option dtype should be float32, float16 or bfloat16, but "${options.dtype}" was found.`)
+    throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
   }
   const specs = options.kernel === undefined ? [...kernels.values()] : [engine.kernel(options.kernel).spec]
   const elements = Math.max(1, Math.floor(options.size / bytesOf(dtype)))

@@ -125,7 +125,7 @@ async function measureEngine(
 }
 
 /** The exact command for this system; Debian 12's own Mesa is too old for Dawn, so it comes from backports there. */
-export async function howToInstallMesa(): Promise<string> {
+async function howToInstallMesa(): Promise<string> {
   if (process.platform !== 'linux') return 'Install the driver of your GPU.'
   const release = await readFile('/etc/os-release', 'utf8').catch(() => '')
   const field = (name: string) => new RegExp(`^${name}="?([^"\\n]*)`, 'm').exec(release)?.[1] ?? ''

@@ -170,6 +170,11 @@ export function misuse(message: string, details?: ErrorDetails): WeightsmithErro
   return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message, details)
 }
 
+/** An option that cannot be used: ERR_WEIGHTSMITH_ARGUMENT; `expected` goes on after "should be". */
+export function wrongOption(name: string, expected: string, found: unknown): WeightsmithError {
+  return misuse(`The option ${name} should be ${expected}, but "${String(found)}" was found.`)
+}
+
 /** A file or folder that cannot be written: ERR_WEIGHTSMITH_DISK_FULL or _IO_WRITE. */
 export function writeFailed(file: string, cause: unknown): WeightsmithError {
   const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'

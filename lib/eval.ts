@@ -3,7 +3,7 @@
 import type { Checkpoint } from './checkpoint/index.js'
 import { openText, Sight } from './data/index.js'
 import type { Adapter, Engine } from './engine.js'
-import { WeightsmithError } from './errors.js'
+import { misuse, throwIfAborted, WeightsmithError } from './errors.js'
 import { type DataSet, type Metric, measure, metrics, readSet } from './eval/index.js'
 import type { ModelSpec } from './families/index.js'
 import type { Model } from './forward/index.js'
@@ -127,7 +127,7 @@ export async function evaluateAll(
         model,
         text,
         sight: await Sight.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
-        check: () => throwIfAborted(signal),
+        check: () => throwIfAborted(signal, 'The evaluation'),
         step: (done: number) => options.onProgress?.({ done, total: examples, data: file }),
       }
       const { lines, ...result } = await measure(work, set)
@@ -158,19 +158,18 @@ function checkOptions(
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
-  if (!metrics.includes(metric))
-    throw argument(`The metric should be ${metrics.join(', ')}, but "${metric}" was found.`)
+  if (!metrics.includes(metric)) throw misuse(`The metric should be ${metrics.join(', ')}, but "${metric}" was found.`)
   for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
     const value = options[name]
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue
-    throw argument(`${name} should be a whole number from 1, not ${value}.`)
+    throw misuse(`${name} should be a whole number from 1, not ${value}.`)
   }
   if (window > spec.context) {
-    throw argument(`A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context}.`)
+    throw misuse(`A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context}.`)
   }
-  if (stride > window) throw argument(`A stride of ${stride} tokens is longer than the window of ${window}.`)
+  if (stride > window) throw misuse(`A stride of ${stride} tokens is longer than the window of ${window}.`)
   if (metric === 'exact-match' && ends.length === 0) {
-    throw argument(
+    throw misuse(
       'The metric exact-match needs an eos_token_id in config.json or generation_config.json, and there is none.',
     )
   }
@@ -189,13 +188,4 @@ async function estimateOf(
   const tokens = Math.min(model.tokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
   return (run * model.spec.language.layers.length * set.total) / tokens + load * reads
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted !== true) return
-  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The evaluation was aborted.', { cause: signal.reason })
-}
-
-function argument(message: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
 }

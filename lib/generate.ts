@@ -2,7 +2,7 @@
 
 import { checkIds, type Message, openText, type Prompt, Sight, type Text } from './data/index.js'
 import type { Adapter, Engine, Host } from './engine.js'
-import { WeightsmithError } from './errors.js'
+import { throwIfAborted, WeightsmithError, wrongOption } from './errors.js'
 import type { ModelSpec } from './families/index.js'
 import { generate, type Model, type Place, rowsOf, tensorsOf } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
@@ -104,7 +104,7 @@ export async function generateText(
 ): Promise<GenerateReport> {
   const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
   const sampling = samplingOf(options)
-  if (!Number.isInteger(maxTokens) || maxTokens < 1) throw argument('maxTokens', 'a whole number from 1', maxTokens)
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
   if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'There is no prompt.')
   const begin = performance.now()
   const checkpoint = await checkpointOf(engine, path)
@@ -158,7 +158,7 @@ export async function generateText(
         onEnd?.(one)
       },
       onPass: (tokens) => onProgress?.({ done: report.continuations.length, total: count, tokens, reads }),
-      check: () => throwIfAborted(signal),
+      check: () => throwIfAborted(signal, 'The generation'),
     })
   } finally {
     await model.close()
@@ -254,24 +254,12 @@ function idsOf(text: Text, prompt: Prompt, chat: boolean): number[] {
 
 function samplingOf({ temperature = 0, topK = 0, topP = 1, seed = 0, samples = 1, stop = [] }: GenerateTextOptions) {
   if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) {
-    throw argument('temperature', 'a number from 0', temperature)
+    throw wrongOption('temperature', 'a number from 0', temperature)
   }
-  if (!Number.isInteger(topK) || topK < 0) throw argument('topK', 'a whole number from 0', topK)
-  if (!(topP > 0 && topP <= 1)) throw argument('topP', 'a number above 0 and up to 1', topP)
-  if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0', seed)
-  if (!Number.isInteger(samples) || samples < 1) throw argument('samples', 'a whole number from 1', samples)
-  if (stop.includes('')) throw argument('stop', 'texts that are not empty', '""')
+  if (!Number.isInteger(topK) || topK < 0) throw wrongOption('topK', 'a whole number from 0', topK)
+  if (!(topP > 0 && topP <= 1)) throw wrongOption('topP', 'a number above 0 and up to 1', topP)
+  if (!Number.isSafeInteger(seed) || seed < 0) throw wrongOption('seed', 'a whole number from 0', seed)
+  if (!Number.isInteger(samples) || samples < 1) throw wrongOption('samples', 'a whole number from 1', samples)
+  if (stop.includes('')) throw wrongOption('stop', 'texts that are not empty', '')
   return { temperature, topK, topP, seed, samples }
-}
-
-function argument(name: string, wanted: string, found: unknown): WeightsmithError {
-  return new WeightsmithError(
-    'ERR_WEIGHTSMITH_ARGUMENT',
-    `The option ${name} should be ${wanted}, but ${String(found)} was found.`,
-  )
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted !== true) return
-  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The generation was aborted.', { cause: signal.reason })
 }

@@ -5,7 +5,7 @@ import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { batchesOf, readSequences } from './data/index.js'
 import type { Adapter, Engine } from './engine.js'
-import { WeightsmithError } from './errors.js'
+import { misuse, throwIfAborted, WeightsmithError, wrongOption } from './errors.js'
 import type { Model } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
 import {
@@ -83,11 +83,18 @@ const noteEvery = 30_000
 export async function score(engine: Engine, path: string, options: ScoreOptions): Promise<ScoreReport> {
   const { data, out, tau = 0.1, samples, seed = 0, dryRun = false, overwrite = false, signal, onProgress } = options
   const begin = performance.now()
+  for (const name of ['samples', 'tokens'] as const) {
+    const value = options[name]
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
+      throw wrongOption(name, 'a whole number from 1', value)
+    }
+  }
+  if (!(tau >= 0)) throw wrongOption('tau', 'a number from 0', tau)
   const methods = chosenMethods(options.methods)
   const needing = methods.find((method) => method.data)
   if (needing !== undefined && data === undefined)
-    throw argument(`The method ${needing.name} needs data, and none is given.`)
-  if (out === undefined && !dryRun) throw argument('A file to write the scores to is needed, and none is given.')
+    throw misuse(`The method ${needing.name} needs data, and none is given.`)
+  if (out === undefined && !dryRun) throw misuse('A file to write the scores to is needed, and none is given.')
   if (out !== undefined && !dryRun && !overwrite && (await stat(out).catch(() => undefined)) !== undefined) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
@@ -165,7 +172,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
           losses: (batch, nll, skip) => {
             for (const { losses } of collectors) losses?.(batch, nll, skip)
           },
-          check: () => throwIfAborted(signal),
+          check: () => throwIfAborted(signal, 'The scoring'),
           onStanding: async (standing, last) => {
             if (!last && performance.now() - latest < noteEvery) return
             await writeStanding(place, run, standing, kept.arrays)
@@ -180,7 +187,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
         if (!written.has(name)) await writer.write(name, values)
         written.add(name)
       }
-      throwIfAborted(signal)
+      throwIfAborted(signal, 'The scoring')
       await writer.finish()
       await removeStanding(place)
     } catch (error) {
@@ -228,16 +235,7 @@ function checkLayers(layers: readonly number[] | undefined, { spec }: Model, nam
   const depth = spec.language.layers.length
   const chosen = [...new Set(layers ?? spec.language.layers.keys())].sort((a, b) => a - b)
   const wrong = chosen.find((layer) => !Number.isInteger(layer) || layer < 0 || layer >= depth)
-  if (wrong !== undefined) throw argument(`Layer ${wrong} is asked for, but ${name} has the layers 0 to ${depth - 1}.`)
-  if (chosen.length === 0) throw argument('No layer is asked for.')
+  if (wrong !== undefined) throw misuse(`Layer ${wrong} is asked for, but ${name} has the layers 0 to ${depth - 1}.`)
+  if (chosen.length === 0) throw misuse('No layer is asked for.')
   return chosen
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted !== true) return
-  throw new WeightsmithError('ERR_WEIGHTSMITH_ABORTED', 'The scoring was aborted.', { cause: signal.reason })
-}
-
-function argument(message: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
 }

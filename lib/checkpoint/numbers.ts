@@ -17,7 +17,7 @@ export async function configText(config: unknown, { folder }: Pick<Checkpoint, '
   return textWithFloats(config, source)
 }
 
-export function textWithFloats(value: unknown, source: string): string {
+function textWithFloats(value: unknown, source: string): string {
   const floats: unknown = JSON.parse(
     source.replace(/"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g, (word) =>
       /[.eE]/.test(word) && !word.startsWith('"') ? `"\\u0000${word}"` : word,

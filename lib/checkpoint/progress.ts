@@ -5,7 +5,7 @@
 
 import { open, readFile, rename, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { writeFailed } from '../errors.js'
 import type { Manifest } from './manifest.js'
 
 export interface Progress {
@@ -28,10 +28,7 @@ export async function noteProgress(path: string, progress: Progress): Promise<vo
     }
     await rename(draft, path)
   } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', `${path} cannot be written: ${messageOf(cause)}.`, {
-      cause,
-      file: path,
-    })
+    throw writeFailed(path, cause)
   }
 }
 

@@ -4,7 +4,7 @@ import { inside } from './inside.js'
 import { largestConfig, readSmall } from './small.js'
 
 /** The template of a tokenizer's folder, if it has one. */
-export async function readTemplate(folder: string): Promise<string | undefined> {
+async function readTemplate(folder: string): Promise<string | undefined> {
   const file = await readText(folder, 'chat_template.jinja')
   if (file !== undefined) return file.trim()
   const text = (await readText(folder, 'tokenizer_config.json')) ?? '{}'

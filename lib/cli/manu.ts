@@ -1,7 +1,7 @@
 /** `weightsmith manu`. */
 
 import { type Command, Option } from 'commander'
-import { misuse } from '../errors.js'
+import { wrongOption } from '../errors.js'
 import {
   kinds,
   type Layers,
@@ -112,9 +112,7 @@ function weightsOf(list: string): Record<string, number> {
     words(list).map((word) => {
       const [name = '', value = ''] = word.split('=')
       if (parts.some((part) => part === name)) return [name, real('weights', value)]
-      throw misuse(
-        `The option weights should be such as abs=2,rms=1 with ${parts.join(', ')}, but "${word}" was found.`,
-      )
+      throw wrongOption('weights', `such as abs=2,rms=1 with ${parts.join(', ')}`, word)
     }),
   )
 }

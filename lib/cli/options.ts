@@ -1,7 +1,7 @@
 /** Options that several verbs have, and readers of what is given to options. */
 
 import { Option } from 'commander'
-import { misuse } from '../errors.js'
+import { wrongOption } from '../errors.js'
 
 export const json = () => new Option('--json', 'print one JSON document to stdout')
 
@@ -49,7 +49,7 @@ export function wholeNumbers(option: string): (text: string) => number[] {
     words(text).flatMap((part) => {
       const [first = 0, last = first] = part.split('-').map(Number)
       if (!/^\d+(-\d+)?$/.test(part) || last < first || last >= 2 ** 20) {
-        throw misuse(`The option ${option} should be numbers such as 0-3,7, but "${part}" was found.`)
+        throw wrongOption(option, 'numbers such as 0-3,7', part)
       }
       return Array.from({ length: last - first + 1 }, (_, i) => first + i)
     })
@@ -63,11 +63,11 @@ export function words(text: string): string[] {
 export function real(option: string, text: string): number {
   const value = text.trim() === '' ? Number.NaN : Number(text)
   if (Number.isFinite(value)) return value
-  throw misuse(`The option ${option} should be a number, but "${text}" was found.`)
+  throw wrongOption(option, 'a number', text)
 }
 
 function whole(option: string, text: string): number {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value
-  throw misuse(`The option ${option} should be a whole number from 0 to 2^53 - 1, but "${text}" was found.`)
+  throw wrongOption(option, 'a whole number from 0 to 2^53 - 1', text)
 }

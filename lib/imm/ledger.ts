@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { messageOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon, NativeLock } from '../native/border.js'
 
-export const ledgerName = 'imm.json'
+const ledgerName = 'imm.json'
 
 /** Results of steps, by their names. */
 export type RoundNotes = Record<string, unknown>
@@ -111,8 +111,7 @@ export class Ledger {
       await writeFile(`${file}.new`, `${JSON.stringify(this.notes, null, 2)}\n`)
       await rename(`${file}.new`, file)
     } catch (cause) {
-      const message = `${file} cannot be written: ${messageOf(cause)}.`
-      throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', message, { cause, file })
+      throw writeFailed(file, cause)
     }
   }
 }

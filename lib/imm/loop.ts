@@ -1,6 +1,6 @@
 /**
  * Iterative model merging (arXiv 2503.02103): a model learns from its own right answers, and after every round is merged with
- * what it was, so that it does not lose the rest. The loop is `rounds` below; what it calls is in steps.ts.
+ * what it was, so that it does not lose the rest. The loop is `run` below; what it calls is in steps.ts.
  */
 
 import { stat } from 'node:fs/promises'

@@ -89,6 +89,9 @@ export function checked(options: ManuOptions) {
     iterations > 1 && alphas.length > 1 && 'a sweep over alpha has one iteration',
     options.compact === true && mode !== 'coupled' && `only coupled neurons can be left out, not those of mode ${mode}`,
     !whole(batch, 1) && `batch should be a whole number from 1, not ${batch}`,
+    options.askLines !== undefined &&
+      !whole(options.askLines, 1) &&
+      `askLines should be a whole number from 1, not ${options.askLines}`,
     !(tau >= 0) && `tau should be a number from 0, not ${tau}`,
     !whole(seed, 0) && `seed should be a whole number from 0, not ${seed}`,
     parts.some((part) => !Number.isFinite(weights[part])) && 'weights should be numbers',

@@ -1,6 +1,6 @@
 /** Options of a merge, and what they are by default. */
 
-import { misuse } from '../errors.js'
+import { wrongOption } from '../errors.js'
 import type { NativeProgress } from '../native/border.js'
 import { parseBytes } from '../plan/index.js'
 import { parseDType } from '../recipe/index.js'
@@ -55,12 +55,12 @@ export type Settings = ReturnType<typeof checkOptions>
 export function checkOptions(options: MergeOptions) {
   const { out, seed = 0, checksum = 'outputs', sync = true, shardSize = 5e9, memory = 2 ** 30 } = options
   const { journalEvery = 2 ** 28 } = options
-  if (typeof out !== 'string' || out === '') throw argument('out', 'the path of a folder', out)
-  if (!Number.isSafeInteger(seed) || seed < 0) throw argument('seed', 'a whole number from 0 to 2^53 - 1', seed)
-  if (!['full', 'outputs', 'none'].includes(checksum)) throw argument('checksum', 'full, outputs or none', checksum)
+  if (typeof out !== 'string' || out === '') throw wrongOption('out', 'the path of a folder', out)
+  if (!Number.isSafeInteger(seed) || seed < 0) throw wrongOption('seed', 'a whole number from 0 to 2^53 - 1', seed)
+  if (!['full', 'outputs', 'none'].includes(checksum)) throw wrongOption('checksum', 'full, outputs or none', checksum)
   const dtype = options.dtype === undefined ? undefined : parseDType(options.dtype)
   if (options.dtype !== undefined && dtype === undefined) {
-    throw argument('dtype', 'float32, float16 or bfloat16', options.dtype)
+    throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
   }
   return {
     dtype,
@@ -71,8 +71,4 @@ export function checkOptions(options: MergeOptions) {
     memory: parseBytes(memory, 'memory'),
     journalEvery: parseBytes(journalEvery, 'bytes between two notes'),
   }
-}
-
-function argument(name: string, expected: string, found: unknown): Error {
-  return misuse(`The option ${name} should be ${expected}, but "${String(found)}" was found.`)
 }

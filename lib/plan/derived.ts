@@ -57,7 +57,7 @@ export function solePart({ parts }: DerivedTensor): Part | undefined {
 }
 
 /** Factors of a program that is a weighted sum of its inputs. */
-export function factorsOf(program: NativeProgram, coefficients: number[]): number[] | undefined {
+function factorsOf(program: NativeProgram, coefficients: number[]): number[] | undefined {
   const [only] = program.kernels
   if (program.host !== undefined || program.kernels.length !== 1) return undefined
   if (only?.kernel === 'linear') return coefficients
@@ -68,7 +68,7 @@ export function factorsOf(program: NativeProgram, coefficients: number[]): numbe
 const mostInputs = 64
 
 /** A weighted sum of weighted sums as one: `undefined` where it is not one, or joins nothing. */
-export function joinSums(
+function joinSums(
   program: NativeProgram,
   coefficients: number[],
   origins: Origin[],

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import type { Checkpoint, Unfinished } from '../checkpoint/index.js'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon } from '../native/border.js'
 
 export interface ScoreInfo {
@@ -213,13 +213,4 @@ function parseInfo(text: string | undefined): ScoreInfo | undefined {
   } catch {
     return undefined
   }
-}
-
-function writeFailed(path: string, cause: unknown): WeightsmithError {
-  const full = codeOf(cause) === 'ENOSPC' || codeOf(cause) === 'EDQUOT'
-  return new WeightsmithError(
-    full ? 'ERR_WEIGHTSMITH_DISK_FULL' : 'ERR_WEIGHTSMITH_IO_WRITE',
-    `${path} cannot be written: ${messageOf(cause)}.`,
-    { cause, file: path },
-  )
 }

@@ -4,7 +4,7 @@
  */
 
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { WeightsmithError, writeFailed } from '../errors.js'
 import type { Standing } from '../forward/index.js'
 
 type Numbers = Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>
@@ -55,7 +55,7 @@ export async function writeStanding(path: string, run: string, standing: Standin
     }
     await rename(draft, path)
   } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', `${path} cannot be written: ${messageOf(cause)}.`, { cause })
+    throw writeFailed(path, cause)
   }
 }
 
