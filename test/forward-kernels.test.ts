@@ -271,6 +271,9 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       { lengths: [3, 91], heads: 2, groups: 1, size: 32, window: 67 },
       { lengths: [35, 35], heads: 2, groups: 2, size: 64, window: 0, both: 35 },
       { lengths: [67, 67], heads: 2, groups: 2, size: 15, window: 0, both: 67 },
+      { lengths: [3, 1], heads: 8, groups: 2, size: 64, window: 2 },
+      { lengths: [2, 33], heads: 16, groups: 2, size: 128, window: 0 },
+      { lengths: [21, 19], heads: 4, groups: 1, size: 20, window: 0 },
     ]) {
       const places = packed(...lengths)
       const rows = places.length

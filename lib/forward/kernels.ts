@@ -275,13 +275,21 @@ export const forwardKernels = {
     at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number> & { forms?: Forms },
   ): NativeDispatch => {
     const { lanes } = at.forms ?? plainForms
-    const shares = lanes > 0 && at.size % 4 === 0 && at.size <= 32 * lanes
-    return {
-      kernel: shares ? 'forward/attention_subgroup' : 'forward/attention',
-      ...(shares ? { constants: { SUBGROUP: lanes, PARTS: Math.ceil(at.size / 4 / lanes) } } : {}),
+    const common = {
       parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window, at.both],
       buffers: [tokens, q, keys, values, y],
-      grid: perRow(shares ? Math.ceil(at.rows / 8) : at.rows, at.heads),
+    }
+    if (lanes === 0 || at.size % 4 !== 0 || at.size > 32 * lanes) {
+      return { kernel: 'forward/attention', ...common, grid: perRow(at.rows, at.heads) }
+    }
+    const across = [8, 4, 2].find((count) => (at.heads / at.groups) % count === 0) ?? 1
+    // A few tokens are the next ones of as many sequences; more are sequences, whose neighbours see the same keys.
+    const tile = at.rows <= 32 ? across : 8
+    return {
+      kernel: 'forward/attention_subgroup',
+      constants: { SUBGROUP: lanes, PARTS: Math.ceil(at.size / 4 / lanes), TILE: tile, ACROSS: across },
+      ...common,
+      grid: perRow(Math.ceil(at.rows / (tile / across)), at.heads / across),
     }
   },
 
