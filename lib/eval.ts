@@ -122,7 +122,7 @@ export async function evaluateAll(
         reports.push({ ...common, tokens, value: Number.NaN, ...device, milliseconds: estimate })
         continue
       }
-      const seen = set.kind === 'choices' ? [] : set.lines
+      const seen = set.kind === 'choices' ? set.questions : set.lines
       const work = {
         model,
         text,

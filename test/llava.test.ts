@@ -130,6 +130,14 @@ describe('evaluate', () => {
       metric: 'exact-match',
     })
     expect(exact.value).toBeCloseTo(2 / 3, 12)
+    const asked = "USER: <image>\nWhat is this person's job?\nASSISTANT:"
+    const choices = [' sailor', ' baker']
+    const chosen = await evaluate(engine, full, {
+      data: dataset({ prompt: asked, choices, answer: 0, image: 28 }, { prompt: asked, choices, answer: 1, image: 0 }),
+      images: data,
+      metric: 'choice',
+    })
+    expect(chosen.value).toBe(1)
   })
 
   test('names the line whose image cannot be used', async () => {

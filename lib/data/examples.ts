@@ -28,6 +28,7 @@ export interface Choice {
   choices: string[]
   /** Which of them, from 0 on. */
   answer: number
+  image?: string | number | undefined
   /** From 1. */
   line: number
 }
@@ -59,22 +60,27 @@ function exampleOf(
   line: number,
 ): Example | string {
   const asked = prompt ?? question
-  const seen = image ?? undefined
+  const seen = imageOf(image)
   if (typeof asked !== 'string' || typeof answer !== 'string') {
     return 'should be an object with the texts "prompt" and "answer" (or "question" for "prompt")'
   }
-  if (seen !== undefined && typeof seen !== 'string' && typeof seen !== 'number') {
-    return 'should have the name of a file, or the number of a row, for its "image"'
-  }
+  if (seen === false) return wrongImage
   const split = typeof part === 'string' ? part : undefined
   if (prompt !== undefined) return { prompt: asked, answer, image: seen, split, line }
   const before = seen === undefined ? '' : ' <image>\n'
   return { prompt: `USER:${before}${asked}\nASSISTANT:`, answer: ` ${answer}`, image: seen, split, line }
 }
 
-/** Lines of `{"prompt": ..., "choices": [...], "answer": ...}`, where the answer is one of the choices or its number from 0. */
+const wrongImage = 'should have the name of a file, or the number of a row, for its "image"'
+
+function imageOf(image: unknown): string | number | undefined | false {
+  if (image === undefined || image === null) return undefined
+  return typeof image === 'string' || typeof image === 'number' ? image : false
+}
+
+/** Lines of `{"prompt": ..., "choices": [...], "answer": ...}`, where the answer is one of the choices or its number from 0, and maybe an `image`. */
 export function readChoices(file: string, limit?: number): Promise<Choice[]> {
-  return readLines(file, limit, ({ prompt, choices, answer }, line) => {
+  return readLines(file, limit, ({ prompt, choices, answer, image }, line) => {
     const texts = Array.isArray(choices) ? choices.filter((choice) => typeof choice === 'string') : []
     const number = typeof answer === 'string' ? texts.indexOf(answer) : answer
     const many =
@@ -82,8 +88,11 @@ export function readChoices(file: string, limit?: number): Promise<Choice[]> {
     if (typeof prompt !== 'string' || !many) {
       return 'should be an object with the text "prompt" and at least two texts in "choices"'
     }
-    if (typeof number === 'number' && texts[number] !== undefined)
-      return { prompt, choices: texts, answer: number, line }
+    const seen = imageOf(image)
+    if (seen === false) return wrongImage
+    if (typeof number === 'number' && texts[number] !== undefined) {
+      return { prompt, choices: texts, answer: number, image: seen, line }
+    }
     return `has an "answer" that is none of its ${texts.length} choices, nor the number of one from 0`
   })
 }

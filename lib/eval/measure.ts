@@ -1,7 +1,7 @@
 /** The metrics: what a loaded model makes of a data set. */
 
 import type { Line, Sight, Text } from '../data/index.js'
-import { generate, type Model, rowsOf, type Token } from '../forward/index.js'
+import { generate, type Model, rowsOf, type Sequence, type Token } from '../forward/index.js'
 import type { DataSet, Piece, Question } from './sets.js'
 
 /** Ids of a prompt or text that are shown of a line. */
@@ -126,36 +126,58 @@ async function matches(
 }
 
 /** Share of the questions whose likeliest option is the answer, as the losses are and a byte of the option. */
-async function choices({ model, check, step }: Work, questions: readonly Question[]): Promise<Measured> {
-  const all = questions.flatMap(({ options }, question) => options.map((option) => ({ ...option, question })))
-  const packed = batches(all, ({ prompt, answer }) => prompt.length + answer.length, model.tokens).map((batch) => {
-    const tokens = model.pack(batch.map(({ prompt, answer }) => [...prompt, ...answer]))
+async function choices({ model, sight, check, step }: Work, questions: readonly Question[]): Promise<Measured> {
+  const all = questions.flatMap(({ options, image, where }, question) =>
+    options.map(({ prompt, answer }) => ({ prompt, answer, image, where, question })),
+  )
+  const rows = (prompt: readonly number[]) => rowsOf(model.spec, prompt)
+  const pack = async (batch: typeof all) => {
+    const known = new Map<number, Promise<Sequence>>()
+    const sequences = batch.map(async (option) => {
+      // The options of a question share its image.
+      const seen = known.get(option.question) ?? sight.sequence(option.prompt, option)
+      known.set(option.question, seen)
+      const prompt = await seen
+      return 'ids' in prompt
+        ? { ...prompt, ids: [...option.prompt, ...option.answer] }
+        : [...option.prompt, ...option.answer]
+    })
+    const tokens = model.pack(await Promise.all(sequences))
     // Only the tokens before those of an option are asked, and come first: a large vocabulary costs more than a block.
     const asked: Token[] = []
     let at = 0
     for (const { prompt, answer } of batch) {
-      asked.push(...tokens.slice(at + prompt.length - 1, at + prompt.length + answer.length - 1))
-      at += prompt.length + answer.length
+      const begin = at + rows(prompt) - 1
+      asked.push(...tokens.slice(begin, begin + answer.length))
+      at = begin + 1 + answer.length
     }
-    const known = new Set(asked)
-    return { batch, first: asked.length, tokens: [...asked, ...tokens.filter((token) => !known.has(token))] }
-  })
+    const first = new Set(asked)
+    return { batch, first: asked.length, tokens: [...asked, ...tokens.filter((token) => !first.has(token))] }
+  }
   const found: number[] = []
-  await model.walk(
-    packed.map(({ tokens }) => tokens),
-    {
-      check,
-      wanted: (number) => ({ first: packed[number]?.first }),
-      losses: (number, nll) => {
-        let row = 0
-        for (const { answer } of packed[number]?.batch ?? []) {
-          found.push(sum(nll.subarray(row, row + answer.length)))
-          row += answer.length
-        }
-        step(all[found.length]?.question ?? questions.length)
+  let tokens = 0
+  const packed = batches(all, ({ prompt, answer }) => rows(prompt) + answer.length, model.tokens)
+  // As for losses: all together, but with images a batch at a time.
+  for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
+    const work: Awaited<ReturnType<typeof pack>>[] = []
+    for (const batch of walked) work.push(await pack(batch))
+    await model.walk(
+      work.map((own) => own.tokens),
+      {
+        check,
+        wanted: (number) => ({ first: work[number]?.first }),
+        losses: (number, nll) => {
+          let row = 0
+          for (const { answer } of work[number]?.batch ?? []) {
+            found.push(sum(nll.subarray(row, row + answer.length)))
+            row += answer.length
+          }
+          tokens += row
+          step(all[found.length]?.question ?? questions.length)
+        },
       },
-    },
-  )
+    )
+  }
   let next = 0
   const results = questions.map(({ prompt, options, answer }) => {
     const own = options.map(() => found[next++] ?? 0)
@@ -166,7 +188,7 @@ async function choices({ model, check, step }: Work, questions: readonly Questio
   })
   const share = (of: (line: (typeof results)[number]) => boolean) => results.filter(of).length / results.length
   return {
-    tokens: sum(packed.map(({ first }) => first)),
+    tokens,
     value: share(({ right }) => right),
     normalized: share((line) => line.picked_normalized === line.answer),
     lines: results,

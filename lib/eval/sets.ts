@@ -4,6 +4,7 @@ import type { Checkpoint } from '../checkpoint/index.js'
 import { checkIds, idsOf, type Line, readChoices, readDataLines, readLines, type Text } from '../data/index.js'
 import type { ModelSpec } from '../families/index.js'
 import { rowsOf } from '../forward/index.js'
+import type { ImageSource } from '../images/index.js'
 
 export const metrics = ['nll', 'ppl', 'exact-match', 'choice'] as const
 export type Metric = (typeof metrics)[number]
@@ -22,6 +23,9 @@ export interface Piece {
 
 export interface Question {
   prompt: string
+  image?: ImageSource | undefined
+  /** For messages. */
+  where: string
   options: { text: string; prompt: number[]; answer: number[] }[]
   /** Which of them is right. */
   answer: number
@@ -54,17 +58,18 @@ export async function readSet(
     total: lengths.reduce((sum, length) => sum + length, 0),
   })
   if (metric === 'choice') {
-    const questions = (await readChoices(file, limit)).map(({ prompt, choices, answer, line }) => {
+    const questions = (await readChoices(file, limit)).map(({ prompt, choices, answer, image, line }) => {
+      const where = `Line ${line} of ${file}`
       const ids = text.prompt(prompt)
       const options = choices.map((choice) => {
         const said = text.answer(choice)
-        check([...ids, ...said], `Line ${line} of ${file}`)
+        check([...ids, ...said], where)
         return { text: choice, prompt: ids, answer: said }
       })
-      return { prompt, answer, options }
+      return { prompt, answer, options, image, where }
     })
     const lengths = questions.flatMap(({ options }) =>
-      options.map(({ prompt, answer }) => prompt.length + answer.length),
+      options.map(({ prompt, answer }) => rowsOf(spec, prompt) + answer.length),
     )
     return { kind: 'choices', file, examples: questions.length, ...sized(lengths), questions }
   }
