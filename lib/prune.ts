@@ -98,17 +98,17 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
 }
 
 /** What goes by the method. */
-function checkChoice(choice: Choice): (typeof pruneMethods)[PruneMethod] {
+function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
   const { method, layout = 'masked', widths = 'global', keep = 1 } = choice
   if (!Object.hasOwn(pruneMethods, method)) {
     throw argument(`A method of pruning is one of ${Object.keys(pruneMethods).join(', ')}, but "${method}" was found.`)
   }
-  const kind = pruneMethods[method]
+  const kind = pruneMethods[method].goes
   for (const [name, those] of Object.entries(belongs) as [keyof typeof belongs, readonly string[]][]) {
     if (choice[name] === undefined || those.includes(kind) || those.includes(method)) continue
     throw argument(`The option ${name} is not one of ${method}; it belongs to ${methodsOf(those).join(', ')}.`)
   }
-  if (method !== 'magnitude') needScores(choice)
+  needScores(choice)
   if (!['masked', 'compact'].includes(layout)) throw argument(`The layout is masked or compact, not "${layout}".`)
   if (!['global', 'local'].includes(widths)) throw argument(`The widths are global or local, not "${widths}".`)
   if (!(keep > 0 && keep <= 1)) throw argument(`To keep ${keep} of heads and neurons is not between 0 and 1.`)
@@ -131,7 +131,7 @@ const belongs = {
 } as const
 
 function methodsOf(those: readonly string[]): string[] {
-  return Object.entries(pruneMethods).flatMap(([method, kind]) =>
-    those.includes(kind) || those.includes(method) ? [method] : [],
+  return Object.entries(pruneMethods).flatMap(([method, { goes }]) =>
+    those.includes(goes) || those.includes(method) ? [method] : [],
   )
 }

@@ -5,7 +5,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { errors, methods } from '../dist/esm/index.js'
+import { errors, methods, pruneMethods, scoreMethods } from '../dist/esm/index.js'
 import { root } from './sources.mjs'
 
 /** A cell of a table holds no bar that is not text. */
@@ -100,9 +100,63 @@ function errorsPage() {
   ].join('\n\n')
 }
 
+const goes = {
+  weights: 'single weights (`--sparsity`, `--pattern`)',
+  widths: 'heads and neurons (`--keep`, `--widths`)',
+  blocks: 'blocks (`--remove`)',
+}
+
+function pruningPage() {
+  return [
+    '<!-- Written by scripts/docs.mjs from lib/score and lib/prune; change it there. -->',
+    '# Scores and pruning',
+    'A score file holds statistics, not decisions: float32 tensors by name, and in its metadata the model (by a fingerprint), the ' +
+      'data, the methods and their parameters. `prune` takes any share of them without running the model again, and refuses ' +
+      'the scores of another model. `W` is the weight of a linear, `W_oj` that of output o and input j, `X` its input with a ' +
+      'row a token; sums of groups of tokens are put together in float64, in the order of the data.',
+    '## Methods of `score`',
+    table(
+      ['method', 'what it says', 'tensors of the file', 'source'],
+      [...scoreMethods.values()].map(({ name, about, formula, source }) => [
+        `\`${name}\``,
+        cell(about),
+        cell(formula),
+        source,
+      ]),
+    ),
+    '## Methods of `prune`',
+    table(
+      ['method', 'what goes', 'which of them', 'needs', 'source'],
+      Object.entries(pruneMethods).map(([name, { goes: kind, about, scores, source }]) => [
+        `\`${name}\``,
+        goes[kind],
+        cell(about),
+        scores === undefined ? 'nothing' : `\`score --method ${scores}\``,
+        source,
+      ]),
+    ),
+    '## What is written',
+    [
+      '- `masked` (default): the same shapes with zeros, which everything loads that loads the model. A block without effect has ' +
+        'zeros in what it adds to the residual stream.',
+      '- `compact` with the same widths in all layers (`--widths local`, `wanda-sp`), and without blocks: the usual keys of the ' +
+        'config say them, so transformers, vLLM and others load it. Query heads go with their KV group.',
+      '- `compact` with widths of each layer (`--widths global`, default of `flap`): `per_layer_config` of the config has them. ' +
+        'Weightsmith runs it; transformers (5.23) reads that config but builds no LLaMA, Mistral, Qwen or Gemma from it, and ' +
+        'vLLM and others do not load it.',
+      '- Masked and compact results have the same logits but for rounding. `flap` needs a place for its biases, which LLaMA and ' +
+        'OPT have (`attention_bias`, `mlp_bias`); for others `--no-bias`.',
+    ].join('\n'),
+  ].join('\n\n')
+}
+
 /** The pages by path, as they should be. */
 export function pages() {
-  return { 'docs/methods.md': `${methodsPage()}\n`, 'docs/errors.md': `${errorsPage()}\n` }
+  return {
+    'docs/methods.md': `${methodsPage()}\n`,
+    'docs/pruning.md': `${pruningPage()}\n`,
+    'docs/errors.md': `${errorsPage()}\n`,
+  }
 }
 
 if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {

@@ -7,19 +7,72 @@ import type { ModelSpec, Units } from '../families/index.js'
 import type { Scores } from '../score/index.js'
 import type { WidthMetric } from './widths.js'
 
-/** What goes: single weights, heads and neurons, or blocks. */
-export const pruneMethods = {
-  magnitude: 'weights',
-  wanda: 'weights',
-  sparsegpt: 'weights',
-  flap: 'widths',
-  'wanda-sp': 'widths',
-  bi: 'blocks',
-  angular: 'blocks',
-  ablation: 'blocks',
-} as const
+interface Method {
+  /** Single weights, heads and neurons, or blocks. */
+  goes: 'weights' | 'widths' | 'blocks'
+  about: string
+  /** The method of scoring whose file it needs. */
+  scores?: string
+  source: string
+}
 
-export type PruneMethod = keyof typeof pruneMethods
+const methods = {
+  magnitude: {
+    goes: 'weights',
+    about: 'The smallest weights of a tensor: an absolute value is the score',
+    source: 'Han et al., arXiv 1506.02626',
+  },
+  wanda: {
+    goes: 'weights',
+    about: 'In every row of a linear the weights of least |W_oj| ‖X_j‖₂',
+    scores: 'wanda',
+    source: 'arXiv 2306.11695',
+  },
+  sparsegpt: {
+    goes: 'weights',
+    about:
+      'In blocks of columns the weights of least (W_oj / U_jj)², U the upper factor of the inverse of the Gram matrix; those ' +
+      'to their right make up for them',
+    scores: 'gram',
+    source: 'arXiv 2301.00774',
+  },
+  flap: {
+    goes: 'widths',
+    about:
+      'Heads and neurons of least fluctuation times Σ W² (`metric`: wifv; also wifn, ifv), standardised by layer and ordered over the ' +
+      'model; a bias makes up for what they gave on average',
+    scores: 'flap',
+    source: 'arXiv 2312.11983, as in AmoebaLLM',
+  },
+  'wanda-sp': {
+    goes: 'widths',
+    about: 'Heads and neurons of least ‖X_j‖₂ Σ |W_oj|, as many in every layer',
+    scores: 'wanda',
+    source: 'arXiv 2306.11695, 2312.11983',
+  },
+  bi: {
+    goes: 'blocks',
+    about: 'Blocks that turn the residual stream least',
+    scores: 'bi',
+    source: 'ShortGPT, arXiv 2403.03853',
+  },
+  angular: {
+    goes: 'blocks',
+    about: 'As many blocks in a row as are to go, which together turn the last token of a line least',
+    scores: 'angular',
+    source: 'arXiv 2403.17887',
+  },
+  ablation: {
+    goes: 'blocks',
+    about: 'Blocks without which the loss rises least, one by one',
+    scores: 'ablation',
+    source: 'arXiv 2506.22638',
+  },
+} satisfies Record<string, Method>
+
+export type PruneMethod = keyof typeof methods
+
+export const pruneMethods: Readonly<Record<PruneMethod, Method>> = methods
 
 /** What decides about the result. */
 export interface Choice {
@@ -84,17 +137,7 @@ export function argument(message: string): WeightsmithError {
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for a method that needs scores, and has none. */
 export function needScores({ scores, method }: Pick<Choice, 'scores' | 'method'>): void {
-  if (scores !== undefined) return
-  throw argument(`The method ${method} needs a score file; make one with score --method ${scoredBy[method]}.`)
-}
-
-const scoredBy: Record<PruneMethod, string> = {
-  magnitude: 'magnitude',
-  wanda: 'wanda',
-  sparsegpt: 'gram',
-  flap: 'flap',
-  'wanda-sp': 'wanda',
-  bi: 'bi',
-  angular: 'angular',
-  ablation: 'ablation',
+  const by = pruneMethods[method].scores
+  if (scores !== undefined || by === undefined) return
+  throw argument(`The method ${method} needs a score file; make one with score --method ${by}.`)
 }
