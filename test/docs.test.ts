@@ -70,7 +70,15 @@ function valid(schema: JsonSchema, value: unknown, root = schema): boolean {
       Object.entries(object).every(
         ([key, inner]) => key in properties || (others !== false && valid(others, inner, root)),
       ),
-    $ref: () => valid(root, value, root),
+    $defs: () => true,
+    $ref: (pointer: string) => {
+      const steps = pointer.split('/').slice(1)
+      return valid(
+        steps.reduce((part, step) => part[step] as JsonSchema, root),
+        value,
+        root,
+      )
+    },
     not: (other: JsonSchema) => !valid(other, value, root),
     allOf: (list: JsonSchema[]) => some(list) === list.length,
     anyOf: (list: JsonSchema[]) => some(list) > 0,

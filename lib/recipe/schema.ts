@@ -30,7 +30,31 @@ export function recipeSchema(): JsonSchema {
     ...object<RecipeInput>(topKeys(), ['merge_method']),
     oneOf: [{ required: ['models'] }, { required: ['slices'] }, { required: ['modules'] }],
     allOf: [...methods.values()].map((method) => chosen(method, ofMethod(method))),
+    $defs: Object.fromEntries([...methods.values()].flatMap(definitions)),
   }
+}
+
+const levels: readonly Level[] = ['top', 'slice', 'model']
+
+/** The parameters of a method at every level, each written once: recipes and modules refer to them. */
+function definitions(method: Method): [string, JsonSchema][] {
+  const at = (level: Level) => reference(`${method.name}-${level}`)
+  const entries = (level: Level, more: Record<string, JsonSchema> = {}) => ({
+    items: { properties: { parameters: at(level), ...more } },
+  })
+  const all = {
+    parameters: at('top'),
+    models: entries('model'),
+    slices: entries('slice', { sources: entries('model') }),
+  }
+  return [
+    [method.name, { properties: all }],
+    ...levels.map((level): [string, JsonSchema] => [`${method.name}-${level}`, parameters(method, level)]),
+  ]
+}
+
+function reference(name: string): JsonSchema {
+  return { $ref: `#/$defs/${name}` }
 }
 
 const methodName = {
@@ -90,7 +114,7 @@ function topKeys(): Record<keyof RecipeInput, JsonSchema> {
       description: 'Parts of the model with models or slices of their own',
       additionalProperties: {
         ...object<ModuleInput>({ merge_method: methodName, prefix, models, slices, parameters: {} }, []),
-        allOf: [...methods.values()].map((method) => chosen(method, { properties: parametersAt(method) })),
+        allOf: [...methods.values()].map((method) => chosen(method, reference(method.name))),
       },
     },
     parameters: { description: 'Parameters of the method, for all models and layers' },
@@ -139,25 +163,14 @@ function ofMethod(method: Method): JsonSchema {
   const inherited = {
     if: { not: { required: ['merge_method'] } },
     // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
-    then: { properties: parametersAt(method) },
+    then: reference(method.name),
   }
   return {
     ...(method.needsBase === true
       ? { anyOf: ['base_model', 'slices', 'modules'].map((key) => ({ required: [key] })) }
       : {}),
-    properties: { ...parametersAt(method), modules: { additionalProperties: inherited } },
-  }
-}
-
-function parametersAt(method: Method): Record<string, JsonSchema> {
-  const at = (level: Level) => parameters(method, level)
-  const entries = (level: Level, more: Record<string, JsonSchema> = {}) => ({
-    items: { properties: { parameters: at(level), ...more } },
-  })
-  return {
-    parameters: at('top'),
-    models: entries('model'),
-    slices: entries('slice', { sources: entries('model') }),
+    allOf: [reference(method.name)],
+    properties: { modules: { additionalProperties: inherited } },
   }
 }
 
