@@ -4,25 +4,14 @@
  * groups, because the first fsync of a group pays for all. A job that fails leaves the others alone.
  */
 
-import { stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { describeInputs, manifestName, readManifest, type Stage } from './checkpoint/index.js'
+import { type BatchJob, Commits, inGroups, isMerged, type LoadedJob, type NamedJob, readJobs } from './batch/index.js'
+import { manifestName } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
 import { codeOf, messageOf, WeightsmithError, wrongOption } from './errors.js'
-import { type BatchJob, type NamedJob, readJobs } from './jobs.js'
-import {
-  checkOptions,
-  fail,
-  type MergeOptions,
-  Models,
-  type PreparedMerge,
-  prepareMerge,
-  publishAll,
-  stageMerge,
-  typeName,
-} from './merge/index.js'
+import { checkOptions, type MergeOptions, Models, type PreparedMerge, prepareMerge, stageMerge } from './merge/index.js'
 import type { NativeAddon } from './native/border.js'
-import { loadRecipe, modelsOf, type Recipe } from './recipe/index.js'
+import type { Recipe } from './recipe/index.js'
 
 /** Of every job, where the job itself says nothing. */
 type Shared = 'dtype' | 'shardSize' | 'memory' | 'seed' | 'overwrite' | 'checksum' | 'checkFinite' | 'sync' | 'signal'
@@ -103,39 +92,6 @@ export async function batch(engine: Engine, source: string | BatchJob[], options
   return report
 }
 
-interface LoadedJob {
-  job: NamedJob
-  /** Or why there is none. */
-  recipe: Recipe | { error: unknown }
-}
-
-/** Jobs that one read of the inputs may serve. */
-const mostTogether = 8
-
-/** Jobs of the same models, method and settings together, in the order of their first one. */
-async function inGroups(jobs: NamedJob[]): Promise<LoadedJob[][]> {
-  const groups = new Map<string, LoadedJob[]>()
-  for (const job of jobs) {
-    const recipe = await loadRecipe(job.recipe, job.folder).catch((error: unknown) => ({ error }))
-    const key = 'error' in recipe ? job.name : modelsKey(recipe, job)
-    const group = groups.get(key)
-    if (group === undefined) groups.set(key, [{ job, recipe }])
-    else group.push({ job, recipe })
-  }
-  return [...groups.values()].flatMap((group) =>
-    Array.from({ length: Math.ceil(group.length / mostTogether) }, (_, i) =>
-      group.slice(i * mostTogether, (i + 1) * mostTogether),
-    ),
-  )
-}
-
-function modelsKey(recipe: Recipe, { dtype, seed }: NamedJob): string {
-  const { folder, base, method, stages, sweep } = recipe
-  // stages and sweeps have outputs and steps of their own: such a job runs alone
-  const alone = stages.size > 0 || sweep.length > 0 ? [JSON.stringify(recipe.input)] : []
-  return JSON.stringify([folder, base, method.name, recipe.dtype, dtype, seed, modelsOf(recipe), alone])
-}
-
 interface ReadyJob {
   job: NamedJob
   prepared: PreparedMerge
@@ -158,7 +114,7 @@ class Run {
   ) {
     this.out = resolve(options.out)
     this.models = new Models(addon)
-    this.commits = new Commits(addon, this.out, options)
+    this.commits = new Commits(addon, this.out, options.sync !== false)
   }
 
   /** Settles when the jobs are merged, skipped or failed, except for the wait for their commit. Never rejects. */
@@ -269,94 +225,4 @@ class Run {
 
 function described(error: unknown, code: string | undefined): NonNullable<BatchResult['error']> {
   return { ...(code === undefined ? {} : { code }), message: messageOf(error) }
-}
-
-/** Whether the outputs are complete and are what this merge would make; their bytes are not read (`verify` does that). */
-async function isMerged(addon: NativeAddon, { checkpoints, outputs }: PreparedMerge, seed: number): Promise<boolean> {
-  const facts = (inputs: unknown) =>
-    JSON.stringify(inputs, (key, value: unknown) => (key === 'sha256' ? undefined : value))
-  const inputs = facts(await describeInputs(addon, checkpoints, false))
-  for (const { out, plan, recipe } of outputs) {
-    const manifest = await readManifest(out).catch(() => undefined)
-    const same =
-      manifest?.seed === seed &&
-      manifest.dtype === typeName(plan) &&
-      JSON.stringify(manifest.recipe) === JSON.stringify(recipe.input) &&
-      facts(manifest.inputs) === inputs
-    if (!same) return false
-    for (const { name, size } of manifest.outputs) {
-      const info = await stat(join(out, name)).catch(() => undefined)
-      if (info?.size !== size) return false
-    }
-  }
-  return true
-}
-
-interface Commit {
-  outputs: { stage: Stage; files: string[] }[]
-  bytes: number
-  done(): void
-  fail(error: unknown): void
-}
-
-/** Gives outputs their final names in groups: everything of a group is on disk before one of them is renamed. */
-class Commits {
-  private static readonly most = { outputs: 64, bytes: 2 ** 28 }
-  private waiting: Commit[] = []
-  private bytes = 0
-  private last: Promise<void> = Promise.resolve()
-
-  constructor(
-    private readonly addon: NativeAddon,
-    private readonly folder: string,
-    private readonly options: Pick<BatchOptions, 'overwrite' | 'sync'>,
-  ) {}
-
-  /** Settles at once, or with the group that the output completes. */
-  async add(commit: Commit): Promise<void> {
-    this.waiting.push(commit)
-    this.bytes += commit.bytes
-    if (this.waiting.length >= Commits.most.outputs || this.bytes >= Commits.most.bytes) await this.flush()
-  }
-
-  flush(): Promise<void> {
-    const group = this.waiting
-    this.waiting = []
-    this.bytes = 0
-    this.last = this.last.then(() => this.commit(group))
-    return this.last
-  }
-
-  private async commit(group: Commit[]): Promise<void> {
-    if (group.length === 0) return
-    // One that fails to reach the disk must not fail the others: then each goes alone.
-    const together = await this.sync(group).then(
-      () => true,
-      () => false,
-    )
-    const renamed: Commit[] = []
-    for (const commit of group) {
-      try {
-        if (!together) await this.sync([commit])
-        await publishAll(commit.outputs)
-        renamed.push(commit)
-      } catch (error) {
-        commit.fail(await fail(commit.outputs, error))
-      }
-    }
-    try {
-      if (this.options.sync !== false) await this.addon.syncFiles([this.folder])
-      for (const commit of renamed) commit.done()
-    } catch (error) {
-      for (const commit of renamed) commit.fail(error)
-    }
-  }
-
-  private async sync(group: Commit[]): Promise<void> {
-    if (this.options.sync === false) return
-    const paths = group
-      .flatMap(({ outputs }) => outputs)
-      .flatMap(({ stage: { folder }, files }) => [...files.map((name) => join(folder, name)), folder])
-    await this.addon.syncFiles(paths)
-  }
 }

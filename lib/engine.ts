@@ -5,9 +5,9 @@
  * happens behind the native border.
  */
 
+import type { BatchJob } from './batch/index.js'
 import { type BatchOptions, type BatchReport, batch } from './batch.js'
 import { messageOf, WeightsmithError } from './errors.js'
-import type { BatchJob } from './jobs.js'
 import { Kernel } from './kernel.js'
 import type { NativeAdapter, NativeAddon, NativeDevice, NativeOpenOptions } from './native/border.js'
 import { type BundledDriver, bundledDriver } from './native/driver.js'

@@ -13,6 +13,7 @@ import { LongHeaders, mergeInThread, shortHeaders } from './merge_thread.js'
 import type { RecipeInput } from './recipe/index.js'
 import { version } from './version.js'
 
+export type { BatchJob } from './batch/index.js'
 export { type BatchOptions, type BatchReport, type BatchResult, batch } from './batch.js'
 export type { Message, Prompt } from './data/index.js'
 export {
@@ -68,7 +69,6 @@ export type { Check, Command, ImmConfig, Said } from './imm/config.js'
 export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './imm/loop.js'
 export type { Accuracy, Evaluation, Kept } from './imm/steps.js'
 export { type InspectReport, inspect } from './inspect.js'
-export type { BatchJob } from './jobs.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
 export { type KernelSpec, kernels } from './kernels.js'
 export {

@@ -203,6 +203,7 @@ describe('rooms know only the rooms below them', () => {
     prune: ['forward', 'families', 'plan', 'checkpoint', 'native'],
     score: ['forward', 'families', 'checkpoint', 'native'],
     plan: ['checkpoint', 'recipe', 'methods', 'native'],
+    batch: ['merge', 'checkpoint', 'recipe', 'native'],
     merge: ['plan', 'checkpoint', 'recipe', 'native'],
   }
   /** Files of lib/ that every folder may import. */

@@ -2,8 +2,8 @@
 
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
-import { codeOf, messageOf, misuse, WeightsmithError } from './errors.js'
-import type { RecipeInput } from './recipe/index.js'
+import { codeOf, messageOf, misuse, WeightsmithError } from '../errors.js'
+import type { RecipeInput } from '../recipe/index.js'
 
 export interface BatchJob {
   /** Path of a recipe file, or the recipe itself. */
