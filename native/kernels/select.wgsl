@@ -14,61 +14,87 @@
 const WORDS = 128u;
 const HITS = 126u;
 const ROW_OCTETS = 4u;
+const NONE = 0xffffffffu;
+override LANES: u32 = 64u; // what suits the adapter (see octets.wgsl)
+const ROWS = 64u;
+const MOST_CUTS = 3u;
 
 fn add4(v: vec4u) -> u32 { return (v.x + v.y) + (v.z + v.w); }
 
-@compute @workgroup_size(64)
+// What is above a bracket, and bits of the elements inside it: of octet k, from 8 k on.
+struct Found { above: vec4u, hits: u32 }
+
+// Word `w` of a bracket.
+fn bracket(p: Place, s: u32, w: u32) -> u32 { return coef_bits(p, 4u * s + WEIGHTED + w); }
+
+fn look(found: ptr<function, Found>, p: Place, s: u32, k: u32, a: vec4u, b: vec4u) {
+  // A bracket that is skipped is above all keys.
+  let low = vec4u(bracket(p, s, 0u));
+  let span = vec4u(bracket(p, s, 1u));
+  let high = low + span;
+  (*found).above += select(vec4u(0u), vec4u(1u), a > high) + select(vec4u(0u), vec4u(1u), b > high);
+  let mask = select(vec4u(0u), vec4u(1u, 2u, 4u, 8u), (a - low) <= span)
+    + select(vec4u(0u), vec4u(16u, 32u, 64u, 128u), (b - low) <= span);
+  (*found).hits |= add4(mask) << (8u * k);
+}
+
+// `row` of 32 elements begins at `start`.
+fn write(start: Place, row: u32, model: u32, s: u32, hits_of_row: u32) {
+  var hits = hits_of_row;
+  let first = (start.block * selections() + s) * WORDS;
+  var slot = atomicAdd(&output[first + 1u], countOneBits(hits));
+  if (bracket(start, s, 3u) == 1u) {
+    atomicStore(&output[first + 2u + row], hits);
+    return;
+  }
+  // Hits are few: reading their elements again is cheaper than keeping 32 keys.
+  let lowest = bracket(start, s, 0u);
+  let shift = bracket(start, s, 2u);
+  while (hits != 0u && slot < HITS) {
+    let e = countTrailingZeros(hits);
+    hits &= hits - 1u;
+    let key8 = keys(along(start, e >> 3u), model);
+    let key4 = select(key8.a, key8.b, (e & 4u) != 0u);
+    let key = dot(key4, select(vec4u(0u), vec4u(1u), vec4u(0u, 1u, 2u, 3u) == vec4u(e & 3u)));
+    atomicStore(&output[first + 2u + slot], (((key - lowest) >> shift) << 11u) | (row * 32u + e));
+    slot += 1u;
+  }
+}
+
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  // Rows in scattered order, so that the hits that find a slot are a fair sample of an ordered tensor too.
-  let row = reverseBits(lid) >> 26u;
-  var p = place(wid, nwg, row * ROW_OCTETS);
-  if (p.live == 0u) { return; }
-  let elements = table[p.rec] - p.octet * 8u;
-  let octet = p.octet;
-  for (var s = 0u; s < selections(); s++) {
-    let lowest = coef_bits(p, 4u * s + WEIGHTED);
-    if (lowest == 0xffffffffu) { continue; }
-    let width = coef_bits(p, 4u * s + WEIGHTED + 1u);
-    let low = vec4u(lowest);
-    let span = vec4u(width);
-    let high = vec4u(lowest + width);
-    var above = vec4u(0u);
-    var hits = 0u;
-    for (var k = 0u; k < ROW_OCTETS; k++) {
-      if (8u * k >= elements) { break; }
-      p.octet = octet + k;
-      let key = keys(p, s);
-      var a = key.a;
-      var b = key.b;
-      if (elements < 8u * k + 8u) {
-        a = select(vec4u(0u), a, live4(elements - 8u * k, 0u));
-        b = select(vec4u(0u), b, live4(elements - 8u * k, 4u));
+  let origin = place(wid, nwg, 0u);
+  for (var model = 0u; model < selections() / CUTS; model++) {
+    var open = false;
+    for (var c = 0u; c < CUTS; c++) { open = open || bracket(origin, CUTS * model + c, 0u) != NONE; }
+    if (!open) { continue; }
+    var above = array<vec4u, MOST_CUTS>();
+    for (var r = 0u; r < rolled(ROWS / LANES); r++) {
+      // Rows in scattered order, so that the hits that find a slot are a fair sample of an ordered tensor too.
+      let row = reverseBits(lid * (ROWS / LANES) + r) >> 26u;
+      let start = along(origin, row * ROW_OCTETS);
+      if (start.live == 0u) { continue; }
+      var found = array<Found, MOST_CUTS>();
+      for (var k = 0u; k < ROW_OCTETS; k++) {
+        let p = along(start, k);
+        if (p.live == 0u) { break; }
+        let key = keys(p, model);
+        var a = key.a;
+        var b = key.b;
+        if (p.live < 8u) {
+          a = select(vec4u(0u), a, live4(p.live, 0u));
+          b = select(vec4u(0u), b, live4(p.live, 4u));
+        }
+        for (var c = 0u; c < CUTS; c++) { look(&found[c], p, CUTS * model + c, k, a, b); }
       }
-      above += select(vec4u(0u), vec4u(1u), a > high) + select(vec4u(0u), vec4u(1u), b > high);
-      let mask = select(vec4u(0u), vec4u(1u, 2u, 4u, 8u), (a - low) <= span)
-        + select(vec4u(0u), vec4u(16u, 32u, 64u, 128u), (b - low) <= span);
-      hits |= add4(mask) << (8u * k);
+      for (var c = 0u; c < CUTS; c++) {
+        above[c] += found[c].above;
+        if (found[c].hits != 0u) { write(start, row, model, CUTS * model + c, found[c].hits); }
+      }
     }
-    let first = (p.block * selections() + s) * WORDS;
-    let more = add4(above);
-    if (more != 0u) { atomicAdd(&output[first], more); }
-    if (hits == 0u) { continue; }
-    var slot = atomicAdd(&output[first + 1u], countOneBits(hits));
-    if (coef_bits(p, 4u * s + WEIGHTED + 3u) == 1u) {
-      atomicStore(&output[first + 2u + row], hits);
-      continue;
-    }
-    // Hits are few: reading their elements again is cheaper than keeping 32 keys.
-    let shift = coef_bits(p, 4u * s + WEIGHTED + 2u);
-    while (hits != 0u && slot < HITS) {
-      let e = countTrailingZeros(hits);
-      hits &= hits - 1u;
-      p.octet = octet + (e >> 3u);
-      let key8 = keys(p, s);
-      let key4 = select(key8.a, key8.b, (e & 4u) != 0u);
-      let key = dot(key4, select(vec4u(0u), vec4u(1u), vec4u(0u, 1u, 2u, 3u) == vec4u(e & 3u)));
-      atomicStore(&output[first + 2u + slot], (((key - lowest) >> shift) << 11u) | (row * 32u + e));
-      slot += 1u;
+    for (var c = 0u; c < CUTS; c++) {
+      let more = add4(above[c]);
+      if (more != 0u) { atomicAdd(&output[(origin.block * selections() + CUTS * model + c) * WORDS], more); }
     }
   }
 }

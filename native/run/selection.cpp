@@ -66,7 +66,12 @@ void Selection::setBracket(uint32_t low, uint32_t high) {
 void Selection::aim() {
   if (done_) return;
   std::erase_if(sample_, [&](uint32_t key) { return key < knownLow_ || key > knownHigh_; });
-  std::sort(sample_.begin(), sample_.end(), std::greater<>());
+  // The key of a rank among the sample, from the largest on.
+  const auto ranked = [&](double rank) {
+    const auto at = sample_.begin() + static_cast<std::ptrdiff_t>(rank);
+    std::nth_element(sample_.begin(), at, sample_.end(), std::greater<>());
+    return *at;
+  };
   const double size = static_cast<double>(sample_.size());
   uint32_t low = knownLow_;
   uint32_t high = knownHigh_;
@@ -81,11 +86,11 @@ void Selection::aim() {
     const double margin = 3 * std::sqrt(size * share * (1 - share)) + 2;
     const double first = std::floor(at - margin);
     const double last = std::ceil(at + margin);
-    if (first >= 0) high = sample_[static_cast<size_t>(first)];
-    if (last < size) low = sample_[static_cast<size_t>(last)];
+    if (first >= 0) high = ranked(first);
+    if (last < size) low = ranked(last);
     if (overflows_ > 0 && low == knownLow_ && high == knownHigh_) {
       // A bracket of one key always splits what is known.
-      low = high = sample_[std::min(static_cast<size_t>(at), sample_.size() - 1)];
+      low = high = ranked(std::min(at, size - 1));
     }
   }
   setBracket(low, high);

@@ -44,7 +44,7 @@ class Selection {
   uint32_t knownHigh_;
   uint64_t above_ = 0;
   uint64_t within_;
-  std::vector<uint32_t> sample_;  // keys, largest first
+  std::vector<uint32_t> sample_;  // keys
 
   // The bracket of the present pass, and what the pass has found.
   uint32_t low_ = 0;

@@ -34,10 +34,10 @@ fn spread(p: Place) -> Keys {
               magnitude(bitcast<vec4f>(flush(bitcast<vec4u>(total.b)))));
 }
 
-fn keys(p: Place, s: u32) -> Keys {
+fn keys(p: Place, model: u32) -> Keys {
   if (SPREAD == 1u) { return spread(p); }
   let base = load(p, 0u);
-  let x = load(p, s / CUTS + 1u);
+  let x = load(p, model + 1u);
   var a = delta(x.a, base.a);
   var b = delta(x.b, base.b);
   if (WEIGHTED == 1u) {
