@@ -9,21 +9,27 @@
 
 override BASE: u32 = 0u;
 override VECTORS: u32 = INPUTS - BASE;
-// Vectors are taken two by two, so that what is loaded serves two products.
-override PAIRS: u32 = (VECTORS + 1u) / 2u;
-const MOST_WORDS = 4u;
+// Vectors are taken three by three, so that what is loaded serves nine products.
+const SIDE = 3u;
+override GROUPS: u32 = (VECTORS + SIDE - 1u) / SIDE;
+const MOST_WORDS = SIDE * SIDE;
 const FEWEST = 8u;
 
-// The vectors 2 * pair and, where there is one, 2 * pair + 1.
-struct Two { x: Octet, y: Octet }
+// The vectors from SIDE * group on. What is past the last one is not looked at.
+struct Three { x: Octet, y: Octet, z: Octet }
+// Sums of products, by vector of the one group and of the other.
+struct Nine { xx: vec4f, xy: vec4f, xz: vec4f, yx: vec4f, yy: vec4f, yz: vec4f, zx: vec4f, zy: vec4f, zz: vec4f }
 
-fn two(p: Place, base: Octet, pair: u32) -> Two {
-  let first = 2u * pair + BASE;
-  var t = Two(load_live(p, first), load_live(p, min(first + 1u, INPUTS - 1u)));
-  if (BASE == 1u) {
-    t.x = Octet(delta(t.x.a, base.a), delta(t.x.b, base.b));
-    t.y = Octet(delta(t.y.a, base.a), delta(t.y.b, base.b));
-  }
+fn vector(p: Place, base: Octet, i: u32) -> Octet {
+  let v = load_live(p, min(i + BASE, INPUTS - 1u));
+  if (BASE == 0u) { return v; }
+  return Octet(delta(v.a, base.a), delta(v.b, base.b));
+}
+
+fn three(p: Place, base: Octet, group: u32) -> Three {
+  var t = Three(vector(p, base, SIDE * group), Octet(), Octet());
+  if (VECTORS > 1u) { t.y = vector(p, base, SIDE * group + 1u); }
+  if (VECTORS > 2u) { t.z = vector(p, base, SIDE * group + 2u); }
   return t;
 }
 
@@ -36,37 +42,51 @@ fn products(sum: ptr<function, vec4f>, x: Octet, y: Octet) {
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let block = wid.x + wid.y * nwg.x;
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
-  for (var g = 0u; g < rolled_together(PAIRS); g++) {
+  for (var g = 0u; g < rolled_together(GROUPS); g++) {
     for (var h = 0u; h <= g; h++) {
-      var sums = vec4f(0.0);
+      var x = vec3f(0.0);
+      var y = vec3f(0.0);
+      var z = vec3f(0.0);
       for (var row = 0u; row < rolled(OWN_ROWS); row++) {
-        var xx = vec4f(0.0);
-        var xy = vec4f(0.0);
-        var yx = vec4f(0.0);
-        var yy = vec4f(0.0);
+        var s = Nine();
         for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
           let p = along(start, row * ROW_OCTETS + k);
           if (p.live == 0u) { break; }
           var base = Octet();
           if (BASE == 1u) { base = load_live(p, 0u); }
-          let a = two(p, base, g);
+          let a = three(p, base, g);
           var b = a;
-          if (g != h) { b = two(p, base, h); }
-          products(&xx, a.x, b.x);
-          products(&yx, a.y, b.x);
-          products(&yy, a.y, b.y);
-          if (PAIRS > 1u) { products(&xy, a.x, b.y); }
+          if (g != h) { b = three(p, base, h); }
+          products(&s.xx, a.x, b.x);
+          products(&s.yx, a.y, b.x);
+          products(&s.yy, a.y, b.y);
+          products(&s.zx, a.z, b.x);
+          products(&s.zy, a.z, b.y);
+          products(&s.zz, a.z, b.z);
+          if (GROUPS > 1u) {
+            products(&s.xy, a.x, b.y);
+            products(&s.xz, a.x, b.z);
+            products(&s.yz, a.y, b.z);
+          }
         }
-        sums += vec4f(sum4(xx), sum4(xy), sum4(yx), sum4(yy));
+        x += vec3f(sum4(s.xx), sum4(s.xy), sum4(s.xz));
+        y += vec3f(sum4(s.yx), sum4(s.yy), sum4(s.yz));
+        z += vec3f(sum4(s.zx), sum4(s.zy), sum4(s.zz));
       }
-      for (var w = 0u; w < 4u; w++) { gathered[w * WORKGROUP + lid] = bitcast<u32>(sums[w]); }
+      for (var j = 0u; j < SIDE; j++) {
+        gathered[j * WORKGROUP + lid] = bitcast<u32>(x[j]);
+        gathered[(SIDE + j) * WORKGROUP + lid] = bitcast<u32>(y[j]);
+        gathered[(2u * SIDE + j) * WORKGROUP + lid] = bitcast<u32>(z[j]);
+      }
       workgroupBarrier();
-      let i = 2u * g + lid / 2u;
-      let j = 2u * h + lid % 2u;
-      if (lid < 4u && i < VECTORS && j <= i && block < table[1]) {
-        output[block * (VECTORS * (VECTORS + 1u) / 2u) + i * (i + 1u) / 2u + j] = bitcast<u32>(block_sum(lid));
+      for (var w = lid; w < MOST_WORDS; w += WORKGROUP) {
+        let i = SIDE * g + w / SIDE;
+        let j = SIDE * h + w % SIDE;
+        if (i < VECTORS && j <= i && block < table[1]) {
+          output[block * (VECTORS * (VECTORS + 1u) / 2u) + i * (i + 1u) / 2u + j] = bitcast<u32>(block_sum(w));
+        }
       }
-      if (PAIRS > 1u) { workgroupBarrier(); }
+      if (GROUPS > 1u) { workgroupBarrier(); }
     }
   }
 }
