@@ -400,7 +400,7 @@ export const forwardKernels = {
   sums: (weight: Block, y: number, by: 'input' | 'output' = 'input'): NativeDispatch => ({
     kernel: 'forward/sums',
     constants: dtypeOf(weight),
-    parameters: [weight.columns, weight.rows, by === 'output' ? 1 : 0, weight.first],
+    parameters: by === 'output' ? [weight.rows, weight.columns, 1, weight.first] : [weight.columns, weight.rows, 0, 0],
     buffers: [weight.buffer, y],
     grid: perRow(by === 'output' ? weight.rows : weight.columns),
   }),

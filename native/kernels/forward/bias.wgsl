@@ -1,13 +1,10 @@
 // y[t, n] += bias[n].
 struct Parameters { rows: u32, width: u32 }
 #include "weights.wgsl"
+#include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = wid.x + wid.y * nwg.x;
-  if (row >= p.rows) { return; }
-  for (var i = lane; i < p.width; i += 64u) { y[row * p.width + i] += element(i); }
+fn each(row: u32, lane: u32) {
+  for (var i = lane; i < p.width; i += LANES) { y[row * p.width + i] += element(i); }
 }

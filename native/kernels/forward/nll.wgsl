@@ -12,11 +12,7 @@ const NONE = 0xffffffffu;
 const LOWEST = -3.0e38;
 var<workgroup> index: atomic<u32>;
 
-@compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = row_of(wid, nwg);
-  if (row >= p.rows) { return; }
+fn each(row: u32, lane: u32) {
   let base = row * p.width;
   var mine = LOWEST;
   for (var i = lane; i < p.width; i += LANES) { mine = max(mine, logits[base + i]); }

@@ -7,11 +7,7 @@ struct Parameters { rows: u32, width: u32, eps: f32, plus: f32, centered: u32 }
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = row_of(wid, nwg);
-  if (row >= p.rows) { return; }
+fn each(row: u32, lane: u32) {
   var mean = 0.0;
   if (p.centered != 0u) {
     var sum = 0.0;

@@ -1,19 +1,16 @@
 // Rotary embedding in place, rotate-half: of each head, elements i and i + size / 2 turn by angle i of the token's
 // position. Angles are (cos, sin) from the host, in float64, a row of size / 2 a position.
-struct Parameters { tokens: u32, heads: u32, size: u32 }
+struct Parameters { rows: u32, heads: u32, size: u32 }
+#include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> angles: array<vec2f>;
 @group(0) @binding(2) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-  let t = wid.x + wid.y * nwg.x;
-  if (t >= p.tokens) { return; }
+fn each(t: u32, lane: u32) {
   let half = p.size / 2u;
   let position = tokens[t].z - tokens[t].y;
-  for (var pair = lane; pair < p.heads * half; pair += 64u) {
+  for (var pair = lane; pair < p.heads * half; pair += LANES) {
     let i = t * p.heads * p.size + pair / half * p.size + pair % half;
     let turn = angles[position * half + pair % half];
     let a = x[i];

@@ -41,11 +41,7 @@ fn cut(base: u32, lane: u32, least: u32, goal: f32, weigh: bool, scale: f32, lar
   return low;
 }
 
-@compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
-        @builtin(local_invocation_index) lane: u32) {
-  let row = row_of(wid, nwg);
-  if (row >= p.rows) { return; }
+fn each(row: u32, lane: u32) {
   let base = row * p.width;
   let draw = draws[p.start + row];
   if (draw.temperature == 0.0) { return; }

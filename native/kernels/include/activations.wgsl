@@ -33,3 +33,5 @@ fn activate(x: f32) -> f32 {
     default: { return max(x, 0.0); }
   }
 }
+
+fn activated(v: vec4f) -> vec4f { return vec4f(activate(v.x), activate(v.y), activate(v.z), activate(v.w)); }

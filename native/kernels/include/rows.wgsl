@@ -1,10 +1,16 @@
-// One workgroup a row: its number, and sums and maxima over its invocations, each in a fixed tree. On a CPU, where a
-// barrier is a switch between parts of a workgroup, it has only as many as the CPU has lanes.
+// Kernels that make a row a workgroup: `each` says what an invocation does for a row, of `p.rows`; and sums and maxima over
+// the invocations, each in a fixed tree. On a CPU, where a barrier is a switch between parts of a workgroup, it has only as
+// many as the CPU has lanes.
 override LANES: u32 = 64u;
 var<workgroup> shared_: array<f32, LANES>;
 
 // A dimension ends at 65,535 workgroups, so rows fill a grid of two.
-fn row_of(wid: vec3u, nwg: vec3u) -> u32 { return wid.x + wid.y * nwg.x; }
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
+  let row = wid.x + wid.y * nwg.x;
+  if (row < p.rows) { each(row, lane); }
+}
 
 fn sum_all(value: f32, lane: u32) -> f32 {
   shared_[lane] = value;
