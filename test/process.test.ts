@@ -124,7 +124,21 @@ describe('the command line', () => {
     const [a, b] = small.models as [string, string]
     const { code, stdout, stderr } = await cli('diff', a, b, '--report', report)
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
-    expect(stderr).toContain('its folder is not there. [ERR_WEIGHTSMITH_IO_WRITE]')
+    expect(stderr).toMatch(/The report cannot be written to .*ENOENT.* \[ERR_WEIGHTSMITH_IO_WRITE\]/)
+  })
+
+  test('finds out before the work that an output cannot be made', async () => {
+    const plain = fresh('plain')
+    writeFileSync(plain, '')
+    const out = join(plain, 'out')
+    for (const args of [
+      ['merge', small.recipe, out, '--dry-run'],
+      ['prune', 'demo/models/base', out, '--method', 'magnitude'],
+    ]) {
+      const { code, stderr } = await cli(...args)
+      expect({ args, code }).toEqual({ args, code: 1 })
+      expect(stderr).toMatch(/out cannot be written: .* is a file\. \[ERR_WEIGHTSMITH_IO_WRITE\]/)
+    }
   })
 
   test('keeps what a file of results held when a run fails', async () => {

@@ -5,7 +5,20 @@
  */
 
 import type { FileHandle } from 'node:fs/promises'
-import { lstat, mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
+import {
+  access,
+  constants,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  statfs,
+} from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { codeOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
@@ -50,7 +63,18 @@ export async function checkOutput(
   }
   // What was published by a run that did not come to its end goes back to being unfinished.
   if (!resume || !(await exists(join(target, description)))) await refuseExisting(target, overwrite)
+  await refuseUnwritable(target)
   return target
+}
+
+async function refuseUnwritable(target: string): Promise<void> {
+  const folder = await nearestFolder(target)
+  try {
+    if (!(await stat(folder)).isDirectory()) throw new Error(`${folder} is a file`)
+    await access(folder, constants.W_OK)
+  } catch (cause) {
+    throw writeFailed(target, cause)
+  }
 }
 
 async function refuseExisting(target: string, overwrite: boolean): Promise<void> {

@@ -24,6 +24,11 @@ function done(event: NativeProgress): { moved: number; total: number } {
   return { moved: Math.min(total, event.bytesRead + event.bytesWritten), total }
 }
 
+/** Nothing for work whose steps are not known. */
+function stepText(moved: number, total: number): string {
+  return total === 0 ? '' : `step ${moved} of ${total}`
+}
+
 function bar(what: string): Progress {
   const view = new cliProgress.SingleBar({
     format: `${what} [{bar}] {percentage} % | {text} | {tensor}`,
@@ -46,7 +51,7 @@ function bar(what: string): Progress {
       const { moved, total } = done(event)
       show(moved, total, { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) })
     },
-    step: (moved, total, at = '') => show(moved, total, { text: `step ${moved} of ${total}`, tensor: at }),
+    step: (moved, total, at = '') => show(moved, total, { text: stepText(moved, total), tensor: at }),
     stop() {
       if (started) view.stop()
     },
@@ -66,7 +71,7 @@ function lines(what: string): Progress {
         const { moved, total } = done(event)
         return `${bytes(moved)} of ${bytes(total)}, ${event.tensor}`
       }),
-    step: (moved, total, at) => show(() => `step ${moved} of ${total}${at === undefined ? '' : `, ${at}`}`),
+    step: (moved, total, at = '') => show(() => [stepText(moved, total), at].filter((text) => text !== '').join(', ')),
     stop: () => undefined,
   }
 }

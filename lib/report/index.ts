@@ -3,7 +3,7 @@
  * `Page`, data alone; nothing else knows how it is drawn.
  */
 
-import { stat, writeFile } from 'node:fs/promises'
+import { access, constants, stat, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { messageOf, WeightsmithError } from '../errors.js'
 import { version } from '../version.js'
@@ -50,14 +50,15 @@ ${body.join('\n')}
 `
 }
 
-/** Throws ERR_WEIGHTSMITH_IO_WRITE where the folder of a page is not there, or the page is no file. */
+/** Throws ERR_WEIGHTSMITH_IO_WRITE where a page could not be written in the end. */
 export async function checkPage(file: string): Promise<void> {
-  const [there, folder] = await Promise.all([file, dirname(file)].map((path) => stat(path).catch(() => undefined)))
-  const problem =
-    folder === undefined ? 'its folder is not there' : there?.isDirectory() === true ? 'it is a folder' : undefined
-  if (problem === undefined) return
-  const message = `The report cannot be written to ${file}: ${problem}.`
-  throw new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', message, { file })
+  const there = await stat(file).catch(() => undefined)
+  try {
+    if (there?.isDirectory()) throw new Error('it is a folder')
+    await access(there === undefined ? dirname(file) : file, constants.W_OK)
+  } catch (cause) {
+    throw unwritable(file, cause)
+  }
 }
 
 /** Writes the page to a file. */
@@ -66,10 +67,11 @@ export async function writePage(file: string, page: Page): Promise<void> {
   try {
     await writeFile(file, text)
   } catch (cause) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_IO_WRITE',
-      `The report cannot be written to ${file}: ${messageOf(cause)}.`,
-      { cause, file },
-    )
+    throw unwritable(file, cause)
   }
+}
+
+function unwritable(file: string, cause: unknown): WeightsmithError {
+  const message = `The report cannot be written to ${file}: ${messageOf(cause)}.`
+  return new WeightsmithError('ERR_WEIGHTSMITH_IO_WRITE', message, { cause, file })
 }
