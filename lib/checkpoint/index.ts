@@ -38,6 +38,7 @@ export {
   tiesEmbeddings,
 } from './open.js'
 export { noteProgress, readProgress } from './progress.js'
+export { replaceFile } from './replace.js'
 export { Sink } from './sink.js'
 export { largestAuxiliary, readSmall } from './small.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'

@@ -3,10 +3,10 @@
  * after what it speaks of is on disk.
  */
 
-import { open, readFile, rename, stat } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeFailed } from '../errors.js'
 import type { Manifest } from './manifest.js'
+import { replaceFile } from './replace.js'
 
 export interface Progress {
   /** Those that are finished. */
@@ -16,20 +16,8 @@ export interface Progress {
   bytes: number
 }
 
-export async function noteProgress(path: string, progress: Progress): Promise<void> {
-  const draft = `${path}.new`
-  try {
-    const file = await open(draft, 'w')
-    try {
-      await file.writeFile(JSON.stringify(progress))
-      await file.sync()
-    } finally {
-      await file.close()
-    }
-    await rename(draft, path)
-  } catch (cause) {
-    throw writeFailed(path, cause)
-  }
+export function noteProgress(path: string, progress: Progress): Promise<void> {
+  return replaceFile(path, (file) => file.writeFile(JSON.stringify(progress)))
 }
 
 /** What was noted of the files in a folder, as far as they are there; from the beginning where there is no note. */

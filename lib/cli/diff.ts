@@ -17,7 +17,7 @@ export function addDiff(program: Command): void {
   )
     .argument('<a>', 'where from')
     .argument('<b>', 'where to')
-    .addOption(dryRun('check everything and show what it takes, run nothing'))
+    .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
     .addOption(adapter())

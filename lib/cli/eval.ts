@@ -29,7 +29,7 @@ export function addEval(program: Command): void {
     .addOption(wholeNumber('--stride', 'tokens that each window but the first predicts (default: all that is new)'))
     .addOption(wholeNumber('--limit', 'only so many lines of each file'))
     .option('--out <file>', 'a .jsonl file that gets what came out for every line')
-    .addOption(dryRun('check everything and show what it takes, run nothing'))
+    .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
     .addOption(adapter())

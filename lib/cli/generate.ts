@@ -32,7 +32,7 @@ export function addGenerate(program: Command): void {
     .addOption(wholeNumber('--limit', 'only so many prompts of the file'))
     .addOption(images())
     .option('--out <file>', 'a .jsonl file, a continuation a line (default: stdout)')
-    .addOption(dryRun('check everything and show what it takes, run nothing'))
+    .addOption(dryRun())
     .addOption(memory())
     .addOption(adapter())
     .addOption(json())

@@ -19,7 +19,7 @@ export function addAnalyze(imm: Command): void {
     .argument('<improved...>', 'models that come from it')
     .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, to measure the importance on')
     .option('--scores <file>', 'a score file of the base (methods ablation, bi) instead of data')
-    .addOption(dryRun('check everything and show what it takes, run nothing'))
+    .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
     .addOption(adapter())

@@ -20,7 +20,7 @@ export function addRounds(group: Command): void {
     .addOption(wholeNumber('--rounds', "rounds (default: the config's, or 3)"))
     .option('--resume', 'go on with the run in the folder, at the step it stopped in; where there is none, begin')
     .addOption(overwrite('begin again where a run is'))
-    .addOption(dryRun('check everything and show what it takes, write nothing'))
+    .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
     .addOption(adapter())

@@ -27,7 +27,8 @@ export const checksum = () =>
 export const images = (otherwise = 'the folder of the data') =>
   new Option('--images <path>', `folder of the images, or a safetensors file with them (default: ${otherwise})`)
 
-export const dryRun = (about = 'show what it would take, write nothing') => new Option('--dry-run', about)
+export const dryRun = (about = 'check everything and show what it would take, but do nothing') =>
+  new Option('--dry-run', about)
 
 export const overwrite = (about = 'replace the output if it is there') => new Option('--overwrite', about)
 

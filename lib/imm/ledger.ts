@@ -4,8 +4,9 @@
  */
 
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { replaceFile } from '../checkpoint/index.js'
 import { messageOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon, NativeLock } from '../native/border.js'
 
@@ -106,13 +107,9 @@ export class Ledger {
   }
 
   private async save(): Promise<void> {
-    const file = join(this.folder, ledgerName)
-    try {
-      await writeFile(`${file}.new`, `${JSON.stringify(this.notes, null, 2)}\n`)
-      await rename(`${file}.new`, file)
-    } catch (cause) {
-      throw writeFailed(file, cause)
-    }
+    await replaceFile(join(this.folder, ledgerName), (file) =>
+      file.writeFile(`${JSON.stringify(this.notes, null, 2)}\n`),
+    )
   }
 }
 

@@ -3,8 +3,9 @@
  * were added up and the residual streams that wait. It is written anew as a whole, and renamed.
  */
 
-import { type FileHandle, open, rename, rm } from 'node:fs/promises'
-import { WeightsmithError, writeFailed } from '../errors.js'
+import { type FileHandle, open, rm } from 'node:fs/promises'
+import { replaceFile } from '../checkpoint/index.js'
+import { WeightsmithError } from '../errors.js'
 import type { Standing } from '../forward/index.js'
 
 type Numbers = Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>
@@ -23,40 +24,30 @@ interface Head {
 /** Bytes that the first line may have. */
 const longestHead = 2 ** 24
 
-export async function writeStanding(path: string, run: string, standing: Standing, kept: readonly Numbers[]) {
-  const draft = `${path}.new`
-  try {
-    const file = await open(draft, 'w')
-    try {
-      const streams: Head['streams'] = []
-      // The first line comes last, as it has the lengths; its place is held by blanks.
-      let end = 0
-      const put = async (bytes: Uint8Array) => {
-        for (let done = 0; done < bytes.length; ) {
-          done += (await file.write(bytes, done, bytes.length - done, end + done)).bytesWritten
-        }
-        end += bytes.length
+export function writeStanding(path: string, run: string, standing: Standing, kept: readonly Numbers[]): Promise<void> {
+  return replaceFile(path, async (file) => {
+    const streams: Head['streams'] = []
+    // The first line comes last, as it has the lengths; its place is held by blanks.
+    let end = 0
+    const put = async (bytes: Uint8Array) => {
+      for (let done = 0; done < bytes.length; ) {
+        done += (await file.write(bytes, done, bytes.length - done, end + done)).bytesWritten
       }
-      for (const array of kept) await put(bytesOf(array))
-      for await (const [key, rows] of standing.streams()) {
-        streams.push([key, rows.length])
-        await put(bytesOf(rows))
-      }
-      const { part, batch } = standing
-      const head: Head = { run, part, batch, kept: kept.map(({ byteLength }) => byteLength), streams }
-      const text = Buffer.from(JSON.stringify(head))
-      await put(text)
-      const size = Buffer.alloc(8)
-      size.writeBigUInt64LE(BigInt(text.length))
-      await put(size)
-      await file.sync()
-    } finally {
-      await file.close()
+      end += bytes.length
     }
-    await rename(draft, path)
-  } catch (cause) {
-    throw writeFailed(path, cause)
-  }
+    for (const array of kept) await put(bytesOf(array))
+    for await (const [key, rows] of standing.streams()) {
+      streams.push([key, rows.length])
+      await put(bytesOf(rows))
+    }
+    const { part, batch } = standing
+    const head: Head = { run, part, batch, kept: kept.map(({ byteLength }) => byteLength), streams }
+    const text = Buffer.from(JSON.stringify(head))
+    await put(text)
+    const size = Buffer.alloc(8)
+    size.writeBigUInt64LE(BigInt(text.length))
+    await put(size)
+  })
 }
 
 /**
