@@ -1,7 +1,7 @@
 /** What moved layers change in a config: their number, lists with an entry a layer, and lists of layer numbers. */
 
 import { type Checkpoint, type LayerChange, textConfig } from '../checkpoint/index.js'
-import type { PlannedSlice } from './tensors.js'
+import type { PlannedSlice } from './slices.js'
 
 /** Lists of the numbers of layers that differ from the others. */
 const numbered: ReadonlySet<string> = new Set(['mlp_only_layers', 'cross_attention_layers'])
