@@ -125,9 +125,9 @@ describe('every model', () => {
         expect(beside.logits!.subarray(0, alone.length)).toEqual(alone)
         expect(await logits(small, model, prompt)).toEqual(alone)
       }),
-      { seed: 41, numRuns: 8 },
+      { seed: 41, numRuns: 5 },
     )
-    expect(streamed).toBeGreaterThan(3)
+    expect(streamed).toBeGreaterThan(2)
   })
 
   test('says the same masked and compact, without heads and neurons, and without blocks after that', async () => {
@@ -158,7 +158,7 @@ describe('every model', () => {
         const without = await logits(engine, await pruned(compact, remove), prompt)
         expect(await logits(engine, await pruned(compact, { ...remove, layout: 'compact' }), prompt)).toEqual(without)
       }),
-      { seed: 42, numRuns: 6 },
+      { seed: 42, numRuns: 5 },
     )
     expect(differing).toBeGreaterThan(1)
   })

@@ -176,7 +176,7 @@ export async function generate(
       asked.length + rest.length <= model.tokens
         ? [{ tokens: [...asked, ...rest], wanted: { first: asked.length, copies } }]
         : passesOf(rest, asked, copies, model.tokens)
-    const best = (await model.runAll(passes)).flatMap((pass) => [...pass.best])
+    const best = (await model.runAll(passes, { check })).flatMap((pass) => [...pass.best])
     said += asked.length
     onPass?.(said)
     const still: Growing[] = []

@@ -165,7 +165,10 @@ export class Model {
   }
 
   /** Runs several passes one after another; each part of a model that is larger than the memory is read once for all. */
-  runAll(passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[]): Promise<Pass[]> {
+  runAll(
+    passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[],
+    { check }: Pick<WalkOptions, 'check'> = {},
+  ): Promise<Pass[]> {
     const batches = passes.map(({ tokens }) => tokens)
     for (const tokens of batches) this.checkPass(tokens)
     const found: Pass[] = []
@@ -181,7 +184,7 @@ export class Model {
     }
     return this.inTurn(() =>
       this.use(async (host) => {
-        await this.go(host, this.courseOfPasses(host), batches, { wanted, onPass })
+        await this.go(host, this.courseOfPasses(host), batches, { wanted, onPass, check })
         return found
       }),
     )
