@@ -13,9 +13,7 @@
 override CONSENSUS: u32 = 0u;
 override RANKING: bool = RANKED == 1u && MASKS == 0u; // by the workgroup together (see ranks.wgsl)
 override LANES: u32 = 64u;
-override WORKGROUP: u32 = select(LANES, WORKERS, RANKING);
-const MODELS = 16u;
-const ROWS = 64u;
+override WORKGROUP: u32 = LANES;
 const ROW_OCTETS = 4u;
 const NEAR = 4u;
 
@@ -24,8 +22,8 @@ fn mask(p: Place, i: u32) -> u32 {
 }
 
 // Bits of the elements of octet `k` of a row that stay of input `i`; `near` has the masks of the first ones.
-fn stays(p: Place, i: u32, k: u32, near: vec4u, ranked: u32) -> u32 {
-  if (RANKING) { return ranked >> (8u * k); }
+fn stays(p: Place, i: u32, k: u32, near: vec4u, row: u32) -> u32 {
+  if (RANKING) { return atomicLoad(&drawn[LINES * (i - 1u) + row]) >> (8u * k); }
   if (MASKS == 0u) { return kept(p, drop_of(p, i)); }
   if (INPUTS <= NEAR + 1u || i <= NEAR) { return near[i - 1u] >> (8u * k); }
   return mask(p, i) >> (8u * k);
@@ -33,13 +31,12 @@ fn stays(p: Place, i: u32, k: u32, near: vec4u, ranked: u32) -> u32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  var ranked = array<u32, MODELS>();
   if (RANKING) {
-    for (var i = 1u; i < INPUTS; i++) { ranked[i - 1u] = kept_by_rank(wid, nwg, lid, i); }
+    for (var i = 1u; i < INPUTS; i++) { draw_by_rank(wid, nwg, lid, i); }
   }
-  let start = place(wid, nwg, ROW_OCTETS * lid);
-  for (var r = 0u; r < rolled(ROWS / WORKGROUP); r++) {
-    let row = along(start, r * WORKGROUP * ROW_OCTETS);
+  let start = place(wid, nwg, ROW_OCTETS * OWN_LINES * lid);
+  for (var r = 0u; r < rolled(OWN_LINES); r++) {
+    let row = along(start, r * ROW_OCTETS);
     if (row.live == 0u) { return; }
     var near = vec4u(0u);
     if (MASKS == 1u) {
@@ -53,7 +50,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       var b = Votes();
       for (var i = 1u; i < INPUTS; i++) {
         let x = load(p, i);
-        let d = left(Octet(delta(x.a, base.a), delta(x.b, base.b)), stays(p, i, k, near, ranked[i - 1u]));
+        let d = left(Octet(delta(x.a, base.a), delta(x.b, base.b)), stays(p, i, k, near, lid * OWN_LINES + r));
         let weight = factor(p, i);
         vote(&a, d.a, weight, 1u << (i - 1u));
         vote(&b, d.b, weight, 1u << (i - 1u));

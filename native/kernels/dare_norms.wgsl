@@ -9,7 +9,7 @@
 #include "drop.wgsl"
 
 const MOST_WORDS = 32u;
-override FEWEST: u32 = select(8u, WORKERS, RANKED == 1u); // see ranks.wgsl
+const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
@@ -20,8 +20,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let words = sums + MASKS * ROWS * models;
   for (var i = 1u; i < INPUTS; i++) {
     let drop = drop_of(start, i);
-    var ranked = 0u;
-    if (RANKED == 1u) { ranked = kept_by_rank(wid, nwg, lid, i); }
+    if (RANKED == 1u) { draw_by_rank(wid, nwg, lid, i); }
     var sum = vec2f(0.0);
     for (var row = 0u; row < rolled(OWN_ROWS); row++) {
       var all = vec4f(0.0);
@@ -32,8 +31,12 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
         if (p.live == 0u) { break; }
         let base = load_live_from(p, drop.base);
         let x = load_live_from(p, drop.source);
-        var bits = (ranked >> (8u * k)) & 255u;
-        if (RANKED == 0u) { bits = kept(p, drop); }
+        var bits = 0u;
+        if (RANKED == 1u) {
+          bits = (atomicLoad(&drawn[LINES * (i - 1u) + lid * OWN_ROWS + row]) >> (8u * k)) & 255u;
+        } else {
+          bits = kept(p, drop);
+        }
         mask |= bits << (8u * k);
         let d = Octet(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
         let stays = left(d, bits);

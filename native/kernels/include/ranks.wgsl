@@ -3,20 +3,23 @@
 // the ranks of each bin, and nearly all random words are above the limit of a bin's first rank or below that of its last
 // one. What is left is counted by all, some elements at a time. Zeros stay or go alike.
 
-const WORKERS = 64u;  // invocations; each has OCTETS octets of the block that follow each other
-const OCTETS = 4u;
+const LINES = 64u;       // words of 32 elements a block; bit 8 k + e is element e of octet k
+const LINE_OCTETS = 4u;
+override OWN_LINES: u32 = LINES / WORKGROUP; // of an invocation, which follow each other
+override DRAWN: u32 = LINES * (INPUTS - 1u);
 const BINS = 1024u;
 const ASKED = 16u;
+const SAMPLE = 64u;      // octets of a row
 const LONG = 512u;       // in shorter rows counting everything costs less
 const NONE = 0xffffffffu; // above all keys
 
 struct Ranks { a: vec4u, b: vec4u }
-// An octet of the invocation.
-struct Own { keys: Ranks, random: Draw }
 
-var<workgroup> bins: array<atomic<u32>, BINS>;  // elements a bin
-var<workgroup> before: array<u32, BINS + 1u>;   // elements of the bins before this one
-var<workgroup> sums: array<u32, WORKERS>;
+var<workgroup> drawn: array<atomic<u32>, DRAWN>; // what stays, of every model
+var<workgroup> unsure: array<u32, LINES>;        // where the rank in its bin decides
+var<workgroup> bins: array<atomic<u32>, BINS>;   // elements a bin
+var<workgroup> before: array<u32, BINS + 1u>;    // elements of the bins before this one
+var<workgroup> sums: array<u32, WORKGROUP>;
 var<workgroup> lowest: atomic<u32>;
 var<workgroup> highest: atomic<u32>;
 var<workgroup> present_count: u32;
@@ -98,10 +101,20 @@ fn ranks(p: Place, drop: Drop, mine: Ranks, row: u32) -> Ranks {
   return result;
 }
 
-// The threshold of random words below which an element of this rank goes.
-fn limit(p: Place, i: u32, rank: vec4u) -> vec4u {
+// The limit of random words below which an element of this rank goes. A row has fewer than 2^31 elements.
+fn limit(p: Place, i: u32, rank: vec4u) -> vec4f {
   let j = drop_at(i);
-  return vec4u(max(vec4f(0.0), vec4f(coef(p, j)) - prod4(vec4f(rank), coef(p, j + 1u))));
+  return clamp(vec4f(coef(p, j)) - prod4(vec4f(vec4i(rank)), coef(p, j + 1u)), vec4f(0.0), vec4f(4294967040.0));
+}
+
+// Whether a word is not below the whole part of a limit. Half by half, in floats: software drivers make integers of floats
+// lane by lane.
+fn passes(word: vec4u, bound: vec4f) -> vec4<bool> {
+  let high = floor(bound * vec4f(0x1p-16));
+  let low = floor(bound - high * vec4f(0x1p16));
+  let word_high = vec4f(vec4i(word >> vec4u(16u)));
+  let word_low = vec4f(vec4i(word & vec4u(0xffffu)));
+  return (word_high > high) | ((word_high == high) & (word_low >= low));
 }
 
 fn bits_of(mask: vec4<bool>) -> u32 {
@@ -109,34 +122,33 @@ fn bits_of(mask: vec4<bool>) -> u32 {
   return (bits.x | bits.y) | (bits.z | bits.w);
 }
 
-fn kept_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) -> u32 {
+// Draws for input `i`: afterwards an invocation finds the words of its own lines in `drawn`.
+fn draw_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) {
   let start = place(wid, nwg, 0u);
-  if (start.live == 0u) { return 0u; }
+  if (start.live == 0u) { return; }
   let drop = drop_of(start, i);
   let row = coef_word(start, drop_end() - 1u);
   let same = coef_word(start, drop_at(i) + 1u) == 0u; // limit, whatever the rank
-  let short = row < LONG || same;
-  var own = array<Own, OCTETS>();
-  var result = 0u;
-  for (var k = 0u; k < rolled(OCTETS); k++) {
-    let p = along(start, OCTETS * lid + k);
-    if (p.live == 0u) { break; }
-    let keys = keys_at(drop, i32(p.octet));
-    let random = draw_from(drop.stream, p.octet);
-    own[k] = Own(keys, random);
-    if (!short) { continue; }
-    var rank = Ranks();
-    if (!same) { rank = ranks(p, drop, keys, row); }
-    let bits = bits_of(random.a >= limit(p, i, rank.a)) | (bits_of(random.b >= limit(p, i, rank.b)) << 4u);
-    result |= bits << (8u * k);
+  if (row < LONG || same) {
+    for (var k = 0u; k < rolled(OWN_LINES * LINE_OCTETS); k++) {
+      let p = along(start, OWN_LINES * LINE_OCTETS * lid + k);
+      if (p.live == 0u) { break; }
+      let random = draw_from(drop.stream, p.octet);
+      var rank = Ranks();
+      if (!same) { rank = ranks(p, drop, keys_at(drop, i32(p.octet)), row); }
+      let bits = bits_of(passes(random.a, limit(p, i, rank.a))) | (bits_of(passes(random.b, limit(p, i, rank.b))) << 4u);
+      atomicOr(&drawn[line_of(start, p.octet, i)], bits << (8u * (p.octet % LINE_OCTETS)));
+    }
+    return;
   }
-  if (short) { return result; }
   let end = i32(min(table[start.rec], 8u * start.octet + 2048u));
   for (var begin = i32(8u * start.octet) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
-    result |= kept_of_row(start, drop, &own, lid, begin, begin + i32(row));
+    draw_row(start, drop, lid, begin, begin + i32(row));
   }
-  return result;
 }
+
+// Where the word of an octet is in `drawn`.
+fn line_of(start: Place, octet: u32, i: u32) -> u32 { return LINES * (i - 1u) + (octet - start.octet) / LINE_OCTETS; }
 
 // Keys of an octet, but NONE outside the row.
 fn clip(keys: Ranks, octet: i32, begin: i32, end: i32) -> Ranks {
@@ -161,41 +173,45 @@ fn count_in_bins(keys: vec4u, low: u32, shift: u32) {
   if (counted.w) { atomicAdd(&bins[bin.w], 1u); }
 }
 
-// The same for the row of elements `begin` to `end`; bits of elements elsewhere are 0.
-fn kept_of_row(start: Place, drop: Drop, own: ptr<function, array<Own, OCTETS>>, lid: u32, begin: i32, end: i32) -> u32 {
+// The same for the row of elements `begin` to `end`.
+fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
   workgroupBarrier();
   if (lid == 0u) {
     atomicStore(&lowest, NONE);
     atomicStore(&highest, 0u);
   }
-  for (var b = lid; b < BINS; b += WORKERS) { atomicStore(&bins[b], 0u); }
+  for (var b = lid; b < BINS; b += WORKGROUP) { atomicStore(&bins[b], 0u); }
   workgroupBarrier();
   let first = begin >> 3u;
   let last = (end + 7) >> 3u;
   // The bins span what a sample of the row does; the first and the last one take what lies further out.
-  let keys = row_keys(drop, first + i32(lid) * ((last - first) / i32(WORKERS)), begin, end);
-  let least = min(select(vec4u(NONE), keys.a, present(keys.a)), select(vec4u(NONE), keys.b, present(keys.b)));
-  let most = max(select(vec4u(0u), keys.a, present(keys.a)), select(vec4u(0u), keys.b, present(keys.b)));
+  var least = vec4u(NONE);
+  var most = vec4u(0u);
+  for (var o = i32(lid); o < i32(SAMPLE); o += i32(WORKGROUP)) {
+    let keys = row_keys(drop, first + o * ((last - first) / i32(SAMPLE)), begin, end);
+    least = min(least, min(select(vec4u(NONE), keys.a, present(keys.a)), select(vec4u(NONE), keys.b, present(keys.b))));
+    most = max(most, max(select(vec4u(0u), keys.a, present(keys.a)), select(vec4u(0u), keys.b, present(keys.b))));
+  }
   atomicMin(&lowest, min(min(least.x, least.y), min(least.z, least.w)));
   atomicMax(&highest, max(max(most.x, most.y), max(most.z, most.w)));
   workgroupBarrier();
   let low = atomicLoad(&lowest);
   let width = 32u - countLeadingZeros(max(atomicLoad(&highest), low) - low);
   let shift = max(width, 10u) - 10u;
-  for (var o = first + i32(lid); o < last; o += i32(WORKERS)) {
+  for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
     let keys = row_keys(drop, o, begin, end);
     count_in_bins(keys.a, low, shift);
     count_in_bins(keys.b, low, shift);
   }
   workgroupBarrier();
-  let each = rolled(BINS / WORKERS);
+  let each = rolled(BINS / WORKGROUP);
   var total = 0u;
   for (var b = lid * each; b < (lid + 1u) * each; b++) { total += atomicLoad(&bins[b]); }
   sums[lid] = total;
   workgroupBarrier();
   if (lid == 0u) {
     total = 0u;
-    for (var w = 0u; w < rolled(WORKERS); w++) {
+    for (var w = 0u; w < rolled(WORKGROUP); w++) {
       let next = total + sums[w];
       sums[w] = total;
       total = next;
@@ -208,62 +224,78 @@ fn kept_of_row(start: Place, drop: Drop, own: ptr<function, array<Own, OCTETS>>,
     before[b] = total;
     total += atomicLoad(&bins[b]);
   }
-  if (lid == WORKERS - 1u) { before[BINS] = total; }
+  if (lid == WORKGROUP - 1u) { before[BINS] = total; }
   workgroupBarrier();
   let zeros = u32(end - begin) - present_count;
-  var result = 0u;
-  var open = 0u;
-  for (var k = 0u; k < rolled(OCTETS); k++) {
-    let octet = i32(start.octet + OCTETS * lid + k);
-    if (octet < first || octet >= last) { continue; }
-    let keys = clip((*own)[k].keys, octet, begin, end);
-    let random = (*own)[k].random;
-    let near = bounds(start, drop.input, keys.a, random.a, low, shift, zeros);
-    let far = bounds(start, drop.input, keys.b, random.b, low, shift, zeros);
-    result |= (near.x | (far.x << 4u)) << (8u * k);
-    open |= (near.y | (far.y << 4u)) << (8u * k);
+  var waiting = 0u;
+  for (var line = lid * OWN_LINES; line < rolled((lid + 1u) * OWN_LINES); line++) {
+    var stays = 0u;
+    var open = 0u;
+    for (var k = 0u; k < rolled(LINE_OCTETS); k++) {
+      let octet = i32(start.octet + LINE_OCTETS * line + k);
+      if (octet < first || octet >= last || 8 * octet >= i32(start.elements)) { continue; }
+      let keys = row_keys(drop, octet, begin, end);
+      let random = draw_from(drop.stream, u32(octet));
+      let near = bounds(start, drop.input, keys.a, random.a, low, shift, zeros);
+      let far = bounds(start, drop.input, keys.b, random.b, low, shift, zeros);
+      stays |= (near.x | (far.x << 4u)) << (8u * k);
+      open |= (near.y | (far.y << 4u)) << (8u * k);
+    }
+    atomicOr(&drawn[LINES * (drop.input - 1u) + line], stays);
+    unsure[line] = open;
+    waiting += countOneBits(open);
   }
   loop {
     workgroupBarrier();
     if (lid == 0u) { atomicStore(&asking, 0u); }
-    if (lid < ASKED) { atomicStore(&asked_ranks[lid], 0u); }
+    for (var t = lid; t < ASKED; t += WORKGROUP) { atomicStore(&asked_ranks[t], 0u); }
     workgroupBarrier();
-    let waiting = countOneBits(open);
-    var turn = ASKED;
-    if (waiting != 0u) { turn = atomicAdd(&asking, waiting); }
-    var rest = open;
-    for (var t = turn; t < ASKED && rest != 0u; t++) {
-      let e = countTrailingZeros(rest);
-      let keys = (*own)[e >> 3u].keys;
-      asked_keys[t] = select(keys.a, keys.b, (e & 4u) != 0u)[e & 3u];
-      asked_places[t] = i32(8u * (start.octet + OCTETS * lid) + e);
-      rest &= rest - 1u;
+    if (waiting != 0u) {
+      var t = atomicAdd(&asking, waiting);
+      for (var line = lid * OWN_LINES; line < (lid + 1u) * OWN_LINES && t < ASKED; line++) {
+        var open = unsure[line];
+        for (; open != 0u && t < ASKED; t++) {
+          let octet = start.octet + LINE_OCTETS * line + countTrailingZeros(open) / 8u;
+          let e = countTrailingZeros(open) & 7u;
+          let keys = keys_at(drop, i32(octet));
+          asked_keys[t] = select(keys.a, keys.b, e >= 4u)[e & 3u];
+          asked_places[t] = i32(8u * octet + e);
+          open &= open - 1u;
+          waiting -= 1u;
+        }
+        unsure[line] = open;
+      }
     }
     workgroupBarrier();
     if (lid == 0u) { asked = min(atomicLoad(&asking), ASKED); }
     let count = workgroupUniformLoad(&asked);
     if (count == 0u) { break; }
-    var counts = array<u32, ASKED>();
-    for (var o = first + i32(lid); o < last; o += i32(WORKERS)) {
-      let keys = row_keys(drop, o, begin, end);
-      for (var t = 0u; t < count; t++) {
-        let key = asked_keys[t];
-        let ahead = clamp(asked_places[t] - 8 * o, 0, 8); // elements of the octet before it
-        counts[t] += smaller4(keys.a, key, ahead) + smaller4(keys.b, key, ahead - 4);
+    for (var t = 0u; t < count; t += 4u) {
+      let key = vec4u(asked_keys[t], asked_keys[t + 1u], asked_keys[t + 2u], asked_keys[t + 3u]);
+      let at = vec4i(asked_places[t], asked_places[t + 1u], asked_places[t + 2u], asked_places[t + 3u]);
+      var ranks = vec4u(0u);
+      for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
+        let keys = row_keys(drop, o, begin, end);
+        let ahead = clamp(at - 8 * o, vec4i(0), vec4i(8)); // elements of the octet before each
+        ranks += vec4u(smaller(keys, key.x, ahead.x), smaller(keys, key.y, ahead.y),
+                       smaller(keys, key.z, ahead.z), smaller(keys, key.w, ahead.w));
+      }
+      for (var j = 0u; j < 4u; j++) { atomicAdd(&asked_ranks[t + j], ranks[j]); }
+    }
+    workgroupBarrier();
+    for (var t = lid; t < count; t += WORKGROUP) {
+      let element = u32(asked_places[t]);
+      let random = draw_from(drop.stream, element / 8u);
+      let word = select(random.a, random.b, (element & 4u) != 0u)[element & 3u];
+      if (passes(vec4u(word), limit(start, drop.input, vec4u(atomicLoad(&asked_ranks[t])))).x) {
+        atomicOr(&drawn[line_of(start, element / 8u, drop.input)], 1u << (element % 32u));
       }
     }
-    for (var t = 0u; t < count; t++) { atomicAdd(&asked_ranks[t], counts[t]); }
-    workgroupBarrier();
-    for (var t = turn; t < ASKED && open != 0u; t++) {
-      let e = countTrailingZeros(open);
-      open &= open - 1u;
-      let random = (*own)[e >> 3u].random;
-      let word = select(random.a, random.b, (e & 4u) != 0u)[e & 3u];
-      if (word >= limit(start, drop.input, vec4u(atomicLoad(&asked_ranks[t]))).x) { result |= 1u << e; }
-    }
   }
-  return result;
 }
+
+// How many of eight keys are smaller, or equal and among the first `before`.
+fn smaller(keys: Ranks, key: u32, before: i32) -> u32 { return smaller4(keys.a, key, before) + smaller4(keys.b, key, before - 4); }
 
 // How many of four keys are smaller, or equal and among the first `before`.
 fn smaller4(keys: vec4u, key: u32, before: i32) -> u32 {
@@ -277,7 +309,7 @@ fn bounds(start: Place, i: u32, keys: vec4u, random: vec4u, low: u32, shift: u32
   let first = vec4u(before[bin.x], before[bin.y], before[bin.z], before[bin.w]);
   let last = vec4u(before[bin.x + 1u], before[bin.y + 1u], before[bin.z + 1u], before[bin.w + 1u]);
   let counted = present(keys);
-  let stays = counted & (random >= limit(start, i, first + vec4u(zeros)));
-  let may = counted & (random >= limit(start, i, last + vec4u(zeros) - vec4u(1u)));
+  let stays = counted & passes(random, limit(start, i, first + vec4u(zeros)));
+  let may = counted & passes(random, limit(start, i, last + vec4u(zeros) - vec4u(1u)));
   return vec2u(bits_of(stays), bits_of(may) & ~bits_of(stays));
 }
