@@ -41,6 +41,10 @@ export interface DoctorReport {
 
 const mebi = 2 ** 20
 
+/**
+ * Looks at all adapters and measures the one that fits, and a disk; the measurements are kept for `explain`. What is missing is
+ * no error, but advice.
+ */
 export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport> {
   const addon = loadAddon()
   const advice: string[] = []

@@ -52,6 +52,7 @@ interface Opened {
   driver: Adapter['driver']
 }
 
+/** One device and what runs on it. `close` it when it is no longer needed, or declare it with `await using`. */
 export class Engine {
   private closed = false
   private readonly running = new Set<Promise<unknown>>()

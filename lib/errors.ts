@@ -144,6 +144,7 @@ export interface ErrorDetails {
   problems?: string[] | undefined
 }
 
+/** What this package throws; `code` is stable, the message is for people: one sentence with names and figures. */
 export class WeightsmithError extends Error {
   /** `AbortError` for ERR_WEIGHTSMITH_ABORTED, as everywhere on the web platform; else `WeightsmithError`. */
   override readonly name: string

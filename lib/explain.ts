@@ -74,6 +74,10 @@ export interface ExplainReport {
   notes: string[]
 }
 
+/**
+ * Plans a recipe and says what its merge would do and cost; nothing is written. Throws what planning a merge throws, such as
+ * ERR_WEIGHTSMITH_RECIPE, _NOT_FOUND and _SHAPE_MISMATCH, and ERR_WEIGHTSMITH_OUT_OF_MEMORY where `memory` is too small.
+ */
 export async function explain(recipe: string | RecipeInput, options: ExplainOptions = {}): Promise<ExplainReport> {
   const { measure = false, out = '.', folder } = options
   const addon = loadAddon()

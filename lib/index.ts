@@ -117,7 +117,10 @@ export { openScores, type ScoreOptions, type ScoreReport, score } from './score.
 export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
 export { version }
 
-/** Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. */
+/**
+ * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final name when
+ * all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder of what is finished.
+ */
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
   return engine.use(async ({ addon, device, memory }) => {
     const settings = { memory, ...options }

@@ -39,6 +39,7 @@ export interface KernelRun {
   time: NativeReport['time']
 }
 
+/** One kernel of the registry, on the device of the engine that gave it. */
 export class Kernel {
   readonly spec: KernelSpec
 

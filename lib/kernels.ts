@@ -287,4 +287,5 @@ const list: KernelSpec[] = [
   },
 ]
 
+/** By name. */
 export const kernels: ReadonlyMap<string, KernelSpec> = new Map(list.map((kernel) => [kernel.name, kernel]))

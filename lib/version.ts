@@ -6,4 +6,5 @@ import { packageRoot } from './native/load.js'
 
 const manifest = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }
 
+/** Of the package. */
 export const version: string = manifest.version

@@ -6,6 +6,7 @@ import type { ModelSpec } from '../families/index.js'
 import { rowsOf } from '../forward/index.js'
 import type { ImageSource } from '../images/index.js'
 
+/** What `evaluate` can measure; see `EvalOptions.metric`. */
 export const metrics = ['nll', 'ppl', 'exact-match', 'choice'] as const
 export type Metric = (typeof metrics)[number]
 

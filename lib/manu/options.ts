@@ -5,6 +5,7 @@ import type { Layers } from './neurons.js'
 import type { Weights } from './scores.js'
 import { parts } from './statistics.js'
 
+/** Ways to score neurons; see `ManuOptions.mode`. */
 export const manuModes = ['code', 'paper', 'coupled'] as const
 export type ManuMode = (typeof manuModes)[number]
 export const manuStatistics = ['stream', 'batch'] as const

@@ -24,6 +24,7 @@ import { ties } from './ties.js'
 
 export type { Made, Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
 
+/** Merge methods by name. */
 export const methods: ReadonlyMap<string, Method> = new Map(
   [
     linear,

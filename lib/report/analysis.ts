@@ -14,6 +14,7 @@ const importanceLabels = {
   'block influence': 'block influence',
 } as const
 
+/** The page of `analyze`: change and importance over the layers, then a map of layers and modules for each model. */
 export function analysisPage({ base, data, importance, models, adapter }: Analysis): Page {
   const modules = models[0]?.diff.modules.map(({ module }) => module) ?? []
   const sections: Section[] = [

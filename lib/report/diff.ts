@@ -29,6 +29,7 @@ export function changeMap({ layers, modules, cells }: DiffReport, top?: number):
   }
 }
 
+/** The page of `diff`: a map of layers and modules, curves over the layers, and tables. */
 export function diffPage(report: DiffReport): Page {
   const { a, b, total, layers, modules, tensors, skipped } = report
   const named = layerNames(layers)

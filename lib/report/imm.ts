@@ -47,6 +47,7 @@ function signs(collapse: RoundReport['evaluation']['collapse']): [string, Collap
   return all.flatMap(([set, one]) => (one === undefined ? [] : [[set, one] as [string, Collapse]]))
 }
 
+/** The page of `imm`: accuracies and signs of collapse over the rounds. */
 export function immPage(report: ImmReport): Page {
   const { accuracy, collapse } = immTables(report)
   const curve = (name: string, of: (round: RoundReport) => number | null | undefined) => ({

@@ -99,6 +99,7 @@ const list: ScoreMethod[] = [
   },
 ]
 
+/** By name. */
 export const scoreMethods: ReadonlyMap<string, ScoreMethod> = new Map(list.map((method) => [method.name, method]))
 
 /** Methods by name. Throws ERR_WEIGHTSMITH_ARGUMENT with those that there are. */
