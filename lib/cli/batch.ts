@@ -24,7 +24,7 @@ export function addBatch(program: Command): void {
     .addOption(dtype('the recipes'))
     .addOption(shardSize())
     .addOption(memory())
-    .addOption(seed('of the random numbers of DARE and IMM'))
+    .addOption(seed('of the random numbers of methods that drop entries'))
     .addOption(adapter())
     .addOption(overwrite('replace output folders that are there'))
     .addOption(checksum())

@@ -21,7 +21,7 @@ export function addMerge(program: Command): void {
     .addOption(dtype())
     .addOption(shardSize())
     .addOption(memory())
-    .addOption(seed('of the random numbers of DARE and IMM'))
+    .addOption(seed('of the random numbers of methods that drop entries'))
     .addOption(adapter())
     .addOption(dryRun('check everything and show the plan, write nothing'))
     .addOption(overwrite('replace the output folder if it is there, and discard an unfinished one'))

@@ -21,7 +21,7 @@ export interface MergeOptions {
   shardSize?: number | string | undefined
   /** Memory for tiles: bytes, or a text such as `1GiB` (the default). */
   memory?: number | string | undefined
-  /** Of the random numbers of DARE and IMM. Defaults to 0. */
+  /** Of the random numbers of methods that drop entries. Defaults to 0. */
   seed?: number | undefined
   /** Plan and check, but write nothing. */
   dryRun?: boolean | undefined
