@@ -8,8 +8,8 @@ import { type DataSet, type Metric, measure, metrics, readSet } from './eval/ind
 import type { ModelSpec } from './families/index.js'
 import type { Model } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
-import { estimateGeneration, roomFor, streamed } from './generate.js'
 import { createLines } from './jsonl.js'
+import { estimateGeneration, roomyModel, streamed } from './room.js'
 
 export { type Metric, metrics } from './eval/index.js'
 
@@ -99,27 +99,27 @@ export async function evaluateAll(
   for (const file of options.data) sets.push(await readSet(file, { text, spec, checkpoint }, { ...options, metric }))
   const longest = Math.max(...sets.map((set) => set.longest))
   const total = Math.max(...sets.map((set) => set.total))
-  const room = await engine.use(async (host) => roomFor(spec, host, longest, total))
-  const model = modelOf(engine, checkpoint, metric === 'exact-match' ? room : { tokens: room.tokens })
+  const cached = metric === 'exact-match'
+  const { model, ...device } = await roomyModel(engine, checkpoint, { longest, total, cached })
   const reports: EvalReport[] = []
   const out = options.out === undefined || dryRun ? undefined : await createLines(options.out)
   try {
-    const { bytes, parts, reads } = await model.forecast(metric === 'exact-match' ? {} : { watch: [] })
     for (const set of sets) {
       const begin = performance.now()
       const { file, examples } = set
       const common = { model: path, data: file, metric, dryRun, examples }
-      const device = {
-        bytes,
-        parts,
-        reads,
-        notes: metric === 'exact-match' && parts > 1 ? [streamed(path, reads)] : [],
+      const takes = {
+        ...device,
+        notes: cached && device.parts > 1 ? [streamed(path, device.reads)] : [],
         adapter: engine.adapter.info.device,
       }
       if (dryRun) {
         const tokens = set.total
-        const estimate = await estimateOf(model, set, { reads, together: Math.floor(room.cache / longest) })
-        reports.push({ ...common, tokens, value: Number.NaN, ...device, milliseconds: estimate })
+        const estimate = await estimateOf(model, set, {
+          reads: device.reads,
+          together: Math.floor(model.cache / longest),
+        })
+        reports.push({ ...common, tokens, value: Number.NaN, ...takes, milliseconds: estimate })
         continue
       }
       const seen = set.kind === 'choices' ? set.questions : set.lines
@@ -141,7 +141,7 @@ export async function evaluateAll(
           value: Math.exp(result.value),
           ...(result.answers !== undefined && { answers: Math.exp(result.answers) }),
         }),
-        ...device,
+        ...takes,
         milliseconds: performance.now() - begin,
       })
     }

@@ -1,12 +1,12 @@
 /** `generateText`: what a model goes on to say after prompts, greedy or drawn. */
 
 import { checkIds, type Message, openText, type Prompt, Sight, type Text } from './data/index.js'
-import type { Adapter, Engine, Host } from './engine.js'
+import type { Adapter, Engine } from './engine.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from './errors.js'
-import type { ModelSpec } from './families/index.js'
-import { generate, type Model, type Place, rowsOf, tensorsOf } from './forward/index.js'
+import { generate, type Place, rowsOf } from './forward/index.js'
 import { checkpointOf, modelOf } from './forward.js'
 import type { ImageSource } from './images/index.js'
+import { estimateGeneration, roomyModel, streamed } from './room.js'
 
 export interface GenerateTextOptions {
   /** Most tokens of a continuation. Defaults to 64. */
@@ -75,23 +75,6 @@ export interface PromptWithImage {
   where?: string | undefined
 }
 
-const usualTokens = 2048
-const mostRows = 16384
-/** Share of the memory that the cache takes at most, unless the longest prompt needs more. */
-const cacheShare = 1 / 4
-/** And what a pass holds of its tokens. */
-const activationShare = 1 / 4
-
-/** Tokens a pass, and rows of the cache, for sequences of up to `longest` tokens and `total` together. */
-export function roomFor(spec: ModelSpec, { memory }: Pick<Host, 'memory'>, longest: number, total: number) {
-  const { activations, attention, layers } = spec.language
-  const row = 8 * attention.groups * attention.headSize * layers.length
-  const token = 4 * Object.values(activations).reduce((sum, width) => sum + width, 0)
-  const most = Math.min(usualTokens, Math.floor((memory * activationShare) / token))
-  const rows = Math.min(total, mostRows, Math.floor((memory * cacheShare) / row))
-  return { tokens: Math.max(longest, Math.min(total, most)), cache: Math.max(longest, rows) }
-}
-
 /**
  * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken, ERR_WEIGHTSMITH_ABORTED
  * after an abort.
@@ -122,9 +105,7 @@ export async function generateText(
   const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths) + maxTokens
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
-  const room = await engine.use(async (host) => roomFor(probe.spec, host, longest, total))
-  const model = modelOf(engine, checkpoint, room)
-  const { bytes, parts, reads } = await model.forecast()
+  const { model, bytes, parts, reads } = await roomyModel(engine, checkpoint, { longest, total, cached: true })
   const report: GenerateReport = {
     model: path,
     dryRun,
@@ -141,7 +122,13 @@ export async function generateText(
   }
   const count = ids.length * sampling.samples
   if (dryRun) {
-    const asked = { sequences: count, promptTokens, most: maxTokens, together: Math.floor(room.cache / longest), reads }
+    const asked = {
+      sequences: count,
+      promptTokens,
+      most: maxTokens,
+      together: Math.floor(model.cache / longest),
+      reads,
+    }
     return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
   }
   const speaker = new Speaker(text, options)
@@ -166,41 +153,6 @@ export async function generateText(
   report.continuations.sort((a, b) => a.prompt - b.prompt || a.sample - b.sample)
   report.milliseconds = performance.now() - begin
   return report
-}
-
-/** What is to be known of a model that is larger than the memory. */
-export function streamed(model: string, reads: number): string {
-  return (
-    `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
-    `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
-  )
-}
-
-/**
- * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass a
- * token of each of those that the cache has room for.
- */
-export async function estimateGeneration(
-  model: Model,
-  asked: { sequences: number; promptTokens: number; most: number; together: number; reads: number },
-): Promise<number> {
-  const { spec } = model
-  const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
-  const elements = ([, shape]: readonly [string, readonly number[]]) => shape.reduce((a, b) => a * b, 1)
-  const weights = (names: ReadonlySet<string>) =>
-    [...spec.tensors].filter(([name]) => names.has(name)).reduce((sum, tensor) => sum + elements(tensor), 0)
-  const depth = spec.language.layers.length
-  const layer = weights(tensorsOf(spec, { enter: false, first: 0, end: 1, leave: false }))
-  const head = weights(tensorsOf(spec, { enter: false, first: depth, end: depth, leave: true }))
-  const tokensOf = (count: number) => Array.from({ length: count }, (_, row) => ({ id: 0, start: row, row }))
-  const ahead = Math.min(asked.promptTokens, model.tokens)
-  const prompts = await model.paceOf(tokensOf(ahead))
-  const each = await model.paceOf(tokensOf(together))
-  const passes = Math.ceil(asked.sequences / together) * asked.most
-  return (
-    (prompts.run * depth * asked.promptTokens) / ahead +
-    passes * (each.run * (depth + head / layer) + each.load * asked.reads)
-  )
 }
 
 /** Turns ids into texts as they come, and listens for what stops them. */

@@ -26,7 +26,10 @@ import { version } from './version.js'
 export interface ScoreOptions {
   /** Names of `scoreMethods`; what they measure is measured in one run. */
   methods: readonly string[]
-  /** A .jsonl file, one `{"prompt": ..., "answer": ...}` a line; every method but `magnitude` needs it. */
+  /**
+   * A .jsonl file, one `{"prompt": ..., "answer": ...}` or `{"text": ...}` a line; every method but `magnitude` needs it. A text
+   * longer than the context is several lines.
+   */
   data?: string | undefined
   /** Where the images of the data are. Defaults to the folder of the data. */
   images?: string | undefined

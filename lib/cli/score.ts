@@ -35,7 +35,7 @@ export function addScore(program: Command): void {
       `what to measure: ${[...scoreMethods.keys()].join(', ')}; several with commas`,
       words,
     )
-    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line')
+    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} or {"text": ...} a line')
     .addOption(images())
     .option('--out <file>', 'the score file to write')
     .option('--layers <list>', 'layers to measure, such as 0-3,7 (default: all)', wholeNumbers('layers'))
