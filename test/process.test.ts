@@ -141,6 +141,18 @@ describe('the command line', () => {
     }
   })
 
+  test('shows the control characters of hostile names, and the terminal sees none', async () => {
+    const hostile = writeModel(fresh('hostile'), { 'model.\u001b[2J.weight': f32([1]) })
+    const { code, stdout } = await cli('inspect', hostile)
+    expect(code).toBe(0)
+    expect(stdout).toContain('model.\\x1b[2J.weight')
+    const lines = `${fresh('lines')}.jsonl`
+    writeFileSync(lines, '\u001b[2J')
+    const { stderr } = await cli('eval', 'demo/models/base', '--data', lines)
+    expect(stderr).toContain('\\x1b[2J')
+    expect(`${stdout}${stderr}`).not.toMatch(/(?!\n)\p{Cc}/u)
+  })
+
   test('keeps what a file of results held when a run fails', async () => {
     const out = fresh('said.jsonl')
     writeFileSync(out, 'earlier')

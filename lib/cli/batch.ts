@@ -2,7 +2,7 @@
 
 import type { Command } from 'commander'
 import { type BatchOptions, type BatchReport, type BatchResult, batch } from '../batch.js'
-import { bytes, count, milliseconds, plural, table } from './format.js'
+import { bytes, count, milliseconds, plural, printable, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, checksum, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'
 import { type Common, print, verb, withEngine } from './verb.js'
@@ -68,7 +68,7 @@ function showJobs(quiet: boolean): (result: BatchResult, progress: { done: numbe
   let last = performance.now()
   return (result, { done, total }) => {
     if (quiet) return
-    if (result.status === 'failed') process.stderr.write(`batch: ${result.name} failed: ${why(result)}\n`)
+    if (result.status === 'failed') process.stderr.write(`batch: ${result.name} failed: ${printable(why(result))}\n`)
     if (performance.now() - last < lineEveryMilliseconds) return
     last = performance.now()
     process.stderr.write(`batch: ${count(done)} of ${plural(total, 'job')} ended\n`)

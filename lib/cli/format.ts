@@ -43,6 +43,11 @@ export function percent(value: number): string {
   return `${(100 * value).toFixed(2)} %`
 }
 
+/** Text with names from files in it: their control characters are shown, and do nothing to the terminal. */
+export function printable(text: string): string {
+  return text.replace(/(?!\n)\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`)
+}
+
 /** Rows of a long table that are shown. */
 export const shownRows = 40
 

@@ -6,6 +6,7 @@
 
 import { CommanderError } from 'commander'
 import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { printable } from './format.js'
 import { interruptedBy, listenForInterruptions } from './interrupt.js'
 import { makeProgram } from './program.js'
 
@@ -20,9 +21,8 @@ function fail(error: unknown): number {
   const { partial, problems } = error instanceof WeightsmithError ? error : {}
   const resume = partial === undefined ? undefined : resumeCommand()
   printError({ code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message, problems, partial, resume })
-  process.stderr.write(
-    `weightsmith: ${message}${code === undefined || interrupted !== undefined ? '' : ` [${code}]`}\n`,
-  )
+  const shownCode = code === undefined || interrupted !== undefined ? '' : ` [${code}]`
+  process.stderr.write(`weightsmith: ${printable(message)}${shownCode}\n`)
   if (resume !== undefined) {
     process.stderr.write(`weightsmith: What is finished is kept in ${partial}; to continue: ${resume}\n`)
   }

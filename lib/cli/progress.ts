@@ -2,7 +2,7 @@
 
 import cliProgress from 'cli-progress'
 import type { NativeProgress } from '../native/border.js'
-import { bytes } from './format.js'
+import { bytes, printable } from './format.js'
 
 const lineEveryMilliseconds = 5000
 
@@ -49,7 +49,7 @@ function bar(what: string): Progress {
   return {
     update(event) {
       const { moved, total } = done(event)
-      show(moved, total, { text: `${bytes(moved)} of ${bytes(total)}`, tensor: event.tensor.slice(0, 48) })
+      show(moved, total, { text: `${bytes(moved)} of ${bytes(total)}`, tensor: printable(event.tensor).slice(0, 48) })
     },
     step: (moved, total, at = '') => show(moved, total, { text: stepText(moved, total), tensor: at }),
     stop() {
@@ -69,7 +69,7 @@ function lines(what: string): Progress {
     update: (event) =>
       show(() => {
         const { moved, total } = done(event)
-        return `${bytes(moved)} of ${bytes(total)}, ${event.tensor}`
+        return `${bytes(moved)} of ${bytes(total)}, ${printable(event.tensor)}`
       }),
     step: (moved, total, at = '') => show(() => [stepText(moved, total), at].filter((text) => text !== '').join(', ')),
     stop: () => undefined,

@@ -3,6 +3,7 @@
 import type { Command } from 'commander'
 import { type Adapter, Engine } from '../engine.js'
 import { checkPage, type Page, writePage } from '../report/index.js'
+import { printable } from './format.js'
 import { beginWork } from './interrupt.js'
 import { type Progress, showProgress } from './progress.js'
 
@@ -50,7 +51,7 @@ export function adapterText({ info, type, backend, driver }: Adapter): string {
 }
 
 export function print<T>(report: T, text: (report: T) => string, { json }: Common): void {
-  process.stdout.write(`${json ? JSON.stringify(report, null, 2) : text(report)}\n`)
+  process.stdout.write(`${json ? JSON.stringify(report, null, 2) : printable(text(report))}\n`)
 }
 
 export async function writeReport({ report }: Reported, page: () => Page | Promise<Page>): Promise<void> {
