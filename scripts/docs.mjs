@@ -142,7 +142,7 @@ function pruningPage() {
       '- `compact` with the same widths in all layers (`--widths local`, `wanda-sp`), and without blocks: the usual keys of the ' +
         'config say them, so transformers, vLLM and others load it. Query heads go with their KV group.',
       '- `compact` with widths of each layer (`--widths global`, default of `flap`): `per_layer_config` of the config has them. ' +
-        'Weightsmith runs it; transformers (5.23) reads that config but builds no LLaMA, Mistral, Qwen or Gemma from it, and ' +
+        'Weightsmith runs it; transformers (5.23) knows that key, but not for LLaMA, Mistral, Qwen and Gemma, and refuses it; ' +
         'vLLM and others do not load it.',
       '- Masked and compact results have the same logits but for rounding. `flap` needs a place for its biases, which LLaMA and ' +
         'OPT have (`attention_bias`, `mlp_bias`); for others `--no-bias`.',

@@ -118,7 +118,7 @@ describe('FLAP', () => {
       expect(note).toMatch(/transformers, vLLM and others load it/)
     } else {
       expect(Object.keys(config.per_layer_config as object).length).toBeGreaterThan(1)
-      expect(note).toMatch(/builds no model of this family .* do not load it/)
+      expect(note).toMatch(/not for this family, and refuses it.* do not load it/)
     }
     // Scoring a compact model works on its own widths.
     if (options.bias) {

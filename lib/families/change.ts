@@ -25,7 +25,7 @@ function isLlama({ all, text }: { all: Mutable; text: Mutable }): boolean {
 
 /**
  * The config with these widths, a layer each. Where they differ between layers, the usual keys have the widest, and
- * `per_layer_config` (as transformers reads it: by number of the layer, what differs) has the others. Nothing where the family has no keys for them.
+ * `per_layer_config` (a key of transformers: by number of the layer, what differs) has the others. Nothing where the family has no keys for them.
  */
 export function withWidths(config: Config, widths: readonly Widths[], headSize: number): Mutable | undefined {
   const copy = copyOf(config)

@@ -108,7 +108,7 @@ function narrowed({ checkpoint, spec }: Subject, kept: readonly KeptUnits[], not
     uniform
       ? 'All layers have the same widths, and the config says them with the usual keys: transformers, vLLM and others load it.'
       : 'Layers have widths of their own, which per_layer_config of the config says. Weightsmith runs it; transformers (5.23) ' +
-          'reads that config, but builds no model of this family from it; vLLM and others do not load it. For them write it ' +
+          'knows that key, but not for this family, and refuses it; vLLM and others do not load it. For them write it ' +
           'masked, or with local widths.',
   )
   return config
