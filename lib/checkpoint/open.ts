@@ -82,7 +82,7 @@ export async function openCheckpoint(addon: Reader, path: string, name = path): 
         const said = listed === undefined ? 'does not list it' : `lists it in ${listed}`
         throw indexError(root, `tensor ${tensor.name} is in ${shard}, but the index ${said}`, tensor.name)
       }
-      tensors.set(tensor.name, { ...tensor, file })
+      tensors.set(tensor.name, Object.assign(tensor, { file }))
     }
   }
   for (const [tensor, shard] of layout.weightMap ?? []) {
