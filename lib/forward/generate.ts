@@ -6,7 +6,8 @@
 
 import { WeightsmithError } from '../errors.js'
 import type { Draw } from './kernels.js'
-import type { Model, Sequence } from './model.js'
+import type { Model } from './model.js'
+import type { Sequence } from './pack.js'
 import type { Token, Wanted } from './pass.js'
 
 export interface Sampling extends Pick<Draw, 'temperature' | 'topK' | 'topP' | 'seed'> {

@@ -16,7 +16,8 @@ export {
   tokenWords,
   turnedBytes,
 } from './kernels.js'
-export { Model, type ModelOptions, rowsOf, type Sequence, type Zeros } from './model.js'
+export { Model, type ModelOptions, type Zeros } from './model.js'
+export { rowsOf, type Sequence } from './pack.js'
 export { type Part, tensorsOf } from './part.js'
 export type { Pass, Pixels, Token, Wanted } from './pass.js'
 export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'

@@ -13,10 +13,10 @@ import { type ModelSpec, modelSpec } from '../families/index.js'
 import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import { type Block, formsOf, forwardKernels, turnedBytes } from './kernels.js'
 import { type Gear, noGear } from './meter.js'
+import { pack, type Sequence } from './pack.js'
 import { type Part, partsOf, tensorsOf, wholeOf } from './part.js'
 import {
   type Pass,
-  type Pixels,
   readGrams,
   readSums,
   runPass,
@@ -44,9 +44,6 @@ export interface Zeros {
   columns?: readonly number[]
 }
 
-/** Ids, or ids among which the id of an image stands for each of some images. */
-export type Sequence = ArrayLike<number> | { ids: ArrayLike<number>; images: readonly Pixels[] }
-
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
 /** How a model goes through the device: whole, in parts, or in parts that take turns in the same buffers. */
@@ -69,13 +66,6 @@ interface Loaded {
 const waitingShare = 1 / 8
 
 const defaultTokens = 1024
-
-/** Tokens that ids become: each stands for one, but the id of an image for all rows of its features. */
-export function rowsOf({ vision }: ModelSpec, ids: readonly number[]): number {
-  if (vision === undefined) return ids.length
-  const each = vision.stack.attention.both - vision.skipped
-  return ids.reduce((sum, id) => sum + (id === vision.token ? each : 1), 0)
-}
 
 export class Model {
   readonly spec: ModelSpec
@@ -106,54 +96,7 @@ export class Model {
    * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
    */
   pack(sequences: readonly Sequence[]): Token[] {
-    const { vocabulary, context, vision } = this.spec
-    let start = 0
-    return sequences.flatMap((sequence, index) => {
-      const ids = Array.from('ids' in sequence ? sequence.ids : sequence)
-      const wrong = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabulary) && id !== vision?.token)
-      if (wrong !== undefined) {
-        throw argument(
-          `Sequence ${index} has the id ${wrong}, but ${this.checkpoint.name} knows 0 to ${vocabulary - 1}.`,
-        )
-      }
-      if (ids.length === 0) throw argument(`Sequence ${index} is empty.`)
-      const items = this.expand(ids, 'ids' in sequence ? sequence.images : [], index)
-      if (items.length > context) {
-        throw argument(
-          `Sequence ${index} has ${items.length} tokens, but the context of ${this.checkpoint.name} has ${context}.`,
-        )
-      }
-      const tokens = items.map((item, i) => {
-        const next = items[i + 1]
-        return { ...item, start, row: start + i, target: next?.image === undefined ? next?.id : undefined }
-      })
-      start += items.length
-      return tokens
-    })
-  }
-
-  /** Ids, with the rows of an image's features in the place of its id. */
-  private expand(ids: number[], images: readonly Pixels[], index: number): Pick<Token, 'id' | 'image'>[] {
-    const { vision } = this.spec
-    const places = vision === undefined ? 0 : ids.filter((id) => id === vision.token).length
-    if (places !== images.length) {
-      throw argument(`Sequence ${index} has places for ${places} images, but ${images.length} are given.`)
-    }
-    if (vision === undefined) return ids.map((id) => ({ id }))
-    const values = vision.channels * vision.size ** 2
-    const odd = images.find(({ length }) => length !== values)
-    if (odd !== undefined) {
-      throw argument(
-        `An image of sequence ${index} has ${odd.length} values, but ${this.checkpoint.name} sees ${vision.channels} ` +
-          `channels of ${vision.size} x ${vision.size} pixels.`,
-      )
-    }
-    const waiting = [...images]
-    const length = vision.stack.attention.both - vision.skipped
-    return ids.flatMap((id) => {
-      const pixels = id === vision.token ? waiting.shift() : undefined
-      return pixels === undefined ? [{ id }] : Array.from({ length }, (_, row) => ({ id, image: { pixels, row } }))
-    })
+    return pack({ spec: this.spec, name: this.checkpoint.name }, sequences)
   }
 
   /**
