@@ -282,12 +282,15 @@ export const forwardKernels = {
     if (lanes === 0 || at.size % 4 !== 0 || at.size > 32 * lanes) {
       return { kernel: 'forward/attention', ...common, grid: perRow(at.rows, at.heads) }
     }
-    const across = [8, 4, 2].find((count) => (at.heads / at.groups) % count === 0) ?? 1
+    const parts = Math.ceil(at.size / 4 / lanes)
+    // As many queries as registers hold elements of.
+    const most = Math.min(8, 2 ** Math.floor(Math.log2(16 / parts)))
+    const across = [8, 4, 2].find((count) => count <= most && (at.heads / at.groups) % count === 0) ?? 1
     // A few tokens are the next ones of as many sequences; more are sequences, whose neighbours see the same keys.
-    const tile = at.rows <= 32 ? across : 8
+    const tile = at.rows <= 32 ? across : most
     return {
       kernel: 'forward/attention_subgroup',
-      constants: { SUBGROUP: lanes, PARTS: Math.ceil(at.size / 4 / lanes), TILE: tile, ACROSS: across },
+      constants: { SUBGROUP: lanes, PARTS: parts, TILE: tile, ACROSS: across },
       ...common,
       grid: perRow(Math.ceil(at.rows / (tile / across)), at.heads / across),
     }
