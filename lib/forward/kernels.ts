@@ -75,12 +75,16 @@ export interface Forms {
 
 export const plainForms: Forms = { lanes: 0, f16: false, matrix: 0 }
 
+/** Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one passes. */
+const provenSide = 8
+
 /** Those that are fastest on an adapter, of the ones that it offers: on a CPU matrices of a subgroup take ten times as long. */
 export function formsOf(adapter: NativeAdapter): Forms {
   const { features, limits, type } = adapter
   const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0
   if (lanes < 4) return plainForms
-  return { lanes, f16: features.includes('shader-f16'), matrix: type === 'cpu' ? 0 : matrixSide(adapter) }
+  const side = type === 'cpu' ? 0 : matrixSide(adapter)
+  return { lanes, f16: features.includes('shader-f16'), matrix: side === provenSide ? side : 0 }
 }
 
 /** Side of the matrices that kernel gemm_matrix can take on an adapter; 0: none. */
