@@ -17,11 +17,10 @@ const ROW_OCTETS = 4u;
 const NONE = 0xffffffffu;
 override LANES: u32 = 64u; // what suits the adapter (see octets.wgsl)
 const ROWS = 64u;
-const MOST_CUTS = 3u;
 
 fn add4(v: vec4u) -> u32 { return (v.x + v.y) + (v.z + v.w); }
 
-// What is above a bracket, and bits of the elements inside it: of octet k, from 8 k on.
+// What is above a bracket, and bits of the elements of a row that are inside it: of octet k, from 8 k on.
 struct Found { above: vec4u, hits: u32 }
 
 // Word `w` of a bracket.
@@ -40,6 +39,7 @@ fn look(found: ptr<function, Found>, p: Place, s: u32, k: u32, a: vec4u, b: vec4
 
 // `row` of 32 elements begins at `start`.
 fn write(start: Place, row: u32, model: u32, s: u32, hits_of_row: u32) {
+  if (hits_of_row == 0u) { return; }
   var hits = hits_of_row;
   let first = (start.block * selections() + s) * WORDS;
   var slot = atomicAdd(&output[first + 1u], countOneBits(hits));
@@ -61,6 +61,11 @@ fn write(start: Place, row: u32, model: u32, s: u32, hits_of_row: u32) {
   }
 }
 
+fn count(start: Place, s: u32, above: vec4u) {
+  let more = add4(above);
+  if (more != 0u) { atomicAdd(&output[(start.block * selections() + s) * WORDS], more); }
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let origin = place(wid, nwg, 0u);
@@ -68,13 +73,19 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     var open = false;
     for (var c = 0u; c < CUTS; c++) { open = open || bracket(origin, CUTS * model + c, 0u) != NONE; }
     if (!open) { continue; }
-    var above = array<vec4u, MOST_CUTS>();
+    let s = CUTS * model;
+    // A variable a cut: an array is memory to some drivers.
+    var first = Found();
+    var second = Found();
+    var third = Found();
     for (var r = 0u; r < rolled(ROWS / LANES); r++) {
       // Rows in scattered order, so that the hits that find a slot are a fair sample of an ordered tensor too.
       let row = reverseBits(lid * (ROWS / LANES) + r) >> 26u;
       let start = along(origin, row * ROW_OCTETS);
       if (start.live == 0u) { continue; }
-      var found = array<Found, MOST_CUTS>();
+      first.hits = 0u;
+      second.hits = 0u;
+      third.hits = 0u;
       for (var k = 0u; k < ROW_OCTETS; k++) {
         let p = along(start, k);
         if (p.live == 0u) { break; }
@@ -85,16 +96,16 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
           a = select(vec4u(0u), a, live4(p.live, 0u));
           b = select(vec4u(0u), b, live4(p.live, 4u));
         }
-        for (var c = 0u; c < CUTS; c++) { look(&found[c], p, CUTS * model + c, k, a, b); }
+        look(&first, p, s, k, a, b);
+        if (CUTS > 1u) { look(&second, p, s + 1u, k, a, b); }
+        if (CUTS > 2u) { look(&third, p, s + 2u, k, a, b); }
       }
-      for (var c = 0u; c < CUTS; c++) {
-        above[c] += found[c].above;
-        if (found[c].hits != 0u) { write(start, row, model, CUTS * model + c, found[c].hits); }
-      }
+      write(start, row, model, s, first.hits);
+      if (CUTS > 1u) { write(start, row, model, s + 1u, second.hits); }
+      if (CUTS > 2u) { write(start, row, model, s + 2u, third.hits); }
     }
-    for (var c = 0u; c < CUTS; c++) {
-      let more = add4(above[c]);
-      if (more != 0u) { atomicAdd(&output[(origin.block * selections() + CUTS * model + c) * WORDS], more); }
-    }
+    count(origin, s, first.above);
+    if (CUTS > 1u) { count(origin, s + 1u, second.above); }
+    if (CUTS > 2u) { count(origin, s + 2u, third.above); }
   }
 }
