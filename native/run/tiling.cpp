@@ -75,7 +75,7 @@ uint32_t recordWords(size_t inputs, size_t coefficients) {
 
 TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped) {
   // The rest is for what host steps keep of a large tensor: the masks of a cut, samples, hits.
-  const uint64_t tiles = plan.memory - std::min<uint64_t>(plan.memory / 6, 48 << 20);
+  const uint64_t tiles = plan.memory - std::min<uint64_t>(plan.memory / 4, 64 << 20);
   return {maxBinding, tiles / (mapped ? 1 : 2)};
 }
 
