@@ -10,7 +10,7 @@ import { messageOf } from './errors.js'
 import { type Forms, formsOf } from './forward/index.js'
 import { keepMeasurements, measureDevice, measureDisk } from './measure.js'
 import type { NativeAddon } from './native/border.js'
-import { bundledDriver } from './native/driver.js'
+import { bundledCommand, bundledDriver } from './native/driver.js'
 import { dawnLibrary, loadAddon } from './native/load.js'
 import { version } from './version.js'
 
@@ -49,13 +49,22 @@ export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport>
   const addon = loadAddon()
   const advice: string[] = []
   // The bundled driver stays visible to a process once it was shown, so the system's adapters are listed first.
-  const system = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, undefined))
+  const { adapters: system, refused } = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, undefined))
   const memcpy = (await addon.memcpyBandwidth(128 * mebi)).bytesPerSecond
   const measured = await measureEngine(options, memcpy, advice)
   const adapters = system.map((adapter) => publicAdapter(adapter, 'system'))
   adapters.push(...(await bundledAdapters(addon, options, adapters, advice)))
-  if (system.length === 0) {
-    advice.push(`Dawn sees no Vulkan driver of this system. ${await howToInstallMesa()}`)
+  for (const { name, problem } of system) {
+    if (problem !== '') advice.push(`${name} is passed over, because nothing can run on it: ${problem}`)
+  }
+  for (const reason of refused) {
+    advice.push(`Dawn refuses a Vulkan driver of this system, which may be too old for it: ${reason}`)
+  }
+  const kind = measured.engine?.adapter.driver
+  if (kind !== 'system') {
+    const found = system.length === 0 ? 'Dawn sees no driver of this system that it can use. ' : ''
+    const used = kind === 'bundled' ? 'The bundled software driver is in use; others are several times faster. ' : ''
+    advice.push(`${found}${used}${await howToInstallMesa()}`)
   }
   const disk = await measureDisk(resolve(options.folder ?? '.'), options.diskBytes ?? 256 * mebi)
   if ('write' in disk) await keepMeasurements({ disk })
@@ -83,12 +92,12 @@ async function bundledAdapters(
     return undefined
   })
   if (bundled === undefined) {
-    if (process.platform === 'linux' && process.arch === 'x64' && known.length === 0) {
-      advice.push('The embedded driver is not installed; run: npm install @sparticuz/chromium')
+    if (bundledCommand !== undefined && known.length === 0) {
+      advice.push(`The bundled driver is not installed; run: ${bundledCommand}`)
     }
     return []
   }
-  const seen = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, bundled))
+  const { adapters: seen } = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, bundled))
   return seen
     .filter(({ name }) => !known.some(({ info }) => info.device === name))
     .map((adapter) => publicAdapter(adapter, 'bundled'))
@@ -114,11 +123,6 @@ async function measureEngine(
     const device = await measureDevice(engine, ['linear'])
     await keepMeasurements({ device })
     const bytesPerSecond = device.kernels.linear ?? 0
-    if (adapter.driver === 'bundled') {
-      advice.push(
-        `The bundled software driver is in use; a GPU or a newer Mesa is several times faster. ${await howToInstallMesa()}`,
-      )
-    }
     return {
       engine: { adapter, slots, openMilliseconds, forms },
       kernel: { name: 'linear', dtype: 'BF16', bytesPerSecond, ofMemcpy: bytesPerSecond / memcpy },

@@ -10,7 +10,7 @@ import { type BatchOptions, type BatchReport, batch } from './batch.js'
 import { messageOf, WeightsmithError } from './errors.js'
 import { Kernel } from './kernel.js'
 import type { NativeAdapter, NativeAddon, NativeDevice, NativeOpenOptions } from './native/border.js'
-import { type BundledDriver, bundledDriver } from './native/driver.js'
+import { type BundledDriver, bundledCommand, bundledDriver } from './native/driver.js'
 import { dawnLibrary, loadAddon } from './native/load.js'
 import { parseBytes } from './plan/index.js'
 
@@ -38,6 +38,8 @@ export interface Adapter {
   driver: 'system' | 'bundled'
   features: (GPUFeatureName | 'host-mapped-pointer')[]
   limits: Partial<Record<keyof GPUSupportedLimits, number>>
+  /** Why nothing can be computed on it; absent where something can. */
+  problem?: string
 }
 
 /** What the verbs work with. */
@@ -155,7 +157,7 @@ export function nativeOptions(options: EngineOptions, bundled: BundledDriver | u
   return {
     dawn: dawnLibrary(),
     ...(bundled ?? {}),
-    adapter: options.adapter ?? (process.env.WEIGHTSMITH_ADAPTER || 'auto'),
+    adapter: options.adapter || process.env.WEIGHTSMITH_ADAPTER || 'auto',
     slots: options.slots ?? 'auto',
     ...(options.maxBufferBytes === undefined ? {} : { maxBufferBytes: options.maxBufferBytes }),
     verbose: options.verbose ?? false,
@@ -165,24 +167,30 @@ export function nativeOptions(options: EngineOptions, bundled: BundledDriver | u
 /** The system's adapters first; the bundled driver only where none of them fits, or where it is asked for by name. */
 async function openDevice(addon: NativeAddon, options: EngineOptions): Promise<Opened> {
   const native = nativeOptions(options, undefined)
-  if (!/swiftshader/i.test(native.adapter)) {
+  const byName = /swiftshader/i.test(native.adapter)
+  let cause: unknown
+  if (!byName) {
     try {
       return { device: await addon.open(native), driver: 'system' }
     } catch (error) {
       if (!hasCode(error, 'ERR_WEIGHTSMITH_NO_ADAPTER')) throw error
+      cause = error
     }
   }
   const bundled = await bundledDriver()
-  try {
-    return { device: await addon.open({ ...native, ...bundled }), driver: bundled ? 'bundled' : 'system' }
-  } catch (cause) {
-    if (bundled !== undefined || !hasCode(cause, 'ERR_WEIGHTSMITH_NO_ADAPTER')) throw cause
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_NO_ADAPTER',
-      `${messageOf(cause)} The embedded driver is not there either; install it with: npm install @sparticuz/chromium.`,
-      { cause },
-    )
+  if (bundled !== undefined || byName) {
+    try {
+      return { device: await addon.open({ ...native, ...bundled }), driver: bundled ? 'bundled' : 'system' }
+    } catch (error) {
+      if (!hasCode(error, 'ERR_WEIGHTSMITH_NO_ADAPTER')) throw error
+      cause ??= error
+    }
   }
+  const remedy =
+    bundled === undefined && (byName || /^(auto|cpu)$/i.test(native.adapter)) && bundledCommand !== undefined
+      ? `, and the bundled driver is not installed; install it with: ${bundledCommand}`
+      : '; run `weightsmith doctor` to see what there is and what to install.'
+  throw new WeightsmithError('ERR_WEIGHTSMITH_NO_ADAPTER', `${messageOf(cause)}${remedy}`, { cause })
 }
 
 export function publicAdapter(adapter: NativeAdapter, driver: Adapter['driver']): Adapter {
@@ -198,5 +206,6 @@ export function publicAdapter(adapter: NativeAdapter, driver: Adapter['driver'])
     driver,
     features: adapter.features as Adapter['features'],
     limits: adapter.limits,
+    ...(adapter.problem === '' ? {} : { problem: adapter.problem }),
   }
 }

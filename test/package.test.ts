@@ -31,13 +31,13 @@ beforeAll(() => {
 })
 
 /** An empty project with the tarball unpacked where npm would put it, and links to its dependencies: needs no network. */
-function project(name: string, type: 'module' | 'commonjs'): string {
+function project(name: string, type: 'module' | 'commonjs', peers = Object.keys(manifest.peerDependencies)): string {
   const path = join(folder, name)
   const installed = join(path, 'node_modules/weightsmith')
   mkdirSync(installed, { recursive: true })
   writeFileSync(join(path, 'package.json'), JSON.stringify({ name, private: true, type }))
   execFileSync('tar', ['-xzf', tarball, '-C', installed, '--strip-components=1'])
-  for (const dependency of Object.keys({ ...manifest.dependencies, ...manifest.peerDependencies })) {
+  for (const dependency of [...Object.keys(manifest.dependencies), ...peers]) {
     const link = join(path, 'node_modules', dependency)
     mkdirSync(dirname(link), { recursive: true })
     symlinkSync(resolve('node_modules', dependency), link, 'junction')
@@ -129,6 +129,32 @@ describe.each([
     const tsc = resolve('node_modules/typescript/bin/tsc')
     const { status, stdout } = spawnSync(process.execPath, [tsc, ...flags, file], { cwd: path, encoding: 'utf8' })
     expect({ status, stdout }).toEqual({ status: 0, stdout: '' })
+  })
+})
+
+const onLinux = process.platform === 'linux' && process.arch === 'x64' ? describe : describe.skip
+
+onLinux('on a machine without a Vulkan driver', () => {
+  const drivers = { WEIGHTSMITH_ADAPTER: '', VK_LOADER_DRIVERS_SELECT: '*swiftshader*' }
+  const main = join('node_modules/weightsmith', manifest.bin.weightsmith!)
+
+  test('and without the optional one, the command line says in one sentence what to install', async () => {
+    const path = project('without-driver', 'module', [])
+    const { code, stderr } = await start([main, 'merge', recipe, 'out'], { cwd: path, env: drivers }).ended
+    const [[name, version]] = Object.entries(manifest.peerDependencies) as [[string, string]]
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr:
+        "weightsmith: No adapter fits 'auto': Dawn sees none, and the bundled driver is not installed; " +
+        `install it with: npm install ${name}@${version} [ERR_WEIGHTSMITH_NO_ADAPTER]\n`,
+    })
+  })
+
+  test('with it, the command line merges', async () => {
+    const path = project('with-driver', 'module')
+    const { code } = await start([main, 'merge', recipe, 'out'], { cwd: path, env: drivers }).ended
+    expect(code).toBe(0)
+    expect([...values(readFolder(join(path, 'out')).get('a')!)]).toEqual([2, 2])
   })
 })
 

@@ -30,6 +30,7 @@ function text(report: DoctorReport): string {
     report.adapters.length === 0 ? 'No adapters.' : 'Adapters, best first:',
     ...report.adapters.flatMap((adapter) => [
       `  ${adapterText(adapter)}${adapter.info.description ? `: ${adapter.info.description}` : ''}`,
+      ...(adapter.problem === undefined ? [] : [`    passed over: ${adapter.problem}`]),
       `    features: ${adapter.features.join(', ') || 'none of those used'}`,
       `    limits: ${Object.entries(adapter.limits)
         .map(([name, value]) => `${name} ${value}`)

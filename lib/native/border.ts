@@ -43,6 +43,15 @@ export interface NativeAdapter {
   backend: string
   features: string[]
   limits: Record<string, number>
+  /** Why nothing can be computed on it; empty where something can. */
+  problem: string
+}
+
+export interface NativeAdapters {
+  /** In the order in which `open` tries them. */
+  adapters: NativeAdapter[]
+  /** What Dawn says of drivers that it refuses. */
+  refused: string[]
 }
 
 export interface NativeOpenOptions {
@@ -267,8 +276,8 @@ export interface NativeAddon {
   lockFile(path: string): NativeLock
   /** fsyncs files and folders, many at a time; rejects with the first failure. */
   syncFiles(paths: string[]): Promise<void>
-  /** All adapters Dawn can see, best first. */
-  adapters(options: NativeOpenOptions): Promise<NativeAdapter[]>
+  /** All adapters that compute, best first; a trivial kernel is run on each. */
+  adapters(options: NativeOpenOptions): Promise<NativeAdapters>
   forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast
   /** The engine that another thread has opened; it stays that thread's, and ends with it. */
   join(id: number): NativeDevice

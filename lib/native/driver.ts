@@ -2,7 +2,7 @@
  * The embedded GPU driver: SwiftShader out of the optional package `@sparticuz/chromium`, unpacked once into the user's
  * cache folder, so that Weightsmith runs where no Vulkan driver is installed.
  */
-import { createReadStream, existsSync } from 'node:fs'
+import { createReadStream, existsSync, readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rename, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { homedir } from 'node:os'
@@ -28,9 +28,25 @@ interface TarFs {
   extract(folder: string, options: { ignore(path: string): boolean }): Writable
 }
 
+const PACKAGE = '@sparticuz/chromium'
+
+/** What installs the driver that this version is tested with; undefined where there is none for the platform. */
+export const bundledCommand = isSupported() ? `npm install ${PACKAGE}@${testedVersion()}` : undefined
+
+function isSupported(): boolean {
+  return process.platform === 'linux' && process.arch === 'x64'
+}
+
+function testedVersion(): string {
+  const manifest = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as {
+    peerDependencies: Record<string, string>
+  }
+  return manifest.peerDependencies[PACKAGE] ?? 'latest'
+}
+
 /** Paths of the embedded driver, or undefined where the package is not installed or not made for this platform. */
 export async function bundledDriver(onUnpack?: () => void): Promise<BundledDriver | undefined> {
-  if (process.platform !== 'linux' || process.arch !== 'x64') return undefined
+  if (!isSupported()) return undefined
   const chromium = findChromium()
   if (chromium === undefined) return undefined
   const manifest = JSON.parse(await readFile(join(chromium, 'package.json'), 'utf8')) as { version: string }
@@ -54,7 +70,7 @@ export async function bundledDriver(onUnpack?: () => void): Promise<BundledDrive
 function findChromium(): string | undefined {
   try {
     // The package exports only its entry point, build/index.js.
-    const entry = createRequire(join(packageRoot, 'package.json')).resolve('@sparticuz/chromium')
+    const entry = createRequire(join(packageRoot, 'package.json')).resolve(PACKAGE)
     const root = dirname(dirname(entry))
     return existsSync(archiveOf(root)) ? root : undefined
   } catch {

@@ -247,13 +247,9 @@ Napi::Value open(const Napi::CallbackInfo& info) {
 
 Napi::Value adapters(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&]() -> Napi::Value {
-    return PromiseWorker<std::vector<AdapterFacts>>::start(
+    return PromiseWorker<AdapterList>::start(
         info.Env(), [options = openOptions(info[0].As<Napi::Object>())] { return Device::list(options); },
-        [](Napi::Env env, std::vector<AdapterFacts>& list) -> Napi::Value {
-          Napi::Array array = Napi::Array::New(env, list.size());
-          for (uint32_t i = 0; i < list.size(); i++) array.Set(i, toJs(env, list[i]));
-          return array;
-        });
+        [](Napi::Env env, AdapterList& list) -> Napi::Value { return toJs(env, list); });
   });
 }
 

@@ -49,6 +49,16 @@ Napi::Object toJs(Napi::Env env, const AdapterFacts& facts) {
   Napi::Object limits = Napi::Object::New(env);
   for (const auto& [name, value] : facts.limits) limits.Set(name, value);
   object.Set("limits", limits);
+  object.Set("problem", facts.problem);
+  return object;
+}
+
+Napi::Object toJs(Napi::Env env, const AdapterList& list) {
+  Napi::Array adapters = Napi::Array::New(env, list.adapters.size());
+  for (uint32_t i = 0; i < list.adapters.size(); i++) adapters.Set(i, toJs(env, list.adapters[i]));
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("adapters", adapters);
+  object.Set("refused", names(env, list.refused));
   return object;
 }
 

@@ -1,224 +1,76 @@
 #include "dawn/device.h"
 
-#include <dawn/native/DawnNative.h>
-#include <dlfcn.h>
 #include <stdlib.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdio>
 #include <iterator>
-#include <map>
-#include <optional>
 
 #include "base/error.h"
-#include "dawn/library.h"
-#include "dawn/quiet.h"
-
-// Declared in Dawn's header, but not among the functions that can be asked for by name.
-dawn::native::DawnInstanceDescriptor::DawnInstanceDescriptor() { sType = wgpu::SType::DawnInstanceDescriptor; }
 
 namespace weightsmith {
 namespace {
 
-std::string text(wgpu::StringView view) {
-  if (!view.data) return {};
-  return view.length == WGPU_STRLEN ? std::string(view.data) : std::string(view.data, view.length);
-}
+constexpr uint64_t kPage = 4096;
 
-std::string lower(std::string value) {
-  std::transform(value.begin(), value.end(), value.begin(), [](unsigned char c) { return std::tolower(c); });
-  return value;
-}
+// What an adapter is tried with: every word becomes one more.
+constexpr const char* kTrial =
+    "@group(0) @binding(0) var<storage, read_write> x: array<u32>;"
+    "@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) { x[id.x] += 1u; }";
 
-const char* typeName(wgpu::AdapterType type) {
-  switch (type) {
-    case wgpu::AdapterType::DiscreteGPU:
-      return "discrete";
-    case wgpu::AdapterType::IntegratedGPU:
-      return "integrated";
-    case wgpu::AdapterType::CPU:
-      return "cpu";
-    default:
-      return "unknown";
-  }
-}
-
-const char* backendName(wgpu::BackendType type) {
-  switch (type) {
-    case wgpu::BackendType::Vulkan:
-      return "vulkan";
-    case wgpu::BackendType::Metal:
-      return "metal";
-    case wgpu::BackendType::D3D12:
-      return "d3d12";
-    default:
-      return "other";
-  }
-}
-
-// The features this project has a use for, under their names in the WebGPU vocabulary.
-const std::pair<wgpu::FeatureName, const char*> kFeatures[] = {
-    {wgpu::FeatureName::ShaderF16, "shader-f16"},
-    {wgpu::FeatureName::Subgroups, "subgroups"},
-    {wgpu::FeatureName::ChromiumExperimentalSubgroupMatrix, "chromium-experimental-subgroup-matrix"},
-    {wgpu::FeatureName::TimestampQuery, "timestamp-query"},
-    {wgpu::FeatureName::HostMappedPointer, "host-mapped-pointer"},
-};
-
-AdapterFacts describe(const wgpu::Adapter& adapter) {
-  AdapterFacts facts;
-  wgpu::AdapterInfo info;
-  adapter.GetInfo(&info);
-  facts.name = text(info.device);
-  facts.vendor = text(info.vendor);
-  facts.architecture = text(info.architecture);
-  facts.driver = text(info.description);
-  facts.type = typeName(info.adapterType);
-  facts.backend = backendName(info.backendType);
-  for (const auto& [feature, name] : kFeatures) {
-    if (adapter.HasFeature(feature)) facts.features.emplace_back(name);
-  }
-  wgpu::Limits limits;
-  adapter.GetLimits(&limits);
-  facts.limits = {
-      {"maxBufferSize", static_cast<double>(limits.maxBufferSize)},
-      {"maxStorageBufferBindingSize", static_cast<double>(limits.maxStorageBufferBindingSize)},
-      {"maxStorageBuffersPerShaderStage", limits.maxStorageBuffersPerShaderStage},
-      {"minStorageBufferOffsetAlignment", limits.minStorageBufferOffsetAlignment},
-      {"maxComputeWorkgroupStorageSize", limits.maxComputeWorkgroupStorageSize},
-      {"maxComputeInvocationsPerWorkgroup", limits.maxComputeInvocationsPerWorkgroup},
-      {"maxComputeWorkgroupsPerDimension", limits.maxComputeWorkgroupsPerDimension},
-      {"subgroupMinSize", info.subgroupMinSize},
-      {"subgroupMaxSize", info.subgroupMaxSize},
-  };
-  return facts;
-}
-
-bool fits(const AdapterFacts& facts, const std::string& wanted) {
-  if (wanted.empty() || wanted == "auto") return true;
-  return facts.type == lower(wanted) || lower(facts.name + " " + facts.driver).find(lower(wanted)) != std::string::npos;
-}
-
-// What the Vulkan loader is told while adapters are looked for. Driver variables are set here, because process.env of
-// a Node worker does not reach getenv, and put back afterwards, because child processes inherit them. The bundled
-// driver is added to the system's, or, where it is asked for by name, is the only one shown.
-class DriverEnvironment {
- public:
-  explicit DriverEnvironment(const OpenOptions& options) : lock_(mutex()) {
-    if (!options.vulkanLoader.empty() && !dlopen("libvulkan.so.1", RTLD_NOW | RTLD_GLOBAL)) {
-      dlopen(options.vulkanLoader.c_str(), RTLD_NOW | RTLD_GLOBAL);
-    }
-    if (options.icd.empty()) return;
-    const bool only = lower(options.adapter).find("swiftshader") != std::string::npos;
-    name_ = only ? "VK_DRIVER_FILES" : "VK_ADD_DRIVER_FILES";
-    if (const char* value = getenv(name_)) before_ = value;
-    setenv(name_, options.icd.c_str(), 1);
-  }
-  ~DriverEnvironment() {
-    if (!name_) return;
-    if (before_)
-      setenv(name_, before_->c_str(), 1);
-    else
-      unsetenv(name_);
-  }
-  DriverEnvironment(const DriverEnvironment&) = delete;
-  DriverEnvironment& operator=(const DriverEnvironment&) = delete;
-
- private:
-  // The environment is the process's, so there is one lock a process.
-  static std::mutex& mutex() {
-    static std::mutex one;
-    return one;
-  }
-  std::lock_guard<std::mutex> lock_;
-  const char* name_ = nullptr;
-  std::optional<std::string> before_;
-};
-
-wgpu::Instance createInstance(const OpenOptions& options) {
-  loadDawn(options.dawn);
-  const wgpu::InstanceFeatureName features[] = {wgpu::InstanceFeatureName::TimedWaitAny};
-  // Dawn counts HostMappedPointer as unsafe, since the memory is ours; validation and robustness stay on.
-  const char* const on[] = {"allow_unsafe_apis"};
-  wgpu::DawnTogglesDescriptor toggles;
-  toggles.enabledToggleCount = 1;
-  toggles.enabledToggles = on;
-  // An instance without a callback writes what it logs to stderr.
-  dawn::native::DawnInstanceDescriptor logging;
-  if (!options.verbose) logging.SetLoggingCallback([](wgpu::LoggingType, wgpu::StringView) {});
-  logging.nextInChain = &toggles;
-  wgpu::InstanceDescriptor descriptor;
-  descriptor.nextInChain = &logging;
-  descriptor.requiredFeatureCount = 1;
-  descriptor.requiredFeatures = features;
-  wgpu::Instance instance = wgpu::CreateInstance(&descriptor);
-  if (!instance) throw Error(Code::INTERNAL, "Dawn cannot create an instance with TimedWaitAny.");
-  return instance;
-}
-
-wgpu::Adapter request(const wgpu::Instance& instance, wgpu::PowerPreference power, bool fallback) {
-  wgpu::RequestAdapterOptions options;
-  options.powerPreference = power;
-  options.forceFallbackAdapter = fallback;
-  wgpu::Adapter found;
-  auto future = instance.RequestAdapter(
-      &options, wgpu::CallbackMode::WaitAnyOnly,
-      [&found](wgpu::RequestAdapterStatus, wgpu::Adapter adapter, wgpu::StringView) { found = std::move(adapter); });
-  instance.WaitAny(future, UINT64_MAX);
-  return found;
-}
-
-// Dawn offers one adapter a question, so the questions are asked in order of preference.
-std::vector<std::pair<wgpu::Adapter, AdapterFacts>> candidates(const wgpu::Instance& instance, bool verbose) {
-  std::optional<QuietStderr> quiet;
-  if (!verbose) quiet.emplace();
-  std::vector<std::pair<wgpu::Adapter, AdapterFacts>> found;
-  for (const bool fallback : {false, true}) {
-    for (const auto power : {wgpu::PowerPreference::HighPerformance, wgpu::PowerPreference::LowPower}) {
-      wgpu::Adapter adapter = request(instance, power, fallback);
-      if (!adapter) continue;
-      AdapterFacts facts = describe(adapter);
-      const bool known = std::any_of(found.begin(), found.end(), [&](const auto& other) {
-        return other.second.name == facts.name && other.second.driver == facts.driver;
-      });
-      if (!known) found.emplace_back(std::move(adapter), std::move(facts));
-    }
-  }
-  std::stable_partition(found.begin(), found.end(), [](const auto& item) { return item.second.type != "cpu"; });
-  return found;
+std::string list(const std::vector<std::string>& items) {
+  std::string all;
+  for (const auto& item : items) all += (all.empty() ? "" : ", ") + item;
+  return all;
 }
 
 }  // namespace
 
-std::vector<AdapterFacts> Device::list(const OpenOptions& options) {
-  std::vector<AdapterFacts> facts;
+AdapterList Device::list(const OpenOptions& options) {
   const DriverEnvironment environment(options);
-  for (auto& item : candidates(createInstance(options), options.verbose)) facts.push_back(std::move(item.second));
-  return facts;
+  Adapters adapters(options);
+  AdapterList all;
+  all.refused = std::move(adapters.refused);
+  for (auto& candidate : adapters.candidates) {
+    try {
+      openOn(adapters.instance, candidate, options);
+    } catch (const Error& error) {
+      candidate.facts.problem = error.message;
+    }
+    all.adapters.push_back(std::move(candidate.facts));
+  }
+  return all;
 }
 
 std::unique_ptr<Device> Device::open(const OpenOptions& options) {
+  const DriverEnvironment environment(options);
+  const Adapters adapters(options);
+  std::vector<std::string> seen;
+  for (const auto& candidate : adapters.candidates) {
+    const AdapterFacts& facts = candidate.facts;
+    seen.push_back(facts.name + " (" + facts.type + ")");
+    if (!fits(facts, options.adapter)) continue;
+    try {
+      return openOn(adapters.instance, candidate, options);
+    } catch (const Error& error) {
+      seen.back() += ", on which nothing can run: " + error.message;
+    }
+  }
+  for (const auto& reason : adapters.refused) seen.push_back("a driver that it refuses: " + reason);
+  // What to do about it is added where it is known which drivers could be there.
+  throw Error(Code::NO_ADAPTER, "No adapter fits '" + options.adapter + "': Dawn sees " +
+                                    (seen.empty() ? "none" : weightsmith::list(seen)));
+}
+
+std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Candidate& candidate,
+                                       const OpenOptions& options) {
   std::unique_ptr<Device> self(new Device());
   self->state_ = std::make_shared<State>();
   self->state_->verbose = options.verbose;
-  const DriverEnvironment environment(options);
-  self->instance_ = createInstance(options);
-  std::string seen;
-  for (auto& [adapter, facts] : candidates(self->instance_, options.verbose)) {
-    if (!self->adapter_ && fits(facts, options.adapter)) {
-      self->adapter_ = adapter;
-      self->facts_ = facts;
-    }
-    seen += (seen.empty() ? "" : ", ") + facts.name + " (" + facts.type + ")";
-  }
-  if (!self->adapter_) {
-    throw Error(Code::NO_ADAPTER, "No adapter fits '" + options.adapter + "'; Dawn sees " +
-                                      (seen.empty() ? "none" : seen) +
-                                      ". Run `weightsmith doctor` to see what to install.");
-  }
+  self->instance_ = instance;
+  self->facts_ = candidate.facts;
   wgpu::Limits limits;
-  self->adapter_.GetLimits(&limits);
+  candidate.adapter.GetLimits(&limits);
   self->maxBinding_ = limits.maxStorageBufferBindingSize;
   self->maxBuffer_ = limits.maxBufferSize;
   if (options.maxBufferBytes) {
@@ -226,7 +78,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
     self->maxBuffer_ = std::min(self->maxBuffer_, options.maxBufferBytes);
     self->facts_.limits["maxStorageBufferBindingSize"] = static_cast<double>(self->maxBinding_);
   }
-  const bool canMap = self->adapter_.HasFeature(wgpu::FeatureName::HostMappedPointer);
+  const bool canMap = candidate.adapter.HasFeature(wgpu::FeatureName::HostMappedPointer);
   self->mapped_ =
       options.slots == "mapped" || (options.slots != "staging" && canMap && self->facts_.type != "discrete");
   if (self->mapped_ && !canMap) {
@@ -238,7 +90,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   if (self->mapped_) features.push_back(wgpu::FeatureName::HostMappedPointer);
   for (const auto feature : {wgpu::FeatureName::Subgroups, wgpu::FeatureName::ShaderF16,
                              wgpu::FeatureName::ChromiumExperimentalSubgroupMatrix}) {
-    if (self->adapter_.HasFeature(feature)) features.push_back(feature);
+    if (candidate.adapter.HasFeature(feature)) features.push_back(feature);
   }
   // Every byte of a slot is written before it is read, so clearing buffers at first use is wasted time.
   const char* const off[] = {"lazy_clear_resource_on_first_use"};
@@ -277,7 +129,7 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
       self->state_.get());
   std::string reason;
   auto future =
-      self->adapter_.RequestDevice(&descriptor, wgpu::CallbackMode::WaitAnyOnly,
+      candidate.adapter.RequestDevice(&descriptor, wgpu::CallbackMode::WaitAnyOnly,
                                    [&](wgpu::RequestDeviceStatus, wgpu::Device device, wgpu::StringView message) {
                                      self->device_ = std::move(device);
                                      reason = text(message);
@@ -292,8 +144,67 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
       },
       self->state_.get());
   self->queue_ = self->device_.GetQueue();
+  self->prove();
   self->facts_.limits["subgroupMatrixSide"] = self->matrixSide();
   return self;
+}
+
+void Device::prove() const {
+  wgpu::ShaderSourceWGSL wgsl;
+  wgsl.code = kTrial;
+  wgpu::ShaderModuleDescriptor module;
+  module.nextInChain = &wgsl;
+  wgpu::ComputePipelineDescriptor pipeline;
+  pipeline.compute.module = device_.CreateShaderModule(&module);
+  pipeline.compute.entryPoint = "main";
+  const wgpu::ComputePipeline kernel = device_.CreateComputePipeline(&pipeline);
+
+  constexpr uint32_t kWords = 64;
+  uint32_t words[kWords];
+  for (uint32_t i = 0; i < kWords; i++) words[i] = 41 * i;
+  wgpu::BufferDescriptor descriptor;
+  descriptor.size = kPage;
+  descriptor.usage = wgpu::BufferUsage::Storage | wgpu::BufferUsage::CopyDst | wgpu::BufferUsage::CopySrc;
+  wgpu::BufferHostMappedPointer host;
+  if (mapped_) {
+    host.pointer = aligned_alloc(kPage, kPage);
+    if (!host.pointer) throw Error(Code::OUT_OF_MEMORY, "There is no memory for a buffer of a page.");
+    host.userdata = host.pointer;
+    host.disposeCallback = [](void* page) { free(page); };
+    descriptor.nextInChain = &host;
+  }
+  wgpu::Buffer buffer;
+  allocate("a buffer of a page", [&] { buffer = device_.CreateBuffer(&descriptor); });
+  check();
+  descriptor.nextInChain = nullptr;
+  descriptor.usage = wgpu::BufferUsage::MapRead | wgpu::BufferUsage::CopyDst;
+  const wgpu::Buffer readback = device_.CreateBuffer(&descriptor);
+
+  wgpu::BindGroupEntry entry;
+  entry.binding = 0;
+  entry.buffer = buffer;
+  wgpu::BindGroupDescriptor group;
+  group.layout = kernel.GetBindGroupLayout(0);
+  group.entryCount = 1;
+  group.entries = &entry;
+  queue_.WriteBuffer(buffer, 0, words, sizeof words);
+  const wgpu::CommandEncoder encoder = device_.CreateCommandEncoder();
+  const wgpu::ComputePassEncoder pass = encoder.BeginComputePass();
+  pass.SetPipeline(kernel);
+  pass.SetBindGroup(0, device_.CreateBindGroup(&group));
+  pass.DispatchWorkgroups(1);
+  pass.End();
+  encoder.CopyBufferToBuffer(buffer, 0, readback, 0, sizeof words);
+  const wgpu::CommandBuffer commands = encoder.Finish();
+  queue_.Submit(1, &commands);
+  wait(readback.MapAsync(wgpu::MapMode::Read, 0, sizeof words, wgpu::CallbackMode::WaitAnyOnly,
+                         [](wgpu::MapAsyncStatus, wgpu::StringView) {}));
+  const auto* result = static_cast<const uint32_t*>(readback.GetConstMappedRange(0, sizeof words));
+  bool right = result != nullptr;
+  for (uint32_t i = 0; right && i < kWords; i++) right = result[i] == words[i] + 1;
+  readback.Destroy();
+  buffer.Destroy();
+  if (!right) throw Error(Code::KERNEL, "The device " + facts_.name + " computes 41 + 1 wrongly.");
 }
 
 uint32_t Device::matrixSide() const {

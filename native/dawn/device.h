@@ -4,36 +4,28 @@
 
 #include <atomic>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "dawn/adapters.h"
+
 namespace weightsmith {
 
-struct OpenOptions {
-  std::string dawn;
-  std::string vulkanLoader;
-  std::string icd;
-  std::string adapter = "auto";
-  std::string slots = "auto";
-  uint64_t maxBufferBytes = 0;
-  bool verbose = false;
-};
-
-struct AdapterFacts {
-  std::string name, vendor, architecture, driver, type, backend;
-  std::vector<std::string> features;
-  std::map<std::string, double> limits;
+struct AdapterList {
+  // In the order of preference of `open`. One that cannot be used says why.
+  std::vector<AdapterFacts> adapters;
+  // What Dawn says of drivers that it refuses.
+  std::vector<std::string> refused;
 };
 
 class Device {
  public:
-  // Throws Error NO_ADAPTER when no adapter fits, DEVICE_LOST or INTERNAL when the device cannot be had.
+  // The first adapter that fits and on which a trivial kernel runs; throws NO_ADAPTER, which names what was passed over.
   static std::unique_ptr<Device> open(const OpenOptions& options);
-  // What `open` could choose from, in its order of preference.
-  static std::vector<AdapterFacts> list(const OpenOptions& options);
+  // What `open` chooses from. Opens each to see whether a kernel runs.
+  static AdapterList list(const OpenOptions& options);
   ~Device();
 
   const wgpu::Device& handle() const { return device_; }
@@ -70,12 +62,16 @@ class Device {
   };
 
   Device() = default;
+  // Throws where the adapter gives no device, or one that a trivial kernel does not run on.
+  static std::unique_ptr<Device> openOn(const wgpu::Instance& instance, const Candidate& candidate,
+                                        const OpenOptions& options);
+  // Runs a trivial kernel in such a buffer as all others work in.
+  void prove() const;
   // Side of the square matrices of f16 numbers that a subgroup multiplies with sums in f32; 0: none.
   uint32_t matrixSide() const;
 
   std::shared_ptr<State> state_;
   wgpu::Instance instance_;
-  wgpu::Adapter adapter_;
   wgpu::Device device_;
   wgpu::Queue queue_;
   AdapterFacts facts_;

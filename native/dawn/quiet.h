@@ -1,10 +1,10 @@
-// Keeps two warnings of Dawn off stderr. While it looks for adapters, Dawn prints straight to stderr, past every
-// callback, that it reduces limits which no caller asked for; programs that read our stderr must not see that.
+// Keeps what Dawn and drivers say past every callback off stderr while adapters are looked for: that limits are reduced
+// which no caller asked for, that there is no driver, that there is no screen. Programs read our stderr.
 #pragma once
 
 namespace weightsmith {
 
-// While one lives, stderr goes to a pipe. At the end everything but those warnings is passed on: nothing that another
+// While one lives, stderr goes to a pipe. At the end everything but those lines is passed on: nothing that another
 // thread writes meanwhile is lost. One at a time in a process.
 class QuietStderr {
  public:
