@@ -4,8 +4,8 @@
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
+import { jestCommand } from './jest.mjs'
 import { hashOf, step } from './setup.mjs'
 import { listFiles, root } from './sources.mjs'
 import { totalsLine, totalsOf } from './totals.mjs'
@@ -25,12 +25,9 @@ await step('build/test.stamp', hashOf(inputs), 'build/test', () => {
 
 rmSync(results, { force: true })
 mkdirSync(dirname(results), { recursive: true })
-const jest = join(root, 'node_modules/jest/bin/jest.js')
-// Files of tests go side by side, but a few at a time: each opens a device, and software drivers use every core.
-const flags = ['--experimental-vm-modules', jest, `--maxWorkers=${Math.min(availableParallelism(), 4)}`]
 const run = spawnSync(
   process.execPath,
-  [...flags, '--json', `--outputFile=${results}`, '--verbose', ...process.argv.slice(2)],
+  [...jestCommand, '--json', `--outputFile=${results}`, '--verbose', ...process.argv.slice(2)],
   {
     cwd: root,
     // With --json jest prints its results a second time to stdout; people read stderr.

@@ -60,7 +60,19 @@ export function script(folder: string, name: string, body: string): string {
   return path
 }
 
+/** Waits until `holds`; fails after 45 seconds, so that no test polls for ever. */
+export async function until(holds: () => boolean | Promise<boolean>, intervalMilliseconds = 1): Promise<void> {
+  const deadline = Date.now() + 45_000
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`Waited 45 seconds in vain for ${holds}.`)
+    await sleep(intervalMilliseconds)
+  }
+}
+
+/** Whether the child has ended. */
+export const over = ({ child }: Running) => child.exitCode !== null || child.signalCode !== null
+
 /** Waits until `path` is there, or the child has ended. */
-export async function appears(path: string, { child }: Running): Promise<void> {
-  while (!existsSync(path) && child.exitCode === null && child.signalCode === null) await sleep(2)
+export function appears(path: string, running: Running): Promise<void> {
+  return until(() => existsSync(path) || over(running))
 }

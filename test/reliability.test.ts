@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, f32, readFolder, values, writeModel } from './checkpoint.js'
-import { appears, cli, cliPath, script, start } from './child.js'
+import { appears, cli, cliPath, script, start, until } from './child.js'
 import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
@@ -65,7 +65,7 @@ describe('one output folder', () => {
     const out = fresh('out')
     const recipe = slow()
     const begun = merge(engine, recipe, { out, sync: false })
-    while (!existsSync(`${out}.partial`)) await sleep(1)
+    await until(() => existsSync(`${out}.partial`))
     await expect(merge(engine, recipe, { out, sync: false })).rejects.toMatchObject(busy(out))
     await begun
     await verify(out)

@@ -15,7 +15,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
-import { appears, cli, cliPath, type Running, start } from './child.js'
+import { appears, cli, cliPath, over, start, until } from './child.js'
 import { scratch } from './scratch.js'
 
 const { fresh } = scratch('resume')
@@ -281,11 +281,6 @@ describe('the command line', () => {
   })
 })
 
-/** Waits for a condition, or the end of the child. */
-async function until(condition: () => boolean, { child }: Running): Promise<void> {
-  while (!condition() && child.exitCode === null && child.signalCode === null) await sleep(1)
-}
-
 test('25 kills a driver at random moments, drivers in turn, do not change a byte', async () => {
   const adapters = [...new Set([process.env.WEIGHTSMITH_ADAPTER ?? 'auto', 'swiftshader'])]
   const enough = 25 * adapters.length
@@ -310,7 +305,7 @@ test('25 kills a driver at random moments, drivers in turn, do not change a byte
       if (kills < enough) {
         // One in four at any moment of the process; the others after some more work is noted.
         if (Math.random() < 0.25) await sleep(Math.random() * 1000)
-        else await until(() => sizeOf(journal) > noted || sizeOf(out) > 0, running)
+        else await until(() => sizeOf(journal) > noted || sizeOf(out) > 0 || over(running))
         await sleep(Math.random() * 50)
         if (running.child.kill('SIGKILL')) kills++
       }

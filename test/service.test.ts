@@ -1,11 +1,10 @@
 /** The example service, as a process of its own, under real requests. */
 import { mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
 import { type RecipeInput, verify } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
-import { type Running, start } from './child.js'
+import { type Running, start, until } from './child.js'
 import { scratch } from './scratch.js'
 import { sparseModel } from './sparse.js'
 
@@ -78,10 +77,6 @@ async function all(response: Response): Promise<ServerEvent[]> {
   const events: ServerEvent[] = []
   for await (const event of eventsOf(response)) events.push(event)
   return events
-}
-
-async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await holds())) await sleep(10)
 }
 
 describe('the service', () => {
