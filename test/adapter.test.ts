@@ -346,6 +346,18 @@ describe('a model with an adapter', () => {
     expect(readdirSync(path)).toEqual(before)
   })
 
+  test('is refused where the model is quantised', async () => {
+    const base = model(1, f32, { ...sizes, quantization_config: { quant_method: 'fp8' } })
+    expect(await failure(copyOf(`${base}+${adapter({}, plain)}`))).toMatch(/FORMAT: .*that model is quantised/)
+  })
+
+  test('may lack factors of experts that its config names', async () => {
+    const tensors = { ...Object.fromEntries(readFolder(model(1))), 'model.layers.0.mlp.experts.0.w1.weight': f32([1]) }
+    const base = writeModel(fresh('model'), tensors, sizes)
+    const { report } = await run(copyOf(`${base}+${adapter({ target_modules: ['q_proj', 'w1'] }, plain)}`))
+    expect(report.tensors.computed).toBe(1)
+  })
+
   test('needs memory for A and B as a whole', async () => {
     const wide = {
       [`${q}.lora_A.weight`]: f32(wave(512 * columns, 5), [512, columns]),

@@ -26,6 +26,10 @@ export function withAdapter(name: string, base: Checkpoint, adapter: Adapter): C
   for (const [key, tensor] of base.tensors) tensors.set(key, files.take(tensor, base))
   // Inputs are told by the files of checkpoints: what the manifest lists, and no output may replace.
   for (const file of adapter.checkpoint.files) files.add(file)
+  const quantised = base.config?.quantization_config
+  if (quantised !== undefined && quantised !== null) {
+    throw refused(base, adapter, 'that model is quantised (quantization_config), and B A is added to plain weights')
+  }
   const tie = tieOf(base)
   refuseAbsent(base, adapter, tie)
   const changed = new Set<string>()
@@ -98,7 +102,9 @@ function newRows(
 /** Refuses an adapter that lacks modules which its config names: what was trained is lost. */
 function refuseAbsent(base: Checkpoint, adapter: Adapter, tie: Tie | undefined): void {
   const modules = (names: Iterable<string>) => [...names].map((key) => key.replace(/\.[^.]+$/, ''))
-  const there = modules([...base.tensors.keys(), ...(tie === undefined ? [] : [tie.head])])
+  // experts are one parameter in newer transformers, which the name of a linear does not reach
+  const linears = [...base.tensors.keys()].filter((key) => !key.includes('.experts.'))
+  const there = modules([...linears, ...(tie === undefined ? [] : [tie.head])])
   const held = modules([...adapter.replaced.keys(), ...adapter.matrices.map(({ target }) => target)])
   const ends = (module: string, name: string) => module === name || module.endsWith(`.${name}`)
   for (const name of adapter.named) {
