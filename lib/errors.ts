@@ -54,8 +54,10 @@ export const errors = {
     remedy: 'Free the bytes the message names, or write to another disk.',
   },
   ERR_WEIGHTSMITH_FORMAT: {
-    meaning: 'A file is not valid safetensors, or its config or manifest is not valid JSON.',
-    remedy: 'Get the file again; a checkpoint in another format has to be converted to safetensors first.',
+    meaning:
+      'A file is not valid safetensors, its config or manifest is not valid JSON, or an adapter is not one that can be merged.',
+    remedy:
+      'Get the file again; a checkpoint in another format has to be converted to safetensors first. An adapter is written behind the model it was trained for (`base+adapter`).',
   },
   ERR_WEIGHTSMITH_INDEX: {
     meaning: 'A shard index contradicts itself, its shards or the safety rules for paths.',

@@ -1,13 +1,13 @@
 /**
- * LoRA adapters as PEFT saves them: adapter_config.json beside one safetensors file. What changes a model in a way
- * that is not W + s (B A), or whole tensors, is refused by name.
+ * LoRA adapters as PEFT saves them: adapter_config.json beside adapter_model.safetensors, whatever else is in the folder.
+ * What changes a model in a way that is not W + s (B A), or whole tensors, is refused by name.
  */
 
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { codeOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon } from '../native/border.js'
+import { readAdapterConfig } from './adapter_config.js'
 import { inside } from './inside.js'
-import { type Checkpoint, type CheckpointTensor, openCheckpoint } from './open.js'
-import { largestConfig, readSmall } from './small.js'
+import { adapterConfigName, type Checkpoint, type CheckpointTensor, openFiles, peftPrefix } from './open.js'
 
 /** One adapted matrix. */
 export interface LowRank {
@@ -18,116 +18,117 @@ export interface LowRank {
   rank: number
   /** alpha / r, or alpha / √r. */
   scale: number
-  /** The weight is the transpose of B A: embeddings, and `fan_in_fan_out`. */
-  transposed: boolean
+  /** A and B of a table of tokens, whose weight is the transpose of B A. */
+  embedding: boolean
+  /** The weight that A and B were trained on, where the adapter has it itself: tables of tokens, maybe with more rows. */
+  below?: CheckpointTensor
 }
 
 export interface Adapter {
   checkpoint: Checkpoint
   matrices: LowRank[]
-  /** Tensors that replace those of the base (`modules_to_save`), by name. */
+  /** Tensors that replace those of the base (`modules_to_save`, `bias`), by name. */
   replaced: ReadonlyMap<string, CheckpointTensor>
+  /** Weights of linears are stored as [in, out], and so the transpose of B A too (`fan_in_fan_out`). */
+  turned: boolean
+  /** Modules, or the ends of their names, that the config says the adapter has. */
+  named: string[]
 }
+
+const weightsName = 'adapter_model.safetensors'
 
 export async function openAdapter(
   addon: Pick<NativeAddon, 'readHeader' | 'readIndex'>,
   path: string,
   name: string,
 ): Promise<Adapter> {
-  const file = await inside(path, 'adapter_config.json')
-  const config = await readConfig(file)
-  const refuse = (what: string): never => {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The adapter ${file} cannot be merged: ${what}.`, { file })
-  }
-  const kind = config.peft_type ?? 'LORA'
-  if (kind !== 'LORA') refuse(`its peft_type is ${JSON.stringify(kind)}, and only LORA is offered`)
-  if (config.use_dora === true) refuse('it is a DoRA adapter (use_dora), which also scales the weights')
-  if (config.bias !== undefined && config.bias !== 'none') {
-    refuse(`its bias is ${JSON.stringify(config.bias)}, and only "none" is offered`)
-  }
-  for (const key of [
-    'lora_bias',
-    'layer_replication',
-    'megatron_config',
-    'use_qalora',
-    'trainable_token_indices',
-    'target_parameters',
-  ]) {
-    const value = config[key]
-    const empty =
-      value === undefined || value === null || value === false || (Array.isArray(value) && value.length === 0)
-    if (!empty) refuse(`it has ${key}, which is not offered`)
-  }
-  const alpha =
-    positive(config.lora_alpha) ?? refuse(`lora_alpha is ${JSON.stringify(config.lora_alpha)}, not a number`)
-  const alphas = patterns(config.alpha_pattern, (key) => refuse(`alpha_pattern has ${key}, which is no module's name`))
-  const checkpoint = await openCheckpoint(addon, path, name)
-  const matrices: LowRank[] = []
-  const replaced = new Map<string, CheckpointTensor>()
-  for (const [key, tensor] of checkpoint.tensors) {
-    const plain = key
-      .replace(/^base_model\.model\./, '')
-      .replace('.default.', '.')
-      .replace(/\.default$/, '')
-    const match = /^(.+)\.lora_(embedding_)?(A|B)(?:\.weight)?$/.exec(plain)
-    if (match === null) {
-      if (/lora_|magnitude_vector/.test(plain)) refuse(`it has the tensor ${key}, which is not offered`)
-      replaced.set(plain.replace('.modules_to_save.', '.'), tensor)
-      continue
-    }
-    const [, module = '', embedding, side] = match
-    const other = checkpoint.tensors.get(key.replace(/lora_(embedding_)?A/, 'lora_$1B'))
-    if (side === 'B') {
-      if (!checkpoint.tensors.has(key.replace(/lora_(embedding_)?B/, 'lora_$1A'))) refuse(`it has ${key} without its A`)
-      continue
-    }
-    const [rank = 0, ...rest] = tensor.shape
-    if (other === undefined) return refuse(`it has ${key} without its B`)
-    if (rest.length !== 1 || other.shape.length !== 2 || other.shape[1] !== rank || rank === 0) {
+  const config = await readAdapterConfig(await inside(path, adapterConfigName))
+  const { refuse } = config
+  const checkpoint = await openFiles(addon, path, name, { names: [weightsName] }, path).catch(notThere)
+  const { pairs, whole, below } = sorted(checkpoint, refuse)
+  const factors = config.factorsOf(pairs.map(({ module }) => module))
+  const matrices = pairs.map(({ module, a, b, embedding }, i): LowRank => {
+    const { rank = 0, scale = 0 } = factors[i] ?? {}
+    if (a.shape.length !== 2 || b.shape.length !== 2 || b.shape[1] !== a.shape[0]) {
       refuse(
-        `A of ${module} has the shape [${tensor.shape.join(', ')}] and B [${other.shape.join(', ')}], and A has to have as many rows as B has columns`,
+        `A of ${module} has the shape [${a.shape.join(', ')}] and B [${b.shape.join(', ')}], and A has to have as many ` +
+          'rows as B has columns',
       )
     }
-    const own = alphas.find(([name]) => module === name || module.endsWith(`.${name}`))?.[1] ?? alpha
-    matrices.push({
-      target: `${module}.weight`,
-      a: tensor,
-      b: other,
-      rank,
-      scale: own / (config.use_rslora === true ? Math.sqrt(rank) : rank),
-      transposed: embedding !== undefined || config.fan_in_fan_out === true,
-    })
-  }
-  return { checkpoint, matrices, replaced }
-}
-
-function positive(value: unknown): number | undefined {
-  return typeof value === 'number' && Number.isFinite(value) ? value : undefined
-}
-
-/** PEFT takes regular expressions; what it writes are names, which is all that is read from a file here. */
-function patterns(raw: unknown, refuse: (key: string) => never): [string, number][] {
-  if (typeof raw !== 'object' || raw === null) return []
-  return Object.entries(raw).map(([key, value]) => {
-    const name = key.replace(/^\^/, '').replace(/\$$/, '').replaceAll('\\.', '.')
-    const number = positive(value)
-    return /^[\w.-]+$/.test(name) && number !== undefined ? [name, number] : refuse(JSON.stringify(key))
+    if (a.shape[0] !== rank) refuse(`A of ${module} has ${a.shape[0]} rows, but its config says rank ${rank}`)
+    const own = below.get(module)
+    below.delete(module)
+    return { target: `${module}.weight`, a, b, rank, scale, embedding, ...(own === undefined ? {} : { below: own }) }
   })
+  for (const module of below.keys()) refuse(`it has ${module}.base_layer.weight without A and B`)
+  if (matrices.length + whole.size === 0) refuse('it has no tensors')
+  return { checkpoint, matrices, replaced: whole, turned: config.turned, named: [...config.targets, ...config.saved] }
 }
 
-async function readConfig(file: string): Promise<Record<string, unknown>> {
-  let parsed: unknown
-  try {
-    parsed = JSON.parse((await readSmall(file, largestConfig)).toString('utf8'))
-  } catch (cause) {
-    if (codeOf(cause) === 'ERR_WEIGHTSMITH_IO_READ') throw cause
-    const missing = codeOf(cause) === 'ERR_WEIGHTSMITH_NOT_FOUND'
-    throw new WeightsmithError(
-      missing ? 'ERR_WEIGHTSMITH_NOT_FOUND' : 'ERR_WEIGHTSMITH_FORMAT',
-      missing ? `There is no ${file}; an adapter needs one.` : `${file} is not valid: ${messageOf(cause)}.`,
-      { cause, file },
-    )
+interface Pair {
+  module: string
+  a: CheckpointTensor
+  b: CheckpointTensor
+  embedding: boolean
+}
+
+interface Sorted {
+  pairs: Pair[]
+  whole: Map<string, CheckpointTensor>
+  /** Weights below A and B, by module. */
+  below: Map<string, CheckpointTensor>
+}
+
+/** The tensors of the file by what they are. */
+function sorted({ tensors }: Checkpoint, refuse: (what: string) => never): Sorted {
+  const sides = { A: new Map<string, CheckpointTensor>(), B: new Map<string, CheckpointTensor>() }
+  const tables = new Set<string>()
+  const whole = new Map<string, CheckpointTensor>()
+  const below = new Map<string, CheckpointTensor>()
+  const trained = new Map<string, CheckpointTensor>()
+  const before: string[] = []
+  const put = (map: Map<string, CheckpointTensor>, key: string, tensor: CheckpointTensor) => {
+    const twin = map.get(key)
+    if (twin !== undefined) refuse(`${twin.name} and ${tensor.name} are for the same place`)
+    map.set(key, tensor)
   }
-  if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as Record<string, unknown>
-  throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is not valid: it is not an object.`, { file })
+  for (const [key, tensor] of tensors) {
+    if (!key.startsWith(peftPrefix)) refuse(`its tensor ${key} does not start with ${peftPrefix}`)
+    const plain = key
+      .slice(peftPrefix.length)
+      .replace('.default.', '.')
+      .replace(/\.default$/, '')
+    const [, module = '', embedding, side] = /^(.+)\.lora_(embedding_)?(A|B)(?:\.weight)?$/.exec(plain) ?? []
+    const [, under = '', kind] = /^(.+)\.base_layer\.(weight|bias)$/.exec(plain) ?? []
+    if (side === 'A' || side === 'B') {
+      put(sides[side], module, tensor)
+      if (embedding !== undefined) tables.add(module)
+    } else if (kind === 'weight') put(below, under, tensor)
+    else if (kind === 'bias') put(whole, `${under}.bias`, tensor)
+    else if (/lora_|magnitude_vector/.test(plain)) refuse(`it has the tensor ${key}, which is not offered`)
+    else if (plain.includes('.original_module.')) before.push(plain.replace('.original_module.', '.'))
+    else if (plain.includes('.modules_to_save.')) trained.set(plain.replace('.modules_to_save.', '.'), tensor)
+    else put(whole, plain, tensor)
+  }
+  // PEFT saves a module whose vocabulary grew under both names.
+  for (const [name, tensor] of trained) if (!whole.has(name)) whole.set(name, tensor)
+  // What a saved module was before it was trained is of no more use.
+  for (const name of before) if (!whole.has(name)) refuse(`it has ${name} as it was, but not as it became`)
+  for (const [module, b] of sides.B) if (!sides.A.has(module)) refuse(`it has ${b.name} without its A`)
+  const pairs = [...sides.A].map(([module, a]): Pair => {
+    const b = sides.B.get(module) ?? refuse(`it has ${a.name} without its B`)
+    if (whole.has(`${module}.weight`)) refuse(`it has ${module}.weight both whole and as A and B`)
+    return { module, a, b, embedding: tables.has(module) }
+  })
+  return { pairs, whole, below }
+}
+
+function notThere(cause: unknown): never {
+  if (codeOf(cause) !== 'ERR_WEIGHTSMITH_NOT_FOUND') throw cause
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_NOT_FOUND',
+    `There is no ${weightsName} beside the adapter's config; what was saved as .bin or by other programs than PEFT has to ` +
+      'be converted first.',
+    { cause },
+  )
 }

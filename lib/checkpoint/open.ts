@@ -59,10 +59,31 @@ const deepestConfig = 32
 
 export const indexName = 'model.safetensors.index.json'
 
+/** What makes a folder an adapter of PEFT, and what all its tensors start with. */
+export const adapterConfigName = 'adapter_config.json'
+export const peftPrefix = 'base_model.model.'
+
+/** Tensors of adapters, those of other programs too; a file that has no others is no model. */
+const ofAdapters = /^base_model\.model\.|(^|[._])lora[._]/
+
 export async function openCheckpoint(addon: Reader, path: string, name = path): Promise<Checkpoint> {
   const info = await statOf(path)
   const folder = info.isDirectory() ? path : undefined
   const layout = folder === undefined ? { names: [basename(path)] } : await findFiles(addon, folder)
+  const checkpoint = await openFiles(addon, path, name, layout, folder)
+  const names = [...checkpoint.tensors.keys()]
+  if (names.length > 0 && names.every((tensor) => ofAdapters.test(tensor))) throw adapterAlone(path)
+  return checkpoint
+}
+
+/** Opens the files that `layout` names, whatever they hold. */
+export async function openFiles(
+  addon: Reader,
+  path: string,
+  name: string,
+  layout: FileLayout,
+  folder: string | undefined,
+): Promise<Checkpoint> {
   const root = folder ?? dirname(path)
   // A single file was named itself, so it may be a link to anywhere.
   const paths = await Promise.all(layout.names.map((file) => (folder === undefined ? path : inside(root, file))))
@@ -145,7 +166,7 @@ function layerCount(config: Record<string, unknown> | undefined): number | undef
   return found ? Number(found.holder[found.key]) : undefined
 }
 
-interface FileLayout {
+export interface FileLayout {
   names: string[]
   weightMap?: Map<string, string>
 }
@@ -165,6 +186,7 @@ async function findFiles(addon: Reader, folder: string): Promise<FileLayout> {
     return { names, weightMap }
   }
   if (entries.has('model.safetensors')) return { names: ['model.safetensors'] }
+  if (entries.has(adapterConfigName)) throw adapterAlone(folder)
   const files = [...entries].filter((name) => name.endsWith('.safetensors')).sort()
   if (files.length === 1) return { names: files }
   if (files.length > 1) {
@@ -235,6 +257,15 @@ function readFailed(path: string, cause: unknown): never {
     cause,
     file: path,
   })
+}
+
+function adapterAlone(path: string): WeightsmithError {
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_FORMAT',
+    `${path} is an adapter, not a model; a recipe takes its folder behind the model it was trained for ("base+adapter"), ` +
+      'and what the merge writes is a model.',
+    { file: path },
+  )
 }
 
 function indexError(folder: string, what: string, tensor?: string): WeightsmithError {

@@ -51,9 +51,14 @@ export async function checkOutput(
 ): Promise<string> {
   const target = await realTarget(resolve(out))
   for (const input of inputs) {
-    const source = await realpath(input.path)
-    const inside = input.folder !== undefined && contains(source, target)
-    if (inside || contains(target, source)) {
+    // the files of an adapter lie elsewhere
+    const sources = await Promise.all(
+      [input.path, ...input.files.map(({ path }) => path)].map((path) => realpath(path)),
+    )
+    const [root = ''] = sources
+    const inside = input.folder !== undefined && contains(root, target) ? root : undefined
+    const source = inside ?? sources.find((path) => contains(target, path))
+    if (source !== undefined) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_OUTPUT_INSIDE_INPUT',
         `The output ${out} and the model ${input.name} (${source}) overlap; choose a folder outside of it.`,

@@ -126,10 +126,14 @@ export class Files {
   /** The tensor as one of these files. */
   take<T extends CheckpointTensor>(tensor: T, { files }: Checkpoint): T {
     const file = files[tensor.file]
-    if (file === undefined) return tensor
+    return file === undefined ? tensor : { ...tensor, file: this.add(file) }
+  }
+
+  /** Where the file stands in the list. */
+  add(file: CheckpointFile): number {
     const index = this.known.get(file.path) ?? this.list.push(file) - 1
     this.known.set(file.path, index)
-    return { ...tensor, file: index }
+    return index
   }
 }
 
