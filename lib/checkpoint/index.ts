@@ -38,7 +38,9 @@ export {
   tiesEmbeddings,
 } from './open.js'
 export { noteProgress, readProgress } from './progress.js'
+export { type Quantisation, quantisationNamed, refuseQuantised } from './quantised.js'
 export { replaceFile } from './replace.js'
+export { refuseDifferent } from './same.js'
 export { Sink } from './sink.js'
 export { largestAuxiliary, readSmall } from './small.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'

@@ -10,6 +10,7 @@ import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeHeader } from '../native/border.js'
 import { inside } from './inside.js'
 import { mainStack, stacksOf } from './names.js'
+import { type Quantisation, quantisationOf } from './quantised.js'
 import { largestConfig, readSmall } from './small.js'
 import type { Vocabulary } from './tokenizer.js'
 import { identityOf } from './unfinished.js'
@@ -48,6 +49,8 @@ export interface Checkpoint {
   /** Layers of every stack, and the one of the language model. */
   stacks: ReadonlyMap<string, number>
   stack?: string
+  /** Absent: its weights are plain numbers. */
+  quantisation?: Quantisation
   /** Where it was asked for, and the folder has a tokenizer.json. */
   vocabulary?: Vocabulary
 }
@@ -92,6 +95,7 @@ export async function openCheckpoint(addon: Reader, path: string, name = path): 
   const config = folder === undefined ? undefined : await readConfig(folder)
   const stacks = stacksOf(tensors.keys())
   const stack = mainStack(stacks, layerCount(config))
+  const quantisation = quantisationOf(tensors, config)
   return {
     name,
     path,
@@ -108,6 +112,7 @@ export async function openCheckpoint(addon: Reader, path: string, name = path): 
     ...(config === undefined ? {} : { config }),
     stacks,
     ...(stack === undefined ? {} : { stack }),
+    ...(quantisation === undefined ? {} : { quantisation }),
   }
 }
 

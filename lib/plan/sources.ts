@@ -1,12 +1,19 @@
 /** What the tensors of an output come from: models or their modules, layer by layer, tables in the order of the vocabulary. */
 
-import type { AddedToken, Checkpoint, LayerChange, Vocabulary } from '../checkpoint/index.js'
+import {
+  type AddedToken,
+  type Checkpoint,
+  type LayerChange,
+  quantisationNamed,
+  type Vocabulary,
+} from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, Scalar } from '../methods/index.js'
 import { type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import type { Origin } from './derived.js'
 import { layerChange } from './layers.js'
 import { type View, viewOf } from './modules.js'
+import { refuseBesideOthers } from './quantised.js'
 import { planSlices } from './slices.js'
 import { mapTables } from './tables.js'
 import { type OutputSource, planTensors } from './tensors.js'
@@ -52,7 +59,15 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
   const donor = checkpointOf(donorName)
   const layers: LayerChange[] = []
   const chosen = checkpoints.get(recipe.tokenizer.source) ?? donor
-  const vocabulary = planVocabulary(recipe.tokenizer, modelsOf(recipe).map(checkpointOf), chosen)
+  const models = modelsOf(recipe).map(checkpointOf)
+  refuseBesideOthers(models)
+  const named = donor.config && quantisationNamed(donor.config)
+  if (named !== undefined && donor.quantisation === undefined) {
+    notes.push(
+      `config.json of ${donor.name} says that its weights are quantised (${named}), but they are not; it is copied as it is.`,
+    )
+  }
+  const vocabulary = planVocabulary(recipe.tokenizer, models, chosen)
   const { folder } = chosen
   const files = chosen.vocabulary ?? (folder === undefined ? undefined : { folder, extra: [] })
   const tokenizer = recipe.tokenizer.source === 'none' ? undefined : (vocabulary ?? files)

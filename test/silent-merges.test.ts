@@ -1,0 +1,259 @@
+/**
+ * Inputs that could be merged into something wrong without a word: packed numbers, integers that differ, heads that are tied in
+ * one model only, a base that is no model. Values are compared with plain arithmetic, refusals by code and what they name.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { diff, Engine, forward, type MergeOptions, type MergeReport, merge, prune, type RecipeInput } from 'weightsmith'
+import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { scratch } from './scratch.js'
+
+let engine: Engine
+const { fresh } = scratch('silent')
+
+beforeAll(async () => {
+  engine = await Engine.open()
+})
+afterAll(() => engine?.close())
+
+async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
+  const out = fresh('out')
+  const report: MergeReport = await merge(engine, recipe, { out, sync: false, ...options })
+  const file = join(out, 'config.json')
+  const config = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>) : {}
+  return { out, report, config, tensors: readFolder(out) }
+}
+
+const failure = (work: Promise<unknown>) =>
+  work.then(
+    () => 'no error',
+    (error: Error & { code?: string }) => `${error.code}: ${error.message}`,
+  )
+const refusal = (recipe: RecipeInput, options: Partial<MergeOptions> = {}) =>
+  failure(merge(engine, recipe, { out: fresh('out'), ...options }))
+
+const raw = (dtype: string, shape: number[], bytes: number[]): Raw => ({ dtype, shape, bytes: Buffer.from(bytes) })
+const soup = (models: string[]): RecipeInput => ({
+  merge_method: 'linear',
+  models: models.map((model) => ({ model })),
+  parameters: { weight: 1 },
+})
+
+describe('quantised checkpoints', () => {
+  const i32 = (shape: number[], seed: number) =>
+    raw(
+      'I32',
+      shape,
+      Array.from({ length: 4 * shape.reduce((a, b) => a * b, 1) }, (_, i) => (7 * i + seed) & 255),
+    )
+  const few = (dtype: string, shape: number[], seed: number) =>
+    raw(
+      dtype,
+      shape,
+      Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => (i + seed) & 63),
+    )
+  const at = 'model.layers.0.mlp.up_proj'
+  const experts = 'model.layers.0.mlp.experts'
+  /** What each method stores: [how it is called, the tensors of one linear, its config]. */
+  const methods: [string, (seed: number) => Record<string, Raw>, object?][] = [
+    [
+      'gptq',
+      (s) => ({
+        [`${at}.qweight`]: i32([1, 4], s),
+        [`${at}.qzeros`]: i32([2, 1], s),
+        [`${at}.scales`]: bf16([s, 1, 2, 3, 4, 5, 6, 7], [2, 4]),
+        [`${at}.g_idx`]: i32([8], 0),
+      }),
+      { quantization_config: { quant_method: 'gptq', bits: 4 } },
+    ],
+    [
+      'GPTQ or AWQ',
+      (s) => ({
+        [`${at}.qweight`]: i32([8, 1], s),
+        [`${at}.qzeros`]: i32([1, 1], s),
+        [`${at}.scales`]: bf16([s, 1], [1, 2]),
+      }),
+    ],
+    [
+      'bitsandbytes',
+      (s) => ({
+        [`${at}.weight`]: few('U8', [16, 1], s),
+        [`${at}.weight.absmax`]: f32([s]),
+        [`${at}.weight.quant_map`]: f32([0, 1]),
+        [`${at}.weight.quant_state.bitsandbytes__nf4`]: few('U8', [9], 0),
+      }),
+    ],
+    ['bitsandbytes', (s) => ({ [`${at}.weight`]: few('I8', [2, 8], s), [`${at}.SCB`]: f32([s, 1]) })],
+    [
+      'bitsandbytes',
+      (s) => ({ [`${at}.weight`]: few('U8', [16, 1], s) }),
+      { text_config: { quantization_config: { load_in_4bit: true } } },
+    ],
+    ['FP8 with scales', (s) => ({ [`${at}.weight`]: few('F8_E4M3', [2, 8], s), [`${at}.weight_scale`]: bf16([s, 1]) })],
+    [
+      'fp8',
+      (s) => ({ [`${at}.weight`]: few('F8_E4M3', [2, 8], s), [`${at}.weight_scale_inv`]: f32([s], [1, 1]) }),
+      { quantization_config: { quant_method: 'fp8' } },
+    ],
+    [
+      'compressed-tensors',
+      (s) => ({
+        [`${at}.weight_packed`]: i32([2, 1], s),
+        [`${at}.weight_scale`]: bf16([s, 1]),
+        [`${at}.weight_shape`]: i32([2], 0),
+      }),
+    ],
+    [
+      'modelopt',
+      (s) => ({
+        [`${at}.weight`]: few('U8', [2, 4], s),
+        [`${at}.weight_scale`]: few('F8_E4M3', [2, 1], s),
+        [`${at}.weight_scale_2`]: f32([s]),
+      }),
+      { quantization_config: { quant_method: 'modelopt' } },
+    ],
+    [
+      'MXFP4',
+      (s) => ({
+        [`${experts}.down_proj_blocks`]: few('U8', [2, 2, 4], s),
+        [`${experts}.down_proj_scales`]: few('U8', [2, 2], s),
+      }),
+    ],
+    [
+      'HQQ',
+      (s) => ({
+        [`${at}.W_q`]: few('U8', [4, 2], s),
+        [`${at}.scale`]: bf16([s, 1]),
+        [`${at}.zero`]: bf16([0, 1]),
+      }),
+    ],
+    [
+      'quantization',
+      (s) => ({ [`${at}.weight`]: raw('U32', [2, 1], [1, 2, 3, s, 5, 6, 7, 8]), [`${at}.scales`]: bf16([s, 1]) }),
+      { quantization: { bits: 4 } },
+    ],
+    ['U8 with scales', (s) => ({ [`${at}.weight._data`]: few('U8', [2], s), [`${at}.weight._scale`]: bf16([s]) })],
+  ]
+  const formats = methods.map(([method, tensors, config = {}]) => ({ method, tensors, config }))
+  const plain = (seed: number) => ({ 'model.embed_tokens.weight': bf16([seed, 1, 2, 3], [2, 2]) })
+  const written = (tensors: (seed: number) => Record<string, Raw>, seed: number, config?: object) =>
+    writeModel(fresh('packed'), { ...plain(seed), ...tensors(seed) }, { num_hidden_layers: 1, ...config })
+
+  test.each(formats)('of $method are refused, and copied as a whole', async ({ method, tensors, config }) => {
+    const [a = '', b = ''] = [1, 2].map((seed) => written(tensors, seed, config))
+    const unpacked = writeModel(fresh('plain'), { ...plain(3), [`${at}.weight`]: bf16(new Float32Array(16), [2, 8]) })
+    const said = [`ERR_WEIGHTSMITH_DTYPE: `, `is quantised (${method}): `, Object.keys(tensors(1))[0]!]
+    const base = { merge_method: 'task_arithmetic', base_model: unpacked, parameters: { weight: 1 } }
+    const refused: [RecipeInput, Partial<MergeOptions>?][] = [
+      [soup([a, b])],
+      [soup([unpacked, b])],
+      [{ ...base, models: [{ model: a }] }],
+      [{ merge_method: 'passthrough', base_model: a, models: [{ model: unpacked }] }],
+      [{ merge_method: 'passthrough', models: [{ model: a, parameters: { scale: 2 } }] }],
+      [soup([a]), { dtype: 'float32' }],
+    ]
+    for (const [recipe, options] of refused) {
+      for (const part of said) expect(await refusal(recipe, options)).toContain(part)
+    }
+    const { tensors: copied, config: kept, out } = await run({ merge_method: 'passthrough', models: [{ model: a }] })
+    expect(copied).toEqual(readFolder(a))
+    expect(kept).toEqual(JSON.parse(readFileSync(join(a, 'config.json'), 'utf8')))
+    for (const part of said) {
+      expect(await failure(diff(engine, a, b))).toContain(part)
+      expect(await failure(forward(engine, out, [1]))).toContain(part)
+      expect(await failure(prune(engine, a, { method: 'magnitude', out: fresh('pruned') }))).toContain(part)
+    }
+  })
+
+  test('are refused where their layers move', async () => {
+    const { tensors, config } = formats[0]!
+    const layer = (i: number) =>
+      Object.fromEntries(
+        Object.entries(tensors(i)).map(([name, value]) => [name.replace('layers.0', `layers.${i}`), value]),
+      )
+    const a = writeModel(fresh('packed'), { ...layer(0), ...layer(1) }, { num_hidden_layers: 2, ...config })
+    const slices = (...ranges: [number, number][]): RecipeInput => ({
+      merge_method: 'passthrough',
+      slices: ranges.map((layer_range) => ({ sources: [{ model: a, layer_range }] })),
+    })
+    expect(await refusal(slices([1, 2]))).toContain('is quantised (gptq)')
+    expect((await run(slices([0, 1], [1, 2]))).tensors).toEqual(readFolder(a))
+  })
+
+  test('are told from plain weights', async () => {
+    const models = [1, 2].map((seed) =>
+      writeModel(fresh('plain'), {
+        // plain F8, in a norm that has a scale and a bias too
+        'norm.scale': few('F8_E4M3', [4], seed),
+        'norm.bias': few('F8_E4M3', [4], seed),
+        'c.weight': few('F8_E5M2', [4], seed),
+        // KV scales of other weights, a mask beside a temperature
+        'a.k_scale': f32([seed]),
+        'a.k_proj.weight': f32([seed]),
+        'b.logit_scale': f32([seed]),
+        'b.relative_position_index': raw('I64', [1], [1, 0, 0, 0, 0, 0, 0, 0]),
+      }),
+    )
+    const { tensors } = await run(soup(models))
+    expect(tensors.get('c.weight')!.dtype).toBe('BF16')
+    expect([...values(tensors.get('a.k_scale')!)]).toEqual([1.5])
+  })
+
+  test('whose config alone says so are merged as what they are, and it is said', async () => {
+    const config = { quantization_config: { quant_method: 'bitsandbytes' } }
+    const models = [1, 3].map((seed) => writeModel(fresh('plain'), { w: f32([seed]) }, config))
+    const { tensors, report } = await run(soup(models))
+    expect([...values(tensors.get('w')!)]).toEqual([2])
+    expect(report.notes).toEqual([expect.stringContaining('quantised (bitsandbytes), but they are not')])
+  })
+})
+
+describe('integers', () => {
+  const model = (positions: Raw, seed: number) => writeModel(fresh('model'), { w: f32([seed]), positions })
+  const i64 = (...numbers: number[]) =>
+    raw(
+      'I64',
+      [numbers.length],
+      numbers.flatMap((n) => [n, 0, 0, 0, 0, 0, 0, 0]),
+    )
+
+  test('that differ between models are refused by name', async () => {
+    const [a, b] = [model(i64(0, 1, 2), 1), model(i64(0, 1, 3), 2)]
+    const base = { merge_method: 'task_arithmetic', base_model: a, models: [{ model: b, parameters: { weight: 1 } }] }
+    for (const recipe of [soup([a, b]), base]) {
+      const said = await refusal(recipe, { dryRun: true })
+      expect(said).toContain('ERR_WEIGHTSMITH_DTYPE: Tensor positions holds no floats (I64)')
+      expect(said).toContain(`differs between ${a} and ${b}`)
+    }
+    expect(
+      await refusal(soup([a, model(raw('I32', [3], i64(0, 1, 2).bytes.toJSON().data.slice(0, 12)), 2)])),
+    ).toContain('is I64 and I32 in')
+    expect(await refusal(soup([a, model(f32([0, 1, 2]), 2)]))).toContain('is I64 and F32 in')
+  })
+
+  test('that differ are refused in stages too', async () => {
+    const [a, b] = [model(i64(4), 1), model(i64(5), 2)]
+    const stage = { ...soup([a, b]), name: 'mean' }
+    const recipe = { merge_method: 'passthrough', models: [{ model: 'mean' }], stages: [stage] }
+    expect(await refusal(recipe)).toContain('Tensor positions holds no floats')
+  })
+
+  test('are copied where all models have the same, or one is taken', async () => {
+    const [a, b, c] = [model(i64(4, 5), 1), model(i64(4, 5), 3), model(i64(6, 5), 3)]
+    const mean = await run(soup([a, b]))
+    expect(mean.tensors.get('positions')).toEqual(i64(4, 5))
+    expect([...values(mean.tensors.get('w')!)]).toEqual([2])
+    const taken = await run({ merge_method: 'passthrough', models: [{ model: c }] })
+    expect(taken.tensors.get('positions')).toEqual(i64(6, 5))
+  })
+
+  test('of any length are compared to their end', async () => {
+    const length = 3_000_001
+    const of = (last: number, seed: number) =>
+      model({ dtype: 'U8', shape: [length], bytes: Buffer.alloc(length, 1).fill(last, length - 1) }, seed)
+    const a = of(1, 1)
+    expect(await refusal(soup([a, of(2, 2)]), { dryRun: true })).toContain('differs between')
+    expect((await run(soup([a, of(1, 2)]))).tensors.get('positions')!.bytes.length).toBe(length)
+  })
+})
