@@ -209,6 +209,127 @@ describe('quantised checkpoints', () => {
   })
 })
 
+describe('a head that is the embedding in one model only', () => {
+  const embed = 'model.embed_tokens.weight'
+  const head = 'lm_head.weight'
+  const table = (...numbers: number[]) => f32(numbers, [numbers.length, 1])
+  const tied = (start: number, config: object = { tie_word_embeddings: true }, name = embed) =>
+    writeModel(fresh('tied'), { [name]: table(start, start + 1), 'model.layers.0.w': f32([start]) }, config)
+  const untied = (start: number, config: object = { tie_word_embeddings: false }, name = embed) =>
+    writeModel(
+      fresh('untied'),
+      { [name]: table(start, start + 1), 'model.layers.0.w': f32([start]), [head]: table(10 * start, 20 * start) },
+      config,
+    )
+  const at = (tensors: Map<string, Raw>, name: string) => [...values(tensors.get(name)!)]
+
+  test.each(['tied', 'untied'])('counts by its embedding where the base is %s', async (which) => {
+    const [a, b] = [tied(1), untied(3)]
+    const base_model = which === 'tied' ? a : b
+    const { tensors, config, report, out } = await run({ ...soup([a, b]), base_model })
+    expect(at(tensors, embed)).toEqual([2, 3])
+    expect(at(tensors, head)).toEqual([15.5, 31])
+    expect(config.tie_word_embeddings).toBe(false)
+    expect(report.notes).toEqual([expect.stringContaining(`that of ${a} is the embedding`)])
+    // what comes out is an untied model
+    const again = await run(soup([out, b]))
+    expect(at(again.tensors, head)).toEqual([22.75, 45.5])
+
+    const moved = await run({
+      merge_method: 'task_arithmetic',
+      base_model,
+      models: [{ model: which === 'tied' ? b : a, parameters: { weight: 2 } }],
+    })
+    // B + 2 (M - B)
+    expect(at(moved.tensors, head)).toEqual(which === 'tied' ? [59, 118] : [-28, -56])
+  })
+
+  test('counts by its embedding in stages, slices and modules', async () => {
+    const [a, b] = [tied(1), untied(3)]
+    const stage = { ...soup([a, b]), name: 'mean' }
+    const staged = await run({ ...soup(['mean', b]), stages: [stage] })
+    expect(at(staged.tensors, head)).toEqual([22.75, 45.5])
+    expect(staged.config.tie_word_embeddings).toBe(false)
+
+    const slices = (...models: string[]): RecipeInput => ({
+      merge_method: 'passthrough',
+      slices: models.map((model) => ({ sources: [{ model, layer_range: [0, 1] }] })),
+    })
+    const own = await run(slices(a, b))
+    expect([at(own.tensors, embed), at(own.tensors, head)]).toEqual([
+      [1, 2],
+      [30, 60],
+    ])
+    expect(own.config.tie_word_embeddings).toBe(false)
+    const embedded = await run(slices(b, a))
+    expect([at(embedded.tensors, embed), at(embedded.tensors, head)]).toEqual([
+      [3, 4],
+      [1, 2],
+    ])
+    expect(embedded.config.tie_word_embeddings).toBe(false)
+
+    const text = { tie_word_embeddings: true }
+    const sees = writeModel(
+      fresh('vision'),
+      { [`language_model.${embed}`]: table(1, 2), 'language_model.model.layers.0.w': f32([1]), 'vision.w': f32([9]) },
+      { text_config: text },
+    )
+    const modules = { language_model: { models: [{ model: sees }, { model: b }] } }
+    const { tensors, config } = await run({
+      merge_method: 'linear',
+      base_model: sees,
+      modules,
+      parameters: { weight: 1 },
+    })
+    expect(at(tensors, `language_model.${head}`)).toEqual([15.5, 31])
+    expect(config).toMatchObject({ tie_word_embeddings: false, text_config: { tie_word_embeddings: false } })
+  })
+
+  test('is told by what a model class does where its config says nothing', async () => {
+    for (const [model_type, name] of [
+      ['gemma2', embed],
+      ['gpt2', 'transformer.wte.weight'],
+    ] as const) {
+      const b = untied(3, { model_type, tie_word_embeddings: false }, name)
+      const { tensors, config } = await run(soup([tied(1, { model_type }, name), b]))
+      expect(at(tensors, head)).toEqual([15.5, 31])
+      expect(config.tie_word_embeddings).toBe(false)
+      // both are tied, so a stored head is a copy
+      const alike = await run(soup([tied(1, { model_type }, name), untied(3, { model_type }, name)]))
+      expect(alike.tensors.has(head)).toBe(false)
+      expect(alike.report.notes).toEqual([expect.stringContaining(`${head} is left out`)])
+    }
+    for (const model_type of ['llama', 'qwen2', 'mistral']) {
+      const [a, b] = [tied(1, { model_type }), untied(3, { model_type })]
+      const said = `ERR_WEIGHTSMITH_MISSING_TENSOR: Tensor ${head} is in ${b}, but not in ${a}`
+      for (const models of [
+        [a, b],
+        [b, a],
+      ])
+        expect(await refusal(soup(models))).toContain(said)
+    }
+  })
+
+  test('is refused in T5, which scales what a tied head reads', async () => {
+    const config = (tied: boolean) => ({ model_type: 't5', is_encoder_decoder: true, tie_word_embeddings: tied })
+    const [a, b] = [tied(1, config(true)), untied(3, config(false))]
+    expect(await refusal(soup([a, b]))).toContain(`Tensor ${head} is in ${b}, but not in ${a}`)
+  })
+
+  test('is left out with a note where all models tie it, whichever stores a copy', async () => {
+    const both = { tie_word_embeddings: true }
+    for (const models of [
+      [tied(1), untied(3, both)],
+      [untied(3, both), tied(1)],
+    ]) {
+      const { tensors, config, report } = await run(soup(models))
+      expect(tensors.has(head)).toBe(false)
+      expect(config.tie_word_embeddings).toBe(true)
+      expect(report.notes).toEqual([expect.stringContaining(`${head} is left out`)])
+    }
+  })
+})
+
 describe('integers', () => {
   const model = (positions: Raw, seed: number) => writeModel(fresh('model'), { w: f32([seed]), positions })
   const i64 = (...numbers: number[]) =>

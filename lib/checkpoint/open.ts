@@ -125,13 +125,6 @@ export function textConfig(config: Record<string, unknown>): Record<string, unkn
   return config
 }
 
-/** Whether the output head is the embedding, and therefore need not be stored. */
-export function tiesEmbeddings(checkpoint: Checkpoint): boolean {
-  const { config } = checkpoint
-  if (config === undefined) return false
-  return (config.tie_word_embeddings ?? textConfig(config).tie_word_embeddings) === true
-}
-
 const layerKeys = ['num_hidden_layers', 'n_layer', 'num_layers']
 
 /** The key that holds the number of layers, and the object it is in. */

@@ -67,6 +67,8 @@ export interface MergePlan {
   layers: LayerChange[]
   /** Rows of the tables of tokens, where the recipe chooses a vocabulary. */
   vocabulary?: number
+  /** Whether the output has a head where the donor's is its embedding. */
+  untied: boolean
   /** Whose tokenizer the output gets. */
   tokenizer?: { folder: string; extra: AddedToken[] }
   /** Tensors to make before the merge. */
@@ -114,6 +116,7 @@ export function planMerge(
     donor: planned.donor,
     ...(dtype === undefined ? {} : { dtype }),
     layers: planned.layers,
+    untied: planned.untied,
     ...(planned.vocabulary === undefined ? {} : { vocabulary: planned.vocabulary }),
     ...(planned.tokenizer === undefined ? {} : { tokenizer: planned.tokenizer }),
     levels,

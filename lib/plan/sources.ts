@@ -41,6 +41,8 @@ export interface PlannedSources {
   donor: Checkpoint
   layers: LayerChange[]
   vocabulary?: number
+  /** Whether a head is made though that of the donor is its embedding. */
+  untied: boolean
   tokenizer?: Vocabulary | { folder: string; extra: AddedToken[] }
   notes: string[]
 }
@@ -77,6 +79,7 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
       sources: mapped?.sources ?? sources,
       donor,
       layers,
+      untied: sources.some(({ merged }) => merged?.source.untied),
       ...(mapped?.rows === undefined ? {} : { vocabulary: mapped.rows }),
       ...(tokenizer === undefined ? {} : { tokenizer }),
       notes,
