@@ -330,6 +330,78 @@ describe('a head that is the embedding in one model only', () => {
   })
 })
 
+describe('a base that is not among the models', () => {
+  const one = (start: number) => writeModel(fresh('model'), { w: f32([start, -start]) }, { made: start })
+  const wOf = ({ tensors }: { tensors: Map<string, Raw> }) => [...values(tensors.get('w')!)]
+
+  test.each(['linear', 'karcher', 'geometric_median', 'fisher', 'regmean'])(
+    'is one more model of %s',
+    async (method) => {
+      const [base, a, b] = [one(1), one(2), one(6)] as const
+      const parameters = {
+        ...(method === 'linear' && { weight: 1 }),
+        ...(/fisher|regmean/.test(method) && { statistics: writeModel(fresh('statistics'), {}) }),
+      }
+      const recipe = (models: string[], base_model?: string): RecipeInput => ({
+        merge_method: method,
+        ...(base_model && { base_model }),
+        models: models.map((model) => ({ model })),
+        parameters,
+      })
+      const { config, report, ...own } = await run(recipe([a, b], base))
+      expect(config.made).toBe(1)
+      expect(wOf(own)).toEqual(wOf(await run(recipe([a, b, base]))))
+      expect(wOf(own)[0]).toBeCloseTo(method === 'geometric_median' ? 2 : 3, 5)
+      expect(report.notes.filter((note) => note.includes('base_model'))).toEqual([])
+      // a base that is listed is not counted twice
+      expect(wOf(await run(recipe([base, a, b], base)))).toEqual(wOf(await run(recipe([base, a, b]))))
+    },
+  )
+
+  test('needs what the method asks of a model, and counts', async () => {
+    const [base, a, b] = [one(1), one(2), one(6)] as const
+    const models = [a, b].map((model) => ({ model, parameters: { weight: 1 } }))
+    expect(await refusal({ merge_method: 'linear', base_model: base, models })).toContain(
+      'models[2] (base_model).parameters.weight of the recipe should be a number, which method linear needs',
+    )
+    const many = Array.from({ length: 15 }, (_, i) => ({ model: one(i) }))
+    expect(await refusal({ merge_method: 'karcher', base_model: base, models: many })).toContain(
+      '1 to 15 models for method karcher, but "16"',
+    )
+    const modules = { part: { prefix: '', models: [{ model: a }, { model: b }] } }
+    const parts = await run({ merge_method: 'linear', base_model: base, modules, parameters: { weight: 1 } })
+    expect(wOf(parts)).toEqual([3, -3])
+  })
+
+  test('gives passthrough and slices config and tokenizer alone, and a note says so', async () => {
+    const layers = (start: number) =>
+      writeModel(fresh('model'), { 'layers.0.w': f32([start]) }, { num_hidden_layers: 1, made: start })
+    const [base, a, b] = [layers(1), layers(2), layers(6)] as const
+    const note = (method: string) => `base_model gives config and tokenizer alone: method ${method} has no base.`
+    const whole = await run({ merge_method: 'passthrough', base_model: base, models: [{ model: a }] })
+    expect([...values(whole.tensors.get('layers.0.w')!)]).toEqual([2])
+    expect(whole.config.made).toBe(1)
+    expect(whole.report.notes).toEqual([note('passthrough')])
+    const layer_range: [number, number] = [0, 1]
+    const sources = [a, b].map((model) => ({ model, layer_range }))
+    const recipe = { merge_method: 'linear', base_model: base, parameters: { weight: 1 } }
+    const sliced = await run({ ...recipe, slices: [{ sources, base_model: a }] })
+    expect([...values(sliced.tensors.get('layers.0.w')!)]).toEqual([4])
+    expect(sliced.report.notes).toEqual([
+      'slices[0].base_model changes nothing: method linear has no base.',
+      note('linear'),
+    ])
+  })
+
+  test.each(['slerp', 'nuslerp', 'multislerp'])('is the base of %s', async (method) => {
+    const [base, a, b] = [one(1), one(2), one(6)] as const
+    const models = (method === 'slerp' ? [a] : [a, b]).map((model) => ({ model }))
+    const parameters: Record<string, number> = method === 'slerp' ? { t: 0.5 } : { weight: 1 }
+    const listed = { merge_method: method, base_model: base, models: [{ model: base }, ...models], parameters }
+    expect(wOf(await run({ ...listed, models }))).toEqual(wOf(await run(listed)))
+  })
+})
+
 describe('integers', () => {
   const model = (positions: Raw, seed: number) => writeModel(fresh('model'), { w: f32([seed]), positions })
   const i64 = (...numbers: number[]) =>
