@@ -402,6 +402,92 @@ describe('a base that is not among the models', () => {
   })
 })
 
+describe('layers by other names', () => {
+  /** A tensor a layer, all holding `start`, and what stands before and behind. */
+  const stack = (names: string[], start: number, config: object, more: string[] = []) =>
+    writeModel(
+      fresh('model'),
+      Object.fromEntries(
+        [...names.flatMap((name) => [0, 1, 2].map((i) => name.replace('N', `${i}`))), ...more].map((n) => [
+          n,
+          f32([start]),
+        ]),
+      ),
+      config,
+    )
+  const gradient = async (names: string[], config: object, more: string[] = []) => {
+    const [a = '', b = ''] = [0, 8].map((start) => stack(names, start, config, more))
+    const parameters = { t: [0, 0.25, 1] }
+    const recipe = { merge_method: 'nearswap', base_model: a, models: [{ model: b }], parameters }
+    return (await run({ ...recipe, dtype: 'float32' })).tensors
+  }
+
+  test.each([
+    ['BERT, ViT', 'encoder.layer.N.attention.self.query.weight'],
+    ['RoBERTa', 'roberta.encoder.layer.N.output.dense.weight'],
+    ['DistilBERT', 'distilbert.transformer.layer.N.attention.q_lin.weight'],
+    ['MPT', 'transformer.blocks.N.attn.Wqkv.weight'],
+    ['one block', 'net.block.N.w'],
+    ['T5, whose layers have numbered parts', 'encoder.block.N.layer.0.SelfAttention.q.weight'],
+    ['parts of layers', 'model.layers.N.blocks.1.w'],
+  ])('take the values of a gradient: %s', async (_, name) => {
+    const tensors = await gradient([name], {})
+    // nearswap moves the base by t at most
+    expect([0, 1, 2].map((i) => values(tensors.get(name.replace('N', `${i}`))!)[0])).toEqual([0, 0.25, 1])
+  })
+
+  test.each([
+    ['T5', 'encoder.block.N.layer.1.w', 'decoder.block.N.layer.2.w', { is_encoder_decoder: true, num_layers: 3 }],
+    [
+      'BART',
+      'model.encoder.layers.N.w',
+      'model.decoder.layers.N.w',
+      { is_encoder_decoder: true, num_hidden_layers: 3 },
+    ],
+  ])(
+    'take the values of a gradient in encoder and decoder, but are not moved: %s',
+    async (_, encoder, decoder, config) => {
+      const tensors = await gradient([encoder, decoder], config)
+      for (const name of [encoder, decoder]) {
+        expect([0, 1, 2].map((i) => values(tensors.get(name.replace('N', `${i}`))!)[0])).toEqual([0, 0.25, 1])
+      }
+      const sources = [{ model: stack([encoder, decoder], 1, config), layer_range: [0, 2] as [number, number] }]
+      expect(await refusal({ merge_method: 'passthrough', slices: [{ sources }] })).toMatch(
+        /RECIPE: slices of the recipe move layers, but .* has those of an encoder and of a decoder/,
+      )
+    },
+  )
+
+  test.each(['num_hidden_layers', 'n_layers'])('are moved, with the number in %s', async (key) => {
+    const names = ['bert.encoder.layer.N.attention.self.query.weight']
+    const more = [
+      'bert.embeddings.word_embeddings.weight',
+      'bert.pooler.dense.weight',
+      'cls.predictions.bias',
+      'classifier.bias',
+    ]
+    const [a = '', b = ''] = [1, 2].map((start) => stack(names, start, { [key]: 3 }, more))
+    const slices = [
+      { sources: [{ model: a, layer_range: [0, 2] as [number, number] }] },
+      { sources: [{ model: b, layer_range: [1, 3] as [number, number] }] },
+    ]
+    const { tensors, config, report } = await run({ merge_method: 'passthrough', slices })
+    const of = (name: string) => values(tensors.get(name)!)[0]
+    expect([0, 1, 2, 3].map((i) => of(names[0]!.replace('N', `${i}`)))).toEqual([1, 1, 2, 2])
+    expect(more.map(of)).toEqual([1, 2, 2, 2])
+    expect(config[key]).toBe(4)
+    expect(report.notes).toEqual([])
+  })
+
+  test('whose number the config says by a key that is not known are moved with a note', async () => {
+    const a = stack(['model.layers.N.w'], 1, { depth: 3 })
+    const slices = [{ sources: [{ model: a, layer_range: [0, 2] as [number, number] }] }]
+    expect((await run({ merge_method: 'passthrough', slices })).report.notes).toEqual([
+      `config.json of ${a} has no known key for the number of layers; the output has 2.`,
+    ])
+  })
+})
+
 describe('integers', () => {
   const model = (positions: Raw, seed: number) => writeModel(fresh('model'), { w: f32([seed]), positions })
   const i64 = (...numbers: number[]) =>

@@ -33,6 +33,7 @@ export {
   type CheckpointFile,
   type CheckpointTensor,
   indexName,
+  layerKey,
   openCheckpoint,
   textConfig,
 } from './open.js'

@@ -125,7 +125,7 @@ export function textConfig(config: Record<string, unknown>): Record<string, unkn
   return config
 }
 
-const layerKeys = ['num_hidden_layers', 'n_layer', 'num_layers']
+const layerKeys = ['num_hidden_layers', 'n_layer', 'n_layers', 'num_layers']
 
 /** The key that holds the number of layers, and the object it is in. */
 export function layerKey(

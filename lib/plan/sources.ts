@@ -4,7 +4,9 @@ import {
   type AddedToken,
   type Checkpoint,
   type LayerChange,
+  layerKey,
   quantisationNamed,
+  textConfig,
   type Vocabulary,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
@@ -14,7 +16,7 @@ import type { Origin } from './derived.js'
 import { layerChange } from './layers.js'
 import { type View, viewOf } from './modules.js'
 import { refuseBesideOthers } from './quantised.js'
-import { planSlices } from './slices.js'
+import { type PlannedSlice, planSlices } from './slices.js'
 import { mapTables } from './tables.js'
 import { type OutputSource, planTensors } from './tensors.js'
 import { planVocabulary } from './vocabulary.js'
@@ -90,7 +92,7 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
     const { pretrained } = globals
     const roles = { globals, checkpointOf: seen, ...(typeof pretrained === 'string' ? { pretrained } : {}) }
     const slices = planSlices(merge, roles, above)
-    if (merge.sliced) layers.push(layerChange(slices, view?.section))
+    if (merge.sliced) layers.push(movedLayers(slices, donor, view?.section, notes))
     const by = { method: merge.method, checkpointOf, notes }
     return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => ({
       name: view?.stored(source.name) ?? source.name,
@@ -117,6 +119,29 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
   if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
   for (const [name, tensor] of rest) sources.push({ name, origins: [{ checkpoint: donor, tensor }] })
   return finish(sources)
+}
+
+/** What moved layers change in the donor's config. Throws ERR_WEIGHTSMITH_RECIPE for an encoder with a decoder. */
+function movedLayers(
+  slices: PlannedSlice[],
+  { name, config, path }: Checkpoint,
+  section: string | undefined,
+  notes: string[],
+): LayerChange {
+  const change = layerChange(slices, section)
+  const part = section === undefined ? config : (config?.[section] as Record<string, unknown>)
+  if (part !== undefined && [part, textConfig(part)].some(({ is_encoder_decoder: both }) => both === true)) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_RECIPE',
+      `slices of the recipe move layers, but ${name} has those of an encoder and of a decoder, which its config counts apart; ` +
+        'give models instead.',
+      { file: path },
+    )
+  }
+  if (part !== undefined && layerKey(part) === undefined) {
+    notes.push(`config.json of ${name} has no known key for the number of layers; the output has ${change.count}.`)
+  }
+  return change
 }
 
 function twice(module: Module, name: string): WeightsmithError {
