@@ -2,7 +2,7 @@
  * Inputs that could be merged into something wrong without a word: packed numbers, integers that differ, heads that are tied in
  * one model only, a base that is no model. Values are compared with plain arithmetic, refusals by code and what they name.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { diff, Engine, forward, type MergeOptions, type MergeReport, merge, prune, type RecipeInput } from 'weightsmith'
@@ -179,6 +179,18 @@ describe('quantised checkpoints', () => {
     })
     expect(await refusal(slices([1, 2]))).toContain('is quantised (gptq)')
     expect((await run(slices([0, 1], [1, 2]))).tensors).toEqual(readFolder(a))
+  })
+
+  test('are refused as the base of an adapter', async () => {
+    const { tensors } = formats.find(({ method }) => method === 'FP8 with scales')!
+    const base = written(tensors, 1)
+    const adapter = writeModel(fresh('adapter'), {
+      [`base_model.model.${at}.lora_A.weight`]: f32(new Float32Array(8), [1, 8]),
+      [`base_model.model.${at}.lora_B.weight`]: f32([1, 2], [2, 1]),
+    })
+    writeFileSync(join(adapter, 'adapter_config.json'), JSON.stringify({ peft_type: 'LORA', r: 1, lora_alpha: 1 }))
+    const recipe = { merge_method: 'passthrough', models: [{ model: `${base}+${adapter}` }] }
+    expect(await refusal(recipe)).toContain('is quantised (FP8 with scales)')
   })
 
   test('are told from plain weights', async () => {
