@@ -12,6 +12,7 @@ import {
   moduleOf,
   modules,
   openCheckpoint,
+  refuseQuantised,
 } from './checkpoint/index.js'
 import type { Engine } from './engine.js'
 import { throwIfAborted, WeightsmithError } from './errors.js'
@@ -130,6 +131,7 @@ const sampleElements = 2 ** 22
 async function openPair(addon: NativeAddon, a: string, b: string) {
   const open = async (model: string) => openCheckpoint(addon, await resolveModel(model, process.cwd()), model)
   const [left, right] = await Promise.all([open(a), open(b)])
+  for (const model of [left, right]) refuseQuantised(model, 'convert it to float16 or bfloat16 before it is compared')
   return { left, right, ...pair(left, right) }
 }
 

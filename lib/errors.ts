@@ -72,7 +72,8 @@ export const errors = {
     remedy: 'Merge models of the same shapes; differing vocabularies are the usual reason.',
   },
   ERR_WEIGHTSMITH_DTYPE: {
-    meaning: 'A storage type cannot be computed with or written.',
+    meaning:
+      'A storage type cannot be computed with or written, a model is quantised, or tensors that are no floats differ between models.',
     remedy: 'Convert the model to F32, F16 or BF16, or ask for one of these as the output type.',
   },
   ERR_WEIGHTSMITH_RECIPE: {

@@ -70,6 +70,11 @@ function methodSection(method) {
 function methodsPage() {
   const list = [...methods.values()]
   const link = ({ name }) => `[\`${name}\`](#${name})`
+  const without = list.filter(({ needsBase }) => needsBase === false)
+  const [baseless, alone] = [
+    without.filter(({ models }) => models.max > 1),
+    without.filter(({ models }) => models.max === 1),
+  ]
   return [
     '<!-- Written by scripts/docs.mjs from lib/methods; change it there. -->',
     '# Merge methods',
@@ -77,6 +82,13 @@ function methodsPage() {
       'tensor by tensor, in float32, and the result is rounded once to the type of the output. A parameter takes a ' +
       'number, a gradient over the layers or a list of filters, at every level of the recipe; what stands nearest to ' +
       'the model wins.',
+    `A base need not be among the models. Methods without one take a \`base_model\` that is not among \`models\` as one more model, ` +
+      `with the parameters of the recipe, as mergekit does: ${baseless.map(link).join(', ')}. In \`slices\`, and where a method ` +
+      `takes one model alone (${alone.map(link).join(', ')}), it gives config and tokenizer, and a note says so.`,
+    'What is no float (indices, masks) is copied, and has to be the same in all models. A quantised model (GPTQ, AWQ, ' +
+      'bitsandbytes, FP8 with scales, MXFP4 …) can only be copied whole. A model that ties its head to its embedding, by its ' +
+      'config or by default of its class, has the embedding for `lm_head` where another model has a head of its own; the ' +
+      'output is untied then, and its config says so.',
     table(
       ['method', 'inputs', 'what it does'],
       list.map((method) => [link(method), inputs(method), cell(method.about)]),

@@ -48,6 +48,7 @@ const recipes: Record<string, RecipeInput> = {
   'model_stock of rows': withParameters('model_stock', { filter_wise: true }),
   'breadcrumbs_ties (rescale)': withParameters('breadcrumbs_ties', { rescale: true }),
   'sce (topk)': withParameters('sce', { select_topk: 0.4 }),
+  'sce (exact)': withParameters('sce', { exact_weights: true }),
   'ties (peft)': withParameters('ties', { consensus: 'peft', majority_sign_method: 'frequency' }),
   'ties (whole model)': withParameters('ties', { consensus: 'reference', scope: 'model' }),
   'ties (reference)': withParameters('ties', { consensus: 'reference' }),

@@ -256,9 +256,10 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
 
   test('sce selects by variance, weighs by mean squares and averages what agrees', async () => {
     for (const select_topk of [1, 0.35]) {
-      await expectMerge('sce', three, { global: { select_topk }, models: [{}, {}, {}] }, (base, models) =>
-        sce(base, models, select_topk),
-      )
+      for (const exact_weights of [false, true]) {
+        const parameters = { global: { select_topk, exact_weights }, models: [{}, {}, {}] }
+        await expectMerge('sce', three, parameters, (base, models) => sce(base, models, select_topk, exact_weights))
+      }
     }
   })
 })
@@ -567,6 +568,26 @@ test('sce weighs models alike where their mean squares add up to less than 1e-6'
     })
     expect(values(result.get('w')!)[0]! / scale).toBeCloseTo(share, 6)
   }
+})
+
+test('sce weighs models by their mean squares with exact_weights, however small these are', async () => {
+  const merge = async (...rows: number[][]) => {
+    const [base = '', ...models] = rows.map((row) => writeModel(join(folder, `exact-${count++}`), { w: f32(row) }))
+    const parameters = { exact_weights: true }
+    const recipe = { merge_method: 'sce', base_model: base, models: models.map((model) => ({ model })), parameters }
+    return [...values((await merged(recipe)).get('w')!)]
+  }
+  const share = (0.4 ** 3 + 0.1 ** 3) / (0.4 ** 2 + 0.1 ** 2)
+  for (const scale of [1, 1e-3, 1e-12]) {
+    const [got = 0] = await merge([0], [0.4 * scale], [0.1 * scale])
+    expect(got / scale).toBeCloseTo(share, 6)
+  }
+  // the second model has a share of 1e-12 of the squares, and is all that agrees in its element
+  const [first = 0, second = 0] = await merge([0, 0], [1, 0], [0, 1e-6])
+  expect([first, second * 1e6].map((v) => Math.round(v * 1e6))).toEqual([1e6, 1e6])
+  // nothing has moved; one model has moved by too little to have squares
+  expect(await merge([3, 0], [3, 0], [3, 0])).toEqual([3, 0])
+  expect(await merge([0, 0], [1, 0], [0, 1e-25])).toEqual([1, 0])
 })
 
 describe('the bytes of', () => {

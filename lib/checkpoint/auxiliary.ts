@@ -39,12 +39,14 @@ export interface ConfigChange {
   layers: LayerChange[]
   /** Rows of the tables of tokens, where they change. */
   vocabulary: number | undefined
+  /** The head is no longer the embedding. */
+  untied?: boolean | undefined
 }
 
-/** The output's config: the model's own, with the type, the layers and the vocabulary of the output. */
+/** The output's config: the model's own, with the type, the layers, the vocabulary and the head of the output. */
 export function outputConfig(
   config: Record<string, unknown>,
-  { dtype, layers, vocabulary }: ConfigChange,
+  { dtype, layers, vocabulary, untied }: ConfigChange,
 ): Record<string, unknown> {
   const out = structuredClone(config)
   const text = textConfig(out)
@@ -59,6 +61,7 @@ export function outputConfig(
       if (typeof holder.vocab_size === 'number' || holder === text) holder.vocab_size = vocabulary
     }
   }
+  if (untied) for (const holder of new Set([out, text])) holder.tie_word_embeddings = false
   for (const { section, count, lists } of layers) {
     const part = section === undefined ? out : (out[section] as Record<string, unknown>)
     const found = layerKey(part)

@@ -88,7 +88,8 @@ export function cutTensor(checkpoint: Checkpoint, tensor: CheckpointTensor, cut:
   }
 }
 
-async function readFully(file: FileHandle, path: string, into: Uint8Array, position: number): Promise<void> {
+/** Fills `into` from a place in a file. */
+export async function readFully(file: FileHandle, path: string, into: Uint8Array, position: number): Promise<void> {
   try {
     for (let done = 0; done < into.length; ) {
       const { bytesRead } = await file.read(into, done, into.length - done, position + done)

@@ -33,15 +33,18 @@ export {
   type CheckpointFile,
   type CheckpointTensor,
   indexName,
+  layerKey,
   openCheckpoint,
   textConfig,
-  tiesEmbeddings,
 } from './open.js'
 export { noteProgress, readProgress } from './progress.js'
+export { type Quantisation, quantisationNamed, refuseQuantised } from './quantised.js'
 export { replaceFile } from './replace.js'
+export { refuseDifferent } from './same.js'
 export { Sink } from './sink.js'
 export { largestAuxiliary, readSmall } from './small.js'
 export { checkDisk, checkOutput, Stage } from './stage.js'
 export { commonTemplate } from './templates.js'
+export { headOf, isHead, storesEmbedding, tiesEmbeddings } from './ties.js'
 export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'
 export { digest, inputsOf, refuseChanged, type Unfinished } from './unfinished.js'

@@ -11,17 +11,25 @@ export interface LayerName {
   rest: string
 }
 
-/** The layer a tensor belongs to, if any. */
+/**
+ * The layer a tensor belongs to, if any: the outermost of what is numbered so, as a layer may have numbered parts (T5:
+ * `encoder.block.3.layer.0`).
+ */
 export function layerOf(name: string): LayerName | undefined {
-  const match = /^((?:.*\.)?(?:layers|h|blocks))\.(\d{1,6})\.(.+)$/.exec(name)
+  const match = /^((?:.*?\.)?(?:layers?|h|blocks?))\.(\d{1,6})\.(.+)$/.exec(name)
   if (match === null) return undefined
   const [, stack = '', index = '', rest = ''] = match
   return { stack, index: Number(index), rest }
 }
 
+const finals = ['lm_head', 'embed_out', 'score', 'norm', 'ln_f', 'final_norm', 'final_layer_?norm', 'layernorm']
+/** Of BERT and its like: what reads the last layer, for the tasks they are trained on. */
+const encoderFinals = ['pooler', 'cls', '(pre_)?classifier', 'qa_outputs', 'vocab_(transform|layer_norm|projector)']
+const behind = new RegExp(`(^|\\.)(${[...finals, ...encoderFinals].join('|')})(\\.|$)`)
+
 /** Whether a tensor outside the layers stands behind them (final norm, head); the others stand before. */
 export function standsBehindLayers(name: string): boolean {
-  return /(^|\.)(lm_head|embed_out|score|norm|ln_f|final_norm|final_layer_?norm)(\.|$)/.test(name)
+  return behind.test(name)
 }
 
 /** Number of layers of each stack. */

@@ -10,6 +10,7 @@ import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeHeader } from '../native/border.js'
 import { inside } from './inside.js'
 import { mainStack, stacksOf } from './names.js'
+import { type Quantisation, quantisationOf } from './quantised.js'
 import { largestConfig, readSmall } from './small.js'
 import type { Vocabulary } from './tokenizer.js'
 import { identityOf } from './unfinished.js'
@@ -48,6 +49,8 @@ export interface Checkpoint {
   /** Layers of every stack, and the one of the language model. */
   stacks: ReadonlyMap<string, number>
   stack?: string
+  /** Absent: its weights are plain numbers. */
+  quantisation?: Quantisation
   /** Where it was asked for, and the folder has a tokenizer.json. */
   vocabulary?: Vocabulary
 }
@@ -113,6 +116,7 @@ export async function openFiles(
   const config = folder === undefined ? undefined : await readConfig(folder)
   const stacks = stacksOf(tensors.keys())
   const stack = mainStack(stacks, layerCount(config))
+  const quantisation = quantisationOf(tensors, config)
   return {
     name,
     path,
@@ -129,6 +133,7 @@ export async function openFiles(
     ...(config === undefined ? {} : { config }),
     stacks,
     ...(stack === undefined ? {} : { stack }),
+    ...(quantisation === undefined ? {} : { quantisation }),
   }
 }
 
@@ -141,14 +146,7 @@ export function textConfig(config: Record<string, unknown>): Record<string, unkn
   return config
 }
 
-/** Whether the output head is the embedding, and therefore need not be stored. */
-export function tiesEmbeddings(checkpoint: Checkpoint): boolean {
-  const { config } = checkpoint
-  if (config === undefined) return false
-  return (config.tie_word_embeddings ?? textConfig(config).tie_word_embeddings) === true
-}
-
-const layerKeys = ['num_hidden_layers', 'n_layer', 'num_layers']
+const layerKeys = ['num_hidden_layers', 'n_layer', 'n_layers', 'num_layers']
 
 /** The key that holds the number of layers, and the object it is in. */
 export function layerKey(

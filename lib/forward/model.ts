@@ -6,7 +6,7 @@
 
 import { open } from 'node:fs/promises'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
-import { isStorable } from '../checkpoint/index.js'
+import { isStorable, refuseQuantised } from '../checkpoint/index.js'
 import type { Host } from '../engine.js'
 import { WeightsmithError } from '../errors.js'
 import { type ModelSpec, modelSpec } from '../families/index.js'
@@ -84,6 +84,7 @@ export class Model {
     readonly checkpoint: Checkpoint,
     options: ModelOptions = {},
   ) {
+    refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is run, scored or pruned')
     this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
     this.tokens = options.tokens ?? Math.min(this.spec.context, defaultTokens)
     this.cache = options.cache ?? 0

@@ -51,9 +51,9 @@ export async function writeFiles(
     files.push(fileEntry(name, data, checksum !== 'none'))
   }
   if (plan.layout.index !== undefined) await write('model.safetensors.index.json', plan.layout.index)
-  const { dtype, layers, vocabulary, donor, tokenizer } = plan
+  const { dtype, layers, vocabulary, untied, donor, tokenizer } = plan
   if (donor.config !== undefined) {
-    const config = outputConfig(donor.config, { dtype, layers, vocabulary })
+    const config = outputConfig(donor.config, { dtype, layers, vocabulary, untied })
     await write('config.json', await configText(config, donor))
   }
   const { extra = [] } = tokenizer ?? {}

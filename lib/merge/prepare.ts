@@ -1,7 +1,7 @@
 /** What is done before a merge touches a disk: models are opened, recipes planned, outputs checked. */
 
 import { join } from 'node:path'
-import { type Checkpoint, checkDisk, checkOutput } from '../checkpoint/index.js'
+import { type Checkpoint, checkDisk, checkOutput, refuseDifferent } from '../checkpoint/index.js'
 import { throwIfAborted } from '../errors.js'
 import { type JointPlan, joinPlans, type MergePlan, planMerge } from '../plan/index.js'
 import type { Recipe } from '../recipe/index.js'
@@ -31,7 +31,7 @@ export interface Target extends PlannedOutput {
   target: string
 }
 
-/** Reads headers and plans; computes and writes nothing. */
+/** Reads headers, plans, and compares what is to be copied from all models alike; computes and writes nothing. */
 export async function prepareMerge(models: Models, recipe: Recipe, options: MergeOptions): Promise<PreparedMerge> {
   const { out, signal } = options
   const settings = checkOptions(options)
@@ -44,6 +44,8 @@ export async function prepareMerge(models: Models, recipe: Recipe, options: Merg
     plan: planMerge(point.recipe, checkpoints, settings),
     out: 'label' in point ? join(out, point.label) : out,
   }))
+  // The points of a sweep copy the same tensors.
+  for (const origins of outputs[0]?.plan.same ?? []) await refuseDifferent(origins)
   return { checkpoints, outputs }
 }
 

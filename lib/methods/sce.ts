@@ -9,8 +9,11 @@ export const sce: Method = {
   about: 'Averages the differences that agree in sign, by their mean squares, where the models differ most',
   formula:
     'tᵢ = dᵢ where the variance over the models is among the select_topk share of the largest; wᵢ = mean tᵢ² / Σ mean tⱼ²; ' +
-    's = sign Σ wᵢ tᵢ; B + Σ wᵢ tᵢ [sign tᵢ = s] / Σ wᵢ [sign tᵢ = s]',
-  source: 'arXiv 2408.07990, as in mergekit: models weigh alike where the mean squares add up to less than 1e-6',
+    's = sign Σ tᵢ; B + Σ wᵢ tᵢ [sign tᵢ = s] / Σ wᵢ [sign tᵢ = s]',
+  source:
+    'arXiv 2408.07990, as in mergekit: models weigh alike (wᵢ = 1 / n) where the mean squares add up to less than 1e-6, and ' +
+    'no sum of weights counts as less than 1e-6. Most fine-tunes move their weights by less than 0.001, so their models weigh ' +
+    'alike; exact_weights is the formula as it stands',
   differences:
     'The variance is that of the models themselves, so entries in which they agree have none; mergekit takes it of ' +
     'rounded differences.',
@@ -25,6 +28,13 @@ export const sce: Method = {
       default: 1,
       min: 0,
       max: 1,
+    },
+    {
+      name: 'exact_weights',
+      about: 'Weigh the models by their mean squares, however small these are; mergekit has no such parameter',
+      type: 'boolean',
+      scope: 'global',
+      default: false,
     },
   ],
   determinism: 'exact',
@@ -47,7 +57,7 @@ export const sce: Method = {
           { kernel: 'sce', writes: 'output' },
         ],
       },
-      coefficients: [share],
+      coefficients: [share, global.exact_weights === true ? 1 : 0],
     }
   },
 }

@@ -32,6 +32,7 @@ import {
   storedType,
 } from './derived.js'
 import type { Effective } from './parameters.js'
+import { refuseChanged } from './quantised.js'
 import { type Planned, planSources } from './sources.js'
 import { stageCheckpoint } from './stages.js'
 import { type MadeTensors, prepared, statisticsFor } from './statistics.js'
@@ -66,10 +67,14 @@ export interface MergePlan {
   layers: LayerChange[]
   /** Rows of the tables of tokens, where the recipe chooses a vocabulary. */
   vocabulary?: number
+  /** Whether the output has a head where the donor's is its embedding. */
+  untied: boolean
   /** Whose tokenizer the output gets. */
   tokenizer?: { folder: string; extra: AddedToken[] }
   /** Tensors to make before the merge. */
   levels: Level[]
+  /** Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read. */
+  same: Origin[][]
   notes: string[]
 }
 
@@ -85,43 +90,55 @@ export function planMerge(
 ): MergePlan {
   const known = new Map(checkpoints)
   const made: MadeTensors = new Map()
-  for (const [name, stage] of recipe.stages) {
-    const { sources, ...about } = planSources(stage, known)
-    const tensors = sources.map((source) => planTensor(source, stage.dtype, made))
-    known.set(name, stageCheckpoint(name, { ...about, tensors, dtype: stage.dtype ?? mainType(tensors) }))
+  const same: Origin[][] = []
+  const planOne = (one: Recipe, asked: StoreDType | undefined) => {
+    const planned = planSources(one, known)
+    const tensors = planned.sources.map((source) => {
+      if (!isNumber(source)) same.push(source.origins)
+      return planTensor(source, asked, made)
+    })
+    refuseChanged(tensors)
+    // the scales of a quantised model may have another type than its config says
+    const dtype = planned.donor.quantisation === undefined ? mainType(tensors) : undefined
+    return { ...planned, tensors, dtype }
   }
-  const planned = planSources(recipe, known)
-  const asked = options.dtype ?? recipe.dtype
-  const tensors = planned.sources.map((source) => planTensor(source, asked, made))
+  for (const [name, stage] of recipe.stages) {
+    const planned = planOne(stage, stage.dtype)
+    known.set(name, stageCheckpoint(name, { ...planned, dtype: stage.dtype ?? planned.dtype }))
+  }
+  const { tensors, dtype, ...planned } = planOne(recipe, options.dtype ?? recipe.dtype)
   const levels = levelsOf(tensors.flatMap(({ origins }) => origins))
   const staged = levels.reduce((sum, { places }) => sum + places.size, 0)
   if (staged > 0) planned.notes.push(`${staged} tensors are made before the merge, in float32.`)
-  const dtype = mainType(tensors)
   return {
     tensors,
     layout: layOut(tensors, options.shardSize),
     donor: planned.donor,
     ...(dtype === undefined ? {} : { dtype }),
     layers: planned.layers,
+    untied: planned.untied,
     ...(planned.vocabulary === undefined ? {} : { vocabulary: planned.vocabulary }),
     ...(planned.tokenizer === undefined ? {} : { tokenizer: planned.tokenizer }),
     levels,
+    same: same.filter(({ length }) => length > 1),
     notes: planned.notes,
   }
 }
 
-function planTensor(
-  { name, origins, merged }: Planned,
-  asked: StoreDType | undefined,
-  made: MadeTensors,
-): PlannedTensor {
+/** Whether it holds floats: all else (indices, masks) is copied, whatever the method. */
+function isNumber({ origins: [first] }: Planned): boolean {
+  return first !== undefined && isFloat(storedType(first.tensor))
+}
+
+function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTensors): PlannedTensor {
+  const { name, origins, merged } = source
   const [first] = origins
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${name} has no origin.`)
   const { shape } = first.tensor
   const elements = shape.reduce((a, b) => a * b, 1)
   const same = { name, shape, elements }
   const stored = storedType(first.tensor)
-  if (!isFloat(stored) || isBuffer(name)) return copyOf(same, first)
+  if (!isNumber(source) || isBuffer(name)) return copyOf(same, first)
   const { step, parameters, statistics } = stepOf(merged)
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for

@@ -1,13 +1,22 @@
 /** What the tensors of an output come from: models or their modules, layer by layer, tables in the order of the vocabulary. */
 
-import type { AddedToken, Checkpoint, LayerChange, Vocabulary } from '../checkpoint/index.js'
+import {
+  type AddedToken,
+  type Checkpoint,
+  type LayerChange,
+  layerKey,
+  quantisationNamed,
+  textConfig,
+  type Vocabulary,
+} from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import type { Method, Scalar } from '../methods/index.js'
 import { type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import type { Origin } from './derived.js'
 import { layerChange } from './layers.js'
 import { type View, viewOf } from './modules.js'
-import { planSlices } from './slices.js'
+import { refuseBesideOthers } from './quantised.js'
+import { type PlannedSlice, planSlices } from './slices.js'
 import { mapTables } from './tables.js'
 import { type OutputSource, planTensors } from './tensors.js'
 import { planVocabulary } from './vocabulary.js'
@@ -34,6 +43,8 @@ export interface PlannedSources {
   donor: Checkpoint
   layers: LayerChange[]
   vocabulary?: number
+  /** Whether a head is made though that of the donor is its embedding. */
+  untied: boolean
   tokenizer?: Vocabulary | { folder: string; extra: AddedToken[] }
   notes: string[]
 }
@@ -52,7 +63,15 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
   const donor = checkpointOf(donorName)
   const layers: LayerChange[] = []
   const chosen = checkpoints.get(recipe.tokenizer.source) ?? donor
-  const vocabulary = planVocabulary(recipe.tokenizer, modelsOf(recipe).map(checkpointOf), chosen)
+  const models = modelsOf(recipe).map(checkpointOf)
+  refuseBesideOthers(models)
+  const named = donor.config && quantisationNamed(donor.config)
+  if (named !== undefined && donor.quantisation === undefined) {
+    notes.push(
+      `config.json of ${donor.name} says that its weights are quantised (${named}), but they are not; it is copied as it is.`,
+    )
+  }
+  const vocabulary = planVocabulary(recipe.tokenizer, models, chosen)
   const { folder } = chosen
   const files = chosen.vocabulary ?? (folder === undefined ? undefined : { folder, extra: [] })
   const tokenizer = recipe.tokenizer.source === 'none' ? undefined : (vocabulary ?? files)
@@ -62,6 +81,7 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
       sources: mapped?.sources ?? sources,
       donor,
       layers,
+      untied: sources.some(({ merged }) => merged?.source.untied),
       ...(mapped?.rows === undefined ? {} : { vocabulary: mapped.rows }),
       ...(tokenizer === undefined ? {} : { tokenizer }),
       notes,
@@ -72,7 +92,7 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
     const { pretrained } = globals
     const roles = { globals, checkpointOf: seen, ...(typeof pretrained === 'string' ? { pretrained } : {}) }
     const slices = planSlices(merge, roles, above)
-    if (merge.sliced) layers.push(layerChange(slices, view?.section))
+    if (merge.sliced) layers.push(movedLayers(slices, donor, view?.section, notes))
     const by = { method: merge.method, checkpointOf, notes }
     return planTensors(slices, view ?? donor, merge.sliced, notes, vocabulary !== undefined).map((source) => ({
       name: view?.stored(source.name) ?? source.name,
@@ -99,6 +119,29 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
   if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
   for (const [name, tensor] of rest) sources.push({ name, origins: [{ checkpoint: donor, tensor }] })
   return finish(sources)
+}
+
+/** What moved layers change in the donor's config. Throws ERR_WEIGHTSMITH_RECIPE for an encoder with a decoder. */
+function movedLayers(
+  slices: PlannedSlice[],
+  { name, config, path }: Checkpoint,
+  section: string | undefined,
+  notes: string[],
+): LayerChange {
+  const change = layerChange(slices, section)
+  const part = section === undefined ? config : (config?.[section] as Record<string, unknown>)
+  if (part !== undefined && [part, textConfig(part)].some(({ is_encoder_decoder: both }) => both === true)) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_RECIPE',
+      `slices of the recipe move layers, but ${name} has those of an encoder and of a decoder, which its config counts apart; ` +
+        'give models instead.',
+      { file: path },
+    )
+  }
+  if (part !== undefined && layerKey(part) === undefined) {
+    notes.push(`config.json of ${name} has no known key for the number of layers; the output has ${change.count}.`)
+  }
+  return change
 }
 
 function twice(module: Module, name: string): WeightsmithError {

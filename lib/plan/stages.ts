@@ -19,12 +19,13 @@ export interface Stage {
   layers: LayerChange[]
   dtype: StoreDType | undefined
   vocabulary?: number
+  untied: boolean
   tokenizer?: Vocabulary | { folder: string }
 }
 
 export function stageCheckpoint(
   name: string,
-  { tensors, donor, layers, dtype, vocabulary, tokenizer }: Stage,
+  { tensors, donor, layers, dtype, vocabulary, untied, tokenizer }: Stage,
 ): Checkpoint {
   const files = new Files()
   const together: DerivedTensor[] = []
@@ -51,7 +52,9 @@ export function stageCheckpoint(
     tensors: made,
     stacks,
     ...(stack === undefined ? {} : { stack }),
-    ...(donor.config === undefined ? {} : { config: outputConfig(donor.config, { dtype, layers, vocabulary }) }),
+    ...(donor.config === undefined
+      ? {}
+      : { config: outputConfig(donor.config, { dtype, layers, vocabulary, untied }) }),
     ...(known === undefined ? {} : { vocabulary: known }),
   }
 }

@@ -6,8 +6,11 @@
 import {
   type Checkpoint,
   type CheckpointTensor,
+  headOf,
+  isHead,
   layerOf,
   standsBehindLayers,
+  storesEmbedding,
   tiesEmbeddings,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
@@ -21,6 +24,8 @@ export interface OutputSource {
   /** Position among the layers, 0 to 1. */
   t: number
   slice: PlannedSlice
+  /** A head, where the donor's is its embedding. */
+  untied?: boolean
 }
 
 /** Every tensor of the output, in the order of the network, with its origins. */
@@ -69,15 +74,18 @@ function outside(
   const names = new Set(ours(reference))
   for (const { checkpoint } of slice.inputs.slice(1)) {
     for (const name of ours(checkpoint)) {
-      if (!reference.tensors.has(name) && !leftOut(name, donor)) throw missing(name, reference, checkpoint)
+      if (isHead(name)) names.add(name)
+      else if (!reference.tensors.has(name) && !isBuffer(name)) throw missing(name, reference, checkpoint)
     }
   }
+  // The head of an untied donor is made, though all models may have their embeddings for it.
+  if (!tiesEmbeddings(donor)) for (const name of ours(donor)) if (isHead(name)) names.add(name)
   const sources: OutputSource[] = []
   for (const name of sorted(names)) {
     const inputs = slice.inputs.map(({ checkpoint }) => ({ checkpoint, tensor: checkpoint.tensors.get(name) }))
-    // A stored copy would come out different from the embedding: drops are drawn by name, gradients go by depth.
-    if (isHead(name) && tiesEmbeddings(donor) && (storesEmbedding(donor) || inputs.some((input) => !input.tensor))) {
-      notes.push(`${name} is left out: config.json ties it to the embedding.`)
+    if (isHead(name)) {
+      const head = planHead(name, inputs, donor, notes, anyRows)
+      if (head !== undefined) sources.push({ ...head, t: 1, slice })
       continue
     }
     const at = layerOf(name)
@@ -86,6 +94,38 @@ function outside(
     sources.push({ name, origins: originsOf(name, inputs, anyRows), t, slice })
   }
   return sources
+}
+
+/** The head, unless all models have the embedding for it; where only some have, it is made of those and the others' own. */
+function planHead(
+  name: string,
+  inputs: Input[],
+  donor: Checkpoint,
+  notes: string[],
+  anyRows: boolean,
+): Pick<OutputSource, 'name' | 'origins' | 'untied'> | undefined {
+  const tied = inputs.filter(({ checkpoint }) => tiesEmbeddings(checkpoint))
+  // A stored copy would come out different from the embedding: drops are drawn by name, gradients go by depth.
+  const copies = storesEmbedding(donor) || inputs.some(({ tensor }) => tensor === undefined)
+  if (tiesEmbeddings(donor) && tied.length === inputs.length) {
+    if (copies) {
+      notes.push(`${name} is left out: config.json ties it to the embedding.`)
+      return undefined
+    }
+    return { name, origins: originsOf(name, inputs, anyRows) }
+  }
+  const heads = inputs.map(({ checkpoint }) => ({ checkpoint, tensor: headOf(checkpoint, name) }))
+  const without = heads.find(({ tensor }) => tensor === undefined)
+  if (without !== undefined) {
+    throw missing(name, without.checkpoint, heads.find(({ tensor }) => tensor)?.checkpoint ?? donor)
+  }
+  if (tied.length > 0) {
+    const names = tied.map(({ checkpoint }) => checkpoint.name).join(', ')
+    notes.push(
+      `${name} is a tensor of its own in the output; that of ${names} is the embedding, to which it is tied there.`,
+    )
+  }
+  return { name, origins: originsOf(name, heads, anyRows), untied: tiesEmbeddings(donor) }
 }
 
 /** Tensors of one layer: the `k`-th of the slice, the `index`-th of the output. */
@@ -194,18 +234,6 @@ function missing(name: string, absent: Checkpoint, present: Checkpoint): Weights
     `Tensor ${name} is in ${present.name}, but not in ${absent.name}; the models to merge need the same tensors.`,
     { tensor: name, file: absent.path },
   )
-}
-
-function leftOut(name: string, donor: Checkpoint): boolean {
-  return isBuffer(name) || (isHead(name) && tiesEmbeddings(donor))
-}
-
-function isHead(name: string): boolean {
-  return /(^|\.)lm_head\.weight$/.test(name)
-}
-
-function storesEmbedding({ tensors }: Checkpoint): boolean {
-  return [...tensors.keys()].some((name) => /(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$/.test(name))
 }
 
 export function isBuffer(name: string): boolean {

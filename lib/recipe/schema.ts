@@ -106,7 +106,10 @@ const slices = {
 function topKeys(): Record<keyof RecipeInput, JsonSchema> {
   return {
     merge_method: methodName,
-    base_model: { ...modelName, description: 'Model that differences are taken from' },
+    base_model: {
+      ...modelName,
+      description: 'Model that differences are taken from; one more model where the method has no base',
+    },
     models,
     slices,
     modules: {

@@ -33,11 +33,17 @@ export interface Merge {
   parameters: Parameters
 }
 
+interface How {
+  method: Method
+  base: string | undefined
+  modular: boolean
+}
+
 /** Models or slices of `entry`, which is the recipe or one of its modules (`modular`). */
 export function checkSources(
   entry: Record<string, unknown>,
   at: string,
-  how: { method: Method; base: string | undefined; modular: boolean },
+  how: How,
   notes: string[],
 ): Pick<Merge, 'slices' | 'sliced'> {
   const { method, base, modular } = how
@@ -52,8 +58,11 @@ export function checkSources(
       return checkSource(found, `${path}[${i}]`, method, notes)
     })
     noTwins(sources)
+    const one = method.needsBase === false && method.models.max > 1 ? unlisted(base, sources) : undefined
+    if (one !== undefined) sources.push({ model: one, parameters: {}, path: `${path}[${sources.length}] (base_model)` })
     const slice = { sources, parameters: {} }
     checkCount(method, base, slice, path)
+    noteBase(how, [slice], notes)
     return { slices: [slice], sliced: false }
   }
   const slices = list(entry.slices, `${inside}slices`, 'a list of slices').map((value, i): Slice => {
@@ -75,9 +84,25 @@ export function checkSources(
       ...(own === undefined ? {} : { base: own }),
     }
     checkCount(method, own ?? base, slice, `${path}.sources`)
+    if (own !== undefined && method.needsBase === false) {
+      notes.push(`${path}.base_model changes nothing: method ${method.name} has no base.`)
+    }
     return slice
   })
+  noteBase(how, slices, notes)
   return { slices, sliced: true }
+}
+
+/** The base that no source names. Methods without a base take it as one more model, as mergekit does. */
+function unlisted(base: string | undefined, sources: Source[]): string | undefined {
+  return sources.some(({ model }) => model === base) ? undefined : base
+}
+
+/** Says of a base that is neither a base nor a model what it is; in a module it has what is in none, too. */
+function noteBase({ method, base, modular }: How, slices: Slice[], notes: string[]): void {
+  const sources = slices.flatMap((slice) => slice.sources)
+  if (modular || method.needsBase !== false || unlisted(base, sources) === undefined) return
+  notes.push(`base_model gives config and tokenizer alone: method ${method.name} has no base.`)
 }
 
 function checkSource(entry: Record<string, unknown>, path: string, method: Method, notes: string[]): Source {

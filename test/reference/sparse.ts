@@ -132,19 +132,20 @@ export function widest(models: readonly Values[], share: number): boolean[] {
   return kept
 }
 
-/** SCE: weights from the mean squares of what is selected, then a mean of what agrees in sign with the sum. */
-export function sce(base: Values, models: readonly Values[], share: number): Float64Array {
+/** SCE: weights from the mean squares of what is selected (small ones count as they are where `exact`), then a mean of what agrees in sign with the sum. */
+export function sce(base: Values, models: readonly Values[], share: number, exact = false): Float64Array {
   const kept = widest(models, share)
   const deltas = models.map((x) => difference(x, base).map((v, e) => (kept[e] ? v : 0)))
   const squares = deltas.map((d) => sum(Array.from(d, (v) => v * v)) / base.length)
-  const small = sum(squares) < 1e-6
+  const small = exact ? sum(squares) === 0 : sum(squares) < 1e-6
   const weights = squares.map((v) => (small ? 1 / models.length : v / sum(squares)))
   return Float64Array.from({ length: base.length }, (_, e) => {
     const values = deltas.map((d) => at(d, e))
     const winner = sumF32(values) >= 0 ? 1 : -1
     const agree = values.map((v) => Math.sign(v) === winner)
     const total = sum(values.map((v, i) => (agree[i] ? v * at(weights, i) : 0)))
-    return at(base, e) + total / Math.max(1e-6, sum(weights.filter((_, i) => agree[i])))
+    const weight = sum(weights.filter((_, i) => agree[i]))
+    return at(base, e) + (exact ? (weight > 0 ? total / weight : 0) : total / Math.max(1e-6, weight))
   })
 }
 

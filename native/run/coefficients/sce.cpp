@@ -1,6 +1,6 @@
 // SCE: the cut of the int(select_topk * k) elements that differ most between the models, where k of them differ at all;
 // then the weights of the models from the squares of what was selected. Kernels: select_sample, select, sce_squares,
-// sce; or the last two where select_topk is 1. Coefficients: select_topk.
+// sce; or the last two where select_topk is 1. Coefficients: select_topk; 1 where small squares count as they are.
 #include <algorithm>
 #include <bit>
 #include <optional>
@@ -13,6 +13,8 @@ namespace {
 
 // Below these mergekit (and the authors) weigh all models alike, and divide by no less.
 constexpr double kSmallSquares = 1e-6, kSmallWeights = 1e-6;
+// Weights and their reciprocals have to be numbers that f32 holds in full.
+constexpr double kLeastWeight = 1e-37;
 // In the first select pass: a bracket of the key of 0, above which are the elements that differ.
 constexpr uint32_t kZeroKey = 1;
 
@@ -69,11 +71,15 @@ class Sce final : public HostStep {
   }
 
   std::vector<uint32_t> finalWords() const {
+    const bool exact = job_.coefficients.at(1) != 0;
     double total = 0;
     for (double square : squares_) total += square / static_cast<double>(job_.elements);
     std::vector<double> weights(models_, 1 / static_cast<double>(models_));
-    if (total >= kSmallSquares) {
+    if (exact ? total > 0 : total >= kSmallSquares) {
       for (size_t i = 0; i < models_; ++i) weights[i] = squares_[i] / static_cast<double>(job_.elements) / total;
+    }
+    if (exact) {
+      for (double& weight : weights) weight = weight < kLeastWeight ? 0 : weight;
     }
     std::vector<double> scales(size_t{1} << models_);
     for (size_t set = 0; set < scales.size(); ++set) {
@@ -81,7 +87,7 @@ class Sce final : public HostStep {
       for (size_t i = 0; i < models_; ++i) {
         if (set >> i & 1) sum += weights[i];
       }
-      scales[set] = 1 / std::max(sum, kSmallWeights);
+      scales[set] = !exact ? 1 / std::max(sum, kSmallWeights) : sum > 0 ? 1 / sum : 0;
     }
     std::vector<uint32_t> words = cutWords();
     for (const auto& values : {floatWords(weights), floatWords(scales)}) {
