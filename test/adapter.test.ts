@@ -346,11 +346,6 @@ describe('a model with an adapter', () => {
     expect(readdirSync(path)).toEqual(before)
   })
 
-  test('is refused where the model is quantised', async () => {
-    const base = model(1, f32, { ...sizes, quantization_config: { quant_method: 'fp8' } })
-    expect(await failure(copyOf(`${base}+${adapter({}, plain)}`))).toMatch(/FORMAT: .*that model is quantised/)
-  })
-
   test('may lack factors of experts that its config names', async () => {
     const tensors = { ...Object.fromEntries(readFolder(model(1))), 'model.layers.0.mlp.experts.0.w1.weight': f32([1]) }
     const base = writeModel(fresh('model'), tensors, sizes)
@@ -432,7 +427,7 @@ describe('tables of tokens', () => {
   test('that are one in the base come apart where the adapter has one of them whole', async () => {
     const [embed, head] = [{ 'model.embed_tokens.weight': table(10, 11) }, { 'lm_head.weight': table(10, 12) }]
     // a config that says nothing leaves it to the family
-    for (const config of [undefined, sizes]) {
+    for (const config of [undefined, { ...sizes, model_type: 'gemma' }]) {
       const base = tied(config)
       for (const [tensors, words, end] of [
         [embed, 11, 2],
@@ -447,6 +442,24 @@ describe('tables of tokens', () => {
         near(merged.tensors.get(`${q}.weight`)!, adapted(1, 1.5))
         expect(configOf(merged.out)).toMatchObject({ ...configOf(base), tie_word_embeddings: false })
       }
+    }
+  })
+
+  test('that are one in the base and come apart are merged with that base, both ways round', async () => {
+    const base = tied()
+    const path = adapter({ modules_to_save: ['lm_head'] }, { ...plain, 'lm_head.weight': table(10, 12) })
+    for (const models of [
+      [base, `${base}+${path}`],
+      [`${base}+${path}`, base],
+    ]) {
+      const entries = models.map((model) => ({ model, parameters: { weight: 1 } }))
+      const { out, tensors } = await run({ merge_method: 'linear', models: entries })
+      const [words, head] = [wave(10 * columns, 2), wave(10 * columns, 12)]
+      near(
+        tensors.get('lm_head.weight')!,
+        words.map((value, i) => (value + head[i]!) / 2),
+      )
+      expect(configOf(out).tie_word_embeddings).toBe(false)
     }
   })
 

@@ -2,7 +2,7 @@
  * Inputs that could be merged into something wrong without a word: packed numbers, integers that differ, heads that are tied in
  * one model only, a base that is no model. Values are compared with plain arithmetic, refusals by code and what they name.
  */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { diff, Engine, forward, type MergeOptions, type MergeReport, merge, prune, type RecipeInput } from 'weightsmith'
@@ -188,6 +188,7 @@ describe('quantised checkpoints', () => {
       [`base_model.model.${at}.lora_A.weight`]: f32(new Float32Array(8), [1, 8]),
       [`base_model.model.${at}.lora_B.weight`]: f32([1, 2], [2, 1]),
     })
+    renameSync(join(adapter, 'model.safetensors'), join(adapter, 'adapter_model.safetensors'))
     writeFileSync(join(adapter, 'adapter_config.json'), JSON.stringify({ peft_type: 'LORA', r: 1, lora_alpha: 1 }))
     const recipe = { merge_method: 'passthrough', models: [{ model: `${base}+${adapter}` }] }
     expect(await refusal(recipe)).toContain('is quantised (FP8 with scales)')

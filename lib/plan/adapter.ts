@@ -14,6 +14,7 @@ import {
   type LowRank,
   layerOf,
   outputConfig,
+  refuseQuantised,
 } from '../checkpoint/index.js'
 import { WeightsmithError } from '../errors.js'
 import { type DerivedTensor, Files, sameShape, storedType } from './derived.js'
@@ -26,10 +27,7 @@ export function withAdapter(name: string, base: Checkpoint, adapter: Adapter): C
   for (const [key, tensor] of base.tensors) tensors.set(key, files.take(tensor, base))
   // Inputs are told by the files of checkpoints: what the manifest lists, and no output may replace.
   for (const file of adapter.checkpoint.files) files.add(file)
-  const quantised = base.config?.quantization_config
-  if (quantised !== undefined && quantised !== null) {
-    throw refused(base, adapter, 'that model is quantised (quantization_config), and B A is added to plain weights')
-  }
+  refuseQuantised(base, 'convert it to float16 or bfloat16 before an adapter is added to it')
   const tie = tieOf(base)
   refuseAbsent(base, adapter, tie)
   const changed = new Set<string>()

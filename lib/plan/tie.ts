@@ -1,6 +1,6 @@
 /** Models whose embedding is their output head too, and what it takes to tell the two apart. */
 
-import { type Checkpoint, type CheckpointTensor, textConfig } from '../checkpoint/index.js'
+import { type Checkpoint, type CheckpointTensor, textConfig, tiesEmbeddings } from '../checkpoint/index.js'
 
 /** An embedding that is the output head too: its name, and that of the head where it is stored by itself. */
 export interface Tie {
@@ -12,10 +12,8 @@ export function tieOf(base: Checkpoint): Tie | undefined {
   const names = [...base.tensors.keys()]
   const table = names.find((key) => /(^|\.)(embed_tokens|wte|word_embeddings)\.weight$/.test(key))
   const stored = names.find((key) => /(^|\.)(lm_head|embed_out)\.weight$/.test(key))
-  const { config = {} } = base
-  const said = config.tie_word_embeddings ?? textConfig(config).tie_word_embeddings
-  // Gemma's configs leave it to the default of the family.
-  const tied = said === true || (said !== false && stored === undefined)
+  // A model without a config that stores no head may be either; whoever takes the two apart asks for one.
+  const tied = base.config === undefined ? stored === undefined : tiesEmbeddings(base)
   if (table === undefined || !tied) return undefined
   return {
     table,
