@@ -152,8 +152,7 @@ wgpu::Instance createInstance(const OpenOptions& options) {
       Log::instance().add(text(message));
     });
   } else {
-    logging.SetLoggingCallback(
-        [](wgpu::LoggingType, wgpu::StringView message) { Log::instance().add(text(message)); });
+    logging.SetLoggingCallback([](wgpu::LoggingType, wgpu::StringView message) { Log::instance().add(text(message)); });
   }
   logging.nextInChain = &toggles;
   wgpu::InstanceDescriptor descriptor;

@@ -130,10 +130,10 @@ std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Can
   std::string reason;
   auto future =
       candidate.adapter.RequestDevice(&descriptor, wgpu::CallbackMode::WaitAnyOnly,
-                                   [&](wgpu::RequestDeviceStatus, wgpu::Device device, wgpu::StringView message) {
-                                     self->device_ = std::move(device);
-                                     reason = text(message);
-                                   });
+                                      [&](wgpu::RequestDeviceStatus, wgpu::Device device, wgpu::StringView message) {
+                                        self->device_ = std::move(device);
+                                        reason = text(message);
+                                      });
   self->instance_.WaitAny(future, UINT64_MAX);
   if (!self->device_) {
     throw Error(Code::DEVICE_LOST, "The adapter " + self->facts_.name + " gives no device: " + reason);

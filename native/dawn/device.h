@@ -22,7 +22,8 @@ struct AdapterList {
 
 class Device {
  public:
-  // The first adapter that fits and on which a trivial kernel runs; throws NO_ADAPTER, which names what was passed over.
+  // The first adapter that fits and on which a trivial kernel runs; throws NO_ADAPTER, which names what was passed
+  // over.
   static std::unique_ptr<Device> open(const OpenOptions& options);
   // What `open` chooses from. Opens each to see whether a kernel runs.
   static AdapterList list(const OpenOptions& options);
