@@ -74,7 +74,7 @@ export interface EvalReport {
   milliseconds: number
 }
 
-/** Evaluates one data set. Prompt and answer of a line are tokenized each on its own, and the id that ends an answer follows. */
+/** Evaluates one data set. Prompt and answer of a line are tokenized as the text that both are together, and the id that ends an answer follows. */
 export async function evaluate(engine: Engine, path: string, options: EvalOptions): Promise<EvalReport> {
   const [report] = await evaluateAll(engine, path, { ...options, data: [options.data] })
   if (report === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'An evaluation gave no report.')

@@ -131,7 +131,7 @@ export async function generateText(
     }
     return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
   }
-  const speaker = new Speaker(text, options)
+  const speaker = new Speaker((ids, { prompt }) => text.decode(ids, lines[prompt]?.prompt), options)
   try {
     await generate(model, ids, {
       most: maxTokens,
@@ -161,7 +161,7 @@ class Speaker {
   private readonly said = new Map<string, string>()
 
   constructor(
-    private readonly text: Text,
+    private readonly textOf: (ids: readonly number[], at: Place) => string,
     private readonly options: Pick<GenerateTextOptions, 'stop' | 'onText'>,
   ) {}
 
@@ -169,7 +169,7 @@ class Speaker {
   hear(ids: readonly number[], at: Place): boolean {
     const { stop = [], onText } = this.options
     if (stop.length === 0 && onText === undefined) return false
-    const { text, stopped } = this.cut(this.text.decode(ids))
+    const { text, stopped } = this.cut(this.textOf(ids, at))
     // What may be the beginning of a stop text, or of a character, waits.
     const hold = Math.max(0, ...stop.map(({ length }) => length - 1))
     if (!stopped && !text.endsWith('\ufffd')) this.say(text.slice(0, text.length - hold), at)
@@ -177,7 +177,7 @@ class Speaker {
   }
 
   finish({ ids, ended }: { ids: number[]; ended: boolean }, at: Place): Generated {
-    const { text, stopped } = this.cut(this.text.decode(ids))
+    const { text, stopped } = this.cut(this.textOf(ids, at))
     this.say(text, at)
     return { ...at, text, tokens: ids.length, finish: stopped ? 'stop' : ended ? 'end' : 'length' }
   }

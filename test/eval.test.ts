@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
 import { openText } from '../lib/data/index.js'
 import { checkpointOf } from '../lib/forward.js'
+import { f32, writeModel } from './checkpoint.js'
 import { cli } from './child.js'
 
 const goldens = join(process.cwd(), 'test/goldens')
@@ -30,6 +31,53 @@ function dataset(...lines: unknown[]): string {
   const file = join(folder, 'data.jsonl')
   writeFileSync(file, lines.map((line) => (typeof line === 'string' ? line : JSON.stringify(line))).join('\n'))
   return file
+}
+
+/** A model that says, after each token of the chain, the next one; `parts` of its tokenizer.json. */
+function chain(name: string, vocab: string[], said: string[], parts: object, settings: object = {}): string {
+  const [hidden, words] = [16, vocab.length]
+  const unit = (columns: number, pairs: [number, number][]) => {
+    const matrix = new Float32Array(words * columns)
+    for (const [row, column] of pairs) matrix[row * columns + column] = 1
+    return f32(matrix, [words, columns])
+  }
+  const ids = said.map((token) => vocab.indexOf(token))
+  const zeros = (...shape: number[]) => f32(new Float32Array(shape.reduce((a, b) => a * b)), shape)
+  const layer = (key: string) => `model.layers.0.${key}.weight`
+  const tensors = {
+    'model.embed_tokens.weight': unit(
+      hidden,
+      vocab.map((_, i) => [i, i]),
+    ),
+    'lm_head.weight': unit(
+      hidden,
+      ids.slice(1).map((id, i) => [id, ids[i]!]),
+    ),
+    'model.norm.weight': f32(new Float32Array(hidden).fill(1)),
+    [layer('input_layernorm')]: f32(new Float32Array(hidden).fill(1)),
+    [layer('post_attention_layernorm')]: f32(new Float32Array(hidden).fill(1)),
+    ...Object.fromEntries(['q', 'k', 'v', 'o'].map((key) => [layer(`self_attn.${key}_proj`), zeros(hidden, hidden)])),
+    ...Object.fromEntries(['gate', 'up'].map((key) => [layer(`mlp.${key}_proj`), zeros(8, hidden)])),
+    [layer('mlp.down_proj')]: zeros(hidden, 8),
+  }
+  const config = {
+    architectures: ['LlamaForCausalLM'],
+    ...{ hidden_size: hidden, intermediate_size: 8, num_hidden_layers: 1, num_attention_heads: 1, vocab_size: words },
+    ...{ max_position_embeddings: 32, rms_norm_eps: 1e-5, eos_token_id: 1 },
+  }
+  const path = writeModel(join(folder, name), tensors, config)
+  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
+  const added_tokens = ['<s>', '</s>'].map((content, id) => ({ id, content, ...special }))
+  const model = {
+    type: 'BPE',
+    vocab: Object.fromEntries(vocab.map((token, id) => [token, id])),
+    merges: [] as string[],
+  }
+  for (const token of vocab.slice(2)) if (token.length === 2) model.merges.push([...token].join(' '))
+  const tokenizer = { added_tokens, normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, model }
+  writeFileSync(join(path, 'tokenizer.json'), JSON.stringify({ ...tokenizer, ...parts }))
+  writeFileSync(join(path, 'tokenizer_config.json'), JSON.stringify(settings))
+  return path
 }
 
 describe('evaluate', () => {
@@ -86,6 +134,58 @@ describe('evaluate', () => {
       ended: true,
       right: expect.any(Boolean),
     })
+  })
+
+  test('takes and says spaces before punctuation as they are, whatever the settings of the tokenizer', async () => {
+    const vocab = ['<s>', '</s>', 'x', '=', 'a', ' ', ',', 'b', '?', ' ,', ' b', ' ?']
+    const said = ['=', 'a', ' ,', ' b', ' ?', '</s>']
+    const right = dataset({ prompt: 'x=', answer: 'a , b ?' }, { prompt: 'x=', answer: 'a, b?' })
+    for (const [i, settings] of [{}, { clean_up_tokenization_spaces: true }].entries()) {
+      const model = chain(`spaces-${i}`, vocab, said, { decoder: { type: 'Fuse' } }, settings)
+      const { continuations } = await generateText(engine, model, ['x='])
+      expect(continuations[0]!.text).toBe('a , b ?')
+      expect((await evaluate(engine, model, { data: right, metric: 'exact-match' })).value).toBe(0.5)
+    }
+  })
+
+  test('takes an answer as it stands after its prompt where the tokenizer puts a space before every text', async () => {
+    const vocab = ['<s>', '</s>', '▁', 'x', '=', 'a', 'b', '▁x', '▁a']
+    const spaces = [
+      { type: 'Prepend', prepend: '▁' },
+      { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
+    ]
+    const back = [
+      { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+      { type: 'Fuse' },
+      { type: 'Strip', content: ' ', start: 1, stop: 0 },
+    ]
+    const model = chain('prefixed', vocab, ['=', '▁a', 'b', '</s>'], {
+      normalizer: { type: 'Sequence', normalizers: spaces },
+      decoder: { type: 'Sequence', decoders: back },
+    })
+    const { continuations } = await generateText(engine, model, ['x='])
+    expect(continuations[0]!.text).toBe(' ab')
+    const data = dataset(
+      { prompt: 'x=', answer: ' ab' },
+      { prompt: 'x= ', answer: 'ab' },
+      { prompt: 'x=', answer: 'ab' },
+    )
+    // A prompt with the space has "▁" at its end, after which this model says nothing of the kind.
+    expect((await evaluate(engine, model, { data, metric: 'exact-match' })).value).toBe(1 / 3)
+    const out = join(folder, 'prefixed.jsonl')
+    await evaluate(engine, model, { data, out })
+    const lines = readFileSync(out, 'utf8').trim().split('\n')
+    const found = lines.map((line) => JSON.parse(line) as { answer_tokens: number; answer_nll: number })
+    // "▁a", "b" and the end, all the likeliest; the space belongs to the answer in either line. Then "a", after which nothing is likely, "b" and the end.
+    expect(found.map((line) => line.answer_tokens)).toEqual([3, 3, 3])
+    const likely = Math.log(1 + 8 / Math.exp(4))
+    expect(found[0]!.answer_nll / (3 * likely)).toBeCloseTo(1, 3)
+    expect(found[1]!.answer_nll).toBe(found[0]!.answer_nll)
+    expect(found[2]!.answer_nll / (4 + 2 * likely + Math.log(9))).toBeCloseTo(1, 3)
+    const choices = dataset({ prompt: 'x=', choices: ['ab', ' ab'], answer: 1 })
+    expect((await evaluate(engine, model, { data: choices, metric: 'choice' })).value).toBe(1)
+    const bare = dataset({ prompt: '', answer: 'ab' })
+    await expect(evaluate(engine, model, { data: bare })).rejects.toThrow(/Line 1 of .* has no token before "ab"/)
   })
 
   test('picks the likeliest choice, as it is and a byte', async () => {

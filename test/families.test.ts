@@ -105,6 +105,34 @@ describe('a config', () => {
     )
   })
 
+  test('with types of layers that cannot be run, or not one a layer, is refused', () => {
+    const types = (...layer_types: string[]) => ({ layer_types })
+    refused('qwen2-layer-types', types('chunked_attention', 'linear_attention')).toThrow(
+      /layers of the type chunked_attention, layers of the type linear_attention/,
+    )
+    refused('qwen2-layer-types', types('full_attention')).toThrow(/a type in layer_types for each of its 2 layers/)
+    refused('qwen2-layer-types', { use_sliding_window: false }).toThrow(/a sliding_window for its layers/)
+    refused('gemma', types('full_attention', 'sliding_attention')).toThrow(/layers of the type sliding_attention/)
+    refused('gemma', { use_bidirectional_attention: true }).toThrow(/attention in both directions/)
+  })
+
+  test('says windows by the types of layers, else by what transformers takes for keys that are not there', () => {
+    const windows = (name: string, change: object) => {
+      const { config, tensors: shapes } = cases[name]!
+      const { language } = modelSpec({ ...config, ...change }, new Map(Object.entries(weights(shapes))), 'it')
+      return language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'attention' ? [op.window] : [])))
+    }
+    const types = { layer_types: ['full_attention', 'sliding_attention'] }
+    expect(windows('mistral', {})).toEqual([5, 5])
+    expect(windows('mistral', types)).toEqual([0, 5])
+    expect(windows('mistral', { sliding_window: null })).toEqual([0, 0])
+    expect(windows('mistral', { sliding_window: undefined })).toEqual([4096, 4096])
+    expect(windows('gemma', { layer_types: ['full_attention', 'attention'] })).toEqual([0, 0])
+    expect(windows('qwen3-windows', {})).toEqual([0, 3])
+    expect(windows('qwen3-windows', { max_window_layers: undefined })).toEqual([0, 0])
+    expect(windows('qwen3-windows', { layer_types: ['sliding_attention', 'full_attention'] })).toEqual([3, 0])
+  })
+
   test('with heads that are rotated in part is refused', () => {
     refused('llama-dynamic', { rope_scaling: { partial_rotary_factor: 0.5 } }).toThrow(/default for 0.5 of a head/)
   })

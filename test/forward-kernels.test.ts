@@ -9,6 +9,8 @@ import {
   type Forms,
   formsOf,
   forwardKernels as kernels,
+  lossesOf,
+  lossWords,
   matrixSide,
   noTarget,
   plainForms,
@@ -371,14 +373,35 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         [0, 0, 0],
         ...targets.map((id, t) => [0, 0, t, id] as [number, number, number, number]),
       ])
-      const buffers = [tokens, logits, 4 * (rows + 1), 4 * (rows + 1)]
+      const buffers = [tokens, logits, 4 * lossWords * (rows + 1), 4 * (rows + 1)]
       // The first token is not among them: results start at the second.
-      const dispatch = kernels.nll({ tokens: 0, logits: 1, nll: 2, best: 3 }, { rows, width, from: 1 })
-      close((await run(buffers, [dispatch], 2)).subarray(1), reference.nll(logits, targets), 1e-6)
+      const dispatch = kernels.nll({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 1 })
+      close(lossesOf(await run(buffers, [dispatch], 2)).subarray(1), reference.nll(logits, targets), 1e-6)
       const best = new Uint32Array((await run(buffers, [dispatch], 3)).buffer).subarray(1)
       const want = targets.map((_, t) => logits.subarray(t * width, (t + 1) * width).indexOf(50))
       expect([...best]).toEqual(want)
     }
+  })
+
+  test('nll loses nothing of a large vocabulary, most of which is far below the likeliest', async () => {
+    const [rows, width] = [12, 49152]
+    const spread = numbers(rows * width, 18)
+    const [some, more] = [numbers(rows * width, 19), numbers(rows * width, 20)]
+    // Bell-shaped around -2, and a few that stand out by up to 20, as a trained model has them.
+    const logits = spread.map((value, i) => (value + some[i]! + more[i]!) * (1 + (Math.floor(i / width) % 3)) - 2)
+    for (let t = 0; t < rows; t++) {
+      for (let k = 0; k < 9; k++)
+        logits[t * width + ((t * 7919 + k * 4099) % width)] = 3 * (t % 6) + 3 - k / (1 + (t % 4))
+    }
+    const targets = Array.from({ length: rows }, (_, t) => (t % 3 === 0 ? t * 11 : (t * 7919 + (t % 9) * 4099) % width))
+    const tokens = tokenTable(targets.map((id, t) => [0, 0, t, id]))
+    const dispatch = kernels.nll({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 0 })
+    const got = lossesOf(await run([tokens, logits, 4 * lossWords * rows, 4 * rows], [dispatch], 2))
+    const want = reference.nll(logits, targets)
+    const off = [...want].map((value, t) => got[t]! - value)
+    expect(Math.max(...off.map(Math.abs))).toBeLessThan(1e-6)
+    // What rounding leaves goes either way.
+    expect(Math.abs(off.reduce((a, b) => a + b, 0)) / rows).toBeLessThan(3e-7)
   })
 
   test('columns leaves the statistics of groups of rows, in any order and number', async () => {
@@ -557,8 +580,8 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
   })
 
   test('a token without target has no loss', async () => {
-    const dispatch = kernels.nll({ tokens: 0, logits: 1, nll: 2, best: 3 }, { rows: 1, width: 4, from: 0 })
-    const got = await run([tokenTable([[0, 0, 0]]), numbers(4, 18), Float32Array.of(9), 4], [dispatch], 2)
-    expect([...got]).toEqual([0])
+    const dispatch = kernels.nll({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows: 1, width: 4, from: 0 })
+    const got = await run([tokenTable([[0, 0, 0]]), numbers(4, 18), Float32Array.of(9, 9, 9), 4], [dispatch], 2)
+    expect([...lossesOf(got)]).toEqual([0])
   })
 })

@@ -93,6 +93,16 @@ describe('slices', () => {
     })
   })
 
+  test('write types of layers down where they went by the numbers of layers', async () => {
+    const qwen = { use_sliding_window: true, sliding_window: 4, max_window_layers: 2 }
+    const a = model(4, 0, qwen)
+    const range = { sources: [{ model: a, layer_range: [1, 4] as [number, number] }] }
+    const { config } = await run({ merge_method: 'passthrough', slices: [range] })
+    expect(config.layer_types).toEqual(['full_attention', 'sliding_attention', 'sliding_attention'])
+    const still = await run({ merge_method: 'passthrough', models: [{ model: a }] })
+    expect(still.config).not.toHaveProperty('layer_types')
+  })
+
   test('mix layers of several models, each slice with a base and gradients of its own', async () => {
     const [a, b, c] = [model(4, 0), model(4, 100), model(4, 200)]
     const source = (path: string, weight: number | number[]) => ({

@@ -18,7 +18,7 @@ export function addEval(program: Command): void {
     .argument('<model>', 'a folder or org/name in the local cache')
     .requiredOption(
       '--data <file...>',
-      '.jsonl files, one {"prompt": ..., "answer": ...} a line, and maybe an "image"; for choice "choices"; for nll and ppl also {"text": ...}',
+      '.jsonl files, one {"prompt": ..., "answer": ...} a line, which are scored as one text, with the spaces they have, and maybe an "image"; for choice "choices"; for nll and ppl also {"text": ...}',
     )
     .addOption(images())
     .addOption(new Option('--metric <name>', 'what to measure').choices(metrics).default('nll'))

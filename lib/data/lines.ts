@@ -8,7 +8,7 @@ import type { ModelSpec } from '../families/index.js'
 import { type Model, rowsOf, type Sequence } from '../forward/index.js'
 import { type ImageSource, Images } from '../images/index.js'
 import { type Example, readExamples, readExamplesAndTexts } from './examples.js'
-import type { Text } from './text.js'
+import type { Pair, Text } from './text.js'
 
 export interface Line {
   /** For a line that is a text alone: all of it. */
@@ -29,7 +29,7 @@ export function idsOf({ prompt, answer, end }: Line): number[] {
   return [...prompt, ...answer, ...end]
 }
 
-/** The examples of a file. Prompt and answer are tokenized each on its own. */
+/** The examples of a file. */
 export async function readLines(file: string, text: Text, limit?: number): Promise<Line[]> {
   return (await readExamples(file, limit)).map((example) => lineOf(example, file, text))
 }
@@ -44,14 +44,18 @@ export async function readDataLines(file: string, text: Text, limit?: number): P
 }
 
 function lineOf({ prompt, answer, image, split, line }: Example, file: string, text: Text): Line {
-  return {
-    prompt: text.prompt(prompt),
-    answer: text.answer(answer),
-    end: text.ends.slice(0, 1),
-    image,
-    split,
-    where: `Line ${line} of ${file}`,
-  }
+  const where = `Line ${line} of ${file}`
+  return { ...pairOf(text, prompt, answer, where), end: text.ends.slice(0, 1), image, split, where }
+}
+
+/** Ids of a prompt and its answer. Throws ERR_WEIGHTSMITH_ARGUMENT where nothing stands before the answer, whose first id nothing predicts. */
+export function pairOf(text: Text, prompt: string, answer: string, where: string): Pair {
+  const pair = text.pair(prompt, answer)
+  if (pair.prompt.length > 0) return pair
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_ARGUMENT',
+    `${where} has no token before ${JSON.stringify(answer)}, so that nothing predicts the first one of it; give it a prompt.`,
+  )
 }
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for ids that a model's vocabulary does not have, or more tokens than its context. */

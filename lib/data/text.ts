@@ -9,6 +9,7 @@ import { Tokenizer } from '@huggingface/tokenizers'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { messageOf, WeightsmithError } from '../errors.js'
 import { readIfThere } from './files.js'
+import { asRead } from './tokenizer.js'
 
 export interface Message {
   role: string
@@ -23,11 +24,21 @@ export interface Text {
   prompt(text: string): number[]
   /** Ids of messages in the model's chat template, up to where its answer begins. */
   chat(messages: readonly Message[]): number[]
-  /** Ids of what follows a prompt. */
-  answer(text: string): number[]
-  decode(ids: readonly number[]): string
+  /**
+   * Ids of a prompt and of an answer as they are in the text that both are together, without what the tokenizer puts after a text.
+   * The answer begins with the first id that the prompt alone, without the spaces at its end, does not have there: spaces
+   * between the two are the answer's. Where the prompt's ids stay as they are, that is what lm-evaluation-harness scores.
+   */
+  pair(prompt: string, answer: string): Pair
+  /** The text of ids without special ones, as it goes on after the ids `after`: some tokenizers take a space from the front of a text. */
+  decode(ids: readonly number[], after?: readonly number[]): string
   /** Ids that end an answer, the usual one first. */
   ends: number[]
+}
+
+export interface Pair {
+  prompt: number[]
+  answer: number[]
 }
 
 /** The tokenizer of a checkpoint's folder; ends come from its generation config, else from its config. */
@@ -40,22 +51,15 @@ export async function openText(checkpoint: Checkpoint): Promise<Text> {
   }
   const settings = (await readJson(join(folder, 'tokenizer_config.json'))) ?? {}
   const generation = (await readJson(join(folder, 'generation_config.json'))) ?? {}
-  let tokenizer: Tokenizer
-  try {
-    tokenizer = new Tokenizer(definition, settings)
-  } catch (cause) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} cannot be used: ${messageOf(cause)}.`, {
-      cause,
-      file,
-    })
-  }
+  const codec = codecOf(definition, settings, file)
   const ends = [generation.eos_token_id ?? config.eos_token_id]
     .flat()
     .filter((id): id is number => typeof id === 'number')
   let template: Template | undefined
-  const own = templateOf(settings.chat_template) ?? (await readIfThere(join(folder, 'chat_template.jinja')))
+  // As in transformers, a file of its own goes first.
+  const own = (await readIfThere(join(folder, 'chat_template.jinja'))) ?? templateOf(settings.chat_template)
   return {
-    prompt: (text) => tokenizer.encode(text).ids,
+    prompt: (text) => codec.whole(text),
     chat: (messages) => {
       if (own === undefined) {
         throw new WeightsmithError(
@@ -66,15 +70,61 @@ export async function openText(checkpoint: Checkpoint): Promise<Text> {
       try {
         template ??= new Template(own)
         const text = template.render({ ...tokensOf(settings), messages, add_generation_prompt: true })
-        return tokenizer.encode(text, { add_special_tokens: false }).ids
+        return codec.bare(text)
       } catch (cause) {
         const message = `The chat template of ${checkpoint.name} cannot be used: ${messageOf(cause)}.`
         throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', message, { cause })
       }
     },
-    answer: (text) => tokenizer.encode(text, { add_special_tokens: false }).ids,
-    decode: (ids) => (ids.length === 0 ? '' : tokenizer.decode([...ids], { skip_special_tokens: true })),
+    pair: (prompt, answer) => {
+      const [alone, whole] = [codec.whole(prompt.trimEnd()), codec.begin(prompt + answer)]
+      const other = alone.findIndex((id, i) => id !== whole[i])
+      const cut = other < 0 ? alone.length : other
+      return { prompt: whole.slice(0, cut), answer: whole.slice(cut) }
+    },
+    decode: (ids, after = []) => {
+      const last = [...after].reverse().find((id) => codec.decode([id]) !== '')
+      const before = last === undefined ? [] : [last]
+      return codec.decode([...before, ...ids]).slice(codec.decode(before).length)
+    },
     ends,
+  }
+}
+
+/** The tokenizer's own functions. Throws ERR_WEIGHTSMITH_FORMAT for a file that cannot be used, and for a text that it has no ids for. */
+function codecOf(definition: Record<string, unknown>, settings: Record<string, unknown>, file: string) {
+  const refuse = (what: string, cause?: unknown) =>
+    new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} cannot be used: ${what}.`, { cause, file })
+  let tokenizer: Tokenizer
+  try {
+    // The reader takes what is unknown from the settings, the file has it in its model.
+    const { unk_token: unknown = settings.unk_token } = (definition.model ?? {}) as Record<string, unknown>
+    tokenizer = new Tokenizer(asRead(definition), { ...settings, unk_token: unknown })
+  } catch (cause) {
+    throw refuse(messageOf(cause), cause)
+  }
+  const encode = (text: string, special: boolean): number[] => {
+    const { ids, tokens } = tokenizer.encode(text, { add_special_tokens: special })
+    const unknown = ids.findIndex((id: unknown) => typeof id !== 'number')
+    if (unknown >= 0) throw refuse(`it has no id for ${JSON.stringify(tokens[unknown])}, nor one for what is unknown`)
+    return ids
+  }
+  return {
+    /** With what the tokenizer puts before and after a text. */
+    whole: (text: string) => encode(text, true),
+    bare: (text: string) => encode(text, false),
+    /** With what it puts before a text alone: more is to follow. */
+    begin: (text: string) => {
+      const [whole, bare] = [encode(text, true), encode(text, false)]
+      const first = whole.findIndex((_, i) => bare.every((id, k) => id === whole[i + k]))
+      return first < 0 ? whole : whole.slice(0, first + bare.length)
+    },
+    /** Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as they are. */
+    decode: (ids: readonly number[]) => {
+      const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined)
+      const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false }
+      return known.length === 0 ? '' : tokenizer.decode(known, options)
+    },
   }
 }
 

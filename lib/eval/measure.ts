@@ -2,7 +2,7 @@
 
 import type { Line, Sight, Text } from '../data/index.js'
 import { generate, type Model, rowsOf, type Sequence, type Token } from '../forward/index.js'
-import type { DataSet, Piece, Question } from './sets.js'
+import type { Asked, DataSet, Piece, Question } from './sets.js'
 
 /** Ids of a prompt or text that are shown of a line. */
 const shownIds = 64
@@ -103,22 +103,23 @@ async function losses(
 /** Share of the lines whose greedy continuation is the answer. */
 async function matches(
   { model, text, sight, check, step }: Work,
-  lines: readonly Line[],
+  lines: readonly Asked[],
   most: number,
 ): Promise<Measured> {
   const ends = new Set(text.ends)
   const results: { prompt: string; answer: string; said: string; ended: boolean; right: boolean }[] = []
   let tokens = 0
   let done = 0
-  const rows = ({ prompt }: Line) => rowsOf(model.spec, prompt) + most
+  const rows = ({ prompt }: Asked) => rowsOf(model.spec, prompt) + most
   // Images are read for a batch at a time.
   for (const batch of sight.blind ? [lines] : batches(lines, rows, model.tokens)) {
     const prompts = await Promise.all(batch.map((line) => sight.sequence(line.prompt, line)))
     const continuations = await generate(model, prompts, { most, ends, check, onEnd: () => step(++done) })
-    for (const [i, { ids, ended }] of continuations.entries()) {
-      const [said, answer] = [text.decode(ids), text.decode(batch[i]?.answer ?? [])]
-      const prompt = text.decode(batch[i]?.prompt.slice(0, shownIds) ?? [])
-      results.push({ prompt, answer, said, ended, right: ended && said === answer })
+    for (const [i, { prompt, answer, whole }] of batch.entries()) {
+      const { ids = [], ended = false } = continuations[i] ?? {}
+      const right = ended && text.decode([...prompt, ...ids]) === whole
+      const shown = text.decode(prompt.slice(0, shownIds))
+      results.push({ prompt: shown, answer, said: text.decode(ids, prompt), ended, right })
       tokens += ids.length
     }
   }

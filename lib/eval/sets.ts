@@ -1,7 +1,17 @@
 /** Data sets as a metric takes them: tokenized, and every line checked before the model is loaded. */
 
 import type { Checkpoint } from '../checkpoint/index.js'
-import { checkIds, idsOf, type Line, readChoices, readDataLines, readLines, type Text } from '../data/index.js'
+import {
+  checkIds,
+  type Example,
+  idsOf,
+  type Line,
+  pairOf,
+  readChoices,
+  readDataLines,
+  readExamples,
+  type Text,
+} from '../data/index.js'
 import type { ModelSpec } from '../families/index.js'
 import { rowsOf } from '../forward/index.js'
 import type { ImageSource } from '../images/index.js'
@@ -32,10 +42,21 @@ export interface Question {
   answer: number
 }
 
+/** A prompt that is to be answered word by word. */
+export interface Asked {
+  prompt: number[]
+  image?: ImageSource | undefined
+  /** For messages. */
+  where: string
+  answer: string
+  /** Of prompt and answer together, as the tokenizer gives it back. */
+  whole: string
+}
+
 /** `longest` and `total`: tokens of sequences. */
 export type DataSet = { file: string; examples: number; longest: number; total: number } & (
   | { kind: 'losses'; lines: Line[]; pieces: Piece[] }
-  | { kind: 'matches'; lines: Line[] /** Most ids of a continuation. */; most: number }
+  | { kind: 'matches'; lines: Asked[] /** Most ids of a continuation. */; most: number }
   | { kind: 'choices'; questions: Question[] }
 )
 
@@ -61,11 +82,10 @@ export async function readSet(
   if (metric === 'choice') {
     const questions = (await readChoices(file, limit)).map(({ prompt, choices, answer, image, line }) => {
       const where = `Line ${line} of ${file}`
-      const ids = text.prompt(prompt)
       const options = choices.map((choice) => {
-        const said = text.answer(choice)
-        check([...ids, ...said], where)
-        return { text: choice, prompt: ids, answer: said }
+        const pair = pairOf(text, prompt, choice, where)
+        check([...pair.prompt, ...pair.answer], where)
+        return { text: choice, ...pair }
       })
       return { prompt, answer, options, image, where }
     })
@@ -75,9 +95,15 @@ export async function readSet(
     return { kind: 'choices', file, examples: questions.length, ...sized(lengths), questions }
   }
   if (metric === 'exact-match') {
-    const lines = await readLines(file, text, limit)
-    const most = maxTokens ?? lines.reduce((most, { answer }) => Math.max(most, answer.length), 0) + 1
-    for (const { prompt, where } of lines) check(prompt, where)
+    const examples = await readExamples(file, limit)
+    const lines = examples.map(({ prompt, answer, image, line }): Asked => {
+      const [ids, where] = [text.prompt(prompt), `Line ${line} of ${file}`]
+      check(ids, where)
+      return { prompt: ids, image, where, answer, whole: text.decode(text.prompt(prompt + answer)) }
+    })
+    const longest = (most: number, { prompt, answer }: Example) =>
+      Math.max(most, text.pair(prompt, answer).answer.length)
+    const most = maxTokens ?? examples.reduce(longest, 0) + 1
     const lengths = lines.map(({ prompt }) => rowsOf(spec, prompt) + most)
     return { kind: 'matches', file, examples: lines.length, ...sized(lengths), lines, most }
   }

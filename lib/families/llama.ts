@@ -7,23 +7,24 @@ import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors
 import { unknownByLayer, widthsOf } from './change.js'
 import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
 import { ropeKind, rotaryOf } from './rope.js'
+import { type Windowed, windowsOf } from './windows.js'
 
 /** How relatives differ from LLaMA. */
 interface Traits {
   /** Biases on q, k and v alone, whatever the config says. */
   qkvBias?: boolean
   headNorms?: boolean
-  /** The config's window: `always`, or where it says so, for the layers from `max_window_layers` on. */
-  window?: 'always' | 'switched'
+  /** Which layers have the config's window where it has no `layer_types`; without it, none can have one. */
+  windowed?: Windowed
   /** Gemma's norms and embedding, and its activation where the config has none. */
   gemma?: boolean
 }
 
 export const traits: Readonly<Record<string, Traits>> = {
   LlamaForCausalLM: {},
-  MistralForCausalLM: { window: 'always' },
-  Qwen2ForCausalLM: { qkvBias: true, window: 'switched' },
-  Qwen3ForCausalLM: { headNorms: true, window: 'switched' },
+  MistralForCausalLM: { windowed: 'always' },
+  Qwen2ForCausalLM: { qkvBias: true, windowed: 'switched' },
+  Qwen3ForCausalLM: { headNorms: true, windowed: 'switched' },
   GemmaForCausalLM: { gemma: true },
 }
 
@@ -45,7 +46,7 @@ export interface Names {
 
 /** The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there, ERR_WEIGHTSMITH_ARGUMENT for what cannot be run. */
 export function llama(config: Config, subject: Subject, names: Names = { model: 'model', head: 'lm_head' }): ModelSpec {
-  const { qkvBias = false, headNorms = false, gemma = false, window: windowed } = traits[subject.architecture] ?? {}
+  const { qkvBias = false, headNorms = false, gemma = false, windowed } = traits[subject.architecture] ?? {}
   const number = numbersOf(config, required, subject)
   const { hidden_size: hidden, intermediate_size: inner, num_attention_heads: heads, rms_norm_eps: eps } = number
   const { num_hidden_layers: depth, vocab_size: vocabulary, max_position_embeddings: positions } = number
@@ -56,9 +57,12 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     ? (config.hidden_activation ?? 'gelu_pytorch_tanh')
     : (config.hidden_act ?? config.hidden_activation ?? 'silu')
   const kind = activationOf(activation)
+  const { windows, missing: unknownTypes } = windowsOf(config, windowed, depth)
   const missing = missed([
     kind === undefined && `the activation ${activation}`,
     ...unknownByLayer(config).map((key) => `${key} by layer (per_layer_config)`),
+    ...unknownTypes,
+    config.use_bidirectional_attention === true && 'attention in both directions',
     rotary === undefined && `rotary scaling of type ${ropeKind(config)}`,
     ...headsMissing({ heads, groups, size: headSize, rotary: true }),
   ])
@@ -66,11 +70,6 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
 
   const biased = { qkv: qkvBias || config.attention_bias === true, mlp: config.mlp_bias === true }
   const biasedOut = !qkvBias && biased.qkv
-  const windowOf = (layer: number) => {
-    const on = windowed === 'always' || (windowed === 'switched' && config.use_sliding_window === true)
-    const from = windowed === 'switched' ? Number(config.max_window_layers ?? 0) : 0
-    return on && layer >= from ? Number(config.sliding_window ?? 0) : 0
-  }
   const tensors = new Tensors()
   const plus = gemma ? { plus: 1 } : {}
   const norm = (key: string) => tensors.rmsNorm(key, 'x', 'h', hidden, eps, plus)
@@ -103,7 +102,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
           k: 'k',
           v: 'v',
           y: 'a',
-          window: windowOf(index),
+          window: windows[index] ?? 0,
           heads: own.heads,
           groups: own.groups,
         },

@@ -10,6 +10,8 @@ export {
   type Forms,
   formsOf,
   forwardKernels,
+  lossesOf,
+  lossWords,
   matrixSide,
   noTarget,
   plainForms,

@@ -106,6 +106,17 @@ export function drawTable(draws: readonly (Draw | undefined)[]): Uint32Array<Arr
   return table
 }
 
+/** Words that kernel `nll` leaves of a token: the sum of exp(logit - largest), the largest logit, and the target's. */
+export const lossWords = 3
+
+/** −log softmax at the target, in nats: float64 until it is rounded, because f32 has no digits to spare beside logits of 20. */
+export function lossesOf(words: Float32Array): Float32Array {
+  return Float32Array.from({ length: words.length / lossWords }, (_, t) => {
+    const [sum = 1, largest = 0, target = 0] = words.subarray(lossWords * t, lossWords * (t + 1))
+    return Math.log(sum) + (largest - target)
+  })
+}
+
 /** A workgroup a row, in a grid of two dimensions: one of them ends at 65,535. */
 function perRow(rows: number, z = 1): [number, number, number] {
   const x = Math.min(rows, 32768)
@@ -326,14 +337,14 @@ export const forwardKernels = {
     grid: perQuads(rows * width),
   }),
 
-  /** Loss of the target and the largest logit, of tokens from `from` on. */
+  /** What losses of targets are made of (see `lossesOf`), and the largest logit, of tokens from `from` on. */
   nll: (
-    { tokens, logits, nll, best }: { tokens: number; logits: number; nll: number; best: number },
+    { tokens, logits, losses, best }: { tokens: number; logits: number; losses: number; best: number },
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
     kernel: 'forward/nll',
     parameters: [rows, width, from],
-    buffers: [tokens, logits, nll, best],
+    buffers: [tokens, logits, losses, best],
     grid: perRow(rows),
   }),
 

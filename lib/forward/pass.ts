@@ -2,7 +2,7 @@
 
 import type { ModelSpec, Vision } from '../families/index.js'
 import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
-import { type Draw, drawTable, forwardKernels as kernels, noTarget } from './kernels.js'
+import { type Draw, drawTable, forwardKernels as kernels, lossesOf, lossWords, noTarget } from './kernels.js'
 import { Meter } from './meter.js'
 import type { Buffers, Program } from './program.js'
 import type { Measure, Tap } from './statistics.js'
@@ -192,10 +192,10 @@ export async function runPass(
     const [bytes] = await work.read([buffers.logits, count * spec.vocabulary])
     logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
   }
-  const [nll, best] = await work.read([buffers.nll, asked], [buffers.best, asked])
+  const [losses, best] = await work.read([buffers.losses, lossWords * asked], [buffers.best, asked])
   await meter.flush()
   return {
-    nll: new Float32Array(nll ?? []),
+    nll: lossesOf(new Float32Array(losses ?? [])),
     best: new Uint32Array(best ?? []),
     ...(logits === undefined ? {} : { logits }),
     ...(normed === undefined ? {} : { hidden, normed }),

@@ -7,6 +7,7 @@ import {
   drawWords,
   type Forms,
   forwardKernels as kernels,
+  lossWords,
   panel,
   tokenWords,
   turnedBytes,
@@ -58,7 +59,7 @@ export class Buffers {
   part: Part
   readonly meters: Meters
   readonly logits: number
-  readonly nll: number
+  readonly losses: number
   readonly best: number
   readonly draws: number
   /** Rows the head is applied to at a time. */
@@ -102,7 +103,7 @@ export class Buffers {
     const rows = Math.min(room.tokens, Math.floor(limit / (4 * spec.vocabulary)))
     this.headRows = this.part.leave || stream !== undefined ? Math.max(1, rows) : 0
     this.logits = add(4 * spec.vocabulary * this.headRows)
-    this.nll = add(4 * room.tokens)
+    this.losses = add(4 * lossWords * room.tokens)
     this.best = add(4 * room.tokens)
     this.draws = add(room.cache > 0 ? 4 * drawWords * room.tokens : 0)
   }

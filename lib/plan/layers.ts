@@ -1,6 +1,7 @@
 /** What moved layers change in a config: their number, lists with an entry a layer, and lists of layer numbers. */
 
 import { type Checkpoint, type LayerChange, textConfig } from '../checkpoint/index.js'
+import { withLayerTypes } from '../families/index.js'
 import type { PlannedSlice } from './slices.js'
 
 /** Lists of the numbers of layers that differ from the others. */
@@ -21,7 +22,8 @@ export function layerChange(
     const [input] = inputs
     if (input === undefined) return []
     const { config = {}, stack, stacks } = input.checkpoint
-    const own = { config: textConfig(config), depth: stacks.get(stack ?? '') ?? 0 }
+    const depth = stacks.get(stack ?? '') ?? 0
+    const own = { config: withLayerTypes(textConfig(config), depth), depth }
     return Array.from({ length: layers }, (_, k) => ({ ...own, layer: input.first + k }))
   })
   const lists: Record<string, unknown> = {}

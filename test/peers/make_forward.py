@@ -57,6 +57,15 @@ CASES = {
         max_window_layers=1,
         tie_word_embeddings=True,
     ),
+    # The types of layers go first: by the other keys the second layer alone would have a window.
+    "qwen2-layer-types": causal(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=1,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "gemma": causal("gemma", "GemmaForCausalLM", head_dim=8, hidden_activation="gelu_pytorch_tanh"),
     "opt": causal("opt", "OPTForCausalLM", OPT, word_embed_proj_dim=24),
     "opt-post-norm": causal(
