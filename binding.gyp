@@ -2,7 +2,7 @@
 {
   'targets': [{
     'target_name': 'weightsmith',
-    'sources': ['<!@(node scripts/sources.mjs)'],
+    'sources': ['<!@(node scripts/generate.mjs --list)'],
     'include_dirs': [
       'native',
       'build/generated',

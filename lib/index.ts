@@ -6,16 +6,24 @@
  * const report = await merge(engine, 'recipe.yml', { out: 'merged' })
  */
 
-import type { Engine } from './engine.js'
+import type { Engine } from './engine/engine.js'
 import type { MergeOptions, MergeReport } from './merge/index.js'
-import { merge as mergeWith } from './merge.js'
-import { LongHeaders, mergeInThread, shortHeaders } from './merge_thread.js'
-import type { RecipeInput } from './recipe/index.js'
-import { version } from './version.js'
+import { merge as mergeWith } from './merge/merge.js'
+import type { RecipeInput } from './merge/recipe/index.js'
+import { LongHeaders, mergeInThread, shortHeaders } from './merge/worker_client.js'
+import { version } from './native/version.js'
 
-export type { BatchJob } from './batch/index.js'
-export { type BatchOptions, type BatchReport, type BatchResult, batch } from './batch.js'
-export type { Message, Prompt } from './data/index.js'
+export { type InspectReport, inspect } from './checkpoint/inspect.js'
+export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
+export {
+  type Analysis,
+  type AnalysisForecast,
+  type AnalyzedModel,
+  type AnalyzeOptions,
+  analyze,
+  type Concentration,
+  type Importance,
+} from './compare/analyze.js'
 export {
   type DiffCell,
   type DiffForecast,
@@ -25,74 +33,34 @@ export {
   type DiffStats,
   diff,
   forecastDiff,
-} from './diff.js'
-export { type DoctorOptions, type DoctorReport, doctor } from './doctor.js'
-export { type Adapter, Engine, type EngineOptions } from './engine.js'
-export { type ErrorCode, type ErrorDetails, type ErrorGuide, errorCodes, errors, WeightsmithError } from './errors.js'
-export { type EvalOptions, type EvalReport, evaluate, evaluateAll, type Metric, metrics } from './eval.js'
-export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './explain.js'
-export type {
-  Measure,
-  Model,
-  ModelOptions,
-  Pass,
-  Pixels,
-  Sequence,
-  Tap,
-  Token,
-  WalkOptions,
-  Wanted,
-  Watch,
-} from './forward/index.js'
+} from './compare/diff.js'
+export type { Message, Prompt } from './data/index.js'
+export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js'
+export { type Adapter, Engine, type EngineOptions } from './engine/engine.js'
+export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
+export { type KernelSpec, kernels } from './engine/kernel_registry.js'
+export { type EvalOptions, type EvalReport, evaluate, evaluateAll, type Metric, metrics } from './eval/evaluate.js'
+export { type Continuation, type GenerateOptions, generate, type Place, type Sampling } from './generation/generate.js'
 export {
-  ColumnStatistics,
-  type Continuation,
-  chunks,
-  type GenerateOptions,
-  generate,
-  type Place,
-  type Sampling,
-} from './forward/index.js'
-export { forward, openModel } from './forward.js'
-export { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from './generate.js'
-export {
-  type Analysis,
-  type AnalysisForecast,
-  type AnalyzedModel,
-  type AnalyzeOptions,
-  analyze,
-  type Concentration,
-  type Importance,
-} from './imm/analyze.js'
-export type { Collapse } from './imm/collapse.js'
-export type { Check, Command, ImmConfig, Said } from './imm/config.js'
-export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './imm/loop.js'
-export type { Accuracy, Evaluation, Kept } from './imm/steps.js'
-export { type InspectReport, inspect } from './inspect.js'
-export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './kernel.js'
-export { type KernelSpec, kernels } from './kernels.js'
-export {
-  type ManuAnswers,
-  type ManuChoice,
-  type ManuMode,
-  type ManuNeuron,
-  type ManuOptions,
-  type ManuReport,
-  manu,
-  manuModes,
-  manuRows,
-} from './manu/index.js'
+  type Generated,
+  type GenerateReport,
+  type GenerateTextOptions,
+  generateText,
+} from './generation/generate_text.js'
+export { type BatchOptions, type BatchReport, type BatchResult, batch } from './merge/batch/batch.js'
+export type { BatchJob } from './merge/batch/index.js'
+export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './merge/explain.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge/index.js'
-export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './methods/index.js'
-export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
-export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune.js'
+export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './merge/methods/index.js'
 export {
   type FilteredValue,
   type JsonSchema,
   type ParameterValue,
   type RecipeInput,
   recipeSchema,
-} from './recipe/index.js'
+} from './merge/recipe/index.js'
+export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
+export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune/prune.js'
 export {
   analysisPage,
   type Curves,
@@ -112,9 +80,46 @@ export {
   type Table,
   writePage,
 } from './report/index.js'
+export { forward, openModel } from './runtime/forward.js'
+export type {
+  Measure,
+  Model,
+  ModelOptions,
+  Pass,
+  Pixels,
+  Sequence,
+  Tap,
+  Token,
+  WalkOptions,
+  Wanted,
+  Watch,
+} from './runtime/index.js'
+export { ColumnStatistics, chunks } from './runtime/index.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
-export { openScores, type ScoreOptions, type ScoreReport, score } from './score.js'
-export { type VerifyOptions, type VerifyReport, verify } from './verify.js'
+export { openScores, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export {
+  type ErrorCode,
+  type ErrorDetails,
+  type ErrorGuide,
+  errorCodes,
+  errors,
+  WeightsmithError,
+} from './util/errors.js'
+export type { Collapse } from './workflows/imm/collapse.js'
+export type { Check, Command, ImmConfig, Said } from './workflows/imm/config.js'
+export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './workflows/imm/loop.js'
+export type { Accuracy, Evaluation, Kept } from './workflows/imm/steps.js'
+export {
+  type ManuAnswers,
+  type ManuChoice,
+  type ManuMode,
+  type ManuNeuron,
+  type ManuOptions,
+  type ManuReport,
+  manu,
+  manuModes,
+  manuRows,
+} from './workflows/manu/index.js'
 export { version }
 
 /**

@@ -76,7 +76,7 @@ function methodsPage() {
     without.filter(({ models }) => models.max === 1),
   ]
   return [
-    '<!-- Written by scripts/docs.mjs from lib/methods; change it there. -->',
+    '<!-- Written by scripts/docs.mjs from lib/merge/methods; change it there. -->',
     '# Merge methods',
     'B is the base (`base_model`), Mᵢ the models, dᵢ = Mᵢ - B and wᵢ the `weight` of model i; every formula is applied ' +
       'tensor by tensor, in float32, and the result is rounded once to the type of the output. A parameter takes a ' +
@@ -99,7 +99,7 @@ function methodsPage() {
 
 function errorsPage() {
   return [
-    '<!-- Written by scripts/docs.mjs from lib/errors.ts; change it there. -->',
+    '<!-- Written by scripts/docs.mjs from lib/util/errors.ts; change it there. -->',
     '# Errors',
     'Every error is a `WeightsmithError` with one of these codes; the codes are stable. Its message is a sentence with ' +
       'names and figures. Where it is about one, `file` and `tensor` name it, and `cause` holds the error beneath. On ' +

@@ -150,4 +150,8 @@ export function generate() {
   writeIfChanged('sources.txt', `${nativeSources().join('\n')}\n`)
 }
 
-if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) generate()
+if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  generate()
+  // For builds: every source, one path a line.
+  if (process.argv.includes('--list')) console.log(nativeSources().join('\n'))
+}

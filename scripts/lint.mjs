@@ -1,5 +1,5 @@
 /**
- * Everything that can be judged without running: biome, types, arrows between the native rooms, C++ format.
+ * Everything that can be judged without running: biome, types, arrows between rooms, C++ format.
  * `--format-native` formats the C++ files instead.
  */
 import { spawnSync } from 'node:child_process'
@@ -37,7 +37,7 @@ const checks = {
     !existsSync(join(root, 'test')) ||
     listFiles('test', '.ts').length === 0 ||
     tool('typescript', 'bin/tsc', ['-p', 'test/tsconfig.json', '--noEmit']),
-  'rooms of native/': () => {
+  'rooms of lib/ and native/': () => {
     const violations = roomViolations()
     for (const violation of violations) console.error(violation)
     return violations.length === 0

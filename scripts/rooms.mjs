@@ -1,49 +1,129 @@
 /**
- * The rooms of native/ and the arrows between them (ARCHITECTURE.md): a file may include its own room and the rooms
- * below it, never one above. Only the addon room may include napi.h.
+ * The rooms of lib/ and native/ and the arrows between them (ARCHITECTURE.md): a file may know its own room and those
+ * below it, never one above, and no files know each other in a circle. Types count. Lint and a test read this table.
  */
 import { readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, posix } from 'node:path'
 import { listFiles, root } from './sources.mjs'
 
-/** Rooms that each room may include, besides itself. */
+/** Each room with those it may know, from the lowest up; a room inside another one is named by its path. */
 export const rooms = {
-  addon: ['run', 'resident', 'gpu', 'dawn', 'io', 'base'],
-  run: ['resident', 'gpu', 'dawn', 'io', 'base'],
-  resident: ['gpu', 'dawn', 'io', 'base'],
-  gpu: ['dawn', 'base', 'kernels'],
-  dawn: ['base'],
-  io: ['base'],
-  base: [],
-  kernels: [],
+  lib: {
+    util: [],
+    native: ['util'],
+    architectures: ['native', 'util'],
+    checkpoint: ['architectures', 'native', 'util'],
+    engine: ['checkpoint', 'native', 'util'],
+
+    lora: ['checkpoint', 'native', 'util'],
+    'merge/methods': ['native', 'util'],
+    'merge/recipe': ['merge/methods', 'checkpoint', 'native', 'util'],
+    'merge/plan': ['merge/recipe', 'merge/methods', 'lora', 'checkpoint', 'native', 'util'],
+    merge: ['merge/plan', 'merge/recipe', 'merge/methods', 'lora', 'engine', 'checkpoint', 'native', 'util'],
+    'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'native', 'util'],
+
+    runtime: ['engine', 'architectures', 'checkpoint', 'native', 'util'],
+    'data/images': ['checkpoint', 'native', 'util'],
+    data: ['data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    generation: ['data', 'data/images', 'runtime', 'engine', 'checkpoint', 'native', 'util'],
+    eval: ['generation', 'data', 'data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    score: ['data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    prune: ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    compare: ['score', 'engine', 'checkpoint', 'native', 'util'],
+    doctor: ['runtime', 'engine', 'native', 'util'],
+
+    'workflows/imm': [
+      ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'data'],
+      ...['engine', 'checkpoint', 'native', 'util'],
+    ],
+    'workflows/manu': ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    report: ['workflows/imm', 'workflows/manu', 'prune', 'compare', 'eval', 'score', 'checkpoint', 'native', 'util'],
+  },
+  native: {
+    base: [],
+    kernels: [],
+    io: ['base'],
+    dawn: ['base'],
+    gpu: ['dawn', 'base', 'kernels'],
+    resident: ['gpu', 'dawn', 'io', 'base'],
+    run: ['resident', 'gpu', 'dawn', 'io', 'base'],
+    addon: ['run', 'resident', 'gpu', 'dawn', 'io', 'base'],
+  },
 }
 
-/** One sentence for every include that goes against the arrows; `files` maps paths to contents. */
-export function roomViolations(files = readNative()) {
+/** Rooms above all others, and the one file that stands in none. */
+const above = new Set(['cli', 'index.ts'])
+
+/** The room of a file of lib/ or native/: the longest path of a room that it lies in. */
+function roomOf(path) {
+  const [house, ...rest] = path.split('/')
+  const all = Object.keys(rooms[house])
+  const two = rest.slice(0, 2).join('/')
+  return all.includes(two) && rest.length > 2 ? two : rest[0]
+}
+
+/** What a file names, as paths from the root of the repository. */
+function imports(path, text) {
+  if (path.startsWith('lib/')) {
+    return [...text.matchAll(/(?:\bfrom|\bimport\()\s*'(\.[^']+)'/g)].map(([, name]) =>
+      posix
+        .join(posix.dirname(path), name)
+        .replace(/\.js$/, '.ts')
+        .replace(/\.cjs$/, '.cts'),
+    )
+  }
+  return [...text.matchAll(/^[ \t]*#[ \t]*include[ \t]*"([^"]+)"/gm)].map(([, name]) =>
+    name.startsWith('.') || !name.includes('/') ? posix.join(dirname(path), name) : `native/${name}`,
+  )
+}
+
+/** One sentence for every import that goes against the arrows; `files` maps paths to contents. */
+export function roomViolations(files = read()) {
   const violations = []
   for (const [path, text] of Object.entries(files)) {
-    const room = path.split('/')[1]
-    if (!(room in rooms)) violations.push(`${path}: "${room}" is not a room of native/.`)
-    for (const [, bracket, name] of text.matchAll(/^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]/gm)) {
-      if (/^(napi|node_api|js_native_api)\b/.test(name) && room !== 'addon') {
-        violations.push(`${path}: includes ${name}, which only native/addon may.`)
-      }
-      if (bracket === '<') continue
-      const first = name.split('/')[0]
-      const target = name.startsWith('.')
-        ? join(dirname(path), name).split(/[\\/]/)[1]
-        : name.includes('/')
-          ? first
-          : room
-      if (target in rooms && target !== room && !(rooms[room] ?? []).includes(target)) {
-        violations.push(`${path}: room "${room}" includes ${name}, but "${target}" is not below it.`)
+    const house = path.split('/')[0]
+    const room = roomOf(path)
+    const known = rooms[house]
+    if (!(room in known) && !(house === 'lib' && above.has(room))) violations.push(`${path}: "${room}" is no room.`)
+    if (
+      house === 'native' &&
+      room !== 'addon' &&
+      /^[ \t]*#[ \t]*include[ \t]*[<"](napi|node_api|js_native_api)\b/m.test(text)
+    ) {
+      violations.push(`${path}: includes napi.h, which only native/addon may.`)
+    }
+    if (above.has(room)) continue
+    for (const name of imports(path, text)) {
+      if (!name.startsWith(`${house}/`)) continue
+      const other = roomOf(name)
+      if (house === 'native' && !(other in known)) continue
+      if (other !== room && !(known[room] ?? []).includes(other)) {
+        violations.push(`${path}: the room "${room}" knows ${name}, but "${other}" is not below it.`)
       }
     }
   }
-  return violations
+  return [...violations, ...circles(files)]
 }
 
-function readNative() {
-  const paths = listFiles('native', '.cpp', '.h')
+/** Files that know each other in a circle, a sentence for each circle that is found. */
+function circles(files) {
+  const found = []
+  const state = new Map()
+  const visit = (path, trail) => {
+    if (state.get(path) === 'done' || !(path in files)) return
+    if (state.get(path) === 'open') {
+      found.push(`${[...trail.slice(trail.indexOf(path)), path].join(' -> ')} is a circle.`)
+      return
+    }
+    state.set(path, 'open')
+    for (const name of imports(path, files[path])) visit(name, [...trail, path])
+    state.set(path, 'done')
+  }
+  for (const path of Object.keys(files)) visit(path, [])
+  return found
+}
+
+function read() {
+  const paths = [...listFiles('lib', '.ts', '.cts'), ...listFiles('native', '.cpp', '.h')]
   return Object.fromEntries(paths.map((path) => [path, readFileSync(join(root, path), 'utf8')]))
 }

@@ -1,9 +1,9 @@
 /**
- * The one list of native sources, read by CMakeLists.txt and binding.gyp, so that a new file needs no build edit.
- * Run as a program it first writes the generated sources, then prints the list, one path a line.
+ * The one list of native sources. CMakeLists.txt and binding.gyp read it through `generate.mjs --list`, so that a new
+ * file needs no build edit.
  */
 import { existsSync, readdirSync } from 'node:fs'
-import { join, resolve, sep } from 'node:path'
+import { join, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
@@ -21,12 +21,4 @@ export const generatedSources = ['kernels', 'host_steps', 'trampolines'].map((na
 
 export function nativeSources() {
   return [...listFiles('native', '.cpp'), ...generatedSources]
-}
-
-if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
-  // Not awaited at the top level: generate.mjs imports this module, and would wait for it for ever.
-  import('./generate.mjs').then(({ generate }) => {
-    generate()
-    console.log(nativeSources().join('\n'))
-  })
 }

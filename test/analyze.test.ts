@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Analysis, analyze, Engine, score } from 'weightsmith'
-import { spearman } from '../lib/imm/analyze.js'
+import { spearman } from '../lib/compare/analyze.js'
 import { Browser } from './browser.js'
 import { cli } from './child.js'
 

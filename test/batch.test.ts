@@ -41,7 +41,7 @@ const shares = (amount: number): BatchJob[] =>
 describe('a batch', () => {
   test('gives every job its folder, with the bytes of a merge of its own', async () => {
     const out = fresh('out')
-    const report = await engine.batch(shares(6), { out, seed: 5 })
+    const report = await batch(engine, shares(6), { out, seed: 5 })
     expect(report).toMatchObject({ out, merged: 6, skipped: 0, failed: 0 })
     expect(statuses(report)).toEqual(Array.from({ length: 6 }, (_, i) => `share-${i} merged`))
     const alone = join(fresh('alone'), 'share-4')

@@ -4,7 +4,7 @@ import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, test } from '@jest/globals'
 import { errorCodes, errors, type JsonSchema, methods, recipeSchema, WeightsmithError } from 'weightsmith'
-import { checkRecipe } from '../lib/recipe/index.js'
+import { checkRecipe } from '../lib/merge/recipe/index.js'
 import { cli } from './child.js'
 
 const { pages } = (await import(pathToFileURL(resolve('scripts/docs.mjs')).href)) as {

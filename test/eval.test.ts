@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
 import { openText } from '../lib/data/index.js'
-import { checkpointOf } from '../lib/forward.js'
+import { checkpointOf } from '../lib/runtime/forward.js'
 import { f32, writeModel } from './checkpoint.js'
 import { cli } from './child.js'
 

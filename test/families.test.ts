@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, openModel } from 'weightsmith'
-import { modelSpec } from '../lib/families/index.js'
-import { rotaryOf } from '../lib/families/rope.js'
+import { modelSpec } from '../lib/architectures/index.js'
+import { rotaryOf } from '../lib/architectures/rope.js'
 import { fill, type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
 
 const goldens = join(process.cwd(), 'test/peers/forward')

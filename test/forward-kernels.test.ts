@@ -1,6 +1,7 @@
 /** Every kernel of forward passes equals its float64 reference, for all weight types and for odd shapes. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
+import type { NativeDispatch } from '../lib/native/border.js'
 import {
   type Block,
   columnWords,
@@ -15,8 +16,7 @@ import {
   noTarget,
   plainForms,
   turnedBytes,
-} from '../lib/forward/index.js'
-import type { NativeDispatch } from '../lib/native/border.js'
+} from '../lib/runtime/index.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
 import { philox } from './reference/philox.js'

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, forward, type Model, openModel } from 'weightsmith'
-import { modelSpec } from '../lib/families/index.js'
+import { modelSpec } from '../lib/architectures/index.js'
 import { readSafetensors, values } from './checkpoint.js'
 
 const goldens = join(process.cwd(), 'test/goldens')

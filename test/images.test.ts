@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Images } from '../lib/images/index.js'
+import { Images } from '../lib/data/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readSafetensors, values, writeModel, writeSafetensors } from './checkpoint.js'
 

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from '@jest/globals'
 import { Engine, verify } from 'weightsmith'
 import { type Content, type Cut, cutTensor, openCheckpoint } from '../lib/checkpoint/index.js'
-import { type RewriteOptions, rewrite } from '../lib/rewrite.js'
+import { type RewriteOptions, rewrite } from '../lib/checkpoint/rewrite.js'
 import { readFolder, writeModel } from './checkpoint.js'
 import { scratch } from './scratch.js'
 

@@ -2,7 +2,14 @@
 
 import { basename, isAbsolute } from 'node:path'
 import { stringify } from 'yaml'
-import type { Recipe } from '../recipe/index.js'
+
+/** What a card says of a recipe. */
+interface Recipe {
+  method: { name: string; source: string }
+  base?: string | undefined
+  /** As it was written. */
+  input: object
+}
 
 export function modelCard(
   title: string,

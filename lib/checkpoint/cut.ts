@@ -1,7 +1,7 @@
 /** Tensors with rows and columns left out, or zeros in their place: bytes that move, a few rows at a time. */
 
 import { type FileHandle, open } from 'node:fs/promises'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
 import type { Checkpoint, CheckpointTensor } from './open.js'
 
 /** Indices of rows (the first dimension) and of columns (all others together), as they are in the source. */

@@ -68,3 +68,22 @@ export function storedAs(dtype: string): StoreDType {
 export function torchName(dtype: StoreDType): string {
   return { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }[dtype]
 }
+
+const named: ReadonlyMap<string, StoreDType> = new Map<string, StoreDType>([
+  ['float32', 'F32'],
+  ['fp32', 'F32'],
+  ['f32', 'F32'],
+  ['float16', 'F16'],
+  ['fp16', 'F16'],
+  ['f16', 'F16'],
+  ['half', 'F16'],
+  ['bfloat16', 'BF16'],
+  ['bf16', 'BF16'],
+])
+
+export const dtypeNames: readonly string[] = [...named.keys()]
+
+/** The storage type that `bfloat16`, `bf16`, `F32` … stand for. */
+export function parseDType(text: string): StoreDType | undefined {
+  return named.get(text.toLowerCase().replace(/^torch\./, ''))
+}

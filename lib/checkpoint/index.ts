@@ -1,11 +1,21 @@
 /** Checkpoints on disk: reading, laying out and staging. */
 
-export { type Adapter, type LowRank, openAdapter } from './adapter.js'
 export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
 export { modelCard, plainCard } from './card.js'
 export { type Content, type Cut, cutTensor } from './cut.js'
-export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
+export {
+  bytesOf,
+  dtypeNames,
+  isFloat,
+  isLoadable,
+  isStorable,
+  kernelCode,
+  parseDType,
+  storedAs,
+  torchName,
+} from './dtypes.js'
 export { inside } from './inside.js'
+export { layerChange, layerLists } from './layers.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export {
   adapterOf,
@@ -40,6 +50,7 @@ export {
 export { noteProgress, readProgress } from './progress.js'
 export { type Quantisation, quantisationNamed, refuseQuantised } from './quantised.js'
 export { replaceFile } from './replace.js'
+export { resolveModel } from './resolve.js'
 export { refuseDifferent } from './same.js'
 export { Sink } from './sink.js'
 export { largestAuxiliary, readSmall } from './small.js'

@@ -5,7 +5,7 @@
 
 import { realpath } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join, relative, sep } from 'node:path'
-import { WeightsmithError } from '../errors.js'
+import { WeightsmithError } from '../util/errors.js'
 
 /** The real path of `name` in `folder`, which is what may be opened; a name that is not there stays as it is. */
 export async function inside(folder: string, name: string): Promise<string> {

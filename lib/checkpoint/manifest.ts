@@ -4,10 +4,9 @@
  */
 
 import { createHash } from 'node:crypto'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeDevice } from '../native/border.js'
-import type { RecipeInput } from '../recipe/index.js'
-import { version } from '../version.js'
+import { version } from '../native/version.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { inside } from './inside.js'
 import type { Checkpoint } from './open.js'
 import { readSmall } from './small.js'
@@ -26,7 +25,7 @@ export interface Manifest {
   format: 1
   versions: Record<string, string>
   /** Of a merge, or the verb and its options. */
-  recipe: RecipeInput | Record<string, unknown>
+  recipe: object
   seed: number
   dtype: string
   adapter: { name: string; type: string; backend: string; driver: string }

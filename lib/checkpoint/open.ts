@@ -6,14 +6,13 @@
 
 import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, posix } from 'node:path'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeHeader } from '../native/border.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { inside } from './inside.js'
 import { mainStack, stacksOf } from './names.js'
 import { type Quantisation, quantisationOf } from './quantised.js'
 import { largestConfig, readSmall } from './small.js'
 import type { Vocabulary } from './tokenizer.js'
-import { identityOf } from './unfinished.js'
 
 export interface CheckpointTensor {
   name: string
@@ -269,4 +268,9 @@ function adapterAlone(path: string): WeightsmithError {
 function indexError(folder: string, what: string, tensor?: string): WeightsmithError {
   const file = join(folder, indexName)
   return new WeightsmithError('ERR_WEIGHTSMITH_INDEX', `The index ${file} is not valid: ${what}.`, { file, tensor })
+}
+
+/** Which file a name stands for. */
+export function identityOf({ dev, ino }: { dev: number; ino: number }): string {
+  return `${dev}:${ino}`
 }

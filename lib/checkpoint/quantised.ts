@@ -4,7 +4,7 @@
  * so of weights that are not quantised (any more), and a checkpoint may come without a config.
  */
 
-import { WeightsmithError } from '../errors.js'
+import { WeightsmithError } from '../util/errors.js'
 
 export interface Quantisation {
   /** As config.json calls it (`gptq`), else what the tensors look like. */

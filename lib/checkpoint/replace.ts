@@ -1,7 +1,7 @@
 /** Small files that are written anew as a whole: at any moment there is the old one or the new one. */
 
 import { type FileHandle, open, rename } from 'node:fs/promises'
-import { writeFailed } from '../errors.js'
+import { writeFailed } from '../util/errors.js'
 
 /** What `fill` writes is on disk before it gets the name. Throws ERR_WEIGHTSMITH_IO_WRITE or _DISK_FULL. */
 export async function replaceFile(path: string, fill: (file: FileHandle) => Promise<void>): Promise<void> {

@@ -1,7 +1,7 @@
 /** Tensors that a merge copies from the first model because all models should have the same: indices, masks, counters. */
 
 import { type FileHandle, open } from 'node:fs/promises'
-import { WeightsmithError } from '../errors.js'
+import { WeightsmithError } from '../util/errors.js'
 import { readFully } from './cut.js'
 import type { Checkpoint, CheckpointTensor } from './open.js'
 

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
-import { WeightsmithError, writeFailed } from '../errors.js'
+import { WeightsmithError, writeFailed } from '../util/errors.js'
 
 const chunkBytes = 4 * 2 ** 20
 

@@ -1,7 +1,7 @@
 /** Reads the files beside the weights: regular files only (a pipe would wait for ever), and none larger than expected. */
 
 import { readFile, stat } from 'node:fs/promises'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 
 /** Bytes of a configuration; real ones have some thousands. */
 export const largestConfig = 16e6

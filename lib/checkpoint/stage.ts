@@ -20,8 +20,8 @@ import {
   statfs,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { codeOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
+import { codeOf, WeightsmithError, writeFailed } from '../util/errors.js'
 import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
 import { parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'

@@ -3,7 +3,7 @@
  * BPE, WordLevel, WordPiece and Unigram, with their added tokens); other tokenizer files are only ever copied.
  */
 
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { inside } from './inside.js'
 import { readSmall } from './small.js'
 

@@ -5,8 +5,8 @@
 
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
-import { WeightsmithError } from '../errors.js'
-import type { Checkpoint, CheckpointFile } from './open.js'
+import { WeightsmithError } from '../util/errors.js'
+import { type Checkpoint, type CheckpointFile, identityOf } from './open.js'
 
 export interface Unfinished {
   format: 1
@@ -114,9 +114,4 @@ export async function refuseChanged(checkpoints: Iterable<Checkpoint>): Promise<
       { file: path },
     )
   }
-}
-
-/** Which file a name stands for. */
-export function identityOf({ dev, ino }: { dev: number; ino: number }): string {
-  return `${dev}:${ino}`
 }

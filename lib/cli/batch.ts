@@ -1,7 +1,7 @@
 /** `weightsmith batch`. */
 
 import type { Command } from 'commander'
-import { type BatchOptions, type BatchReport, type BatchResult, batch } from '../batch.js'
+import { type BatchOptions, type BatchReport, type BatchResult, batch } from '../merge/batch/batch.js'
 import { bytes, count, milliseconds, plural, printable, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, checksum, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'

@@ -1,8 +1,8 @@
 /** `weightsmith bench`. */
 
 import type { Command } from 'commander'
-import { type BenchReport, bench } from '../bench.js'
-import { parseBytes } from '../plan/index.js'
+import { type BenchReport, bench } from '../engine/bench.js'
+import { parseBytes } from '../util/bytes.js'
 import { bytes, milliseconds, rate, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, json, memory } from './options.js'

@@ -1,7 +1,7 @@
 /** `weightsmith diff`. */
 
 import type { Command } from 'commander'
-import { type DiffForecast, type DiffReport, type DiffStats, diff, forecastDiff } from '../diff.js'
+import { type DiffForecast, type DiffReport, type DiffStats, diff, forecastDiff } from '../compare/diff.js'
 import { diffPage } from '../report/index.js'
 import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'

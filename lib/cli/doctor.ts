@@ -1,7 +1,7 @@
 /** `weightsmith doctor`. */
 
 import type { Command } from 'commander'
-import { type DoctorReport, doctor } from '../doctor.js'
+import { type DoctorReport, doctor } from '../doctor/doctor.js'
 import { milliseconds, rate } from './format.js'
 import { adapter, json } from './options.js'
 import { adapterText, type Common, print, verb } from './verb.js'

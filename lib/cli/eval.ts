@@ -1,7 +1,7 @@
 /** `weightsmith eval`. */
 
 import { type Command, Option } from 'commander'
-import { type EvalOptions, type EvalReport, evaluateAll, metrics } from '../eval.js'
+import { type EvalOptions, type EvalReport, evaluateAll, metrics } from '../eval/evaluate.js'
 import { evalPage } from '../report/index.js'
 import { bytes, count, milliseconds, percent, table } from './format.js'
 import { signal } from './interrupt.js'

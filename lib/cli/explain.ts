@@ -1,7 +1,7 @@
 /** `weightsmith explain`. */
 
 import type { Command } from 'commander'
-import { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from '../explain.js'
+import { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from '../merge/explain.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
 import { adapter, dtype, json, memory, shardSize } from './options.js'
 import { type Common, print, verb } from './verb.js'

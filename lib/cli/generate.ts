@@ -3,9 +3,14 @@
 import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { type PromptLine, readPrompts } from '../data/index.js'
-import { misuse } from '../errors.js'
-import { type Generated, type GenerateReport, type GenerateTextOptions, generateText } from '../generate.js'
-import { createLines } from '../jsonl.js'
+import {
+  type Generated,
+  type GenerateReport,
+  type GenerateTextOptions,
+  generateText,
+} from '../generation/generate_text.js'
+import { misuse } from '../util/errors.js'
+import { createLines } from '../util/jsonl.js'
 import { bytes, count, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'

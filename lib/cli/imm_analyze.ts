@@ -1,7 +1,7 @@
 /** `weightsmith imm analyze`. */
 
 import type { Command } from 'commander'
-import { type Analysis, type AnalysisForecast, type AnalyzeOptions, analyze } from '../imm/analyze.js'
+import { type Analysis, type AnalysisForecast, type AnalyzeOptions, analyze } from '../compare/analyze.js'
 import { analysisPage } from '../report/index.js'
 import { bytes, milliseconds, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'

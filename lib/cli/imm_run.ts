@@ -1,8 +1,8 @@
 /** `weightsmith imm run`. */
 
 import type { Command } from 'commander'
-import { type ImmOptions, type ImmReport, imm } from '../imm/loop.js'
 import { immPage, immTables } from '../report/index.js'
+import { type ImmOptions, type ImmReport, imm } from '../workflows/imm/loop.js'
 import { bytes, milliseconds, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { adapter, dryRun, json, memory, overwrite, report, wholeNumber } from './options.js'

@@ -1,7 +1,7 @@
 /** `weightsmith inspect`. */
 
 import type { Command } from 'commander'
-import { type InspectReport, inspect } from '../inspect.js'
+import { type InspectReport, inspect } from '../checkpoint/inspect.js'
 import { bytes, count, parameters, plural, shownRows, table } from './format.js'
 import { json } from './options.js'
 import { type Common, print, verb } from './verb.js'

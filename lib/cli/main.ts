@@ -5,7 +5,7 @@
  */
 
 import { CommanderError } from 'commander'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { printable } from './format.js'
 import { interruptedBy, listenForInterruptions } from './interrupt.js'
 import { makeProgram } from './program.js'

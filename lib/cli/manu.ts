@@ -1,7 +1,8 @@
 /** `weightsmith manu`. */
 
 import { type Command, Option } from 'commander'
-import { wrongOption } from '../errors.js'
+import { manuPage } from '../report/index.js'
+import { wrongOption } from '../util/errors.js'
 import {
   kinds,
   type Layers,
@@ -14,8 +15,7 @@ import {
   meanOf,
   parts,
   sets,
-} from '../manu/index.js'
-import { manuPage } from '../report/index.js'
+} from '../workflows/manu/index.js'
 import { bytes, milliseconds, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import {

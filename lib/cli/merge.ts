@@ -2,7 +2,7 @@
 
 import type { Command } from 'commander'
 import type { MergeOptions, MergeReport } from '../merge/index.js'
-import { describeMerge, openMerge, runMerge } from '../merge.js'
+import { describeMerge, openMerge, runMerge } from '../merge/merge.js'
 import { loadAddon } from '../native/load.js'
 import { bytes, count, milliseconds, parameters, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'

@@ -1,7 +1,7 @@
 /** Options that several verbs have, and readers of what is given to options. */
 
 import { Option } from 'commander'
-import { wrongOption } from '../errors.js'
+import { wrongOption } from '../util/errors.js'
 
 export const json = () => new Option('--json', 'print one JSON document to stdout')
 

@@ -1,7 +1,7 @@
 /** All verbs of the command line. */
 
 import { Command } from 'commander'
-import { version } from '../version.js'
+import { version } from '../native/version.js'
 import { addBatch } from './batch.js'
 import { addBench } from './bench.js'
 import { addDiff } from './diff.js'

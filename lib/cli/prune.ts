@@ -1,8 +1,8 @@
 /** `weightsmith prune`. */
 
 import { type Command, Option } from 'commander'
-import { diff } from '../diff.js'
-import { type PruneOptions, type PruneReport, prune, pruneMethods } from '../prune.js'
+import { diff } from '../compare/diff.js'
+import { type PruneOptions, type PruneReport, prune, pruneMethods } from '../prune/prune.js'
 import { prunePage, type UnitScores } from '../report/index.js'
 import { bytes, count, milliseconds, parameters, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'

@@ -1,7 +1,7 @@
 /** `weightsmith schema`. */
 
 import type { Command } from 'commander'
-import { recipeSchema } from '../recipe/index.js'
+import { recipeSchema } from '../merge/recipe/index.js'
 import { json } from './options.js'
 import { print, verb } from './verb.js'
 

@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import { scorePage } from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
-import { openScores, type ScoreOptions, type ScoreReport, score } from '../score.js'
+import { openScores, type ScoreOptions, type ScoreReport, score } from '../score/score.js'
 import { bytes, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import {

@@ -1,7 +1,7 @@
 /** What verbs share: how they are declared, the engine and progress they work with, and how they print. */
 
 import type { Command } from 'commander'
-import { type Adapter, Engine } from '../engine.js'
+import { type Adapter, Engine } from '../engine/engine.js'
 import { checkPage, type Page, writePage } from '../report/index.js'
 import { printable } from './format.js'
 import { beginWork } from './interrupt.js'

@@ -1,7 +1,7 @@
 /** `weightsmith verify`. */
 
 import type { Command } from 'commander'
-import { type VerifyReport, verify } from '../verify.js'
+import { type VerifyReport, verify } from '../checkpoint/verify.js'
 import { plural } from './format.js'
 import { beginWork, signal } from './interrupt.js'
 import { json } from './options.js'

@@ -1,6 +1,6 @@
 /** Data sets: files with a line of JSON an example. What is wrong with a line is said with its number. */
 
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
 import { readIfThere } from './files.js'
 import type { Message, Prompt } from './text.js'
 

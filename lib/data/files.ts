@@ -1,7 +1,7 @@
 /** Small text files. */
 
 import { readFile } from 'node:fs/promises'
-import { codeOf, messageOf, WeightsmithError } from '../errors.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 
 /** Nothing where there is no such file. */
 export async function readIfThere(file: string): Promise<string | undefined> {

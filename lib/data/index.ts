@@ -2,5 +2,5 @@
 
 export { type Choice, type Example, type PromptLine, readChoices, readExamples, readPrompts } from './examples.js'
 export { checkIds, idsOf, type Line, pairOf, readDataLines, readLines, Sight } from './lines.js'
-export { batchesOf, pick, readSequences } from './sequences.js'
+export { type Batch, batchesOf, pick, readSequences } from './sequences.js'
 export { type Message, openText, type Prompt, type Text } from './text.js'

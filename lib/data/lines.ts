@@ -1,13 +1,13 @@
 /** Lines of a data set as a model takes them: ids of prompts and answers, and images that are read when their turn comes. */
 
 import { dirname } from 'node:path'
+import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
-import type { Engine } from '../engine.js'
-import { WeightsmithError } from '../errors.js'
-import type { ModelSpec } from '../families/index.js'
-import { type Model, rowsOf, type Sequence } from '../forward/index.js'
-import { type ImageSource, Images } from '../images/index.js'
+import type { Engine } from '../engine/engine.js'
+import { type Model, rowsOf, type Sequence } from '../runtime/index.js'
+import { WeightsmithError } from '../util/errors.js'
 import { type Example, readExamples, readExamplesAndTexts } from './examples.js'
+import { type ImageSource, Images } from './images/index.js'
 import type { Pair, Text } from './text.js'
 
 export interface Line {

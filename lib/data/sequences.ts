@@ -3,11 +3,16 @@
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import type { Checkpoint } from '../checkpoint/index.js'
-import type { Engine } from '../engine.js'
-import { type Model, rowsOf, type Sequence } from '../forward/index.js'
-import type { Batch } from '../score/index.js'
+import type { Engine } from '../engine/engine.js'
+import { type Model, rowsOf, type Sequence, type Token } from '../runtime/index.js'
 import { checkIds, idsOf, type Line, readDataLines, Sight } from './lines.js'
 import { openText } from './text.js'
+
+/** Lines of data that go through the model together, as rows of a pass; `prompt` of them are the prompt's. */
+export interface Batch {
+  tokens: Token[]
+  lines: { first: number; length: number; prompt: number }[]
+}
 
 interface Whole {
   sequence: Sequence

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
 import { Tokenizer } from '@huggingface/tokenizers'
 import type { Checkpoint } from '../checkpoint/index.js'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
 import { readIfThere } from './files.js'
 import { asRead } from './tokenizer.js'
 

@@ -1,7 +1,8 @@
 /** The metrics: what a loaded model makes of a data set. */
 
 import type { Line, Sight, Text } from '../data/index.js'
-import { generate, type Model, rowsOf, type Sequence, type Token } from '../forward/index.js'
+import { generate } from '../generation/generate.js'
+import { type Model, rowsOf, type Sequence, type Token } from '../runtime/index.js'
 import type { Asked, DataSet, Piece, Question } from './sets.js'
 
 /** Ids of a prompt or text that are shown of a line. */

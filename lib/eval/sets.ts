@@ -1,6 +1,8 @@
 /** Data sets as a metric takes them: tokenized, and every line checked before the model is loaded. */
 
+import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
+import type { ImageSource } from '../data/images/index.js'
 import {
   checkIds,
   type Example,
@@ -12,9 +14,7 @@ import {
   readExamples,
   type Text,
 } from '../data/index.js'
-import type { ModelSpec } from '../families/index.js'
-import { rowsOf } from '../forward/index.js'
-import type { ImageSource } from '../images/index.js'
+import { rowsOf } from '../runtime/index.js'
 
 /** What `evaluate` can measure; see `EvalOptions.metric`. */
 export const metrics = ['nll', 'ppl', 'exact-match', 'choice'] as const

@@ -20,7 +20,7 @@ import {
   type Stage,
 } from '../checkpoint/index.js'
 import type { NativeDevice } from '../native/border.js'
-import { version } from '../version.js'
+import { version } from '../native/version.js'
 import type { Checksum } from './options.js'
 import type { Target } from './prepare.js'
 import { typeName } from './report.js'

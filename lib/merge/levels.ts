@@ -6,7 +6,7 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { NativePlace, NativePlan } from '../native/border.js'
-import { type JointPlan, levelToNative } from '../plan/index.js'
+import { type JointPlan, levelToNative } from './plan/index.js'
 
 export interface MadeLevels {
   places: NativePlace[]

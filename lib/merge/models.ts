@@ -2,11 +2,12 @@
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { type Checkpoint, openAdapter, openCheckpoint, readVocabulary } from '../checkpoint/index.js'
-import { WeightsmithError } from '../errors.js'
+import { type Checkpoint, openCheckpoint, readVocabulary, resolveModel } from '../checkpoint/index.js'
+import { openAdapter } from '../lora/index.js'
 import type { NativeAddon } from '../native/border.js'
-import { isVocabulary, withAdapter } from '../plan/index.js'
-import { modelsOf, type Recipe, resolveModel, statisticsOf } from '../recipe/index.js'
+import { WeightsmithError } from '../util/errors.js'
+import { isVocabulary, withAdapter } from './plan/index.js'
+import { modelsOf, type Recipe, statisticsOf } from './recipe/index.js'
 
 export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
 

@@ -1,9 +1,9 @@
 /** Options of a merge, and what they are by default. */
 
-import { wrongOption } from '../errors.js'
+import { parseDType } from '../checkpoint/index.js'
 import type { NativeProgress } from '../native/border.js'
-import { parseBytes } from '../plan/index.js'
-import { parseDType } from '../recipe/index.js'
+import { parseBytes } from '../util/bytes.js'
+import { wrongOption } from '../util/errors.js'
 
 export type Checksum = 'full' | 'outputs' | 'none'
 

@@ -2,11 +2,11 @@
 
 import { join } from 'node:path'
 import { type Checkpoint, checkDisk, checkOutput, refuseDifferent } from '../checkpoint/index.js'
-import { throwIfAborted } from '../errors.js'
-import { type JointPlan, joinPlans, type MergePlan, planMerge } from '../plan/index.js'
-import type { Recipe } from '../recipe/index.js'
+import { throwIfAborted } from '../util/errors.js'
 import type { Models } from './models.js'
 import { checkOptions, type MergeOptions } from './options.js'
+import { type JointPlan, joinPlans, type MergePlan, planMerge } from './plan/index.js'
+import type { Recipe } from './recipe/index.js'
 
 /** What a merge knows before it looks at its output. */
 export interface PreparedMerge {

@@ -2,11 +2,11 @@
 
 import { resolve } from 'node:path'
 import { isStorable, type Stage, torchName } from '../checkpoint/index.js'
-import { WeightsmithError } from '../errors.js'
 import type { NativeReport } from '../native/border.js'
-import type { MergePlan } from '../plan/index.js'
-import type { Recipe } from '../recipe/index.js'
+import { WeightsmithError } from '../util/errors.js'
+import type { MergePlan } from './plan/index.js'
 import type { Target } from './prepare.js'
+import type { Recipe } from './recipe/index.js'
 
 export interface MergeReport {
   out: string

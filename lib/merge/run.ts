@@ -13,14 +13,14 @@ import {
   Stage,
   type Unfinished,
 } from '../checkpoint/index.js'
-import { throwIfAborted, WeightsmithError } from '../errors.js'
 import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeReport } from '../native/border.js'
 import { untilDone } from '../native/job.js'
-import { isDerived, type JointPlan, toNative } from '../plan/index.js'
-import { version } from '../version.js'
+import { version } from '../native/version.js'
+import { throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { writeFiles } from './files.js'
 import { makeLevels } from './levels.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
+import { isDerived, type JointPlan, toNative } from './plan/index.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
 import { type MergeReport, type StagedOutput, typeName } from './report.js'
 

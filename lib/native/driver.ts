@@ -10,7 +10,7 @@ import { basename, dirname, join } from 'node:path'
 import type { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createBrotliDecompress } from 'node:zlib'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
 import { packageRoot } from './load.js'
 
 export interface BundledDriver {

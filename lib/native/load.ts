@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { messageOf, WeightsmithError } from '../errors.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
 import type { NativeAddon } from './border.js'
 import { here } from './root.cjs'
 

@@ -1,9 +1,9 @@
 /** Biases that make up for pruned inputs (FLAP), computed as the model computes: a linear applied to what was lost on average. */
 
+import { describe, withBiases } from '../architectures/index.js'
 import { type Content, cutTensor, isStorable } from '../checkpoint/index.js'
-import type { Host } from '../engine.js'
-import { describe, withBiases } from '../families/index.js'
-import { apply } from '../forward/index.js'
+import type { Host } from '../native/host.js'
+import { apply } from '../runtime/index.js'
 import type { Scores } from '../score/index.js'
 import { argument, elementsOf, type Subject } from './decision.js'
 import type { KeptUnits } from './widths.js'

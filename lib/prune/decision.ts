@@ -1,10 +1,10 @@
 /** What the ways of pruning share: their options, what they are given, and what they decide. */
 
+import type { ModelSpec, Units } from '../architectures/index.js'
 import type { Checkpoint, Content } from '../checkpoint/index.js'
-import type { Host } from '../engine.js'
-import { WeightsmithError } from '../errors.js'
-import type { ModelSpec, Units } from '../families/index.js'
+import type { Host } from '../native/host.js'
 import type { Scores } from '../score/index.js'
+import { WeightsmithError } from '../util/errors.js'
 import type { WidthMetric } from './widths.js'
 
 interface Method {

@@ -1,6 +1,6 @@
 /** Which blocks go. */
 
-import { WeightsmithError } from '../errors.js'
+import { WeightsmithError } from '../util/errors.js'
 
 /** The `count` blocks of least score, of equal ones the first. Throws ERR_WEIGHTSMITH_ARGUMENT where none would be left. */
 export function leastBlocks(scores: ArrayLike<number>, count: number): number[] {

@@ -1,7 +1,7 @@
 /** Heads and neurons go: those of the least scores, over the model or in every layer. */
 
+import { type Units, withWidths } from '../architectures/index.js'
 import { type Content, cutTensor } from '../checkpoint/index.js'
-import { type Units, withWidths } from '../families/index.js'
 import type { Scores } from '../score/index.js'
 import { addBiases } from './biases.js'
 import { argument, type Choice, type Decision, elementsOf, type Subject } from './decision.js'

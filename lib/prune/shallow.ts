@@ -1,8 +1,7 @@
 /** Blocks go: left out, or without effect. */
 
-import { type Content, cutTensor, layerOf, outputConfig } from '../checkpoint/index.js'
-import type { ModelSpec } from '../families/index.js'
-import { layerLists } from '../plan/index.js'
+import type { ModelSpec } from '../architectures/index.js'
+import { type Content, cutTensor, layerLists, layerOf, outputConfig } from '../checkpoint/index.js'
 import type { Scores } from '../score/index.js'
 import { argument, type Choice, type Decision, elementsOf, type Subject } from './decision.js'
 import { checkCount, leastBlocks, leastRun } from './depth.js'

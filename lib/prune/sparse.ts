@@ -1,7 +1,7 @@
 /** Single weights of all linears of the layers become zeros. */
 
+import { inputsOf } from '../architectures/index.js'
 import type { Content } from '../checkpoint/index.js'
-import { inputsOf } from '../families/index.js'
 import type { Scores } from '../score/index.js'
 import type { Choice, Decision, Subject } from './decision.js'
 import { type Products, productsOf, sparseGptTensor } from './sparsegpt.js'

@@ -5,9 +5,9 @@
  */
 
 import type { Checkpoint, CheckpointTensor, Content } from '../checkpoint/index.js'
-import { WeightsmithError } from '../errors.js'
-import { forwardKernels as kernels } from '../forward/index.js'
 import type { NativeAddon, NativeDevice, StoreDType } from '../native/border.js'
+import { forwardKernels as kernels } from '../runtime/index.js'
+import { WeightsmithError } from '../util/errors.js'
 import type { Sparsity } from './weights.js'
 
 const blockColumns = 128

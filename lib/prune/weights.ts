@@ -1,8 +1,8 @@
 /** Single weights that become zeros: the plans that compute a pruned tensor, one tensor at a time. */
 
 import { type Checkpoint, type CheckpointTensor, type Content, isStorable, kernelCode } from '../checkpoint/index.js'
-import { WeightsmithError } from '../errors.js'
 import type { NativeDevice, NativePlan, NativeProgram, StoreDType } from '../native/border.js'
+import { WeightsmithError } from '../util/errors.js'
 
 export interface Sparsity {
   /** Share of the weights that go, of a tensor or of each of its rows. */

@@ -3,8 +3,8 @@
  * attention, and the one behind the activation.
  */
 
-import { WeightsmithError } from '../errors.js'
-import type { ModelSpec, Units } from '../families/index.js'
+import type { ModelSpec, Units } from '../architectures/index.js'
+import { WeightsmithError } from '../util/errors.js'
 
 /** Statistics of the columns of one linear; see the methods of scoring. */
 export interface ColumnScores {

@@ -1,6 +1,6 @@
 /** The report of `imm analyze`: change and importance over the layers, one under the other. */
 
-import type { Analysis } from '../imm/analyze.js'
+import type { Analysis } from '../compare/analyze.js'
 import { changeMap } from './diff.js'
 import { shortName } from './html.js'
 import type { Page, Section } from './page.js'

@@ -1,6 +1,6 @@
 /** The report of `diff`: where a checkpoint has moved. */
 
-import type { DiffReport, DiffStats } from '../diff.js'
+import type { DiffReport, DiffStats } from '../compare/diff.js'
 import type { HeatMap, Page } from './page.js'
 
 const share = (value: number) => `${(100 * value).toFixed(2)} %`

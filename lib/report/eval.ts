@@ -1,6 +1,6 @@
 /** The report of `eval`: how well data sets are said, how losses are spread over their lines, and where the model errs. */
 
-import type { EvalReport } from '../eval.js'
+import type { EvalReport } from '../eval/evaluate.js'
 import { shortName } from './html.js'
 import type { Page, Section } from './page.js'
 

@@ -1,7 +1,7 @@
 /** The report of `imm run`: accuracies and signs of collapse over the rounds. */
 
-import type { Collapse } from '../imm/collapse.js'
-import type { ImmReport, RoundReport } from '../imm/loop.js'
+import type { Collapse } from '../workflows/imm/collapse.js'
+import type { ImmReport, RoundReport } from '../workflows/imm/loop.js'
 import type { Curves, Page, Section, Table } from './page.js'
 
 const share = (value: number | null | undefined) =>

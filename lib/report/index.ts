@@ -5,8 +5,8 @@
 
 import { access, constants, stat, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { messageOf, WeightsmithError } from '../errors.js'
-import { version } from '../version.js'
+import { version } from '../native/version.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
 import { plotter } from './figures.js'
 import { escaped } from './html.js'
 import type { Page } from './page.js'

@@ -1,6 +1,6 @@
 /** The report of `manu`: what is forgotten and kept at every alpha, and which layers and modules carry the forget set. */
 
-import type { ManuAnswers, ManuReport } from '../manu/index.js'
+import type { ManuAnswers, ManuReport } from '../workflows/manu/index.js'
 import type { Page, Section } from './page.js'
 
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`

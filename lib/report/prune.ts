@@ -1,7 +1,7 @@
 /** The report of `prune`: what was kept, and where the weights have gone. */
 
-import type { DiffReport } from '../diff.js'
-import type { PruneReport } from '../prune.js'
+import type { DiffReport } from '../compare/diff.js'
+import type { PruneReport } from '../prune/prune.js'
 import { changeMap } from './diff.js'
 import { shortName } from './html.js'
 import type { Page, Section } from './page.js'

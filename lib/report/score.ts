@@ -2,7 +2,7 @@
 
 import { layerOf, type Module, moduleOf, modules } from '../checkpoint/index.js'
 import type { Scores } from '../score/index.js'
-import type { ScoreReport } from '../score.js'
+import type { ScoreReport } from '../score/score.js'
 import { shortName } from './html.js'
 import type { Page, Section } from './page.js'
 

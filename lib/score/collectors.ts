@@ -3,22 +3,9 @@
  * score file. All sums are float64 and taken in the order of the data.
  */
 
-import { inputsOf, type Layer, type ModelSpec } from '../families/index.js'
-import {
-  ColumnStatistics,
-  chunks,
-  groupMean,
-  type Measure,
-  type Tap,
-  type Token,
-  type Watch,
-} from '../forward/index.js'
-
-/** Lines of data that go through the model together, as rows of a pass; `prompt` of them are the prompt's. */
-export interface Batch {
-  tokens: Token[]
-  lines: { first: number; length: number; prompt: number }[]
-}
+import { inputsOf, type Layer, type ModelSpec } from '../architectures/index.js'
+import type { Batch } from '../data/index.js'
+import { ColumnStatistics, chunks, groupMean, type Measure, type Tap, type Watch } from '../runtime/index.js'
 
 /** Where collectors keep what they add up, so that an interrupted run can go on from there. */
 export class Kept {

@@ -7,8 +7,8 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import type { Checkpoint, Unfinished } from '../checkpoint/index.js'
-import { messageOf, WeightsmithError, writeFailed } from '../errors.js'
 import type { NativeAddon } from '../native/border.js'
+import { messageOf, WeightsmithError, writeFailed } from '../util/errors.js'
 
 export interface ScoreInfo {
   format: 1

@@ -1,6 +1,6 @@
 /** The methods of scoring: what each measures, by which formula, and who collects it. */
 
-import { WeightsmithError } from '../errors.js'
+import { WeightsmithError } from '../util/errors.js'
 import {
   ablation,
   angular,

@@ -5,8 +5,8 @@
 
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import { replaceFile } from '../checkpoint/index.js'
-import { WeightsmithError } from '../errors.js'
-import type { Standing } from '../forward/index.js'
+import type { Standing } from '../runtime/index.js'
+import { WeightsmithError } from '../util/errors.js'
 
 type Numbers = Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>
 

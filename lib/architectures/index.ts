@@ -1,0 +1,65 @@
+/** From a checkpoint's config to the model that can be run, by the architecture it names. */
+
+import { WeightsmithError } from '../util/errors.js'
+import type { Config, Family, ModelSpec } from './family.js'
+import { llama, traits } from './llama.js'
+import { llava } from './llava.js'
+import { opt } from './opt.js'
+
+export { type Widths, withBiases, withWidths } from './change.js'
+export type { Activation, Attention, Layer, ModelSpec, Op, Rotary, Stack, Units, Vision } from './family.js'
+export { inputsOf } from './inputs.js'
+export { withLayerTypes } from './windows.js'
+
+const families: ReadonlyMap<string, Family> = new Map<string, Family>([
+  ...Object.keys(traits).map((architecture): [string, Family] => [architecture, llama]),
+  ['OPTForCausalLM', opt],
+  ['LlavaForConditionalGeneration', llava],
+])
+
+/** Shapes of the tensors that a checkpoint has. */
+type Shapes = ReadonlyMap<string, { shape: readonly number[] }>
+
+/**
+ * What the config describes, compared with the tensors there are. Throws ERR_WEIGHTSMITH_ARGUMENT for an architecture
+ * that is not known, ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH for tensors that do not fit.
+ */
+export function modelSpec(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
+  const spec = describe(config, tensors, name)
+  const absent = [...spec.tensors.keys()].filter((tensor) => !tensors.has(tensor))
+  if (absent.length > 0) {
+    const more = absent.length > 3 ? ` and ${absent.length - 3} more` : ''
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_MISSING_TENSOR',
+      `The model ${name} has no ${absent.slice(0, 3).join(', ')}${more}, which ${spec.architecture} needs.`,
+      { tensor: absent[0] },
+    )
+  }
+  for (const [tensor, want] of spec.tensors) {
+    const shape = tensors.get(tensor)?.shape ?? []
+    if (shape.join() !== want.join()) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+        `The tensor ${tensor} of ${name} has the shape [${shape.join(', ')}], but its config says [${want.join(', ')}].`,
+        { tensor },
+      )
+    }
+  }
+  return spec
+}
+
+/** What the config describes, whatever tensors there are. */
+export function describe(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
+  const found = config?.architectures
+  const architecture = Array.isArray(found) ? String(found[0]) : undefined
+  const family = families.get(architecture ?? '')
+  if (config === undefined || architecture === undefined || family === undefined) {
+    const what =
+      architecture === undefined ? 'has a config that names no architecture' : `has the architecture ${architecture}`
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_ARGUMENT',
+      `The model ${name} ${what}; what can be run is ${[...families.keys()].join(', ')}.`,
+    )
+  }
+  return family(config, { name, architecture, has: (tensor) => tensors.has(tensor) })
+}

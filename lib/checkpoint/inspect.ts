@@ -1,0 +1,60 @@
+/** What a checkpoint holds, from its headers alone; no weight is read. */
+
+import { loadAddon } from '../native/load.js'
+import { openCheckpoint, tiesEmbeddings } from './index.js'
+import { resolveModel } from './resolve.js'
+
+export interface InspectReport {
+  path: string
+  files: { name: string; size: number; tensors: number }[]
+  parameters: number
+  /** Bytes of the tensors. */
+  bytes: number
+  dtypes: { dtype: string; tensors: number; parameters: number; bytes: number }[]
+  /** Layers of each stack, and which one is the language model's. */
+  stacks: { name: string; layers: number; main: boolean }[]
+  tiedEmbeddings: boolean
+  /** In file order. */
+  tensors: { name: string; dtype: string; shape: number[]; parameters: number; bytes: number; file: string }[]
+  /** config.json, where there is one. */
+  config?: Record<string, unknown>
+}
+
+/** Reads headers, index and config of a folder, a .safetensors file or a model of the local Hugging Face cache. */
+export async function inspect(model: string): Promise<InspectReport> {
+  const path = await resolveModel(model, process.cwd())
+  const checkpoint = await openCheckpoint(loadAddon(), path, model)
+  const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, begin, end, file }) => ({
+    name,
+    dtype,
+    shape,
+    parameters: shape.reduce((a, b) => a * b, 1),
+    bytes: end - begin,
+    file: checkpoint.files[file]?.name ?? '',
+  }))
+  const dtypes = new Map<string, InspectReport['dtypes'][number]>()
+  for (const { dtype, parameters, bytes } of tensors) {
+    const sum = dtypes.get(dtype) ?? { dtype, tensors: 0, parameters: 0, bytes: 0 }
+    dtypes.set(dtype, {
+      dtype,
+      tensors: sum.tensors + 1,
+      parameters: sum.parameters + parameters,
+      bytes: sum.bytes + bytes,
+    })
+  }
+  return {
+    path,
+    files: checkpoint.files.map(({ name, size }) => ({
+      name,
+      size,
+      tensors: tensors.filter(({ file }) => file === name).length,
+    })),
+    parameters: tensors.reduce((sum, tensor) => sum + tensor.parameters, 0),
+    bytes: tensors.reduce((sum, tensor) => sum + tensor.bytes, 0),
+    dtypes: [...dtypes.values()].sort((a, b) => b.bytes - a.bytes),
+    stacks: [...checkpoint.stacks].map(([name, layers]) => ({ name, layers, main: name === checkpoint.stack })),
+    tiedEmbeddings: tiesEmbeddings(checkpoint),
+    tensors,
+    ...(checkpoint.config === undefined ? {} : { config: checkpoint.config }),
+  }
+}

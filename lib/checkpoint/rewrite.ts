@@ -1,0 +1,202 @@
+/**
+ * One checkpoint with some of its tensors changed, as a folder of its own: staged and published as a merge is, with its
+ * config and tokenizer, a model card and a manifest. Bytes move; nothing is computed.
+ */
+
+import { basename, join } from 'node:path'
+import type { Host } from '../native/host.js'
+import { version } from '../native/version.js'
+import { parseBytes } from '../util/bytes.js'
+import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import {
+  adapterOf,
+  auxiliaryFiles,
+  type Checkpoint,
+  type Content,
+  checkDisk,
+  checkOutput,
+  configText,
+  cutTensor,
+  describeInputs,
+  digest,
+  fileEntry,
+  inputsOf,
+  isStorable,
+  largestAuxiliary,
+  layOut,
+  type Manifest,
+  manifestName,
+  manifestText,
+  noteProgress,
+  plainCard,
+  readProgress,
+  readSmall,
+  refuseChanged,
+  Sink,
+  Stage,
+  torchName,
+  type Unfinished,
+} from './index.js'
+
+export interface RewriteOptions {
+  out: string
+  /** Tensors that differ from those of the checkpoint, or are new; null: left out. All others are copied. */
+  tensors: ReadonlyMap<string, Content | null>
+  /** The output's config. Defaults to that of the checkpoint. */
+  config?: Record<string, unknown> | undefined
+  /** How it came about: verb and options, for the manifest and the card. */
+  recipe: Record<string, unknown>
+  /** What the card says under its title, in a paragraph. */
+  about: string
+  /** Files beside the weights. */
+  files?: { name: string; data: string }[]
+  seed?: number
+  /** Largest size of a file, in bytes. Defaults to 5e9. */
+  shardSize?: number
+  overwrite?: boolean | undefined
+  sync?: boolean
+  /**
+   * Whether to go on with what an earlier run of the same kind has left. What was written is noted on the way only where this
+   * is given; else an output begins from nothing.
+   */
+  resume?: boolean | undefined
+  /** Bytes between two notes, which are 2 s apart at most; smaller outputs are begun again. Defaults to 256 MiB. */
+  journalEvery?: number | string | undefined
+  /** Files that decide about the tensors beside the checkpoint. */
+  reads?: Unfinished['inputs'] | undefined
+  signal?: AbortSignal | undefined
+  onProgress?: ((done: number, total: number) => void) | undefined
+}
+
+export interface Rewritten {
+  out: string
+  files: Manifest['outputs']
+  /** Of weights. */
+  bytes: number
+  /** Tensors that an earlier run had finished. */
+  resumed: number
+}
+
+const noteMilliseconds = 2000
+
+/** Writes the checkpoint as it is to be. Until all of it is on disk nothing has the final name. */
+export async function rewrite(
+  { addon, device }: Pick<Host, 'addon' | 'device'>,
+  checkpoint: Checkpoint,
+  options: RewriteOptions,
+): Promise<Rewritten> {
+  const { out, overwrite = false, sync = true, signal, seed = 0, recipe, shardSize = 5e9, resume } = options
+  const target = await checkOutput(out, [checkpoint], { overwrite, resume })
+  const contents = new Map<string, Content>()
+  for (const [name, tensor] of checkpoint.tensors) {
+    const content = options.tensors.get(name)
+    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
+  }
+  for (const [name, content] of options.tensors) if (content !== null) contents.set(name, content)
+  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
+  const layout = layOut(described, shardSize)
+  await checkDisk(target, layout.bytes)
+  const config = options.config ?? checkpoint.config
+  const dtype = mostly(described)
+
+  const every = parseBytes(options.journalEvery ?? 2 ** 28, 'bytes between two notes')
+  const noted = resume !== undefined && layout.bytes > every
+  const facts: Unfinished = {
+    ...{ format: 1, version, recipe, seed, dtype, shardSize },
+    plan: digest([described, config]),
+    inputs: [...inputsOf([checkpoint]), ...(options.reads ?? [])],
+  }
+  const journal = { path: '' }
+  const stage = await Stage.create(addon, target, {
+    ...{ sync, overwrite, resume: resume === true },
+    ...(noted && { run: { facts, journal } }),
+  })
+  try {
+    const names = layout.files.map(({ name }) => name)
+    const before = stage.resumed ? await readProgress(journal.path, stage.folder, names) : undefined
+    const files: Manifest['outputs'] = before?.files ?? []
+    const finished = files.length
+    let resumed = before?.tensors ?? 0
+    let done = 0
+    let latest = { bytes: 0, time: performance.now() }
+    for (const [number, { name, size, header }] of layout.files.entries()) {
+      const own = described
+        .map((tensor) => ({ ...tensor, place: layout.places.get(tensor.name) }))
+        .filter(({ place }) => place?.file === number)
+        .sort((a, b) => (a.place?.offset ?? 0) - (b.place?.offset ?? 0))
+      const sizes = own.reduce((sum, { bytes }) => sum + bytes, 0)
+      if (number < finished) {
+        resumed += own.length
+        done += sizes
+        continue
+      }
+      const kept = number === finished && before !== undefined ? before : { tensors: 0, bytes: 0 }
+      const sink = await Sink.open(join(stage.folder, name), kept.bytes)
+      try {
+        let end = kept.bytes
+        const put = async (bytes: Uint8Array) => {
+          await sink.write(bytes)
+          end += bytes.length
+        }
+        if (kept.bytes === 0) await put(header)
+        for (const [i, tensor] of own.entries()) {
+          if (i < kept.tensors) {
+            done += tensor.bytes
+            continue
+          }
+          for await (const bytes of contents.get(tensor.name)?.bytes() ?? []) {
+            throwIfAborted(signal, 'The writing')
+            await put(bytes)
+            done += bytes.length
+            options.onProgress?.(done, layout.bytes)
+          }
+          const now = performance.now()
+          if (!noted || (done - latest.bytes < every && now - latest.time < noteMilliseconds)) continue
+          await sink.sync()
+          await noteProgress(journal.path, { files, tensors: i + 1, bytes: end })
+          latest = { bytes: done, time: now }
+        }
+        files.push({ name, size, sha256: await sink.finish(size, sync) })
+      } finally {
+        await sink.close()
+      }
+    }
+    const write = async (name: string, data: string | Uint8Array) => {
+      await stage.write(name, data)
+      files.push(fileEntry(name, data))
+    }
+    if (layout.index !== undefined) await write('model.safetensors.index.json', layout.index)
+    if (config !== undefined) await write('config.json', await configText(config, checkpoint))
+    for (const { from, name } of await auxiliaryFiles(checkpoint, checkpoint.folder)) {
+      await write(name, await readSmall(from, largestAuxiliary))
+    }
+    for (const { name, data } of options.files ?? []) await write(name, data)
+    await write(
+      'README.md',
+      plainCard(basename(target), { model: checkpoint.name, about: options.about, recipe, version }),
+    )
+    const inputs = await describeInputs(addon, new Map([[checkpoint.name, checkpoint]]), false)
+    const about = { recipe, seed, dtype, adapter: adapterOf(device), inputs, outputs: files }
+    await stage.write(manifestName, manifestText(about))
+    await refuseChanged([checkpoint])
+    throwIfAborted(signal, 'The writing')
+    await stage.publish()
+    await stage.finish()
+    return { out: target, files, bytes: layout.bytes, resumed }
+  } catch (error) {
+    const partial = await stage.fail(error)
+    if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
+    throw error
+  }
+}
+
+/** The type that most weights have, by PyTorch's name. */
+function mostly(tensors: readonly { dtype: string; shape: number[] }[]): string {
+  const sums = new Map<string, number>()
+  for (const { dtype, shape } of tensors) {
+    if (!isStorable(dtype)) continue
+    sums.set(dtype, shape.reduce((product, size) => product * size, 1) + (sums.get(dtype) ?? 0))
+  }
+  const [most = 'F32'] = [...sums].sort((a, b) => b[1] - a[1])[0] ?? []
+  return isStorable(most) ? torchName(most) : most
+}

@@ -1,0 +1,243 @@
+/**
+ * Where self-improvement has changed a model, against where the model is important: the diagnosis of superficial learning
+ * (arXiv 2503.02103). Weight change comes from `diff`, importance from `score`; what is done here is ranks and shares.
+ */
+
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { mainStack, stacksOf } from '../checkpoint/index.js'
+import type { Engine } from '../engine/engine.js'
+import type { Scores } from '../score/index.js'
+import { openScores, score } from '../score/score.js'
+import { misuse, WeightsmithError } from '../util/errors.js'
+import { type DiffReport, type DiffStats, diff, forecastDiff } from './diff.js'
+
+export interface AnalyzeOptions {
+  /** A .jsonl file, one `{"prompt": ..., "answer": ...}` a line, on which the importance of layers is measured. */
+  data?: string | undefined
+  /** A score file of the base with the methods `ablation`, `bi` or both, instead of data. */
+  scores?: string | undefined
+  /** Check all, and say what it would take, but compare and measure nothing. */
+  dryRun?: boolean | undefined
+  signal?: AbortSignal | undefined
+  /** Models that are compared and, before them, the layers the importance is measured on. */
+  onProgress?: ((done: number, total: number, what: string) => void) | undefined
+}
+
+/** One way to say how important the layers of the base are, a value a layer: the larger, the more. */
+export interface Importance {
+  /** `ablation`: loss of answers without the block, minus that with it; `ablation all`: of all tokens. */
+  name: 'ablation' | 'ablation all' | 'block influence'
+  values: number[]
+}
+
+export interface LayerChange extends DiffStats {
+  layer: number
+}
+
+/** How a model's change lies against one importance. */
+export interface Concentration {
+  importance: Importance['name']
+  /** Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant. */
+  spearman: { meanAbs: number | null; relative: number | null; changed: number | null }
+  /** The k = ⌈L/4⌉ most important layers, most important first. */
+  top: number[]
+  /** Share of Σ|Δ| over layers that lies in them, and k/L. */
+  mass: number
+  uniform: number
+}
+
+export interface AnalyzedModel {
+  model: string
+  layers: LayerChange[]
+  against: Concentration[]
+  diff: DiffReport
+}
+
+export interface Analysis {
+  base: string
+  data?: string
+  dryRun: boolean
+  /** None in a dry run, nor where there are neither data nor scores. */
+  importance: Importance[]
+  /** None in a dry run. */
+  models: AnalyzedModel[]
+  /** What a dry run says instead. */
+  forecast?: AnalysisForecast
+  adapter: string
+  /** Of the run; with `dryRun` an estimate from one layer and one tensor. */
+  milliseconds: number
+}
+
+export interface AnalysisForecast {
+  /** Tensors that would be compared, of all models. */
+  tensors: number
+  /** Bytes that would be read to compare them. */
+  bytes: number
+  /** Most bytes that are on the device at a time. */
+  memory: number
+  /** Parts in which the base goes through the device, where its importance would be measured. */
+  parts?: number
+  /** Tokens of the data that it would be measured on. */
+  tokens?: number
+}
+
+/**
+ * Analyzes models that come from `base`. Without data and scores the weight change alone. Throws
+ * ERR_WEIGHTSMITH_ARGUMENT where no model is given, and what `diff` and `score` throw.
+ */
+export async function analyze(
+  engine: Engine,
+  base: string,
+  improved: readonly string[],
+  options: AnalyzeOptions = {},
+): Promise<Analysis> {
+  const { data, signal, onProgress } = options
+  const begin = performance.now()
+  if (improved.length === 0) {
+    throw misuse('At least one improved model is needed, and none is given.')
+  }
+  const common = { base, ...(data === undefined ? {} : { data }), adapter: engine.adapter.info.device }
+  if (options.dryRun) {
+    return {
+      ...common,
+      dryRun: true,
+      importance: [],
+      models: [],
+      ...(await forecastOf(engine, base, improved, options)),
+    }
+  }
+  const importance = await importanceOf(engine, base, options)
+  const models: AnalyzedModel[] = []
+  for (const [i, model] of improved.entries()) {
+    onProgress?.(i, improved.length, model)
+    const report = await diff(engine, base, model, { signal })
+    const layers = layersOf(report, importance[0]?.values.length)
+    models.push({ model, layers, against: importance.map((one) => concentration(one, layers)), diff: report })
+  }
+  return { ...common, dryRun: false, importance, models, milliseconds: performance.now() - begin }
+}
+
+async function forecastOf(
+  engine: Engine,
+  base: string,
+  improved: readonly string[],
+  { data, scores, signal }: AnalyzeOptions,
+): Promise<Required<Pick<Analysis, 'forecast' | 'milliseconds'>>> {
+  if (scores !== undefined) await readImportance(await openScores(engine, scores, base))
+  const measured =
+    data === undefined || scores !== undefined
+      ? undefined
+      : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
+  const forecast: AnalysisForecast = {
+    ...{ tensors: 0, bytes: 0, memory: measured?.memory ?? 0 },
+    ...(measured && { parts: measured.parts, tokens: measured.tokens }),
+  }
+  let milliseconds = measured?.milliseconds ?? 0
+  for (const model of improved) {
+    const one = await forecastDiff(engine, base, model, { signal })
+    forecast.tensors += one.tensors
+    forecast.bytes += one.bytes
+    forecast.memory = Math.max(forecast.memory, one.memory)
+    milliseconds += one.milliseconds
+  }
+  return { forecast, milliseconds }
+}
+
+/** Methods of `score` that say how important layers are. */
+const importanceMethods = ['ablation', 'bi']
+
+const tensors: readonly [Importance['name'], string][] = [
+  ['ablation', 'importance/answer'],
+  ['ablation all', 'importance/all'],
+  ['block influence', 'block_influence'],
+]
+
+/** How important the layers of a model are: of a score file, or measured on data; nothing where neither is given. */
+export async function importanceOf(engine: Engine, base: string, options: AnalyzeOptions): Promise<Importance[]> {
+  const { data, scores, signal, onProgress } = options
+  if (scores !== undefined) return readImportance(await openScores(engine, scores, base))
+  if (data === undefined) return []
+  const folder = await mkdtemp(join(tmpdir(), 'weightsmith-analyze-'))
+  try {
+    const out = join(folder, 'scores.safetensors')
+    await score(engine, base, {
+      methods: importanceMethods,
+      data,
+      out,
+      signal,
+      onProgress: (done, total) => onProgress?.(done, total, 'importance'),
+    })
+    return await readImportance(await openScores(engine, out, base))
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+async function readImportance(scores: Scores): Promise<Importance[]> {
+  const found: Importance[] = []
+  for (const [name, tensor] of tensors) {
+    if (scores.tensors.has(tensor)) found.push({ name, values: [...(await scores.read(tensor))] })
+  }
+  if (found.length > 0) return found
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_MISSING_TENSOR',
+    `The scores in ${scores.path} have no importance of layers; make them with the methods ablation and bi.`,
+    { file: scores.path },
+  )
+}
+
+/** Change of the layers of the language model. */
+function layersOf(report: DiffReport, depth: number | undefined): LayerChange[] {
+  const stack = mainStack(stacksOf(report.tensors.map(({ name }) => name)), depth)
+  return report.layers.flatMap(({ layer, ...stats }) => {
+    const [, own, index] = /^(.*)\.(\d+)$/.exec(layer) ?? []
+    return own === stack && index !== undefined ? [{ layer: Number(index), ...stats }] : []
+  })
+}
+
+function concentration({ name, values }: Importance, layers: readonly LayerChange[]): Concentration {
+  if (values.length !== layers.length) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+      `The importance has ${values.length} layers, but ${layers.length} layers can be compared.`,
+    )
+  }
+  const mass = layers.map(({ meanAbs, parameters }) => meanAbs * parameters)
+  const order = [...values.keys()].sort((a, b) => (values[b] ?? 0) - (values[a] ?? 0) || a - b)
+  const top = order.slice(0, Math.ceil(values.length / 4))
+  const against = (of: (layer: LayerChange) => number | null) =>
+    spearman(
+      values,
+      layers.map((layer) => of(layer) ?? Infinity),
+    )
+  const sum = (shares: number[]) => shares.reduce((a, b) => a + b, 0)
+  return {
+    importance: name,
+    spearman: {
+      meanAbs: against(({ meanAbs }) => meanAbs),
+      relative: against(({ relative }) => relative),
+      changed: against(({ changed }) => changed),
+    },
+    top,
+    mass: sum(top.map((layer) => mass[layer] ?? 0)) / (sum(mass) || 1),
+    uniform: top.length / values.length,
+  }
+}
+
+/** Spearman's rank correlation; values that are equal have the mean of their ranks. Null where one side is constant. */
+export function spearman(a: readonly number[], b: readonly number[]): number | null {
+  const centred = (values: readonly number[]) => {
+    const mean = (values.length - 1) / 2
+    return values.map((x) => {
+      const below = values.filter((y) => y < x).length
+      const equal = values.filter((y) => y === x).length
+      return below + (equal - 1) / 2 - mean
+    })
+  }
+  const [x, y] = [centred(a), centred(b)]
+  const dot = (u: number[], v: number[]) => u.reduce((sum, value, i) => sum + value * (v[i] ?? 0), 0)
+  const length = Math.sqrt(dot(x, x) * dot(y, y))
+  return length === 0 ? null : dot(x, y) / length
+}

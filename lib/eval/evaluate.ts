@@ -1,0 +1,191 @@
+/** `evaluate`: how well a model says the answers of a data set, or a text. */
+
+import type { ModelSpec } from '../architectures/index.js'
+import type { Checkpoint } from '../checkpoint/index.js'
+import { openText, Sight } from '../data/index.js'
+import type { Adapter, Engine } from '../engine/engine.js'
+import { checkpointOf, modelOf } from '../runtime/forward.js'
+import type { Model } from '../runtime/index.js'
+import { estimateGeneration, roomyModel, streamed } from '../runtime/memory_fit.js'
+import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { createLines } from '../util/jsonl.js'
+import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
+
+export { type Metric, metrics } from './index.js'
+
+export interface EvalOptions {
+  /**
+   * A .jsonl file, one `{"prompt": ..., "answer": ...}` a line, and maybe an `image`; for `choice` with `choices` too. For `nll`
+   * and `ppl` a line may be a `{"text": ...}`, of which everything but the first id is predicted, in windows where it is
+   * longer than the context.
+   */
+  data: string
+  /** Where images are: a folder, or a safetensors file with the tensor `images`. Defaults to the folder of `data`. */
+  images?: string | undefined
+  /**
+   * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
+   * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
+   */
+  metric?: Metric | undefined
+  /** Most tokens of a greedy continuation, its end among them. Defaults to what the longest answer takes. */
+  maxTokens?: number | undefined
+  /** Most tokens that the model sees of a text at a time. Defaults to its context. */
+  window?: number | undefined
+  /** Tokens that every window of a text but the first predicts; those before them are context. Defaults to `window`. */
+  stride?: number | undefined
+  /** Only so many lines, from the first on. */
+  limit?: number | undefined
+  /** A .jsonl file that gets what came out for every line. */
+  out?: string | undefined
+  /** Check all, and say what it would take, but run no data. */
+  dryRun?: boolean | undefined
+  signal?: AbortSignal | undefined
+  /** What came out for every line, once its data set is done; `out` gets the same. */
+  onLine?: ((line: Readonly<Record<string, unknown>>) => void) | undefined
+  /** After every batch, or every continuation. */
+  onProgress?: ((event: { done: number; total: number; data: string }) => void) | undefined
+}
+
+export interface EvalReport {
+  model: string
+  data: string
+  metric: Metric
+  dryRun: boolean
+  examples: number
+  /** Tokens that were predicted; with `dryRun` those that would go through the model, at most. */
+  tokens: number
+  /** Over every token but the first of each line; for `exact-match` and `choice` the share. NaN with `dryRun`. */
+  value: number
+  /** Over the tokens of answers and their ends alone, where there are any. */
+  answers?: number
+  /** Of data of texts alone: the loss in bits a byte of them, which does not depend on the tokenizer. */
+  bitsPerByte?: number
+  /** For `choice`: the share with losses divided by the lengths of choices in bytes. */
+  normalized?: number
+  /** Bytes that the model, or as much of it as is there at a time, takes on the device. */
+  bytes: number
+  /** In which the model goes through the device: 1 where it fits the memory. */
+  parts: number
+  /** Bytes of weights that are read from the files again: for every token that is said, or for the data set; 0 where they fit. */
+  reads: number
+  notes: string[]
+  adapter: Adapter['info']['device']
+  /** Of the run; with `dryRun` an estimate from one layer. */
+  milliseconds: number
+}
+
+/** Evaluates one data set. Prompt and answer of a line are tokenized as the text that both are together, and the id that ends an answer follows. */
+export async function evaluate(engine: Engine, path: string, options: EvalOptions): Promise<EvalReport> {
+  const [report] = await evaluateAll(engine, path, { ...options, data: [options.data] })
+  if (report === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'An evaluation gave no report.')
+  return report
+}
+
+/**
+ * Evaluates several data sets by one metric; the model is loaded once. Throws ERR_WEIGHTSMITH_ARGUMENT for options and lines
+ * that it cannot take, with the number of the line.
+ */
+export async function evaluateAll(
+  engine: Engine,
+  path: string,
+  options: Omit<EvalOptions, 'data'> & { data: readonly string[] },
+): Promise<EvalReport[]> {
+  const { metric = 'nll', signal, dryRun = false } = options
+  const checkpoint = await checkpointOf(engine, path)
+  const text = await openText(checkpoint)
+  const { spec } = modelOf(engine, checkpoint, {})
+  checkOptions(options, { ends: text.ends, spec, checkpoint })
+  const sets: DataSet[] = []
+  for (const file of options.data) sets.push(await readSet(file, { text, spec, checkpoint }, { ...options, metric }))
+  const longest = Math.max(...sets.map((set) => set.longest))
+  const total = Math.max(...sets.map((set) => set.total))
+  const cached = metric === 'exact-match'
+  const { model, ...device } = await roomyModel(engine, checkpoint, { longest, total, cached })
+  const reports: EvalReport[] = []
+  const out = options.out === undefined || dryRun ? undefined : await createLines(options.out)
+  try {
+    for (const set of sets) {
+      const begin = performance.now()
+      const { file, examples } = set
+      const common = { model: path, data: file, metric, dryRun, examples }
+      const takes = {
+        ...device,
+        notes: cached && device.parts > 1 ? [streamed(path, device.reads)] : [],
+        adapter: engine.adapter.info.device,
+      }
+      if (dryRun) {
+        const tokens = set.total
+        const estimate = await estimateOf(model, set, {
+          reads: device.reads,
+          together: Math.floor(model.cache / longest),
+        })
+        reports.push({ ...common, tokens, value: Number.NaN, ...takes, milliseconds: estimate })
+        continue
+      }
+      const seen = set.kind === 'choices' ? set.questions : set.lines
+      const work = {
+        model,
+        text,
+        sight: await Sight.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
+        check: () => throwIfAborted(signal, 'The evaluation'),
+        step: (done: number) => options.onProgress?.({ done, total: examples, data: file }),
+      }
+      const { lines, ...result } = await measure(work, set)
+      const outcomes = lines.map((line, i) => ({ data: file, example: i + 1, ...line }))
+      await out?.write(outcomes)
+      for (const line of outcomes) options.onLine?.(line)
+      reports.push({
+        ...common,
+        ...result,
+        ...(metric === 'ppl' && {
+          value: Math.exp(result.value),
+          ...(result.answers !== undefined && { answers: Math.exp(result.answers) }),
+        }),
+        ...takes,
+        milliseconds: performance.now() - begin,
+      })
+    }
+    await out?.finish()
+  } finally {
+    await out?.close()
+    await model.close()
+  }
+  return reports
+}
+
+function checkOptions(
+  options: Omit<EvalOptions, 'data'>,
+  { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
+): void {
+  const { metric = 'nll', window = spec.context, stride = window } = options
+  if (!metrics.includes(metric)) throw misuse(`The metric should be ${metrics.join(', ')}, but "${metric}" was found.`)
+  for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
+    const value = options[name]
+    if (value === undefined || (Number.isInteger(value) && value >= 1)) continue
+    throw misuse(`${name} should be a whole number from 1, not ${value}.`)
+  }
+  if (window > spec.context) {
+    throw misuse(`A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context}.`)
+  }
+  if (stride > window) throw misuse(`A stride of ${stride} tokens is longer than the window of ${window}.`)
+  if (metric === 'exact-match' && ends.length === 0) {
+    throw misuse(
+      'The metric exact-match needs an eos_token_id in config.json or generation_config.json, and there is none.',
+    )
+  }
+}
+
+/** Milliseconds, from one layer. */
+async function estimateOf(
+  model: Model,
+  set: DataSet,
+  { reads, together }: { reads: number; together: number },
+): Promise<number> {
+  if (set.kind === 'matches') {
+    const promptTokens = set.total - set.most * set.examples
+    return estimateGeneration(model, { sequences: set.examples, promptTokens, most: set.most, together, reads })
+  }
+  const tokens = Math.min(model.tokens, set.total)
+  const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
+  return (run * model.spec.language.layers.length * set.total) / tokens + load * reads
+}

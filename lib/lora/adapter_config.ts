@@ -1,0 +1,194 @@
+/**
+ * What adapter_config.json says of a LoRA adapter. Any field may change what the factors mean, so only those that are
+ * read here, or are known to matter to training alone, may be set: what PEFT adds later is refused by its name until it
+ * is understood. What a field means is what PEFT makes of it (peft/tuners/lora/config.py, layer.py, utils/other.py).
+ */
+
+import { Script } from 'node:vm'
+import { largestConfig, readSmall } from '../checkpoint/small.js'
+import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
+
+export interface AdapterConfig {
+  /** Weights are stored as [in, out]. */
+  turned: boolean
+  /** Modules that the adapter has factors for, by their names or the ends of them; empty where the config says it in another way. */
+  targets: string[]
+  /** Modules that the adapter has whole, in the same way. */
+  saved: string[]
+  /** Rank and scale, alpha / r or alpha / √r, of each of these modules. */
+  factorsOf(modules: readonly string[]): { rank: number; scale: number }[]
+  /** Throws: the adapter cannot be merged. */
+  refuse(what: string): never
+}
+
+/** Fields that leave W + s (B A) as it is, whatever they hold. */
+const harmless: ReadonlySet<string> = new Set([
+  // where it comes from
+  ...['auto_mapping', 'base_model_name_or_path', 'peft_version', 'revision', 'task_type'],
+  // which modules: the tensors say that
+  ...['exclude_modules', 'layers_pattern', 'layers_to_transform', 'modules_to_save', 'target_modules'],
+  // training and loading
+  ...[
+    'inference_mode',
+    'lora_dropout',
+    'lora_dtype',
+    'lorap_emb_lr',
+    'lorap_lr_ratio',
+    'runtime_config',
+    'velora_config',
+  ],
+  // details of what another field switches on
+  ...['corda_config', 'eva_config', 'loftq_config', 'lora_ga_config', 'megatron_core', 'qalora_group_size'],
+])
+
+/** Fields that are read here. */
+const read: ReadonlySet<string> = new Set([
+  ...['alpha_pattern', 'bias', 'fan_in_fan_out', 'init_lora_weights', 'lora_alpha', 'peft_type', 'r', 'rank_pattern'],
+  'use_rslora',
+])
+
+/** What else these do; the sentence goes on after "it sets …, ". */
+const reasons: Readonly<Record<string, string>> = {
+  alora_invocation_tokens: 'so it holds behind some tokens only, which no weights can say',
+  arrow_config: 'so it is chosen token by token, which no weights can say',
+  kasa_config: 'which changes the base model too',
+  layer_replication: 'which repeats layers of the base model',
+  lora_bias: 'which changes biases too',
+  target_parameters: 'which adapts parameters that are no linears',
+  trainable_token_indices: 'which replaces rows of a table of tokens',
+  use_dora: 'so it is a DoRA adapter, which also scales the weights',
+}
+
+/** Starts of A and B with which the base model stays as it was. */
+const plainStarts: ReadonlySet<unknown> = new Set([
+  ...[undefined, null, true, false],
+  ...['gaussian', 'eva', 'orthogonal', 'mica'],
+])
+
+export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
+  const config = await parse(file)
+  const refuse = (what: string): never => {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The adapter ${file} cannot be merged: ${what}.`, { file })
+  }
+  const kind = config.peft_type
+  if (kind !== 'LORA') refuse(`its peft_type is ${JSON.stringify(kind)}, and only "LORA" is offered`)
+  const { bias = 'none', init_lora_weights: start } = config
+  if (bias !== 'none' && bias !== 'all' && bias !== 'lora_only') refuse(`its bias is ${JSON.stringify(bias)}`)
+  if (!plainStarts.has(typeof start === 'string' ? start.toLowerCase() : start)) {
+    refuse(
+      `its init_lora_weights is ${JSON.stringify(start)}, which changes the base model too (PEFT converts PiSSA, CorDA, ` +
+        'OLoRA and LoRA-GA adapters to plain ones with path_initial_model_for_weight_conversion)',
+    )
+  }
+  for (const [key, value] of Object.entries(config)) {
+    if (read.has(key) || harmless.has(key) || isEmpty(value)) continue
+    refuse(`it sets ${key}, ${reasons[key] ?? 'which may mean something else than W + s (B A)'}`)
+  }
+  const flag = (key: string) => {
+    const value = config[key] ?? false
+    return typeof value === 'boolean' ? value : refuse(`${key} is ${JSON.stringify(value)}, not true or false`)
+  }
+  // the defaults of PEFT
+  const rank = numberAt(config, 'r', isRank, 8, refuse)
+  const alpha = numberAt(config, 'lora_alpha', Number.isFinite, 8, refuse)
+  const rooted = flag('use_rslora')
+  const ranks = patternsAt(config, 'rank_pattern', isRank, refuse)
+  const alphas = patternsAt(config, 'alpha_pattern', Number.isFinite, refuse)
+  const narrowed = !isEmpty(config.exclude_modules) || !isEmpty(config.layers_to_transform)
+  return {
+    turned: flag('fan_in_fan_out'),
+    targets: narrowed ? [] : namesAt(config.target_modules),
+    saved: namesAt(config.modules_to_save),
+    factorsOf: (modules) => {
+      const own = (patterns: Patterns, otherwise: number) => valuesOf(patterns, modules, otherwise, refuse)
+      const scales = own(alphas, alpha)
+      return own(ranks, rank).map((r, i) => ({ rank: r, scale: (scales[i] ?? alpha) / (rooted ? Math.sqrt(r) : r) }))
+    },
+    refuse,
+  }
+}
+
+function isEmpty(value: unknown): boolean {
+  if (typeof value === 'object' && value !== null) return Object.keys(value).length === 0
+  return value === undefined || value === null || value === false || value === ''
+}
+
+function isRank(value: number): boolean {
+  return Number.isSafeInteger(value) && value > 0
+}
+
+type Config = Readonly<Record<string, unknown>>
+type Refuse = (what: string) => never
+type Allowed = (value: number) => boolean
+
+function numberAt(config: Config, key: string, allowed: Allowed, otherwise: number, refuse: Refuse): number {
+  const value = config[key] ?? otherwise
+  return typeof value === 'number' && allowed(value) ? value : refuse(`${key} is ${JSON.stringify(value)}`)
+}
+
+/** A single string is a regular expression, or the word for all linears. */
+function namesAt(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((name) => typeof name === 'string') : []
+}
+
+interface Patterns {
+  field: string
+  /** Regular expressions for the ends of names, and what holds where they match. */
+  entries: [string, number][]
+}
+
+function patternsAt(config: Config, field: string, allowed: Allowed, refuse: Refuse): Patterns {
+  const raw = config[field] ?? {}
+  if (typeof raw !== 'object') return refuse(`${field} is ${JSON.stringify(raw)}`)
+  const entries = Object.entries(raw).map(([key, value]): [string, number] =>
+    typeof value === 'number' && allowed(value)
+      ? [key, value]
+      : refuse(`${field} has ${JSON.stringify(value)} for ${key}`),
+  )
+  return { field, entries }
+}
+
+/**
+ * Milliseconds that the patterns of an adapter may take. A thousand names and patterns take some hundredths of that;
+ * an expression can be written so that it never ends.
+ */
+const patience = 2000
+
+const firstMatch = new Script(`
+  const expressions = keys.map((key) => new RegExp('^(?:(.*\\\\.)?(' + key + ')$)', 'u'))
+  modules.map((module) => expressions.findIndex((expression) => expression.test(module)))
+`)
+
+/** The first key that matches decides, as in PEFT: re.match(rf"(.*\.)?({key})$", module). */
+function valuesOf(
+  { field, entries }: Patterns,
+  modules: readonly string[],
+  otherwise: number,
+  refuse: Refuse,
+): number[] {
+  if (entries.length === 0) return modules.map(() => otherwise)
+  const scope = { keys: entries.map(([key]) => key), modules }
+  try {
+    const found: number[] = firstMatch.runInNewContext(scope, { timeout: patience })
+    return Array.from(found, (at) => entries[at]?.[1] ?? otherwise)
+  } catch (cause) {
+    return refuse(`its ${field} cannot be followed (${messageOf(cause)})`)
+  }
+}
+
+async function parse(file: string): Promise<Config> {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse((await readSmall(file, largestConfig)).toString('utf8'))
+  } catch (cause) {
+    if (codeOf(cause) === 'ERR_WEIGHTSMITH_IO_READ') throw cause
+    const missing = codeOf(cause) === 'ERR_WEIGHTSMITH_NOT_FOUND'
+    throw new WeightsmithError(
+      missing ? 'ERR_WEIGHTSMITH_NOT_FOUND' : 'ERR_WEIGHTSMITH_FORMAT',
+      missing ? `There is no ${file}; an adapter needs one.` : `${file} is not valid: ${messageOf(cause)}.`,
+      { cause, file },
+    )
+  }
+  if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as Config
+  throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is not valid: it is not an object.`, { file })
+}

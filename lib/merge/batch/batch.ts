@@ -1,0 +1,228 @@
+/**
+ * Many merges through one engine. Jobs that name the same models run next to each other and share their headers; a few
+ * run at a time, so that the files of one are handled while another computes; and finished outputs reach the disk in
+ * groups, because the first fsync of a group pays for all. A job that fails leaves the others alone.
+ */
+
+import { join, resolve } from 'node:path'
+import { manifestName } from '../../checkpoint/index.js'
+import type { Engine } from '../../engine/engine.js'
+import type { NativeAddon } from '../../native/border.js'
+import { codeOf, messageOf, WeightsmithError, wrongOption } from '../../util/errors.js'
+import { checkOptions, type MergeOptions, Models, type PreparedMerge, prepareMerge, stageMerge } from '../index.js'
+import type { Recipe } from '../recipe/index.js'
+import { type BatchJob, Commits, inGroups, isMerged, type LoadedJob, type NamedJob, readJobs } from './index.js'
+
+/** Of every job, where the job itself says nothing. */
+type Shared = 'dtype' | 'shardSize' | 'memory' | 'seed' | 'overwrite' | 'checksum' | 'checkFinite' | 'sync' | 'signal'
+
+export interface BatchOptions extends Pick<MergeOptions, Shared> {
+  /** Folder that the results are made in, one folder a job. */
+  out: string
+  /** Jobs under way at a time. Kernels run one after the other; reading and writing overlap. Defaults to 4. */
+  jobs?: number | undefined
+  /** Skip jobs whose output is complete and was made from the same recipe, seed and inputs. */
+  resume?: boolean | undefined
+  /** Folder that relative paths of job objects start from; those of a file of jobs start from its own folder. */
+  folder?: string | undefined
+  /** Called when a job has ended. */
+  onJob?: ((result: BatchResult, progress: { done: number; total: number }) => void) | undefined
+}
+
+export interface BatchResult {
+  name: string
+  out: string
+  status: 'merged' | 'skipped' | 'failed'
+  /** Of the result's weights; 0 where nothing was merged. */
+  bytes: number
+  /** Its share of the time of the jobs that it read its inputs with; without the wait for the disk. */
+  milliseconds: number
+  /** Of a failed job; `code` is absent where the error is not this package's. */
+  error?: { code?: string; message: string }
+}
+
+export interface BatchReport {
+  out: string
+  /** In the order of the jobs. */
+  jobs: BatchResult[]
+  merged: number
+  skipped: number
+  failed: number
+  /** Of all results' weights. */
+  bytes: number
+  /** Of the inputs: jobs that run together read them once. */
+  bytesRead: number
+  milliseconds: number
+}
+
+/**
+ * Runs the jobs of a list, of a `.jsonl` file (a job a line) or of a folder of recipes. Failures of jobs are in the
+ * report; it rejects where the whole cannot go on: misuse, an aborted signal, a closed engine. What was finished
+ * until then stays.
+ */
+export async function batch(engine: Engine, source: string | BatchJob[], options: BatchOptions): Promise<BatchReport> {
+  const { jobs: parallel = 4, signal } = options
+  if (!Number.isSafeInteger(parallel) || parallel < 1) {
+    throw wrongOption('jobs', 'a whole number from 1', parallel)
+  }
+  checkOptions(options)
+  const start = performance.now()
+  const jobs = await readJobs(source, options.folder ?? process.cwd())
+  const run = await engine.use(async ({ addon }) => new Run(engine, addon, jobs, options))
+  const queue = (await inGroups(jobs))[Symbol.iterator]()
+  const work = async () => {
+    for (const group of queue) {
+      if (run.ended !== undefined || signal?.aborted) return
+      await run.group(group)
+    }
+  }
+  await Promise.all(Array.from({ length: parallel }, work))
+  await run.commits.flush()
+  const report = run.report(performance.now() - start)
+  if (run.ended !== undefined) throw run.ended
+  if (signal?.aborted) {
+    const error = new WeightsmithError(
+      'ERR_WEIGHTSMITH_ABORTED',
+      `The batch was aborted; ${report.jobs.length} of its ${jobs.length} jobs had ended and stay as they are.`,
+      { cause: signal.reason },
+    )
+    if (report.merged > 0) error.partial = report.out
+    throw error
+  }
+  return report
+}
+
+interface ReadyJob {
+  job: NamedJob
+  prepared: PreparedMerge
+}
+
+class Run {
+  readonly commits: Commits
+  /** What ends the whole batch: the engine is closed. */
+  ended: unknown
+  private readonly out: string
+  private readonly models: Models
+  private readonly results = new Map<NamedJob, BatchResult>()
+  private bytesRead = 0
+
+  constructor(
+    private readonly engine: Engine,
+    private readonly addon: NativeAddon,
+    private readonly jobs: NamedJob[],
+    private readonly options: BatchOptions,
+  ) {
+    this.out = resolve(options.out)
+    this.models = new Models(addon)
+    this.commits = new Commits(addon, this.out, options.sync !== false)
+  }
+
+  /** Settles when the jobs are merged, skipped or failed, except for the wait for their commit. Never rejects. */
+  async group(jobs: LoadedJob[]): Promise<void> {
+    const start = performance.now()
+    const ready: ReadyJob[] = []
+    for (const { job, recipe } of jobs) {
+      try {
+        if ('error' in recipe) throw recipe.error
+        const prepared = await this.prepare(job, recipe)
+        if (prepared === undefined) this.settle(job, start, { status: 'skipped', bytes: 0 })
+        else ready.push({ job, prepared })
+      } catch (error) {
+        this.fail(job, start, error)
+      }
+    }
+    if (ready.length > 1 && (await this.together(ready, start))) return
+    for (const one of ready) {
+      const begun = ready.length > 1 ? performance.now() : start
+      if (this.ended !== undefined || this.options.signal?.aborted) return
+      try {
+        await this.merge([one], begun)
+      } catch (error) {
+        this.fail(one.job, begun, error)
+      }
+    }
+  }
+
+  /** Whether one read of the inputs served all jobs; a job that is refused must not take the others with it. */
+  private together(jobs: ReadyJob[], start: number): Promise<boolean> {
+    return this.merge(jobs, start).then(
+      () => true,
+      () => false,
+    )
+  }
+
+  report(milliseconds: number): BatchReport {
+    const jobs = this.jobs.flatMap((job) => this.results.get(job) ?? [])
+    const count = (status: BatchResult['status']) => jobs.filter((job) => job.status === status).length
+    return {
+      out: this.out,
+      jobs,
+      merged: count('merged'),
+      skipped: count('skipped'),
+      failed: count('failed'),
+      bytes: jobs.reduce((sum, { bytes }) => sum + bytes, 0),
+      bytesRead: this.bytesRead,
+      milliseconds,
+    }
+  }
+
+  private optionsOf(job: NamedJob): MergeOptions {
+    const { dtype, seed } = this.options
+    const out = join(this.out, job.name)
+    // An unfinished output of a large job is continued, by the same batch too where jobs go on one by one.
+    return { ...this.options, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume: true }
+  }
+
+  /** Undefined where there is nothing left to do. */
+  private async prepare(job: NamedJob, recipe: Recipe): Promise<PreparedMerge | undefined> {
+    const options = this.optionsOf(job)
+    const prepared = await prepareMerge(this.models, recipe, options)
+    const { resume = false } = this.options
+    return resume && (await isMerged(this.addon, prepared, options.seed ?? 0)) ? undefined : prepared
+  }
+
+  private async merge(jobs: ReadyJob[], start: number): Promise<void> {
+    const [first] = jobs
+    if (first === undefined) return
+    const prepared = { ...first.prepared, outputs: jobs.flatMap((job) => job.prepared.outputs) }
+    const { outputs, run } = await this.engine.use(({ addon, device, memory }) =>
+      stageMerge({ addon, device }, prepared, { memory, ...this.optionsOf(first.job) }),
+    )
+    this.bytesRead += run.bytesRead
+    let next = 0
+    for (const { job, prepared: own } of jobs) {
+      const staged = outputs.slice(next, next + own.outputs.length)
+      next += own.outputs.length
+      const bytes = staged.reduce((sum, { plan }) => sum + plan.layout.bytes, 0)
+      const milliseconds = (performance.now() - start) / jobs.length
+      await this.commits.add({
+        outputs: staged.map(({ stage, files }) => ({ stage, files: [...files.map(({ name }) => name), manifestName] })),
+        bytes,
+        done: () => this.finish(job, { status: 'merged', bytes, milliseconds }),
+        fail: (error) => this.fail(job, start, error),
+      })
+    }
+  }
+
+  private fail(job: NamedJob, start: number, error: unknown): void {
+    const code = codeOf(error)
+    if (code === 'ERR_WEIGHTSMITH_DISPOSED') this.ended = error
+    else if (code !== 'ERR_WEIGHTSMITH_ABORTED') {
+      this.settle(job, start, { status: 'failed', bytes: 0, error: described(error, code) })
+    }
+  }
+
+  private settle(job: NamedJob, start: number, outcome: Pick<BatchResult, 'status' | 'bytes' | 'error'>): void {
+    this.finish(job, { ...outcome, milliseconds: performance.now() - start })
+  }
+
+  private finish(job: NamedJob, outcome: Omit<BatchResult, 'name' | 'out'>): void {
+    const result = { name: job.name, out: join(this.out, job.name), ...outcome }
+    this.results.set(job, result)
+    this.options.onJob?.(result, { done: this.results.size, total: this.jobs.length })
+  }
+}
+
+function described(error: unknown, code: string | undefined): NonNullable<BatchResult['error']> {
+  return { ...(code === undefined ? {} : { code }), message: messageOf(error) }
+}

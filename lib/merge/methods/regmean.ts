@@ -1,0 +1,81 @@
+/**
+ * RegMean: merged linears give, on the models' own data, what the models' linears give, as nearly as one matrix can. The
+ * Gram matrices of inputs are statistics (`score --method gram`). From them the shares M_i = G'_i (Σ G')⁻¹ are solved in
+ * float64 (they add up to the identity, so one of them is never needed), then the weights are multiplied by them.
+ */
+
+import type { NativeProgram } from '../../native/border.js'
+import { shares, weightedSum } from './combine.js'
+import { type Made, type Method, num, weight } from './method.js'
+
+export const regmean: Method = {
+  name: 'regmean',
+  about:
+    'Linears that are nearest to those of all models in their outputs on the data behind Gram matrices, from files of statistics',
+  formula:
+    '(Σ wᵢ Mᵢ Gᵢ) (Σ wᵢ Gᵢ)⁻¹ for a matrix Mᵢ [out, in], Gᵢ = Σ xᵀx over its inputs x with off-diagonals times ' +
+    'reduce_non_diagonal_ratio; Σ wᵢ Mᵢ / Σ wᵢ for tensors without statistics',
+  source: 'arXiv 2212.09849, as in MergeLM',
+  differences:
+    'mergekit has no such method. MergeLM inverts in float32, and its ratio is 1 by default, where matrices of little data are ' +
+    'singular. Inputs that are zero in all data are averaged. The shares of a model but the first are an [in, in] matrix: 16 ' +
+    'bytes an entry on the host while it is made, beside the memory of the run, then 4 bytes an entry, which have to fit ' +
+    'a binding of the device (128 MiB, 5,700 inputs, on some) and three times the memory.',
+  needsBase: false,
+  models: { min: 1, max: 8 },
+  parameters: [
+    { ...weight, about: 'Factor of the Gram matrices of the model', default: 1, min: 0 },
+    {
+      name: 'statistics',
+      about:
+        'Safetensors file or folder with Gram matrices of the model: for a matrix NAME of [out, in] a tensor gram/NAME of ' +
+        '[in, in], as `score --method gram` writes them; k_proj and v_proj may share that of q_proj, up_proj that of gate_proj',
+      type: 'model',
+      scope: 'model',
+    },
+    {
+      name: 'reduce_non_diagonal_ratio',
+      about: 'Factor of the off-diagonals of the Gram matrices',
+      type: 'number',
+      scope: 'global',
+      default: 0.9,
+      min: 0,
+      max: 1,
+    },
+  ],
+  statistics: 'inputs',
+  determinism: 'exact',
+  step({ global, models, statistics, shape }) {
+    const weights = models.map((m) => num(m, 'weight'))
+    const even = shares(weights, 'regmean')
+    const used = [...weights.keys()].filter((i) => weights[i] !== 0)
+    if (!statistics || used.length === 1) return weightedSum(even)
+    const [, size = 0] = shape
+    const ratio = num(global, 'reduce_non_diagonal_ratio')
+    const made = used.slice(1).map(
+      (_, i): Made => ({
+        program: sharesOf(used.length),
+        coefficients: [size, ratio, i + 1, ...used.map((model) => even[model] ?? 0)],
+        inputs: used.map((model) => models.length + model),
+        elements: size * size,
+      }),
+    )
+    return {
+      program: { rows: true, kernels: [{ kernel: 'regmean', writes: 'output' }] },
+      coefficients: [size],
+      inputs: [...used, ...made.map((_, i) => 2 * models.length + i)],
+      made,
+    }
+  },
+}
+
+function sharesOf(models: number): NativeProgram {
+  return {
+    host: 'regmean',
+    lines: { size: 1, across: false },
+    kernels: [
+      { kernel: 'elements', writes: 2048 * models },
+      { kernel: 'given', writes: 'output' },
+    ],
+  }
+}

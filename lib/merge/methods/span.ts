@@ -1,0 +1,77 @@
+/**
+ * Methods whose result lies in the span of the inputs (or of their differences from the first): one pass for the inner
+ * products, a small float64 computation, one pass that adds up. Two passes, however many iterations the method takes.
+ * A tensor is one vector, or every row or column of it is one.
+ */
+
+import type { NativeLines } from '../../native/border.js'
+import type { Step } from './method.js'
+
+/** Inputs such a method can have besides a base. */
+export const mostVectors = 15
+
+export interface Span {
+  /** Host step that turns inner products into factors. */
+  host: string
+  /** Whether the vectors are the differences from input 0. */
+  origin: boolean
+  vectors: number
+  parameters: number[]
+  lines?: NativeLines | undefined
+}
+
+export function spanStep({ host, origin, vectors, parameters, lines }: Span): Step {
+  const pairs = (vectors * (vectors + 1)) / 2
+  const constants = { BASE: origin ? 1 : 0 }
+  const coefficients = [origin ? 1 : 0, ...parameters]
+  if (lines !== undefined) {
+    const each = { ...constants, ACROSS: lines.across ? 1 : 0 }
+    return {
+      program: {
+        host,
+        lines,
+        kernels: [
+          { kernel: 'gram_lines', writes: pairs * slotsOf(lines), constants: each },
+          { kernel: 'line_sum', writes: 'output', constants: each },
+        ],
+      },
+      coefficients,
+    }
+  }
+  return {
+    program: {
+      host,
+      kernels: [
+        { kernel: 'gram', writes: pairs, constants },
+        { kernel: origin ? 'delta' : 'linear', writes: 'output' },
+      ],
+    },
+    coefficients,
+  }
+}
+
+/** Rows along the last dimension; undefined where the tensor is a single one. */
+export function rowsOf(shape: readonly number[]): NativeLines | undefined {
+  const size = shape.at(-1) ?? 1
+  return size === count(shape) ? undefined : { size, across: false }
+}
+
+/** Columns: vectors along the first dimension; undefined where the tensor is a single one. */
+export function columnsOf(shape: readonly number[]): NativeLines | undefined {
+  const size = count(shape.slice(1))
+  return size === 1 ? undefined : { size, across: true }
+}
+
+function count(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1)
+}
+
+/** Lines that a block of 2,048 elements can touch. */
+function slotsOf(lines: NativeLines): number {
+  return lines.across ? Math.min(lines.size, 2048) : rowSlots(lines)
+}
+
+/** Rows that a block of 2,048 elements can touch. */
+export function rowSlots({ size }: NativeLines): number {
+  return Math.ceil(2047 / size) + 1
+}

@@ -1,0 +1,73 @@
+/**
+ * Deltas that are trimmed by magnitude and then combined: TIES and breadcrumbs. The readings of TIES that are published
+ * agree on the trim and differ in who votes and what the winners' sum is divided by.
+ */
+
+import type { NativeKernelStep } from '../../native/border.js'
+import { normalized, weightedDeltas } from './combine.js'
+import type { ParameterSpec, Step } from './method.js'
+import { sampleWords, selectWords } from './select.js'
+
+/** Codes of the consensus in the coefficients and in include/consensus.wgsl. */
+const consensusCodes = { sum: 0, mergekit: 1, total: 2, frequency: 3, reference: 4 } as const
+
+export interface Trim {
+  weights: number[]
+  densities: number[]
+  /** Share of the largest entries that go too; absent: none do, and there is one cut a model. */
+  gammas?: number[]
+  lambda: number
+  normalize: boolean
+  rescale: boolean
+  consensus: keyof typeof consensusCodes
+  /** What the densities are shares of. */
+  scope: 'tensor' | 'model'
+}
+
+export function trimStep(trim: Trim): Step {
+  const { weights, densities, gammas = [], lambda, consensus, scope } = trim
+  // A tensor that counts in the model's trim cannot be left out.
+  const alone = scope === 'tensor'
+  if (alone && (lambda === 0 || weights.every((w, i) => w === 0 || densities[i] === 0))) return { copy: 0 }
+  if (alone && consensus === 'sum' && densities.every((d) => d === 1)) {
+    const shares = trim.normalize ? normalized(weights) : weights
+    return weightedDeltas(shares.map((w) => lambda * w))
+  }
+  const models = weights.length
+  const cuts = gammas.length > 0 ? 2 : 1
+  const constants = { OUTLIERS: cuts - 1 }
+  const facts: NativeKernelStep[] =
+    trim.rescale || consensus === 'reference'
+      ? // two norms a model, and the elections won by each sign
+        [{ kernel: 'ties_facts', writes: 2 * models + 2, constants }]
+      : []
+  return {
+    program: {
+      host: 'ties',
+      ...(alone ? {} : { shared: true }),
+      kernels: [
+        { kernel: 'select_sample', writes: sampleWords(models) },
+        { kernel: 'select', writes: selectWords(cuts * models), constants: { CUTS: cuts } },
+        ...facts,
+        { kernel: 'ties', writes: 'output', constants: { ...constants, CONSENSUS: consensusCodes[consensus] } },
+      ],
+    },
+    coefficients: [
+      lambda,
+      trim.normalize ? 1 : 0,
+      consensusCodes[consensus],
+      trim.rescale ? 1 : 0,
+      ...weights,
+      ...densities,
+      ...gammas,
+    ],
+  }
+}
+
+export const rescaleNorm: ParameterSpec = {
+  name: 'rescale',
+  about: 'Multiply what is kept of each difference so that it has the L1 norm of the whole difference',
+  type: 'boolean',
+  scope: 'global',
+  default: false,
+}

@@ -1,0 +1,264 @@
+/**
+ * Which tensors an output has and which tensors of the inputs each one is made from. Layers are renumbered where the
+ * recipe stacks slices; models that do not fit together are refused by the name of the first tensor that shows it.
+ */
+
+import {
+  type Checkpoint,
+  type CheckpointTensor,
+  headOf,
+  isHead,
+  layerOf,
+  standsBehindLayers,
+  storesEmbedding,
+  tiesEmbeddings,
+} from '../../checkpoint/index.js'
+import { WeightsmithError } from '../../util/errors.js'
+import { sameShape } from './derived.js'
+import type { Origin } from './planned.js'
+import type { PlannedSlice } from './slices.js'
+import { isVocabulary } from './vocabulary.js'
+
+export interface OutputSource {
+  name: string
+  origins: Origin[]
+  /** Position among the layers, 0 to 1. */
+  t: number
+  slice: PlannedSlice
+  /** A head, where the donor's is its embedding. */
+  untied?: boolean
+}
+
+/** Every tensor of the output, in the order of the network, with its origins. */
+export function planTensors(
+  slices: PlannedSlice[],
+  donor: Checkpoint,
+  sliced: boolean,
+  notes: string[],
+  /** Whether tables of different vocabularies may meet, because their rows are going to be mapped. */
+  anyRows: boolean,
+): OutputSource[] {
+  const first = slices[0]
+  const last = slices.at(-1)
+  if (first === undefined || last === undefined) return []
+  const sorted = sorting()
+  const before = outside(first, (name) => !standsBehindLayers(name), sorted, donor, notes, anyRows)
+  const behind = outside(last, standsBehindLayers, sorted, donor, notes, anyRows)
+  const stacked: OutputSource[] = []
+  let index = 0
+  for (const slice of slices) {
+    for (let k = 0; k < slice.count; k++, index++) stacked.push(...layer(slice, k, index, sorted))
+    if (!sliced) refuseDeeper(slice)
+  }
+  return [...before, ...stacked, ...behind]
+}
+
+function referenceOf(slice: PlannedSlice): { checkpoint: Checkpoint; first: number } {
+  const [reference] = slice.inputs
+  if (reference === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A slice has no inputs.')
+  return reference
+}
+
+/** Tensors outside the main stack of layers. */
+function outside(
+  slice: PlannedSlice,
+  wanted: (name: string) => boolean,
+  sorted: Sort,
+  donor: Checkpoint,
+  notes: string[],
+  anyRows: boolean,
+): OutputSource[] {
+  const { checkpoint: reference } = referenceOf(slice)
+  const ours = (checkpoint: Checkpoint) =>
+    // other stacks, such as a vision tower, come with the tensors before the layers
+    orderOf(checkpoint).outside.filter((name) => wanted(layerOf(name) === undefined ? name : ''))
+  const names = new Set(ours(reference))
+  for (const { checkpoint } of slice.inputs.slice(1)) {
+    for (const name of ours(checkpoint)) {
+      if (isHead(name)) names.add(name)
+      else if (!reference.tensors.has(name) && !isBuffer(name)) throw missing(name, reference, checkpoint)
+    }
+  }
+  // The head of an untied donor is made, though all models may have their embeddings for it.
+  if (!tiesEmbeddings(donor)) for (const name of ours(donor)) if (isHead(name)) names.add(name)
+  const sources: OutputSource[] = []
+  for (const name of sorted(names)) {
+    const inputs = slice.inputs.map(({ checkpoint }) => ({ checkpoint, tensor: checkpoint.tensors.get(name) }))
+    if (isHead(name)) {
+      const head = planHead(name, inputs, donor, notes, anyRows)
+      if (head !== undefined) sources.push({ ...head, t: 1, slice })
+      continue
+    }
+    const at = layerOf(name)
+    const depth = at === undefined ? 0 : (reference.stacks.get(at.stack) ?? 1)
+    const t = at === undefined ? (standsBehindLayers(name) ? 1 : 0) : positionOf(at.index, depth)
+    sources.push({ name, origins: originsOf(name, inputs, anyRows), t, slice })
+  }
+  return sources
+}
+
+/** The head, unless all models have the embedding for it; where only some have, it is made of those and the others' own. */
+function planHead(
+  name: string,
+  inputs: Input[],
+  donor: Checkpoint,
+  notes: string[],
+  anyRows: boolean,
+): Pick<OutputSource, 'name' | 'origins' | 'untied'> | undefined {
+  const tied = inputs.filter(({ checkpoint }) => tiesEmbeddings(checkpoint))
+  // A stored copy would come out different from the embedding: drops are drawn by name, gradients go by depth.
+  const copies = storesEmbedding(donor) || inputs.some(({ tensor }) => tensor === undefined)
+  if (tiesEmbeddings(donor) && tied.length === inputs.length) {
+    if (copies) {
+      notes.push(`${name} is left out: config.json ties it to the embedding.`)
+      return undefined
+    }
+    return { name, origins: originsOf(name, inputs, anyRows) }
+  }
+  const heads = inputs.map(({ checkpoint }) => ({ checkpoint, tensor: headOf(checkpoint, name) }))
+  const without = heads.find(({ tensor }) => tensor === undefined)
+  if (without !== undefined) {
+    throw missing(name, without.checkpoint, heads.find(({ tensor }) => tensor)?.checkpoint ?? donor)
+  }
+  if (tied.length > 0) {
+    const names = tied.map(({ checkpoint }) => checkpoint.name).join(', ')
+    notes.push(
+      `${name} is a tensor of its own in the output; that of ${names} is the embedding, to which it is tied there.`,
+    )
+  }
+  return { name, origins: originsOf(name, heads, anyRows), untied: tiesEmbeddings(donor) }
+}
+
+/** Tensors of one layer: the `k`-th of the slice, the `index`-th of the output. */
+function layer(slice: PlannedSlice, k: number, index: number, sorted: Sort): OutputSource[] {
+  const reference = referenceOf(slice)
+  const { stack } = reference.checkpoint
+  const layers = slice.inputs.map(({ checkpoint, first }) => ({ checkpoint, parts: layerParts(checkpoint, first + k) }))
+  const known = layerParts(reference.checkpoint, reference.first + k)
+  for (const { checkpoint, parts } of layers) {
+    for (const [rest, tensor] of parts) {
+      if (!known.has(rest) && !isBuffer(rest)) throw missing(tensor.name, reference.checkpoint, checkpoint)
+    }
+  }
+  const t = positionOf(k, slice.count)
+  return sorted(known.keys()).map((rest) => {
+    const inputs = layers.map(({ checkpoint, parts }) => ({ checkpoint, tensor: parts.get(rest) }))
+    const origins = originsOf(`${stack}.${reference.first + k}.${rest}`, inputs)
+    return { name: `${stack}.${index}.${rest}`, origins, t, slice }
+  })
+}
+
+/** Tensors of a checkpoint by where they stand. */
+interface Order {
+  /** Of the main stack, by number: tensors by their names within the layer. */
+  layers: Map<number, Map<string, CheckpointTensor>>
+  /** Names of all others. */
+  outside: string[]
+}
+
+const orders = new WeakMap<Checkpoint, Order>()
+
+function orderOf(checkpoint: Checkpoint): Order {
+  const known = orders.get(checkpoint)
+  if (known !== undefined) return known
+  const order: Order = { layers: new Map(), outside: [] }
+  for (const [name, tensor] of checkpoint.tensors) {
+    const at = layerOf(name)
+    if (at === undefined || at.stack !== checkpoint.stack) {
+      order.outside.push(name)
+      continue
+    }
+    const parts = order.layers.get(at.index) ?? new Map<string, CheckpointTensor>()
+    order.layers.set(at.index, parts.set(at.rest, tensor))
+  }
+  orders.set(checkpoint, order)
+  return order
+}
+
+function layerParts(checkpoint: Checkpoint, index: number): ReadonlyMap<string, CheckpointTensor> {
+  return orderOf(checkpoint).layers.get(index) ?? new Map()
+}
+
+/** Without slices all layers are merged, so no model may have more of them. */
+function refuseDeeper(slice: PlannedSlice): void {
+  const { checkpoint: reference } = referenceOf(slice)
+  for (const { checkpoint } of slice.inputs) {
+    const extra = [...layerParts(checkpoint, slice.count).values()][0]
+    if (extra !== undefined) throw missing(extra.name, reference, checkpoint)
+  }
+}
+
+/** An input of a tensor that may lack it. */
+type Input = Pick<Origin, 'checkpoint'> & { tensor: CheckpointTensor | undefined }
+
+function originsOf(name: string, inputs: Input[], anyRows = false): Origin[] {
+  const [reference] = inputs
+  const origins: Origin[] = []
+  for (const { checkpoint, tensor } of inputs) {
+    if (tensor === undefined) {
+      // rotary tables that old checkpoints store can be computed, and are the same everywhere
+      if (isBuffer(name)) continue
+      throw missing(name, checkpoint, reference?.checkpoint ?? checkpoint)
+    }
+    origins.push({ checkpoint, tensor })
+    const first = origins[0]?.tensor
+    if (first !== undefined && !sameShape(tensor.shape, first.shape)) {
+      if (isVocabulary(name) && sameShape(tensor.shape.slice(1), first.shape.slice(1))) {
+        if (anyRows) continue
+        throw otherVocabulary(name, origins)
+      }
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+        `Tensor ${name} has shape [${first.shape.join(', ')}] in ${origins[0]?.checkpoint.name}, but ` +
+          `[${tensor.shape.join(', ')}] in ${checkpoint.name}; only models of the same shapes can be merged.`,
+        { tensor: name, file: checkpoint.path },
+      )
+    }
+  }
+  return origins
+}
+
+function otherVocabulary(name: string, [first, ...others]: Origin[]): WeightsmithError {
+  const other = others.at(-1)
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+    `Tensor ${name} has ${first?.tensor.shape[0]} rows in ${first?.checkpoint.name}, but ${other?.tensor.shape[0]} in ` +
+      `${other?.checkpoint.name}: their vocabularies differ. Say which one the output gets with tokenizer_source: base, ` +
+      'union or one of the models (or with tokenizer:), and rows are matched by token.',
+    { tensor: name, file: other?.checkpoint.path },
+  )
+}
+
+function missing(name: string, absent: Checkpoint, present: Checkpoint): WeightsmithError {
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_MISSING_TENSOR',
+    `Tensor ${name} is in ${present.name}, but not in ${absent.name}; the models to merge need the same tensors.`,
+    { tensor: name, file: absent.path },
+  )
+}
+
+export function isBuffer(name: string): boolean {
+  return name.endsWith('rotary_emb.inv_freq')
+}
+
+/** A single layer counts as the last one, as in mergekit. */
+function positionOf(index: number, count: number): number {
+  return count > 1 ? index / (count - 1) : 1
+}
+
+type Sort = (names: Iterable<string>) => string[]
+
+/** Sorts by name, numbers by value: expert 2 before expert 10. Layers have the same names, whose keys it keeps. */
+function sorting(): Sort {
+  const keys = new Map<string, string>()
+  const keyOf = (name: string) => {
+    const key = keys.get(name) ?? name.replace(/\d+/g, (digits) => digits.padStart(8, '0'))
+    keys.set(name, key)
+    return key
+  }
+  return (names) =>
+    [...names]
+      .map((name) => ({ name, key: keyOf(name) }))
+      .sort((a, b) => (a.key < b.key ? -1 : 1))
+      .map(({ name }) => name)
+}

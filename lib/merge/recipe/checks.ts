@@ -1,0 +1,66 @@
+/**
+ * What every check of a recipe is made of. Messages name the key path, what was expected and what was found.
+ */
+
+import { messageOf, WeightsmithError } from '../../util/errors.js'
+import { type Method, methods } from '../methods/index.js'
+
+export function checkMethod(value: unknown, path: string): Method {
+  const method = typeof value === 'string' ? methods.get(value) : undefined
+  return method ?? fail(path, `one of ${[...methods.keys()].join(', ')}`, value)
+}
+
+export function modelName(value: unknown, path: string): string {
+  if (typeof value === 'string' && value.trim() !== '' && !value.includes('\0')) return value
+  return fail(path, 'the path or the org/name of a model', value)
+}
+
+/** Keys of mergekit that change nothing in a merge. */
+export const ignoredKeys: ReadonlySet<string> = new Set(['default_vocab_size', 'residual_weight'])
+
+export function knownKeys(
+  entry: Record<string, unknown>,
+  path: string,
+  known: readonly string[],
+  notes: string[],
+): void {
+  for (const key of Object.keys(entry)) {
+    const at = path === '' ? key : `${path}.${key}`
+    if (known.includes(key)) continue
+    if (ignoredKeys.has(key)) notes.push(`${at} changes nothing.`)
+    else fail(at, `one of the keys ${known.join(', ')}`, key)
+  }
+}
+
+/** What is no data (cycles, bigints, nesting without end) could be neither shown nor put into the manifest. */
+export function plain(raw: unknown): void {
+  try {
+    JSON.stringify(raw)
+  } catch (cause) {
+    const problem = messageOf(cause).split('\n', 1)[0]
+    throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `The recipe should be plain data, but: ${problem}.`, { cause })
+  }
+}
+
+export function record(value: unknown, path: string, expected: string): Record<string, unknown> {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
+  return fail(path, expected, value)
+}
+
+export function list(value: unknown, path: string, expected: string): unknown[] {
+  return Array.isArray(value) && value.length > 0 ? value : fail(path, expected, value)
+}
+
+export function fail(path: string, expected: string, found: unknown): never {
+  const where = path === '' ? 'The recipe' : `${path} of the recipe`
+  throw new WeightsmithError('ERR_WEIGHTSMITH_RECIPE', `${where} should be ${expected}, but ${describe(found)}.`)
+}
+
+export function describe(found: unknown): string {
+  if (found === undefined) return 'is missing'
+  if (found === null) return 'is empty'
+  if (typeof found === 'string') return `"${found.length > 60 ? `${found.slice(0, 60)}…` : found}" was found`
+  if (typeof found === 'number' || typeof found === 'boolean') return `${found} was found`
+  const text = JSON.stringify(found) ?? String(found)
+  return `${text.length > 60 ? `${text.slice(0, 60)}…` : text} was found`
+}

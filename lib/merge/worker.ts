@@ -1,0 +1,29 @@
+/** The thread of `mergeInThread`: a merge on the engine of the thread that started it. */
+
+import { parentPort, workerData } from 'node:worker_threads'
+import { loadAddon } from '../native/load.js'
+import { messageOf } from '../util/errors.js'
+import { merge } from './merge.js'
+import type { ThreadMessage, ThreadTask } from './worker_client.js'
+
+async function run({ device, recipe, options }: ThreadTask): Promise<void> {
+  const post = (message: ThreadMessage) => parentPort?.postMessage(message)
+  const stop = new AbortController()
+  parentPort?.once('message', () => stop.abort())
+  try {
+    const addon = loadAddon()
+    const report = await merge({ addon, device: addon.join(device) }, recipe, {
+      ...options,
+      signal: stop.signal,
+      onProgress: (progress) => post({ progress }),
+    })
+    post({ report })
+  } catch (error) {
+    const { cause, ...properties } = { ...(error as object) } as Record<string, unknown>
+    post({ error: { message: messageOf(error), properties } })
+  } finally {
+    parentPort?.close()
+  }
+}
+
+void run(workerData as ThreadTask)

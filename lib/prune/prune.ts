@@ -1,0 +1,137 @@
+/** `prune`: a checkpoint without its least important weights, heads and neurons, or blocks. */
+
+import { type Rewritten, rewrite } from '../checkpoint/rewrite.js'
+import type { Adapter, Engine } from '../engine/engine.js'
+import { checkpointOf, modelOf } from '../runtime/forward.js'
+import { readScores } from '../score/index.js'
+import {
+  argument,
+  type Choice,
+  type Decision,
+  elementsOf,
+  needScores,
+  type PruneMethod,
+  pruneBlocks,
+  pruneMethods,
+  pruneWeights,
+  pruneWidths,
+} from './index.js'
+
+export { type PruneMethod, pruneMethods } from './index.js'
+
+export interface PruneOptions extends Choice {
+  /** Folder of the result. */
+  out: string
+  overwrite?: boolean | undefined
+  /** Go on with what an earlier run of the same model, scores and options has left; where there is nothing, begin. */
+  resume?: boolean | undefined
+  /** Bytes written between two notes that `resume` goes on from; smaller outputs are begun again. Defaults to 256 MiB. */
+  journalEvery?: number | string | undefined
+  dryRun?: boolean | undefined
+  signal?: AbortSignal | undefined
+  /** Heads and neurons with their scores, before anything is written; in the order of the report's `units`. */
+  onUnits?: ((units: NonNullable<Decision['scored']>) => void) | undefined
+  /** Bytes written, of all. */
+  onProgress?: ((done: number, total: number) => void) | undefined
+}
+
+export interface PruneReport
+  extends Partial<Rewritten>,
+    Pick<Decision, 'about' | 'units' | 'blocks' | 'blockScores' | 'notes'> {
+  model: string
+  out: string
+  method: PruneMethod
+  dryRun: boolean
+  layout: 'masked' | 'compact'
+  parameters: { before: number /** That are not pruned. */; after: number }
+  adapter: Adapter['info']['device']
+  milliseconds: number
+}
+
+/**
+ * Writes the pruned checkpoint. Throws ERR_WEIGHTSMITH_INPUT_CHANGED for scores of another model,
+ * ERR_WEIGHTSMITH_MISSING_TENSOR for scores that the method needs and the file has not, ERR_WEIGHTSMITH_ARGUMENT where a
+ * layer would be empty or the model has no place for the result.
+ */
+export async function prune(engine: Engine, path: string, options: PruneOptions): Promise<PruneReport> {
+  const begin = performance.now()
+  const {
+    out,
+    overwrite,
+    resume = false,
+    journalEvery,
+    dryRun = false,
+    signal,
+    onProgress,
+    onUnits,
+    ...choice
+  } = options
+  const { method, layout = 'masked' } = choice
+  const kind = checkChoice(choice)
+  const checkpoint = await checkpointOf(engine, path)
+  const { spec } = modelOf(engine, checkpoint, { tokens: 1 })
+  return engine.use(async (host) => {
+    const scores = choice.scores === undefined ? undefined : await readScores(host.addon, choice.scores, checkpoint)
+    const subject = { host, checkpoint, spec, scores }
+    const decide = { weights: pruneWeights, widths: pruneWidths, blocks: pruneBlocks }[kind]
+    const decision = await decide(subject, choice)
+    const { tensors, config, removed, about, units, scored, blocks, blockScores, notes } = decision
+    if (scored) onUnits?.(scored)
+    const before = [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + elementsOf(shape), 0)
+    const report = {
+      ...{ model: path, out, method, dryRun, layout, about },
+      parameters: { before, after: before - removed },
+      ...(units && { units }),
+      ...(blocks && { blocks, blockScores }),
+      notes,
+      adapter: engine.adapter.info.device,
+    }
+    if (dryRun) return { ...report, milliseconds: performance.now() - begin }
+    const written = await rewrite(host, checkpoint, {
+      ...{ out, tensors, config, overwrite, resume, journalEvery, signal, onProgress },
+      recipe: { prune: { ...choice, ...(scores && { scored: scores.info }) } },
+      about: [about, ...notes].join(' '),
+      reads: scores && [scores.file],
+    })
+    return { ...report, ...written, milliseconds: performance.now() - begin }
+  })
+}
+
+/** What goes by the method. */
+function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
+  const { method, layout = 'masked', widths = 'global', keep = 1 } = choice
+  if (!Object.hasOwn(pruneMethods, method)) {
+    throw argument(`A method of pruning is one of ${Object.keys(pruneMethods).join(', ')}, but "${method}" was found.`)
+  }
+  const kind = pruneMethods[method].goes
+  for (const [name, those] of Object.entries(belongs) as [keyof typeof belongs, readonly string[]][]) {
+    if (choice[name] === undefined || those.includes(kind) || those.includes(method)) continue
+    throw argument(`The option ${name} is not one of ${method}; it belongs to ${methodsOf(those).join(', ')}.`)
+  }
+  needScores(choice)
+  if (!['masked', 'compact'].includes(layout)) throw argument(`The layout is masked or compact, not "${layout}".`)
+  if (!['global', 'local'].includes(widths)) throw argument(`The widths are global or local, not "${widths}".`)
+  if (!(keep > 0 && keep <= 1)) throw argument(`To keep ${keep} of heads and neurons is not between 0 and 1.`)
+  if (kind === 'weights' && layout === 'compact') {
+    throw argument('Single weights become zeros; only heads, neurons and blocks can be left out (--layout compact).')
+  }
+  return kind
+}
+
+/** Options by what goes, or by the methods that they are of. */
+const belongs = {
+  sparsity: ['weights'],
+  pattern: ['weights'],
+  keep: ['widths'],
+  widths: ['widths'],
+  metric: ['flap'],
+  bias: ['flap', 'wanda-sp'],
+  remove: ['blocks'],
+  tokens: ['ablation'],
+} as const
+
+function methodsOf(those: readonly string[]): string[] {
+  return Object.entries(pruneMethods).flatMap(([method, { goes }]) =>
+    those.includes(goes) || those.includes(method) ? [method] : [],
+  )
+}

@@ -1,0 +1,87 @@
+/** How many tokens go through a model at a time, and how long they take, within the memory there is. */
+
+import type { ModelSpec } from '../architectures/index.js'
+import type { Checkpoint } from '../checkpoint/index.js'
+import type { Engine } from '../engine/engine.js'
+import { codeOf } from '../util/errors.js'
+import { modelOf } from './forward.js'
+import { type Model, tensorsOf } from './index.js'
+
+const usualTokens = 2048
+const mostRows = 16384
+/** Share of the memory that the cache takes at most, unless the longest prompt needs more. */
+const cacheShare = 1 / 4
+/** And what a pass holds of its tokens. */
+const activationShare = 1 / 4
+
+/**
+ * The model with room for sequences of up to `longest` tokens and `total` together: as much as leaves it on the device, or
+ * else as much as leaves place for a layer. Without `cached` passes are on their own, and all of them go through a part at a
+ * time. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where the longest sequence alone is too much.
+ */
+export async function roomyModel(
+  engine: Engine,
+  checkpoint: Checkpoint,
+  { longest, total, cached }: { longest: number; total: number; cached: boolean },
+): Promise<{ model: Model; bytes: number; parts: number; reads: number }> {
+  const { spec } = modelOf(engine, checkpoint, {})
+  let first: { model: Model; bytes: number; parts: number; reads: number } | undefined
+  for (let share = 1; ; share /= 2) {
+    const room = await engine.use(async ({ memory }) => roomFor(spec, memory * share, longest, total))
+    const model = modelOf(engine, checkpoint, cached ? room : { tokens: room.tokens })
+    const least = room.tokens === longest && room.cache === longest
+    try {
+      const forecast = { model, ...(await model.forecast(cached ? {} : { watch: [] })) }
+      if (forecast.parts === 1) return forecast
+      first ??= forecast
+    } catch (error) {
+      if (codeOf(error) !== 'ERR_WEIGHTSMITH_OUT_OF_MEMORY' || (least && first === undefined)) throw error
+    }
+    if (least && first !== undefined) return first
+  }
+}
+
+/** Tokens a pass, and rows of the cache, for sequences of up to `longest` tokens and `total` together. */
+function roomFor(spec: ModelSpec, memory: number, longest: number, total: number) {
+  const { activations, attention, layers } = spec.language
+  const row = 8 * attention.groups * attention.headSize * layers.length
+  const token = 4 * Object.values(activations).reduce((sum, width) => sum + width, 0)
+  const most = Math.min(usualTokens, Math.floor((memory * activationShare) / token))
+  const rows = Math.min(total, mostRows, Math.floor((memory * cacheShare) / row))
+  return { tokens: Math.max(longest, Math.min(total, most)), cache: Math.max(longest, rows) }
+}
+
+/** What is to be known of a model that is larger than the memory. */
+export function streamed(model: string, reads: number): string {
+  return (
+    `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
+    `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
+  )
+}
+
+/**
+ * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass a
+ * token of each of those that the cache has room for.
+ */
+export async function estimateGeneration(
+  model: Model,
+  asked: { sequences: number; promptTokens: number; most: number; together: number; reads: number },
+): Promise<number> {
+  const { spec } = model
+  const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
+  const elements = ([, shape]: readonly [string, readonly number[]]) => shape.reduce((a, b) => a * b, 1)
+  const weights = (names: ReadonlySet<string>) =>
+    [...spec.tensors].filter(([name]) => names.has(name)).reduce((sum, tensor) => sum + elements(tensor), 0)
+  const depth = spec.language.layers.length
+  const layer = weights(tensorsOf(spec, { enter: false, first: 0, end: 1, leave: false }))
+  const head = weights(tensorsOf(spec, { enter: false, first: depth, end: depth, leave: true }))
+  const tokensOf = (count: number) => Array.from({ length: count }, (_, row) => ({ id: 0, start: row, row }))
+  const ahead = Math.min(asked.promptTokens, model.tokens)
+  const prompts = await model.paceOf(tokensOf(ahead))
+  const each = await model.paceOf(tokensOf(together))
+  const passes = Math.ceil(asked.sequences / together) * asked.most
+  return (
+    (prompts.run * depth * asked.promptTokens) / ahead +
+    passes * (each.run * (depth + head / layer) + each.load * asked.reads)
+  )
+}

@@ -1,0 +1,407 @@
+/**
+ * A model on the device: its weights loaded once, then passes over packed sequences. A pass takes the tokens of several
+ * sequences one after another, without padding; each token carries where its sequence starts in the cache, so that a
+ * batch, one sequence and the next token of many sequences are the same program.
+ */
+
+import { open } from 'node:fs/promises'
+import { type ModelSpec, modelSpec } from '../architectures/index.js'
+import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
+import { isStorable, refuseQuantised } from '../checkpoint/index.js'
+import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
+import type { Host } from '../native/host.js'
+import { WeightsmithError } from '../util/errors.js'
+import { type Gear, noGear } from './activation_statistics.js'
+import {
+  type Pass,
+  readGrams,
+  readSums,
+  runPass,
+  type Stretch,
+  type Token,
+  type Wanted,
+  type WeightSums,
+} from './forward_pass.js'
+import { type Block, formsOf, forwardKernels, turnedBytes } from './kernels.js'
+import { gearOf, type WalkOptions, walk } from './layerwise_pass.js'
+import { pack, type Sequence } from './pack.js'
+import { type Part, partsOf, tensorsOf, wholeOf } from './partition.js'
+import { Buffers, imagesOf } from './program.js'
+import type { Tap } from './statistics.js'
+import { type Stream, streamOf } from './weight_streaming.js'
+
+export interface ModelOptions {
+  /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
+  tokens?: number | undefined
+  /** Rows and columns of tensors that are zeros when the model runs, whatever the files say; by tensor. */
+  zeros?: ReadonlyMap<string, Zeros> | undefined
+  /** Keys and values of so many tokens are kept between passes, for generation. Defaults to none. */
+  cache?: number | undefined
+}
+
+export interface Zeros {
+  rows?: readonly number[]
+  columns?: readonly number[]
+}
+
+type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
+
+/** How a model goes through the device: whole, in parts, or in parts that take turns in the same buffers. */
+interface Course {
+  parts: readonly Part[]
+  gear: Gear
+  stream?: Stream | undefined
+}
+
+interface Loaded {
+  /** Which buffers they are: of a part and its gear, or of a stream. */
+  key: string
+  part: Part
+  device: NativeDevice
+  resident: number
+  buffers: Buffers
+}
+
+/** Share of the memory that parts of a model leave to what waits between them. */
+const waitingShare = 1 / 8
+
+const defaultTokens = 1024
+
+export class Model {
+  readonly spec: ModelSpec
+  /** Tokens a pass. */
+  readonly tokens: number
+  /** Rows of the cache. */
+  readonly cache: number
+  private readonly zeros: ReadonlyMap<string, Zeros>
+  private loaded: Loaded | undefined
+  /** How passes go there, on the device that it was asked for. */
+  private course: { device: NativeDevice; course: Course } | undefined
+  private last: Promise<unknown> = Promise.resolve()
+
+  constructor(
+    private readonly use: Use,
+    readonly checkpoint: Checkpoint,
+    options: ModelOptions = {},
+  ) {
+    refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is run, scored or pruned')
+    this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    this.tokens = options.tokens ?? Math.min(this.spec.context, defaultTokens)
+    this.cache = options.cache ?? 0
+    this.zeros = options.zeros ?? new Map()
+  }
+
+  /**
+   * Sequences as the tokens of one pass, each predicted from the ones before it; the last has no target, and rows of images
+   * are no targets. The id of an image becomes the rows of its features. Throws ERR_WEIGHTSMITH_ARGUMENT for ids that the
+   * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
+   */
+  pack(sequences: readonly Sequence[]): Token[] {
+    return pack({ spec: this.spec, name: this.checkpoint.name }, sequences)
+  }
+
+  /**
+   * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that is
+   * larger than the memory is read from its files for every pass, but for what stays on the device.
+   */
+  run(tokens: readonly Token[], wanted: Wanted = {}): Promise<Pass> {
+    return this.runAll([{ tokens, wanted }]).then(([pass]) => pass as Pass)
+  }
+
+  /** Runs several passes one after another; each part of a model that is larger than the memory is read once for all. */
+  runAll(
+    passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[],
+    { check }: Pick<WalkOptions, 'check'> = {},
+  ): Promise<Pass[]> {
+    const batches = passes.map(({ tokens }) => tokens)
+    for (const tokens of batches) this.checkPass(tokens)
+    const found: Pass[] = []
+    const wanted = (batch: number) => passes[batch]?.wanted ?? {}
+    const onPass = (batch: number, pass: Pass) => {
+      const { hidden = [], images } = found[batch] ?? {}
+      const seen = images ?? pass.images
+      found[batch] = {
+        ...pass,
+        ...(pass.hidden && { hidden: [...hidden, ...pass.hidden] }),
+        ...(seen && { images: seen }),
+      }
+    }
+    return this.inTurn(() =>
+      this.use(async (host) => {
+        await this.go(host, this.courseOfPasses(host), batches, { wanted, onPass, check })
+        return found
+      }),
+    )
+  }
+
+  /** Whether passes leave the model on the device, or read what does not fit there each time. */
+  stays(): Promise<boolean> {
+    return this.use(async (host) => this.courseOfPasses(host).parts.length === 1)
+  }
+
+  /** Gives the device's memory back; the next pass loads the model again. */
+  close(): Promise<void> {
+    return this.inTurn(() => this.unload())
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  private inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const task = this.last.then(work)
+    this.last = task.catch(() => undefined)
+    return task
+  }
+
+  /**
+   * Batches of tokens go through the model, each as one pass, and are watched. A model that is larger than the memory goes
+   * through the device in parts, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
+   */
+  walk(batches: readonly (readonly Token[])[], options: WalkOptions = {}): Promise<void> {
+    for (const tokens of batches) this.checkPass(tokens)
+    return this.inTurn(() =>
+      this.use(async (host) => {
+        const course = this.courseOf(host, gearOf(options))
+        try {
+          await this.go(host, course, batches, options)
+        } finally {
+          // What is left of it is of use for the next walk, but not for passes.
+          if (course.parts.length > 1 || course.gear.grams.length > 0) await this.unload()
+        }
+      }),
+    )
+  }
+
+  private async go(
+    host: Host,
+    course: Course,
+    batches: readonly (readonly Token[])[],
+    options: WalkOptions,
+  ): Promise<void> {
+    const walker = {
+      spec: this.spec,
+      parts: course.parts,
+      room: course.parts.length === 1 ? 0 : Math.max(0, host.memory - this.bytesOf(host, course)),
+      load: async (part: Part) => this.stage(await this.load(host, part, course)),
+      prefetch: (part: Part, signal: AbortSignal) => this.prefetch(part, course, signal),
+    }
+    await walk(walker, batches, options)
+  }
+
+  /**
+   * The parts in which the model goes through the device, the most bytes that are taken there at a time, and the bytes of
+   * weights that are read from the files for every pass (with `watch`, for all passes together).
+   */
+  forecast(options: WalkOptions = {}): Promise<{ parts: number; bytes: number; reads: number }> {
+    return this.use(async (host) => {
+      const course = this.courseOf(host, gearOf(options), options.watch === undefined)
+      const read = course.parts.length === 1 ? [] : course.parts.flatMap((part) => this.passing(part, course))
+      const reads = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
+      return { parts: course.parts.length, bytes: this.bytesOf(host, course), reads }
+    })
+  }
+
+  /** Milliseconds that tokens take through the first layer, and that it took to load a byte of its weights. */
+  paceOf(tokens: readonly Token[]): Promise<{ run: number; load: number }> {
+    this.checkPass(tokens)
+    return this.inTurn(() =>
+      this.use(async (host) => {
+        const part = { enter: false, first: 0, end: 1, leave: false }
+        const course = { parts: [part], gear: noGear }
+        await this.unload()
+        const begin = performance.now()
+        const stage = this.stage(await this.load(host, part, course))
+        const loaded = performance.now() - begin
+        const bytes = this.passing(part, course).reduce((sum, { begin, end }) => sum + end - begin, 0)
+        const width = this.spec.language.activations.x ?? 0
+        const run = (some: readonly Token[]) =>
+          stage.run(some, { from: { layer: 0, x: new Float32Array(width * some.length) } })
+        // The first pass compiles the kernels.
+        await run(tokens.slice(0, 1))
+        const ready = performance.now()
+        await run(tokens)
+        return { run: performance.now() - ready, load: loaded / bytes }
+      }),
+    )
+  }
+
+  private courseOfPasses(host: Host): Course {
+    if (this.course?.device !== host.device) {
+      this.course = { device: host.device, course: this.courseOf(host, noGear, true) }
+    }
+    return this.course.course
+  }
+
+  /** `again`: it goes there pass after pass, and does not see all passes at a time. */
+  private courseOf(host: Host, gear: Gear, again = false): Course {
+    const { spec } = this
+    const whole = this.buffersOf(host, wholeOf(spec), gear).bytes
+    if (whole <= host.memory) return { parts: [wholeOf(spec)], gear }
+    if (again) {
+      const bare = this.buffersOf(host, wholeOf(spec), gear, { parts: [wholeOf(spec)], stays: false, slots: [] })
+      const stream = streamOf(spec, host.memory - bare.bytes, (name) => bare.blocksOf(name).map(turnedBytes))
+      if (stream !== undefined) return { parts: stream.parts, gear, stream }
+    } else {
+      const limit = host.memory * (1 - waitingShare)
+      const parts = partsOf(spec, (part) => this.buffersOf(host, part, gear).bytes <= limit)
+      if (parts !== undefined) return { parts, gear }
+    }
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+      `The model ${this.checkpoint.name} takes ${whole} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
+        `layers at a time fits the ${host.memory} bytes of memory; give more, or fewer tokens.`,
+    )
+  }
+
+  /** The most bytes that are taken on the device at a time. */
+  private bytesOf(host: Host, { parts, gear, stream }: Course): number {
+    const each = stream === undefined ? parts : parts.slice(0, 1)
+    return each.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear, stream).bytes), 0)
+  }
+
+  private stage({ device, resident, buffers }: Loaded) {
+    const { spec } = this
+    return {
+      run: (tokens: readonly Token[], stretch: Stretch, wanted: Wanted = {}) =>
+        runPass({ device, resident, buffers }, spec, tokens, wanted, stretch),
+      sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
+      grams: (add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>) =>
+        readGrams({ device, resident, buffers }, add),
+    }
+  }
+
+  /** Reads what a part will need, so that the system has it in memory when it is loaded. */
+  private async prefetch(part: Part, course: Course, signal: AbortSignal): Promise<void> {
+    const scratch = new Uint8Array(2 ** 20)
+    for (const { begin, end, file } of this.passing(part, course)) {
+      const handle = await open(this.checkpoint.files[file]?.path ?? '', 'r')
+      try {
+        for (let at = begin; at < end && !signal.aborted; at += scratch.length) {
+          await handle.read(scratch, 0, Math.min(scratch.length, end - at), at)
+        }
+      } finally {
+        await handle.close()
+      }
+    }
+  }
+
+  /** Tensors of a part that do not stay on the device. */
+  private passing(part: Part, { stream }: Course): CheckpointTensor[] {
+    const [first] = stream?.stays === true ? stream.parts : []
+    const held = first === undefined ? new Set<string>() : tensorsOf(this.spec, first)
+    return [...tensorsOf(this.spec, part)].filter((name) => !held.has(name)).map((name) => this.tensor(name))
+  }
+
+  private checkPass(tokens: readonly Token[]): void {
+    const rows = tokens.length
+    if (rows === 0 || rows > this.tokens) {
+      throw argument(`A pass takes 1 to ${this.tokens} tokens, but ${rows} were given.`)
+    }
+    const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels]))).size
+    const most = imagesOf(this.spec, this.tokens)
+    if (images <= most) return
+    throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
+  }
+
+  /** A part of the model on the device in use: after a loss that is another one. */
+  private async load(host: Host, part: Part, { gear, stream }: Course): Promise<Loaded> {
+    const key = JSON.stringify([stream ?? part, gear])
+    let { loaded } = this
+    if (loaded?.device !== host.device || loaded.key !== key) {
+      await this.unload()
+      const buffers = this.buffersOf(host, part, gear, stream)
+      if (buffers.bytes > host.memory) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+          `The model ${this.checkpoint.name} takes ${buffers.bytes} bytes with ${this.tokens} tokens a pass, but memory allows ` +
+            `${host.memory}; give at least as many, or fewer tokens.`,
+        )
+      }
+      const resident = await host.device.allocate(buffers.sizes)
+      loaded = { key, part, device: host.device, resident, buffers }
+      this.loaded = loaded
+      await this.upload(loaded, buffers.tensors.keys())
+      if (stream === undefined) return loaded
+    } else if (loaded.part === part) return loaded
+    loaded.part = part
+    if (stream !== undefined) await this.upload(loaded, loaded.buffers.hold(part))
+    return loaded
+  }
+
+  private async unload(): Promise<void> {
+    const { loaded } = this
+    this.loaded = undefined
+    try {
+      await loaded?.device.release(loaded.resident)
+    } catch {
+      // A device that is gone has taken its memory along.
+    }
+  }
+
+  private buffersOf({ device }: Host, part: Part, gear: Gear, stream?: Stream): Buffers {
+    const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
+    const forms = formsOf(device.adapter)
+    const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
+    const list = Math.max(0, ...lists)
+    const room = { tokens: this.tokens, cache: this.cache, binding, forms, part, stream, gear, list }
+    return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
+  }
+
+  /** Reads the weights of tensors into their buffers. */
+  private async upload({ device, resident, buffers }: Loaded, names: Iterable<string>): Promise<void> {
+    try {
+      for (const name of names) {
+        const { begin, file } = this.tensor(name)
+        for (const block of buffers.tensors.get(name) ?? []) {
+          const row = block.columns * (block.dtype === 'F32' ? 4 : 2)
+          const path = this.checkpoint.files[file]?.path ?? ''
+          const at = { begin: begin + block.first * row, bytes: block.rows * row }
+          const writes: NativeWork['writes'] = [{ buffer: buffers.staging, offset: 0, path, ...at }]
+          for (const by of ['row', 'column'] as const) {
+            const list = this.zerosOf(name, block, by)
+            if (list.length === 0) continue
+            writes.push({ buffer: buffers.list, offset: 0, memory: new Uint8Array(list.buffer) })
+            const at = { matrix: buffers.staging, list: buffers.list }
+            const dispatches = [forwardKernels.clear(at, block, { by, count: list.length })]
+            await device.dispatch(resident, { writes: writes.splice(0), dispatches, reads: [] })
+          }
+          const dispatches = [forwardKernels.turn(buffers.staging, block)]
+          await device.dispatch(resident, { writes, dispatches, reads: [] })
+        }
+      }
+    } catch (error) {
+      await this.unload()
+      throw error
+    }
+  }
+
+  /** Rows of a block, counted from its first, or columns that are to be zeros. */
+  private zerosOf(name: string, { first, rows }: Block, by: 'row' | 'column'): Uint32Array<ArrayBuffer> {
+    const zeros = this.zeros.get(name)
+    if (by === 'column') return Uint32Array.from(zeros?.columns ?? [])
+    return Uint32Array.from(
+      (zeros?.rows ?? []).filter((row) => row >= first && row < first + rows),
+      (row) => row - first,
+    )
+  }
+
+  private tensor(name: string): CheckpointTensor {
+    const tensor = this.checkpoint.tensors.get(name)
+    if (tensor !== undefined) return tensor
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The program names the tensor ${name}, which is not there.`)
+  }
+}
+
+function dtypeOf({ name, dtype }: CheckpointTensor): StoreDType {
+  if (isStorable(dtype)) return dtype
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_DTYPE',
+    `The tensor ${name} is stored as ${dtype}, but models run on F32, F16 and BF16 only.`,
+    { tensor: name },
+  )
+}
+
+function argument(message: string): WeightsmithError {
+  return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message)
+}

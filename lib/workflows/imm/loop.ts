@@ -1,0 +1,207 @@
+/**
+ * Iterative model merging (arXiv 2503.02103): a model learns from its own right answers, and after every round is merged with
+ * what it was, so that it does not lose the rest. The loop is `run` below; what it calls is in steps.ts.
+ */
+
+import { stat } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { openCheckpoint, resolveModel } from '../../checkpoint/index.js'
+import { readExamples } from '../../data/index.js'
+import type { Engine } from '../../engine/engine.js'
+import { version } from '../../native/version.js'
+import { throwIfAborted, WeightsmithError } from '../../util/errors.js'
+import { type ImmConfig, readConfig, type Settings } from './config.js'
+import { Ledger } from './ledger.js'
+import {
+  type Evaluation,
+  evaluateStep,
+  filterStep,
+  generateStep,
+  type Kept,
+  mergeStep,
+  type Run,
+  trainStep,
+} from './steps.js'
+
+export interface ImmOptions {
+  /** Folder of the run: every round's data, models and report. */
+  out: string
+  /** Goes before the config's. */
+  rounds?: number | undefined
+  /** Go on with the run in the folder, at the step it stopped in; where there is none, begin. */
+  resume?: boolean | undefined
+  /** Begin again where a run is. */
+  overwrite?: boolean | undefined
+  /** Check all and say what it takes, write nothing. */
+  dryRun?: boolean | undefined
+  signal?: AbortSignal | undefined
+  onProgress?: ((event: ImmProgress) => void) | undefined
+  /** After every round, the original as round 0. */
+  onRound?: ((report: RoundReport) => void) | undefined
+}
+
+export interface ImmProgress {
+  round: number
+  rounds: number
+  step: 'generate' | 'filter' | 'train' | 'merge' | 'evaluate'
+  /** Parts of the step, where it has any. */
+  done: number
+  total: number
+}
+
+export interface RoundReport {
+  round: number
+  /** The merged model; of round 0 the original. */
+  model: string
+  data?: Kept
+  evaluation: Evaluation
+  /** What the trained model was before the merge. */
+  trained?: { model: string; evaluation: Evaluation }
+  /** What was decided after it, and why. */
+  decision: string
+}
+
+export interface ImmReport {
+  out: string
+  dryRun: boolean
+  /** The result. */
+  model: string
+  /** The round it is of; 0 is the original. */
+  chosen: number
+  policy: 'last' | 'best'
+  questions: number
+  /** Bytes that a round takes on disk: the trained model and the merged one. */
+  bytesPerRound: number
+  rounds: RoundReport[]
+  adapter: string
+  milliseconds: number
+}
+
+/**
+ * Runs IMM. Throws ERR_WEIGHTSMITH_RECIPE for a config that is not valid, ERR_WEIGHTSMITH_COMMAND for a command that fails, and
+ * what the verbs it is made of throw; errors after which the same call can go on have `partial`, the folder.
+ */
+export async function imm(engine: Engine, config: string | ImmConfig, options: ImmOptions): Promise<ImmReport> {
+  const begin = performance.now()
+  const settings = await readConfig(config)
+  if (options.rounds !== undefined) settings.rounds = options.rounds
+  const out = resolve(options.out)
+  const original = await resolveModel(settings.model, settings.folder)
+  const report = { ...(await plan(engine, settings, original)), out, original, policy: settings.policy }
+  const common = { out, policy: settings.policy, questions: report.questions, bytesPerRound: report.bytesPerRound }
+  const end = (rest: Pick<ImmReport, 'dryRun' | 'model' | 'chosen' | 'rounds'>): ImmReport => ({
+    ...common,
+    ...rest,
+    adapter: engine.adapter.info.device,
+    milliseconds: performance.now() - begin,
+  })
+  if (options.dryRun) return end({ dryRun: true, model: original, chosen: 0, rounds: [] })
+  const ledger = await engine.use(({ addon }) =>
+    Ledger.open(addon, out, {
+      version,
+      config: asData(settings),
+      resume: options.resume === true,
+      overwrite: options.overwrite === true,
+    }),
+  )
+  try {
+    const rounds = await run(engine, { settings, original, ledger, options })
+    const chosen = settings.policy === 'best' ? bestOf(rounds) : rounds.length - 1
+    const result = end({ dryRun: false, model: rounds[chosen]?.model ?? original, chosen, rounds })
+    await ledger.finish({ model: result.model, chosen })
+    return result
+  } catch (error) {
+    if (error instanceof WeightsmithError) error.partial = out
+    throw error
+  } finally {
+    ledger.close()
+  }
+}
+
+interface Work {
+  settings: Settings
+  original: string
+  ledger: Ledger
+  options: ImmOptions
+}
+
+/** The loop: W is the working model, S what it becomes by training on its own right answers, M0 the original. */
+async function run(engine: Engine, { settings, original, ledger, options }: Work): Promise<RoundReport[]> {
+  const signal = options.signal ?? new AbortController().signal
+  const reports: RoundReport[] = []
+  const trained: string[] = []
+  let working = original
+  for (let round = 0; round <= settings.rounds; round++) {
+    const folder = await ledger.round(round)
+    const step = <T>(name: ImmProgress['step'], work: (run: Run) => Promise<T>, note: string = name) =>
+      ledger.step(round, note, async () => {
+        throwIfAborted(signal, 'The run')
+        const onProgress = (done: number, total: number) =>
+          options.onProgress?.({ round, rounds: settings.rounds, step: name, done, total })
+        onProgress(0, 0)
+        return work({ engine, settings, original, signal, onProgress })
+      })
+
+    let data: Kept | undefined
+    if (round > 0) {
+      await step('generate', (run) => generateStep(run, working, round, folder))
+      data = await step('filter', (run) => filterStep(run, folder))
+      trained.push(await step('train', (run) => trainStep(run, working, round, folder)))
+      working = await step('merge', (run) => mergeStep(run, trained, folder))
+    }
+    const evaluation = await step('evaluate', (run) => evaluateStep(run, working, true))
+    const report: RoundReport = { round, model: working, evaluation, decision: '' }
+    if (data !== undefined) report.data = data
+    const improved = trained.at(-1)
+    if (improved !== undefined) {
+      const before = await step('evaluate', (run) => evaluateStep(run, improved, false), 'evaluate trained')
+      report.trained = { model: improved, evaluation: before }
+    }
+    reports.push(report)
+    const ended = isOver(reports, settings)
+    report.decision = ended ?? (round === 0 ? 'begins' : 'goes on')
+    options.onRound?.(report)
+    if (ended !== undefined) break
+  }
+  return reports
+}
+
+/** Why the run ends with the last of these rounds, if it does. */
+function isOver(reports: readonly RoundReport[], { rounds, patience }: Settings): string | undefined {
+  const round = reports.length - 1
+  const since = round - bestOf(reports)
+  if (patience !== undefined && since >= patience) {
+    return `ends: no better validation accuracy since round ${round - since}`
+  }
+  return round === rounds ? `ends: round ${round} of ${rounds}` : undefined
+}
+
+/** The first of the rounds with the best validation accuracy. */
+function bestOf(reports: readonly RoundReport[]): number {
+  const values = reports.map(({ evaluation }) => evaluation.valid ?? 0)
+  return values.indexOf(Math.max(...values))
+}
+
+/** Looks at all that the run will need. */
+async function plan(engine: Engine, settings: Settings, original: string) {
+  const { questions, limit, evaluate, merge } = settings
+  const asked = await readExamples(questions, limit)
+  const sets = [...evaluate.id, ...evaluate.ood, evaluate.valid, merge.importance?.data]
+  for (const file of sets) if (file !== undefined) await readExamples(file)
+  if (merge.pretrained !== undefined) await resolveModel(merge.pretrained, settings.folder)
+  const checkpoint = await engine.use(({ addon }) => openCheckpoint(addon, original, original))
+  const elements = [...checkpoint.tensors.values()].reduce(
+    (sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1),
+    0,
+  )
+  const sizes = await Promise.all(checkpoint.files.map(({ path }) => stat(path)))
+  const own = sizes.reduce((sum, { size }) => sum + size, 0)
+  return { questions: asked.length, bytesPerRound: own + 4 * elements }
+}
+
+/** What decides about a run, as data: a function is only known to be one. */
+function asData(settings: Settings): Record<string, unknown> {
+  return JSON.parse(
+    JSON.stringify(settings, (_, value: unknown) => (typeof value === 'function' ? 'a function' : value)),
+  ) as Record<string, unknown>
+}

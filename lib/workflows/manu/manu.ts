@@ -1,0 +1,121 @@
+/**
+ * `manu`: modality-aware neuron unlearning (arXiv 2502.15910). Neurons of the MLPs that answer more strongly to what is to be
+ * forgotten than to what is to be retained become zeros; nothing is trained.
+ */
+
+import type { Engine } from '../../engine/engine.js'
+import { ask, compare } from './ask.js'
+import { type Choice, choose, type ModuleScores, score } from './choose.js'
+import { type Measured, measure } from './measure.js'
+import { checked, type ManuOptions } from './options.js'
+import { checkTargets, write } from './output.js'
+import { type ManuAnswers, type ManuReport, meanOf } from './report.js'
+import { passesOf, type Stream } from './streams.js'
+import { none, Subject } from './subject.js'
+
+/**
+ * Throws ERR_WEIGHTSMITH_ARGUMENT for options, for lines that are both to be forgotten and retained, for a stream that is empty
+ * while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED for `scores` of
+ * another run.
+ */
+export async function manu(engine: Engine, path: string, options: ManuOptions): Promise<ManuReport> {
+  const begin = performance.now()
+  const subject = await Subject.open(engine, path, checked(options))
+  const { alphas, iterations, dryRun } = subject.settings
+  await checkTargets(subject)
+  if (dryRun === true) return plan(subject)
+
+  const before = await ask(subject, none)
+  // All alphas share the measurement of the model as it is.
+  const streams = await measure(subject, none)
+  const scores = score(subject, streams)
+  const choices: Choice[] = []
+  for (const alpha of alphas) {
+    let chosen = choose(scores, alpha, undefined)
+    for (let round = 1; round < iterations; round++) {
+      const without: Measured = await measure(subject, chosen.selected)
+      chosen = choose(score(subject, without), alpha, chosen)
+    }
+    choices.push({ ...chosen, ...(await compare(subject, chosen)) })
+  }
+  const within = largestWithin(subject, choices, before)
+  await write(subject, choices, within)
+  return report(subject, { before, choices, within, scores, total: performance.now() - begin })
+}
+
+/** The largest alpha within the limit; undefined where there is no limit, null where none is within it. */
+function largestWithin(
+  { settings: { maxRetainDrop } }: Subject,
+  choices: readonly Choice[],
+  before: ManuAnswers[] | undefined,
+): number | null | undefined {
+  if (maxRetainDrop === undefined || before === undefined) return undefined
+  const fits = choices.filter(
+    ({ answers }) => answers && 100 * (meanOf(before, 'retain') - meanOf(answers, 'retain')) <= maxRetainDrop + 1e-9,
+  )
+  return fits.at(-1)?.alpha ?? null
+}
+
+/** What a run would do, and about how long it takes: a pass of each kind of lines is timed. */
+async function plan(subject: Subject): Promise<ManuReport> {
+  const { milliseconds, settings, asking } = subject
+  const { measured, asked, end } = subject.streams
+  const model = subject.without(none)
+  try {
+    subject.forecast = await model.forecast({ watch: [{ measures: () => [] }] })
+    for (const { kind, rows } of measured.filter(({ set }) => set === 'forget')) {
+      const { value: pass } = await passesOf(model, rows, { end: [], batch: 1 }).next()
+      if (pass === undefined) continue
+      const own = (stream: Stream) => stream.kind === kind
+      const each = async (towerOnly: boolean) => {
+        // The first pass compiles kernels.
+        await model.walk([pass.tokens], { towerOnly })
+        const begin = performance.now()
+        await model.walk([pass.tokens], { towerOnly })
+        return (performance.now() - begin) / pass.tokens.length
+      }
+      const towerOnly = kind === 'multimodal' && settings.mode !== 'paper'
+      milliseconds.measure += (await each(towerOnly)) * subject.count(measured.filter(own), []) * settings.iterations
+      if (asking > 0) milliseconds.ask += (await each(false)) * subject.count(asked.filter(own), end) * asking
+    }
+  } finally {
+    await model.close()
+  }
+  return report(subject, { choices: [], scores: new Map(), total: milliseconds.measure + milliseconds.ask })
+}
+
+function report(
+  subject: Subject,
+  found: {
+    before?: ManuAnswers[] | undefined
+    choices: readonly Choice[]
+    within?: number | null | undefined
+    scores: ModuleScores
+    total: number
+  },
+): ManuReport {
+  const { before, choices, within, scores, total } = found
+  const modules = subject.candidates.map((module) => ({
+    ...{ name: module.name, tower: module.tower, layer: module.layer, neurons: module.neurons },
+    selected: choices.map(({ selected }) => selected.get(module)?.length ?? 0),
+    limited: scores.get(module)?.limited ?? 0,
+  }))
+  const { mode, dryRun = false } = subject.settings
+  return {
+    ...{ model: subject.path, mode, dryRun },
+    streams: subject.streams.measured.map((stream) => ({
+      ...{ set: stream.set, kind: stream.kind, lines: stream.rows.length },
+      tokens: subject.count([stream], []),
+    })),
+    modules,
+    limited: modules.reduce((sum, { limited }) => sum + limited, 0),
+    ...(before && { before }),
+    choices: choices.map(({ selected: _, ...choice }) => choice),
+    ...(within === undefined ? {} : { within }),
+    notes: subject.notes,
+    parts: subject.forecast.parts,
+    memory: subject.forecast.bytes,
+    adapter: subject.engine.adapter.info.device,
+    milliseconds: { ...subject.milliseconds, total },
+  }
+}
