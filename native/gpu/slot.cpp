@@ -48,7 +48,8 @@ wgpu::Buffer make(const Device& device, const wgpu::BufferDescriptor& descriptor
 
 }  // namespace
 
-Buffer::Buffer(const Device& device, uint64_t size) : size_(roundUp(std::max<uint64_t>(size, 16), kPage)) {
+Buffer::Buffer(const Device& device, uint64_t size)
+    : device_(device), size_(roundUp(std::max<uint64_t>(size, 16), kPage)) {
   wgpu::BufferDescriptor descriptor;
   descriptor.size = size_;
   descriptor.usage = wgpu::BufferUsage::Storage | wgpu::BufferUsage::CopyDst | wgpu::BufferUsage::CopySrc;
@@ -65,7 +66,10 @@ Buffer::Buffer(const Device& device, uint64_t size) : size_(roundUp(std::max<uin
   handle_ = make(device, descriptor);
 }
 
-Buffer::~Buffer() { handle_.Destroy(); }
+Buffer::~Buffer() {
+  handle_.Destroy();
+  device_.dropped();
+}
 
 Result::Result(const Device& device, uint64_t result, uint64_t counts)
     : result_(device, result), counts_(device, counts) {

@@ -37,6 +37,7 @@ class Buffer {
   uint8_t* memory() const { return memory_; }
 
  private:
+  const Device& device_;
   uint64_t size_;
   uint8_t* memory_ = nullptr;  // owned by Dawn's buffer, which may need it longer than this object lives
   wgpu::Buffer handle_;
