@@ -182,6 +182,44 @@ onLinux('200 merges in a row leave no file open, no buffer allocated and no memo
   expect(after!.memory! - before!.memory!).toBeLessThan(20 * MiB)
 })
 
+onLinux(
+  'merges of unlike models in turn, some of them aborted, take no more memory than the engine was given',
+  async () => {
+    // The buffers of neither hold the other: one reads much at a time, one has many tensors to know about.
+    const wide = { a: { dtype: 'F32', shape: [2 ** 22], bytes: Buffer.alloc(2 ** 24) } }
+    const many = Object.fromEntries(Array.from({ length: 400 }, (_, i) => [`t${i}`, f32([i])]))
+    const recipes = [wide, many].map((tensors) =>
+      recipeFile(soup(...[0, 1].map(() => writeModel(fresh('model'), tensors)))),
+    )
+    const body = `const [wide, many, out] = process.argv.slice(2)
+    const engine = await Engine.open({ memory: '64MiB', maxBufferBytes: 4 * 2 ** 20 })
+    const options = { out, overwrite: true, sync: false }
+    let aborted = 0
+    const run = async (count) => {
+      for (let i = 0; i < count; i++) {
+        await merge(engine, wide, options)
+        await merge(engine, many, options)
+        const abort = new AbortController()
+        const one = merge(engine, wide, { ...options, signal: abort.signal, onProgress: () => abort.abort() })
+        await one.catch(() => aborted++)
+      }
+      return process.memoryUsage.rss()
+    }
+    const before = await run(4)
+    const after = await run(10)
+    console.log(JSON.stringify({ grown: after - before, aborted }))
+    await engine.close()`
+    // A small nursery is full at once; otherwise V8 goes on enlarging it for as long as this lasts.
+    const args = ['--max-semi-space-size=1', script(folder, 'turns', body), ...recipes, fresh('out')]
+    const { code, stdout, stderr } = await start(args).ended
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const { grown, aborted } = JSON.parse(stdout) as { grown: number; aborted: number }
+    expect(aborted).toBeGreaterThan(0)
+    // 30 merges that each leave one of their buffers behind would take twice as much.
+    expect(grown).toBeLessThan(64 * MiB)
+  },
+)
+
 describe('verify', () => {
   const output = async () => {
     const out = fresh('out')

@@ -80,7 +80,7 @@ export function mergeInThread(
     recipe,
     options: { ...options, folder: options.folder ?? process.cwd() },
   }
-  const worker = new Worker(join(here, '..', 'merge_worker.js'), { workerData })
+  const worker = new Worker(join(here, '..', 'merge', 'worker.js'), { workerData })
   const abort = () => worker.postMessage('abort')
   return new Promise<MergeReport>((resolve, reject) => {
     worker.on('message', (message: ThreadMessage) => {

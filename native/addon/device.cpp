@@ -177,7 +177,6 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
           info.Env(),
           [id = residentNumber(info)](const RunContext& context) {
             context.residents.remove(id);
-            context.device.reclaim();
             return true;
           },
           [](Napi::Env env, bool&) -> Napi::Value { return env.Undefined(); });

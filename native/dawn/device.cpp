@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <utility>
 
 #include "base/error.h"
 
@@ -259,6 +260,7 @@ void Device::wait(wgpu::Future future) const {
 }
 
 void Device::allocate(const std::string& what, const std::function<void()>& make) const {
+  reclaim();
   // Two scopes, because drivers report an import of host memory that fails in either way.
   const wgpu::ErrorFilter filters[] = {wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal};
   for (const auto filter : filters) device_.PushErrorScope(filter);
@@ -278,6 +280,7 @@ void Device::allocate(const std::string& what, const std::function<void()>& make
 }
 
 void Device::reclaim() const {
+  if (!std::exchange(dropped_, false)) return;
   // What is dropped counts as used by what is submitted next, and what that lets go of by what comes after it.
   for (int i = 0; i < 2; i++) {
     const wgpu::CommandBuffer nothing = device_.CreateCommandEncoder().Finish();

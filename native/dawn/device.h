@@ -43,8 +43,12 @@ class Device {
   // good), or OUT_OF_MEMORY, after which the device is as before.
   void check() const;
   // Runs `make`, which creates buffers and does not throw; throws OUT_OF_MEMORY where the device has no room for them.
+  // Buffers that are gone make room first.
   void allocate(const std::string& what, const std::function<void()>& make) const;
-  // Gives back the memory of buffers that are gone. Dawn keeps it until its events are looked at.
+  // A buffer is gone. Dawn keeps its memory until `reclaim`.
+  void dropped() const { dropped_ = true; }
+  // Gives back the memory of buffers that are gone; nothing to do where none is. Dawn keeps it until its events are
+  // looked at, which waiting for a future does not do.
   void reclaim() const;
   bool lost() const { return state_->lost.load(); }
   // From any thread; the thread that uses the device loses it, at its next check.
@@ -79,6 +83,7 @@ class Device {
   bool mapped_ = false;
   uint64_t maxBinding_ = 0;
   uint64_t maxBuffer_ = 0;
+  mutable bool dropped_ = false;  // of the thread that uses the device, as buffers are
 };
 
 }  // namespace weightsmith

@@ -48,7 +48,8 @@ wgpu::Buffer make(const Device& device, const wgpu::BufferDescriptor& descriptor
 
 }  // namespace
 
-Buffer::Buffer(const Device& device, uint64_t size) : size_(roundUp(std::max<uint64_t>(size, 16), kPage)) {
+Buffer::Buffer(const Device& device, uint64_t size)
+    : device_(device), size_(roundUp(std::max<uint64_t>(size, 16), kPage)) {
   wgpu::BufferDescriptor descriptor;
   descriptor.size = size_;
   descriptor.usage = wgpu::BufferUsage::Storage | wgpu::BufferUsage::CopyDst | wgpu::BufferUsage::CopySrc;
@@ -65,10 +66,12 @@ Buffer::Buffer(const Device& device, uint64_t size) : size_(roundUp(std::max<uin
   handle_ = make(device, descriptor);
 }
 
-Buffer::~Buffer() { handle_.Destroy(); }
+Buffer::~Buffer() {
+  handle_.Destroy();
+  device_.dropped();
+}
 
-Result::Result(const Device& device, uint64_t result, uint64_t counts)
-    : result_(device, result), counts_(device, counts) {
+Result::Result(const Device& device, const Room& room) : result_(device, room.data), counts_(device, room.facts) {
   if (device.mapped()) return;
   wgpu::BufferDescriptor descriptor;
   descriptor.size = result_.size() + counts_.size();
@@ -80,16 +83,12 @@ Result::~Result() {
   if (readback_) readback_.Destroy();
 }
 
-bool Result::fits(uint64_t result, uint64_t counts, uint64_t most) const {
-  return result_.size() >= result && counts_.size() >= counts && result_.size() + counts_.size() <= most;
-}
-
 const uint32_t* Result::counts() const {
   return reinterpret_cast<const uint32_t*>(readback_ ? readPointer_ + result_.size() : counts_.memory());
 }
 
-Slot::Slot(const Device& device, uint64_t input, uint64_t table)
-    : device_(device), input_(device, input), table_(device, table) {
+Slot::Slot(const Device& device, const Room& room)
+    : device_(device), input_(device, room.data), table_(device, room.facts) {
   if (device.mapped()) return;
   wgpu::BufferDescriptor descriptor;
   descriptor.size = input_.size();
@@ -102,10 +101,6 @@ Slot::Slot(const Device& device, uint64_t input, uint64_t table)
 
 Slot::~Slot() {
   if (upload_) upload_.Destroy();
-}
-
-bool Slot::fits(uint64_t input, uint64_t table, uint64_t most) const {
-  return input_.size() >= input && table_.size() >= table && input_.size() + table_.size() <= most;
 }
 
 const wgpu::BindGroup& Slot::bindGroup(const Pipelines& pipelines, const Result& result) {

@@ -5,6 +5,7 @@
 #pragma once
 #include <webgpu/webgpu_cpp.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -24,6 +25,15 @@ struct Dispatch {
   bool reduce = false;  // clear the result first
 };
 
+// Bytes of the two buffers of a slot (sources, parameter table) or of a result (what is stored, counts of NaN and Inf).
+struct Room {
+  uint64_t data = 0, facts = 0;
+  uint64_t total() const { return data + facts; }
+  bool holds(const Room& other) const { return data >= other.data && facts >= other.facts; }
+  // The least that holds both.
+  Room with(const Room& other) const { return {std::max(data, other.data), std::max(facts, other.facts)}; }
+};
+
 // A storage buffer, and the host memory it stands for where the device can bind that.
 class Buffer {
  public:
@@ -37,6 +47,7 @@ class Buffer {
   uint8_t* memory() const { return memory_; }
 
  private:
+  const Device& device_;
   uint64_t size_;
   uint8_t* memory_ = nullptr;  // owned by Dawn's buffer, which may need it longer than this object lives
   wgpu::Buffer handle_;
@@ -44,13 +55,12 @@ class Buffer {
 
 class Result {
  public:
-  // Bytes of stored elements or partial results, and of NaN/Inf counters.
-  Result(const Device& device, uint64_t result, uint64_t counts);
+  Result(const Device& device, const Room& room);
   ~Result();
   Result(const Result&) = delete;
   Result& operator=(const Result&) = delete;
 
-  bool fits(uint64_t result, uint64_t counts, uint64_t most) const;
+  Room room() const { return {result_.size(), counts_.size()}; }
   // Valid after a run until the next one.
   const uint8_t* data() const { return readback_ ? readPointer_ : result_.memory(); }
   const uint32_t* counts() const;
@@ -64,13 +74,12 @@ class Result {
 
 class Slot {
  public:
-  // Bytes of sources and of the parameter table.
-  Slot(const Device& device, uint64_t input, uint64_t table);
+  Slot(const Device& device, const Room& room);
   ~Slot();
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;
 
-  bool fits(uint64_t input, uint64_t table, uint64_t most) const;
+  Room room() const { return {input_.size(), table_.size()}; }
   // Where the sources go; valid after `release` until a run.
   uint8_t* input() const { return upload_ ? uploadPointer_ : input_.memory(); }
   // The sources may be overwritten: makes `input` writable again.

@@ -10,6 +10,21 @@ constexpr size_t kReaders = 2;
 constexpr size_t kWriters = 2;
 constexpr size_t kHashers = 2;
 const char kClosed[] = "The engine is closed.";
+
+// What `work` throws, if it does.
+std::optional<Error> attempt(const std::function<void()>& work) {
+  try {
+    work();
+    return std::nullopt;
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return Error(Code::OUT_OF_MEMORY, "The process has no memory left for this run.");
+  } catch (const std::exception& error) {
+    return Error(Code::INTERNAL, std::string("The run fails: ") + error.what());
+  }
+}
+
 }  // namespace
 
 Engine::Engine(const OpenOptions& options)
@@ -88,18 +103,14 @@ void Engine::work() {
     if (closing) {
       error = Error(Code::DISPOSED, kClosed);
     } else {
-      try {
+      error = attempt([&] {
         device_->check();
         if (!pipelines) pipelines.emplace(*device_);
         const RunContext context{*device_, *pipelines, readers, writers, hashers, cache, residents};
         task->work(context);
-      } catch (const Error& caught) {
-        error = caught;
-      } catch (const std::bad_alloc&) {
-        error = Error(Code::OUT_OF_MEMORY, "The process has no memory left for this run.");
-      } catch (const std::exception& caught) {
-        error = Error(Code::INTERNAL, std::string("The run fails: ") + caught.what());
-      }
+      });
+      // Whatever came of the task. A device that is lost here says so to the next one.
+      attempt([&] { device_->reclaim(); });
     }
     {
       std::lock_guard lock(mutex_);

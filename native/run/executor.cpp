@@ -78,7 +78,9 @@ class Execution {
       settle();
       throw;
     }
-    for (auto& item : slots_) context_.cache.slots.push_back(std::move(item->slot));
+    for (auto& item : slots_) {
+      if (item->slot) context_.cache.slots.push_back(std::move(item->slot));
+    }
     for (auto& item : results_) {
       if (item->result) context_.cache.results.push_back(std::move(item->result));
     }
@@ -211,7 +213,9 @@ class Execution {
 
   void issueReads(const Visit& visit, RingSlot& item) {
     wait(item.writes);
-    if (!item.slot) item.slot = takeSlot();
+    if (!item.slot) {
+      item.slot = take(context_.cache.slots, {tiling_.input, tiling_.table}, plan_.memory / (2 * kSlots));
+    }
     item.slot->release();
     const Group& group = tiling_.groups[visit.group];
     const Tile& tile = group.tiles[visit.tile];
@@ -245,31 +249,35 @@ class Execution {
                                 sourceBytes(group, segment, input));
   }
 
-  std::unique_ptr<Slot> takeSlot() {
-    const uint64_t most = std::max(tiling_.input + tiling_.table, plan_.memory / (2 * kSlots)) + kPadding;
-    for (auto& slots = context_.cache.slots; !slots.empty();) {
-      auto slot = std::move(slots.back());
-      slots.pop_back();
-      if (slot && slot->fits(tiling_.input, tiling_.table, most)) return slot;
+  // What an earlier run left, or a new one. Where nothing that is left is large enough, one item makes way for one that
+  // also holds what it held: plans that come in turn soon share the same. What takes more than this plan needs, and
+  // more than `share`, is let go.
+  template <typename T>
+  std::unique_ptr<T> take(std::vector<std::unique_ptr<T>>& left, Room need, uint64_t share) const {
+    const uint64_t most = std::max(need.total(), share) + kPadding;
+    std::erase_if(left, [most](const auto& item) { return item->room().total() > most; });
+    const auto found =
+        std::find_if(left.begin(), left.end(), [&](const auto& item) { return item->room().holds(need); });
+    if (found != left.end()) {
+      auto item = std::move(*found);
+      left.erase(found);
+      return item;
     }
-    return std::make_unique<Slot>(context_.device, tiling_.input, tiling_.table);
-  }
-
-  std::unique_ptr<Result> takeResult() {
-    const uint64_t most = std::max(tiling_.result + tiling_.counts, plan_.memory / (4 * kResults)) + kPadding;
-    for (auto& results = context_.cache.results; !results.empty();) {
-      auto result = std::move(results.back());
-      results.pop_back();
-      if (result->fits(tiling_.result, tiling_.counts, most)) return result;
+    if (!left.empty()) {
+      const Room both = need.with(left.back()->room());
+      if (both.total() <= most) need = both;
+      left.pop_back();
     }
-    return std::make_unique<Result>(context_.device, tiling_.result, tiling_.counts);
+    return std::make_unique<T>(context_.device, need);
   }
 
   // The next result, once nothing is written from it any more.
   RingResult& freeResult() {
     RingResult& item = *results_[result_];
     wait(item.writes);
-    if (!item.result) item.result = takeResult();
+    if (!item.result) {
+      item.result = take(context_.cache.results, {tiling_.result, tiling_.counts}, plan_.memory / (4 * kResults));
+    }
     return item;
   }
 
