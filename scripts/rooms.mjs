@@ -42,12 +42,16 @@ export const rooms = {
   native: {
     base: [],
     kernels: [],
+    linalg: ['base'],
     io: ['base'],
+    plan: ['base'],
     dawn: ['base'],
     gpu: ['dawn', 'base', 'kernels'],
-    resident: ['gpu', 'dawn', 'io', 'base'],
-    run: ['resident', 'gpu', 'dawn', 'io', 'base'],
-    addon: ['run', 'resident', 'gpu', 'dawn', 'io', 'base'],
+    graph: ['gpu', 'dawn', 'io', 'base'],
+    steps: ['plan', 'linalg', 'base'],
+    stream: ['steps', 'plan', 'graph', 'gpu', 'dawn', 'io', 'base'],
+    engine: ['stream', 'graph', 'gpu', 'dawn', 'base'],
+    addon: ['engine', 'stream', 'steps', 'plan', 'graph', 'gpu', 'dawn', 'linalg', 'io', 'base'],
   },
 }
 

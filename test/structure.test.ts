@@ -77,18 +77,18 @@ describe('the border between TypeScript and C++ names what crosses it:', () => {
 
 describe('the registry of kernels', () => {
   test('has the kernels of the addon', () => {
-    const names = [...kernels.keys(), ...Object.keys(forwardKernels).map((name) => `forward/${name}`)]
+    const names = [...kernels.keys(), ...Object.keys(forwardKernels).map((name) => `model/${name}`)]
     // Some have several forms, and the bench has a kernel of its own.
     const own = loadAddon().kernels.map((name) =>
-      name.replace(/^(forward\/[a-z]+)_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
+      name.replace(/^(model\/[a-z]+)_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
     )
     expect(sorted(new Set(own))).toEqual(sorted([...names, 'bench/gemm']))
   })
 
   test('has one WGSL file a kernel, whose head says what it does', () => {
-    const files = readdirSync('native/kernels').filter((name) => name.endsWith('.wgsl'))
+    const files = readdirSync('native/kernels/merge').filter((name) => name.endsWith('.wgsl'))
     expect(sorted(kernels.keys())).toEqual(sorted(files.map((name) => name.replace('.wgsl', ''))))
-    for (const file of files) expect(readFileSync(join('native/kernels', file), 'utf8')).toMatch(/^\/\//)
+    for (const file of files) expect(readFileSync(join('native/kernels/merge', file), 'utf8')).toMatch(/^\/\//)
   })
 
   for (const [name, spec] of kernels) {
@@ -196,7 +196,7 @@ describe('rooms know only the rooms below them', () => {
 
   test('while a step down is none', async () => {
     const { roomViolations } = await load()
-    expect(roomViolations({ 'native/run/x.cpp': '#include "io/file.h"' })).toEqual([])
+    expect(roomViolations({ 'native/stream/x.cpp': '#include "io/file.h"' })).toEqual([])
     expect(roomViolations({ 'lib/merge/x.ts': "import { planMerge } from './plan/index.js'" })).toEqual([])
   })
 })

@@ -1,6 +1,6 @@
 /**
  * The registry of kernels that can be called on their own; tests, benches and documentation iterate it. A kernel is
- * native/kernels/NAME.wgsl, whose head has the formula, plus one entry here.
+ * native/kernels/merge/NAME.wgsl, whose head has the formula, plus one entry here.
  */
 
 export interface KernelSpec {

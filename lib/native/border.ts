@@ -156,7 +156,7 @@ export interface NativeJournal {
 
 /**
  * What is done with one class of tensors: kernels in order, each streaming over all tiles of a tensor. A host step
- * (float64, C++, native/run/coefficients/NAME.cpp) reads the partial results of one kernel and gives the
+ * (float64, C++, native/steps/NAME.cpp) reads the partial results of one kernel and gives the
  * coefficients of the next; without one, every kernel gets the job's coefficients rounded to f32.
  */
 export interface NativeProgram {

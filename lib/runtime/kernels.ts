@@ -1,5 +1,5 @@
 /**
- * The kernels of forward passes, as functions that make dispatches: native/kernels/forward/NAME.wgsl, whose head has the
+ * The kernels of forward passes, as functions that make dispatches: native/kernels/model/NAME.wgsl, whose head has the
  * formula, plus one entry here. Activations are f32 rows; weights are packed and turned (`turn`); buffers go by index.
  */
 
@@ -147,7 +147,7 @@ export const forwardKernels = {
     const vector = to.dtype === 'F32' ? 4 : 8
     const whole = to.columns % vector === 0
     return {
-      kernel: 'forward/turn',
+      kernel: 'model/turn',
       constants: { ...dtypeOf(to), VECTORS: whole ? 1 : 0 },
       parameters: [to.rows, to.columns, width],
       buffers: [source, to.buffer],
@@ -163,7 +163,7 @@ export const forwardKernels = {
   ): NativeDispatch => {
     const [lines, more] = perRow(count)
     return {
-      kernel: 'forward/clear',
+      kernel: 'model/clear',
       constants: dtypeOf({ dtype }),
       parameters: [rows, columns, count, by === 'column' ? 1 : 0],
       buffers: [list, matrix],
@@ -181,7 +181,7 @@ export const forwardKernels = {
     y: number,
     at: { rows: number; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean },
   ): NativeDispatch => ({
-    kernel: 'forward/embed',
+    kernel: 'model/embed',
     constants: dtypeOf(table),
     parameters: [
       at.rows,
@@ -199,7 +199,7 @@ export const forwardKernels = {
 
   /** y = weight, for tokens that are the first of their sequence. */
   first: (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
-    kernel: 'forward/first',
+    kernel: 'model/first',
     constants: dtypeOf(weight),
     parameters: [rows, weight.rows],
     buffers: [weight.buffer, tokens, y],
@@ -211,7 +211,7 @@ export const forwardKernels = {
     { tokens, features, y }: { tokens: number; features: number; y: number },
     { rows, width, first }: { rows: number; width: number; first: number },
   ): NativeDispatch => ({
-    kernel: 'forward/splice',
+    kernel: 'model/splice',
     parameters: [rows, width, first],
     buffers: [tokens, features, y],
     grid: perRow(rows),
@@ -224,7 +224,7 @@ export const forwardKernels = {
     y: number,
     at: { rows: number; eps: number; centered?: boolean; plus?: number },
   ): NativeDispatch => ({
-    kernel: 'forward/norm',
+    kernel: 'model/norm',
     constants: dtypeOf(weight),
     parameters: [at.rows, weight.rows, bits(at.eps), bits(at.plus ?? 0), at.centered === true ? 1 : 0],
     buffers: [weight.buffer, x, y],
@@ -240,7 +240,7 @@ export const forwardKernels = {
   ): NativeDispatch => {
     const { kernel, tall, wide, lanes } = gemmForm(weight, rows, forms)
     return {
-      kernel: `forward/${kernel}`,
+      kernel: `model/${kernel}`,
       constants: { ...dtypeOf(weight), SUBGROUP: lanes },
       parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
       buffers: [weight.buffer, x, y],
@@ -250,7 +250,7 @@ export const forwardKernels = {
 
   /** y += bias, in every row. */
   bias: (weight: Block, y: number, rows: number): NativeDispatch => ({
-    kernel: 'forward/bias',
+    kernel: 'model/bias',
     constants: dtypeOf(weight),
     parameters: [rows, weight.rows],
     buffers: [weight.buffer, y],
@@ -262,7 +262,7 @@ export const forwardKernels = {
     { angles, tokens, x }: { angles: number; tokens: number; x: number },
     { rows, heads, size }: { rows: number; heads: number; size: number },
   ): NativeDispatch => ({
-    kernel: 'forward/rope',
+    kernel: 'model/rope',
     parameters: [rows, heads, size],
     buffers: [angles, tokens, x],
     grid: perRow(rows),
@@ -270,7 +270,7 @@ export const forwardKernels = {
 
   /** Rows of x to their rows in the cache. */
   store: (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'forward/store',
+    kernel: 'model/store',
     parameters: [rows, width],
     buffers: [tokens, x, cache],
     grid: perRow(rows),
@@ -278,7 +278,7 @@ export const forwardKernels = {
 
   /** Rows of the cache to other rows of it: pairs of `from` and `to`. */
   repeat: (copies: number, cache: number, count: number, width: number): NativeDispatch => ({
-    kernel: 'forward/repeat',
+    kernel: 'model/repeat',
     parameters: [count, width],
     buffers: [copies, cache],
     grid: perRow(count),
@@ -295,7 +295,7 @@ export const forwardKernels = {
       buffers: [tokens, q, keys, values, y],
     }
     if (lanes === 0 || at.size % 4 !== 0 || at.size > 32 * lanes) {
-      return { kernel: 'forward/attention', ...common, grid: perRow(at.rows, at.heads) }
+      return { kernel: 'model/attention', ...common, grid: perRow(at.rows, at.heads) }
     }
     const parts = Math.ceil(at.size / 4 / lanes)
     // As many queries as registers hold elements of.
@@ -304,7 +304,7 @@ export const forwardKernels = {
     // A few tokens are the next ones of as many sequences; more are sequences, whose neighbours see the same keys.
     const tile = at.rows <= 32 ? across : most
     return {
-      kernel: 'forward/attention_subgroup',
+      kernel: 'model/attention_subgroup',
       constants: { SUBGROUP: lanes, PARTS: parts, TILE: tile, ACROSS: across },
       ...common,
       grid: perRow(Math.ceil(at.rows / (tile / across)), at.heads / across),
@@ -313,7 +313,7 @@ export const forwardKernels = {
 
   /** x = f(x). */
   activate: (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'forward/activate',
+    kernel: 'model/activate',
     constants: { KIND: kinds[kind] },
     parameters: [Math.ceil((rows * width) / 4)],
     buffers: [x],
@@ -322,7 +322,7 @@ export const forwardKernels = {
 
   /** x = f(x) * y. */
   gate: (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'forward/gate',
+    kernel: 'model/gate',
     constants: { KIND: kinds[kind] },
     parameters: [Math.ceil((rows * width) / 4)],
     buffers: [y, x],
@@ -331,7 +331,7 @@ export const forwardKernels = {
 
   /** x += y. */
   add: (x: number, y: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'forward/add',
+    kernel: 'model/add',
     parameters: [Math.ceil((rows * width) / 4)],
     buffers: [y, x],
     grid: perQuads(rows * width),
@@ -342,7 +342,7 @@ export const forwardKernels = {
     { tokens, logits, losses, best }: { tokens: number; logits: number; losses: number; best: number },
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
-    kernel: 'forward/nll',
+    kernel: 'model/nll',
     parameters: [rows, width, from],
     buffers: [tokens, logits, losses, best],
     grid: perRow(rows),
@@ -353,7 +353,7 @@ export const forwardKernels = {
     { draws, logits, best }: { draws: number; logits: number; best: number },
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
-    kernel: 'forward/sample',
+    kernel: 'model/sample',
     parameters: [rows, width, from],
     buffers: [draws, logits, best],
     grid: perRow(rows),
@@ -364,7 +364,7 @@ export const forwardKernels = {
     { u, mask, w, errors }: Record<'u' | 'mask' | 'w' | 'errors', number>,
     at: Record<'rows' | 'inputs' | 'first' | 'count' | 'stay' | 'of', number>,
   ): NativeDispatch => ({
-    kernel: 'forward/obs',
+    kernel: 'model/obs',
     parameters: [at.rows, at.inputs, at.first, at.count, at.stay, at.of],
     buffers: [u, mask, w, errors],
     grid: [Math.ceil(at.rows / 64), 1, 1],
@@ -375,7 +375,7 @@ export const forwardKernels = {
     { u, errors, w }: Record<'u' | 'errors' | 'w', number>,
     at: Record<'rows' | 'inputs' | 'first' | 'count', number>,
   ): NativeDispatch => ({
-    kernel: 'forward/carry',
+    kernel: 'model/carry',
     parameters: [at.rows, at.inputs, at.first, at.count],
     buffers: [u, errors, w],
     grid: [Math.ceil(at.rows / 64), Math.ceil((at.inputs - at.first) / 8), 1],
@@ -389,7 +389,7 @@ export const forwardKernels = {
     { groups, x, y }: { groups: number; x: number; y: number },
     at: Record<'width' | 'list' | 'groups' | 'first' | 'count' | 'start' | 'tau' | 'limit', number>,
   ): NativeDispatch => ({
-    kernel: 'forward/columns',
+    kernel: 'model/columns',
     parameters: [at.width, at.list, at.groups, at.first, at.count, at.start, bits(at.tau), bits(at.limit)],
     buffers: [groups, x, y],
     grid: [Math.ceil(at.width / 64), at.count, 1],
@@ -400,7 +400,7 @@ export const forwardKernels = {
     { picks, x, y }: { picks: number; x: number; y: number },
     { width, first, rows, list, picked }: Record<'width' | 'first' | 'rows' | 'list' | 'picked', number>,
   ): NativeDispatch => ({
-    kernel: 'forward/gram',
+    kernel: 'model/gram',
     parameters: [width, first, rows, list, picked],
     buffers: [picks, x, y],
     grid: [Math.ceil(width / 64), Math.ceil(rows / 8), 1],
@@ -408,7 +408,7 @@ export const forwardKernels = {
 
   /** y[rows, 3] = a·a, a·(b - a), (b - a)·(b - a) of every row. */
   move: ({ a, b, y }: { a: number; b: number; y: number }, rows: number, width: number): NativeDispatch => ({
-    kernel: 'forward/move',
+    kernel: 'model/move',
     parameters: [rows, width],
     buffers: [a, b, y],
     grid: perRow(rows),
@@ -416,7 +416,7 @@ export const forwardKernels = {
 
   /** y[inputs, 2] += sums of |W| and W² over the outputs of a block; or y[outputs, 2] over its inputs. */
   sums: (weight: Block, y: number, by: 'input' | 'output' = 'input'): NativeDispatch => ({
-    kernel: 'forward/sums',
+    kernel: 'model/sums',
     constants: dtypeOf(weight),
     parameters: by === 'output' ? [weight.rows, weight.columns, 1, weight.first] : [weight.columns, weight.rows, 0, 0],
     buffers: [weight.buffer, y],

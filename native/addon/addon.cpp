@@ -12,9 +12,9 @@
 #include "addon/files.h"
 #include "addon/from_js.h"
 #include "addon/to_js.h"
-#include "base/factor.h"
 #include "gpu/kernel_source.h"
-#include "run/coefficients/host_step.h"
+#include "linalg/cholesky.h"
+#include "steps/host_step.h"
 
 namespace weightsmith {
 namespace {

@@ -8,7 +8,7 @@
 #include "addon/from_js.h"
 #include "addon/lobby.h"
 #include "addon/to_js.h"
-#include "run/engine.h"
+#include "engine/engine.h"
 
 namespace weightsmith {
 

@@ -8,10 +8,10 @@
 
 #include "addon/environment.h"
 #include "addon/to_js.h"
+#include "base/thread_pool.h"
 #include "io/file.h"
 #include "io/lock.h"
 #include "io/scan.h"
-#include "io/thread_pool.h"
 
 namespace weightsmith {
 namespace {

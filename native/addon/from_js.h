@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "dawn/device.h"
-#include "resident/work.h"
-#include "run/forecast.h"
-#include "run/plan.h"
+#include "graph/work.h"
+#include "plan/plan.h"
+#include "stream/forecast.h"
 
 namespace weightsmith {
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <mutex>
 
-#include "run/engine.h"
+#include "engine/engine.h"
 
 namespace weightsmith {
 

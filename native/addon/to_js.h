@@ -5,8 +5,8 @@
 #include "dawn/device.h"
 #include "io/safetensors.h"
 #include "io/scan.h"
-#include "run/forecast.h"
-#include "run/plan.h"
+#include "plan/plan.h"
+#include "stream/forecast.h"
 
 namespace weightsmith {
 
