@@ -45,9 +45,9 @@ async function perSecond(engine, jobs, out) {
   return (report.merged / report.milliseconds) * 1e3
 }
 
-export async function batchTables({ adapterName, folder, say, size }) {
+export async function batchTables({ deviceName, folder, say, size }) {
   const recipes = Math.min(1000, Math.ceil(size / 2 ** 20))
-  const engine = await Engine.open({ adapter: adapterName })
+  const engine = await Engine.open({ device: deviceName })
   try {
     const at = (name) => join(folder, 'batch', name)
     const pair = [0, 1].map((i) => writeModel(at(`shared-${i}`), small, 8192, i))

@@ -16,8 +16,8 @@ function status(field) {
   return 1024 * Number(kilobytes?.[1])
 }
 
-async function memory({ adapter, recipe, out, budget }) {
-  const engine = await Engine.open({ adapter, memory: budget })
+async function memory({ device, recipe, out, budget }) {
+  const engine = await Engine.open({ device, memory: budget })
   const afterOpen = status('VmRSS')
   let anonymous = 0
   const sample = () => {
@@ -32,8 +32,8 @@ async function memory({ adapter, recipe, out, budget }) {
   return { afterOpen, peak, anonymous }
 }
 
-async function score({ adapter, model, budget, scored }) {
-  const engine = await Engine.open({ adapter, memory: budget })
+async function score({ device, model, budget, scored }) {
+  const engine = await Engine.open({ device, memory: budget })
   const afterOpen = status('VmRSS')
   const { milliseconds, parts, tokens } = await scoreModel(engine, model, scored)
   const peak = status('VmHWM')
@@ -61,8 +61,8 @@ function waitedForCore() {
  * while the loop waits for events is the system's doing (a host that stops a virtual machine for 30 ms shows here), so
  * a block is no longer than the turns of the loop were busy.
  */
-async function loop({ adapter, recipe, out }) {
-  const engine = await Engine.open({ adapter })
+async function loop({ device, recipe, out }) {
+  const engine = await Engine.open({ device })
   const waited = waitedForCore()
   const gaps = []
   const read = () => ({
@@ -93,9 +93,9 @@ async function loop({ adapter, recipe, out }) {
   return { blocked: worst(running, 'blocked'), late: worst(running, 'late'), whole: worst(gaps, 'blocked') }
 }
 
-async function open({ adapter }) {
+async function open({ device }) {
   const before = performance.now()
-  const engine = await Engine.open({ adapter })
+  const engine = await Engine.open({ device })
   const opened = performance.now()
   const call = { inputs: [new Float32Array(256), new Float32Array(256)], coefficients: [0.5, 0.5] }
   await engine.kernel('linear').run(call)

@@ -33,7 +33,7 @@ const packed = { BF16: toBf16, F16: half, F32: (values) => values }
 /** Products of `rows` of x with a matrix: ours for each type, and the baseline. Calls `time(name, work)` to measure. */
 async function products(engine, [rows, inner, columns], time) {
   await engine.use(async ({ device }) => {
-    const forms = formsOf(device.adapter)
+    const forms = formsOf(device.info)
     const { lanes } = forms
     const values = normal(inner * columns, 0.02, 1)
     const x = normal(rows * inner, 1, 2)
@@ -82,7 +82,7 @@ async function gemmTable(engine, { size, runs }) {
   await products(engine, shape, async (works) => {
     const times = await byTurns(works, runs)
     const rate = (ms) => (2 * shape.reduce((a, b) => a * b)) / ms / 1e6
-    // Adapters without subgroups have no baseline.
+    // Devices without subgroups have no baseline.
     const base = times.baseline ? spread(times.baseline).median : undefined
     for (const [name, values] of Object.entries(times)) {
       const { median, min } = spread(values)
@@ -226,7 +226,7 @@ async function modelTable(engine, options) {
 export async function* forwardTables(options) {
   let engine
   try {
-    engine = await Engine.open({ adapter: options.adapterName, memory: '3GiB' })
+    engine = await Engine.open({ device: options.deviceName, memory: '3GiB' })
   } catch (error) {
     yield leftOut('Forward passes', error)
     return

@@ -73,8 +73,8 @@ const columns = [
   targetColumn('compute'),
 ]
 
-async function adapterTable(engine, { size, runs, say }) {
-  const { info } = engine.adapter
+async function deviceTable(engine, { size, runs, say }) {
+  const { info } = engine.device
   const small = (bytes) => Math.min(bytes, Math.max(8192, 16 * Math.floor(size / 16)))
   const target = targets.find(([name]) => name.test(info.device))?.[1]
   const rows = []
@@ -108,20 +108,20 @@ async function adapterTable(engine, { size, runs, say }) {
   }
 }
 
-/** One table an adapter: the one in use and the bundled SwiftShader, or only the one asked for. */
+/** One table a device: the one in use and the bundled SwiftShader, or only the one asked for. */
 export async function kernelTables(options) {
   const tables = []
-  for (const adapter of new Set([options.adapterName, ...(options.adapter ? [] : ['SwiftShader'])])) {
+  for (const device of new Set([options.deviceName, ...(options.device ? [] : ['SwiftShader'])])) {
     let engine
     try {
-      engine = await Engine.open({ adapter })
+      engine = await Engine.open({ device })
     } catch (error) {
-      tables.push(leftOut(`Kernels on ${adapter}`, error))
+      tables.push(leftOut(`Kernels on ${device}`, error))
       continue
     }
     try {
-      if (tables.some(({ title }) => title === `Kernels on ${engine.adapter.info.device}`)) continue
-      tables.push(await adapterTable(engine, options))
+      if (tables.some(({ title }) => title === `Kernels on ${engine.device.name}`)) continue
+      tables.push(await deviceTable(engine, options))
     } finally {
       await engine.close()
     }

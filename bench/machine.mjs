@@ -6,7 +6,7 @@ export function machineFacts({ info, driver }) {
   return {
     processor: `${cpus()[0]?.model ?? 'unknown'}, ${availableParallelism()} cores`,
     memory: bytes(totalmem()),
-    adapter: info.device,
+    device: info.device,
     driver: `${info.description} (${driver})`,
     system: `${type()} ${release()}`,
     node: process.version,

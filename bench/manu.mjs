@@ -32,7 +32,7 @@ async function costOf(software, work) {
 
 /** Times of the forward passes of a stream, with and without taps on all linears of MLPs. */
 async function tapped(engine, stream, runs) {
-  const cost = (work) => costOf(engine.adapter.type === 'cpu', work)
+  const cost = (work) => costOf(engine.device.type === 'cpu', work)
   const checkpoint = await checkpointOf(engine, model)
   const open = modelOf(engine, checkpoint, { tokens: 1024 })
   const passes = []
@@ -71,8 +71,8 @@ async function tapped(engine, stream, runs) {
   }
 }
 
-export async function manuTables({ adapterName, folder, runs, say }) {
-  const engine = await Engine.open({ adapter: adapterName })
+export async function manuTables({ deviceName, folder, runs, say }) {
+  const engine = await Engine.open({ device: deviceName })
   const out = join(folder, 'manu')
   try {
     const checkpoint = await checkpointOf(engine, model)

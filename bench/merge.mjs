@@ -102,10 +102,10 @@ function about(copied, checkpoints, runs) {
 }
 
 export async function* mergeTables(options) {
-  const { runs, adapterName } = options
+  const { runs, deviceName } = options
   const checkpoints = await options.checkpoints()
   const smaller = await options.checkpoints(Math.min(options.size, otherBytes))
-  const engine = await Engine.open({ adapter: adapterName })
+  const engine = await Engine.open({ device: deviceName })
   const few = Math.min(runs, otherRuns)
   const withTarget = (checksum) =>
     headline.map(([name, count, limit]) => {

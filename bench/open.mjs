@@ -6,10 +6,10 @@ import { atMost, column, spread, targetColumn } from './results.mjs'
 import { timeCalls } from './timing.mjs'
 
 export async function openTables(options) {
-  const { runs, adapterName, say } = options
+  const { runs, deviceName, say } = options
   say('open: fresh processes')
-  child('open', { adapter: adapterName }) // fills the pipeline cache
-  const opened = Array.from({ length: runs }, () => child('open', { adapter: adapterName }))
+  child('open', { device: deviceName }) // fills the pipeline cache
+  const opened = Array.from({ length: runs }, () => child('open', { device: deviceName }))
   const node = Array.from({ length: runs }, () => {
     const start = performance.now()
     spawnSync(process.execPath, ['-e', '0'])
@@ -23,7 +23,7 @@ export async function openTables(options) {
     row('first kernel call, its pipeline in the cache', of('firstCall')),
     row('import of the package', of('imported')),
     row('start of an empty Node process', node),
-    row('kernel call of 1 KiB', await smallCalls(adapterName, runs), atMost(0.3)),
+    row('kernel call of 1 KiB', await smallCalls(deviceName, runs), atMost(0.3)),
   ]
   return [
     {
@@ -42,8 +42,8 @@ export async function openTables(options) {
 }
 
 /** `linear` on two inputs of 1 KiB. */
-async function smallCalls(adapter, runs) {
-  const engine = await Engine.open({ adapter })
+async function smallCalls(device, runs) {
+  const engine = await Engine.open({ device })
   try {
     const kernel = engine.kernel('linear')
     const inputs = [new Float32Array(256).fill(1), new Float32Array(256).fill(2)]

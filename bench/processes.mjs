@@ -23,7 +23,7 @@ export function child(what, options) {
 export function mergeInChild(what, options, recipe, more = {}) {
   const out = join(options.folder, 'out')
   rmSync(out, { recursive: true, force: true })
-  const result = child(what, { adapter: options.adapterName, recipe, out, ...more })
+  const result = child(what, { device: options.deviceName, recipe, out, ...more })
   rmSync(out, { recursive: true, force: true })
   return result
 }

@@ -60,7 +60,7 @@ const program = new Command('npm run bench --')
   .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
   .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)
   .option('--runs <number>', 'measurements a figure', whole, 7)
-  .option('--adapter <name>', "auto, discrete, integrated, cpu, or a part of the adapter's name")
+  .option('--device <name>', "auto, discrete, integrated, cpu, or a part of the device's name")
   .option('--folder <path>', 'where the synthetic checkpoints go (default: a temporary folder)')
   .option('--venv <path>', "where the Python peers are installed (default: the user's cache folder)")
   .option('--json', 'print one JSON document')
@@ -75,9 +75,9 @@ const say = (text) => {
 }
 
 async function probe() {
-  const engine = await Engine.open({ adapter: flags.adapter })
+  const engine = await Engine.open({ device: flags.device })
   try {
-    return engine.adapter
+    return engine.device
   } finally {
     await engine.close()
   }
@@ -88,13 +88,13 @@ const folder = mkdtempSync(join(flags.folder ?? tmpdir(), 'weightsmith-bench-'))
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130))
 
-const adapter = await probe()
+const device = await probe()
 const written = new Map()
 const options = {
   ...flags,
   folder,
   say,
-  adapterName: adapter.info.device,
+  deviceName: device.name,
   /** A base and two siblings of `bytes` each, written when the first group asks for them. */
   checkpoints: (bytes = flags.size) => {
     if (!written.has(bytes)) {
@@ -105,7 +105,7 @@ const options = {
   },
 }
 
-const machine = machineFacts(adapter)
+const machine = machineFacts(device)
 const print = (text) => {
   if (!flags.json) console.log(text)
 }

@@ -25,7 +25,7 @@ export async function scoreTables(options) {
     samples: 16,
     tokens: 64,
   }
-  const row = child('score', { adapter: options.adapterName, model: folder, budget, scored })
+  const row = child('score', { device: options.deviceName, model: folder, budget, scored })
   rmSync(folder, { recursive: true })
   return [
     {

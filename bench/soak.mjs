@@ -35,9 +35,9 @@ const flags = new Command('npm run soak --')
   .option('--methods <names>', 'of the merges', 'linear,ties,dare_ties,della,breadcrumbs')
   .option('--memory <size>', 'what the buffers of a run may take together', '256MiB')
   .option('--growth <MiB>', 'most growth of a part, from its first third to its end', count, 24)
-  .option('--adapter <name>', "auto, discrete, integrated, cpu, or a part of the adapter's name")
+  .option('--device <name>', "auto, discrete, integrated, cpu, or a part of the device's name")
   .option('--json', 'print one JSON document')
-  .addHelpText('after', '\nExample:\n  npm run soak -- --merges 150 --rounds 0 --adapter swiftshader')
+  .addHelpText('after', '\nExample:\n  npm run soak -- --merges 150 --rounds 0 --device swiftshader')
   .parse()
   .opts()
 
@@ -133,15 +133,15 @@ async function part(name, times, once) {
   return { name, times, aborted, samples, growth, most: flags.growth * MiB, passed }
 }
 
-const engine = await Engine.open({ adapter: flags.adapter, memory: flags.memory })
-const adapter = engine.adapter.info.device
-say(`adapter: ${adapter}`)
+const engine = await Engine.open({ device: flags.device, memory: flags.memory })
+const device = engine.device.name
+say(`device: ${device}`)
 const parts = []
 if (flags.merges > 0) parts.push(await part('merges', flags.merges, (i) => mergeOnce(engine, i)))
 if (flags.rounds > 0) parts.push(await part('models', flags.rounds, (i) => modelOnce(engine, i)))
 await engine.close()
 
 const passed = parts.every((each) => each.passed)
-if (flags.json) console.log(JSON.stringify({ adapter, memory: flags.memory, methods, parts, passed }, null, 2))
+if (flags.json) console.log(JSON.stringify({ device, memory: flags.memory, methods, parts, passed }, null, 2))
 else say(`soak: ${passed ? 'passed' : 'FAILED'}`)
 process.exitCode = passed ? 0 : 1

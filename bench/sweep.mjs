@@ -11,10 +11,10 @@ const points = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 const most = 2 ** 29
 const mostRuns = 3
 
-export async function sweepTables({ adapterName, checkpoints, folder, runs, say, size }) {
+export async function sweepTables({ deviceName, checkpoints, folder, runs, say, size }) {
   const { paths, size: bytes } = await checkpoints(Math.min(size, most))
   const out = join(folder, 'sweep')
-  const engine = await Engine.open({ adapter: adapterName })
+  const engine = await Engine.open({ device: deviceName })
   const recipe = {
     merge_method: 'linear',
     models: paths.slice(0, 2).map((model) => ({ model, parameters: { weight: 0.5 } })),

@@ -98,7 +98,7 @@ export async function merging(engine, { here, out, prompts }) {
       'A tiny reasoner improved itself on addition for three rounds and forgot other tasks. Merges of the original and the ' +
       'improved models, what they can do, and where their weights have moved.',
     facts: [
-      ['device', engine.adapter.info.device],
+      ['device', engine.device.name],
       ['prompts a task', String(prompts)],
     ],
     sections: [

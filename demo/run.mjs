@@ -17,10 +17,10 @@ const here = fileURLToPath(new URL('.', import.meta.url))
 const out = join(here, 'out')
 const engine = await Engine.open()
 try {
-  const { adapter, slots } = engine
-  console.log(`Device: ${adapter.info.device} (${adapter.type}, ${adapter.driver} driver, ${slots} slots)\n`)
+  const { device, slots } = engine
+  console.log(`Device: ${device.name} (${device.type}, ${device.driver} driver, ${slots} slots)\n`)
   await mkdir(out, { recursive: true })
-  const asked = flags.prompts === undefined ? usual[adapter.driver] : { prompts: flags.prompts, lines: flags.prompts }
+  const asked = flags.prompts === undefined ? usual[device.driver] : { prompts: flags.prompts, lines: flags.prompts }
   await merging(engine, { here, out, prompts: Math.min(allPrompts, Number(asked.prompts)) })
   await unlearning(engine, { here, out, lines: Math.min(allLines, Number(asked.lines)) })
 } finally {

@@ -36,7 +36,7 @@ export {
 } from './compare/diff.js'
 export type { Message, Prompt } from './data/index.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js'
-export { type Adapter, Engine, type EngineOptions } from './engine/engine.js'
+export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
 export { type EvalOptions, type EvalReport, evaluate, evaluateAll, type Metric, metrics } from './eval/evaluate.js'

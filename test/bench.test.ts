@@ -26,7 +26,7 @@ async function tables(...args: string[]): Promise<Table[]> {
 
 describe('the bench', () => {
   test('has a row a kernel and type, and a row a merge method, or says why not', async () => {
-    const found = await tables('--only', 'kernels', 'merge', '--adapter', process.env.WEIGHTSMITH_ADAPTER ?? 'auto')
+    const found = await tables('--only', 'kernels', 'merge', '--device', process.env.WEIGHTSMITH_DEVICE ?? 'auto')
     const [kernelTable] = found.filter(({ group }) => group === 'kernels')
     for (const name of kernels.keys()) {
       const rows = kernelTable!.rows.filter(({ kernel }) => kernel === name)

@@ -83,11 +83,11 @@ describe.each(Object.keys(recipes))('%s gives the same bytes', (name) => {
   })
 
   // With one driver there is nothing to compare.
-  if (/swiftshader/i.test(process.env.WEIGHTSMITH_ADAPTER ?? '')) return
-  test('on the bundled SwiftShader as on the default adapter', async () => {
-    const bundled = { adapter: 'swiftshader' }
+  if (/swiftshader/i.test(process.env.WEIGHTSMITH_DEVICE ?? '')) return
+  test('on the bundled SwiftShader as on the default device', async () => {
+    const bundled = { device: 'swiftshader' }
     expect((await bytes(name, {})).equals(await bytes(name, bundled))).toBe(true)
-    expect((await open(bundled)).adapter.info.device).toMatch(/swiftshader/i)
+    expect((await open(bundled)).device.name).toMatch(/swiftshader/i)
   })
 })
 

@@ -1,6 +1,6 @@
 /**
  * Which device is taken, on machines as bare as users have them: no Vulkan driver but the bundled one, a driver that Dawn
- * refuses, one that runs no kernel, none at all. Each is a process of its own that names no adapter.
+ * refuses, one that runs no kernel, none at all. Each is a process of its own that names no device.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -12,22 +12,22 @@ import { cliPath, script, start } from './child.js'
 import { scratch } from './scratch.js'
 
 interface Doctor {
-  adapters: { info: { device: string }; backend: string; type: string; driver: string; problem?: string }[]
-  engine?: { adapter: Doctor['adapters'][number] }
+  devices: { info: { device: string }; backend: string; type: string; driver: string; problem?: string }[]
+  engine?: { device: Doctor['devices'][number] }
   advice: string[]
 }
 
 const { folder, fresh } = scratch('devices')
 const onLinux = process.platform === 'linux' && process.arch === 'x64' ? describe : describe.skip
 
-/** The command line on a machine with `drivers` (the Vulkan loader's variables), where nobody names an adapter. */
+/** The command line on a machine with `drivers` (the Vulkan loader's variables), where nobody names a device. */
 const bare = (drivers: Record<string, string>, ...args: string[]) =>
-  start([cliPath, ...args], { env: { WEIGHTSMITH_ADAPTER: '', ...drivers } }).ended
+  start([cliPath, ...args], { env: { WEIGHTSMITH_DEVICE: '', ...drivers } }).ended
 
 async function doctor(drivers: Record<string, string>): Promise<Doctor> {
   const body = `console.log(JSON.stringify(await doctor({ folder: ${JSON.stringify(folder)}, diskBytes: 2 ** 20 })))`
   const file = script(folder, 'doctor', body)
-  const { code, stdout } = await start([file], { env: { WEIGHTSMITH_ADAPTER: '', ...drivers } }).ended
+  const { code, stdout } = await start([file], { env: { WEIGHTSMITH_DEVICE: '', ...drivers } }).ended
   expect(code).toBe(0)
   return JSON.parse(stdout) as Doctor
 }
@@ -62,7 +62,7 @@ beforeAll(async () => {
   })
 })
 
-onLinux('where nobody names an adapter,', () => {
+onLinux('where nobody names a device,', () => {
   test.each([
     ['no driver of the system is in sight', () => ({ VK_LOADER_DRIVERS_SELECT: '*swiftshader*' })],
     ['the Vulkan loader finds no driver', () => none],
@@ -79,11 +79,11 @@ onLinux('where nobody names an adapter,', () => {
   })
 
   test('doctor lists backends that compute only', async () => {
-    const { adapters, engine } = await doctor(none)
-    expect(adapters.map(({ backend, driver }) => ({ backend, driver }))).toEqual([
+    const { devices, engine } = await doctor(none)
+    expect(devices.map(({ backend, driver }) => ({ backend, driver }))).toEqual([
       { backend: 'vulkan', driver: 'bundled' },
     ])
-    expect(engine?.adapter.driver).toBe('bundled')
+    expect(engine?.device.driver).toBe('bundled')
   })
 
   test('doctor says why Dawn refuses a driver', async () => {
@@ -91,16 +91,16 @@ onLinux('where nobody names an adapter,', () => {
     expect(advice).toContainEqual(expect.stringMatching(/^Dawn refuses a Vulkan driver .*: Vulkan .* required\.$/))
   })
 
-  test('doctor says why an adapter is passed over', async () => {
-    const { adapters, engine, advice } = await doctor(faulty('idle'))
-    expect(adapters[0]!.problem).toMatch(/computes 41 \+ 1 wrongly/)
+  test('doctor says why a device is passed over', async () => {
+    const { devices, engine, advice } = await doctor(faulty('idle'))
+    expect(devices[0]!.problem).toMatch(/computes 41 \+ 1 wrongly/)
     expect(advice).toContainEqual(expect.stringMatching(/is passed over, because nothing can run on it/))
-    expect(engine?.adapter.driver).toBe('bundled')
+    expect(engine?.device.driver).toBe('bundled')
   })
 
-  test('and a type is asked for that no adapter has, the error says what there is', async () => {
-    const { code, stderr } = await bare(faulty('idle'), 'merge', recipe, fresh('out'), '--adapter', 'discrete')
+  test('and a type is asked for that no device has, the error says what there is', async () => {
+    const { code, stderr } = await bare(faulty('idle'), 'merge', recipe, fresh('out'), '--device', 'discrete')
     expect(code).toBe(1)
-    expect(stderr).toMatch(/^weightsmith: No adapter fits 'discrete': Dawn sees .*\(cpu\); run `weightsmith doctor`/)
+    expect(stderr).toMatch(/^weightsmith: No device fits 'discrete': Dawn sees .*\(cpu\); run `weightsmith doctor`/)
   })
 })

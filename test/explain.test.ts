@@ -112,7 +112,7 @@ describe('explain', () => {
       const { stdout } = await start([cliPath, 'doctor', '--folder', folder, '--json'], { env }).ended
       const { engine } = JSON.parse(stdout) as DoctorReport
       const { time, sources } = await explain(mean({ weight: 1 }), { out: folder, dtype: 'float32' })
-      expect(sources[0]).toContain(engine!.adapter.info.device)
+      expect(sources[0]).toContain(engine!.device.name)
       for (const stage of ['read', 'compute', 'write'] as const) {
         expect(time![stage]).toBeGreaterThan(0)
         expect(time!.atLeast).toBeGreaterThanOrEqual(time![stage])
@@ -134,7 +134,7 @@ describe('explain', () => {
   test('needs no device on the command line', async () => {
     const recipe = join(folder, 'recipe.yml')
     writeFileSync(recipe, JSON.stringify(mean({ weight: 1 })))
-    const json = await cli('explain', recipe, '--adapter', 'no such adapter', '--json')
+    const json = await cli('explain', recipe, '--device', 'no such device', '--json')
     expect(json).toMatchObject({ code: 0, stderr: '' })
     expect(JSON.parse(json.stdout)).toMatchObject({ method: 'linear', tensors: { total: 8 } })
     const text = await cli('explain', recipe)

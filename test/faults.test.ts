@@ -213,7 +213,7 @@ const exiting = `const engine = await Engine.open()
 test('a process that ends itself pulls no driver from under the threads that work with it', async () => {
   const file = script(folder, 'exit', exiting)
   for (let i = 0; i < 12; i++) {
-    const ended = await start([file, recipe, fresh('out')], { env: { WEIGHTSMITH_ADAPTER: 'swiftshader' } }).ended
+    const ended = await start([file, recipe, fresh('out')], { env: { WEIGHTSMITH_DEVICE: 'swiftshader' } }).ended
     expect(ended).toMatchObject({ code: 7, signal: null, stderr: '' })
   }
 })
@@ -271,7 +271,7 @@ describe('an engine', () => {
     const body = `import { execFileSync } from 'node:child_process'
       import { readFileSync } from 'node:fs'
       const [large, small, ...outs] = process.argv.slice(2)
-      const engine = await Engine.open({ adapter: 'swiftshader', slots: 'staging', memory: '8GiB' })
+      const engine = await Engine.open({ device: 'swiftshader', slots: 'staging', memory: '8GiB' })
       const run = (recipe, out) => merge(engine, recipe, { out, sync: false, checksum: 'none' }).then(() => 'done', (e) => e.code)
       const limit = (bytes) => execFileSync('prlimit', ['--pid', String(process.pid), '--as=' + bytes + ':'])
       const codes = [await run(small, outs[0])]

@@ -75,9 +75,8 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
         typeof content === 'number' ? [] : [{ buffer, offset: 0, memory: bytesOf(content) }],
       )
       const reads = [{ buffer: read, offset: 0, bytes: sizes[read]! }]
-      // Both as suits the adapter and as suits another one.
-      const constants: Record<string, number> =
-        slots === 'auto' ? {} : { LANES: device.adapter.type === 'cpu' ? 64 : 8 }
+      // Both as suits the device and as suits another one.
+      const constants: Record<string, number> = slots === 'auto' ? {} : { LANES: device.info.type === 'cpu' ? 64 : 8 }
       const suited = dispatches.map((one) => ({ ...one, constants: { ...constants, ...one.constants } }))
       const [bytes] = await device.dispatch(resident, { writes, dispatches: suited, reads })
       await device.release(resident)
@@ -85,13 +84,13 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     })
   }
 
-  /** Every form of the kernels that the adapter can run, those included that are not the fastest there. */
+  /** Every form of the kernels that the device can run, those included that are not the fastest there. */
   const ways = () =>
-    engine.use(async ({ device: { adapter } }): Promise<Forms[]> => {
-      const best = formsOf(adapter)
+    engine.use(async ({ device: { info: device } }): Promise<Forms[]> => {
+      const best = formsOf(device)
       if (best.lanes === 0) return [plainForms]
       const shared = { ...plainForms, lanes: best.lanes }
-      const matrix = matrixSide(adapter)
+      const matrix = matrixSide(device)
       return [
         plainForms,
         shared,

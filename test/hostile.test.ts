@@ -212,9 +212,9 @@ test('density 0 is legal and leaves the base unchanged', async () => {
   expect([...values(readFolder(out).get('a')!)]).toEqual([1, 2, 3])
 })
 
-test('an adapter that is not there is a coded error that names those that are', async () => {
-  const error = await Engine.open({ adapter: 'no such adapter' }).catch((reason: { code: string }) => reason)
-  expect((error as { code: string }).code).toBe('ERR_WEIGHTSMITH_NO_ADAPTER')
+test('a device that is not there is a coded error that names those that are', async () => {
+  const error = await Engine.open({ device: 'no such device' }).catch((reason: { code: string }) => reason)
+  expect((error as { code: string }).code).toBe('ERR_WEIGHTSMITH_NO_DEVICE')
 })
 
 test('after a lost device the next call opens a new one', async () => {

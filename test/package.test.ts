@@ -47,8 +47,8 @@ function project(name: string, type: 'module' | 'commonjs', peers = Object.keys(
 
 const usage = `
 async function main(out: string): Promise<number> {
-  const engine: Engine = await Engine.open({ memory: '256MiB', adapter: process.env.WEIGHTSMITH_ADAPTER })
-  const limit: number | undefined = engine.adapter.limits.maxBufferSize
+  const engine: Engine = await Engine.open({ memory: '256MiB', device: process.env.WEIGHTSMITH_DEVICE })
+  const limit: number | undefined = engine.device.limits.maxBufferSize
   const output: KernelOutput = await engine.kernel('linear').run({ inputs: [Float32Array.of(1)], coefficients: [2] })
   const recipe: RecipeInput = { merge_method: 'linear', models: [{ model: 'a', parameters: { weight: [0, 1] } }] }
   try {
@@ -88,7 +88,7 @@ describe.each([
         const engine = await Engine.open()
         await merge(engine, ${JSON.stringify(recipe)}, { out: 'merged' })
         await engine.close()
-        const error = await Engine.open({ adapter: 'no such adapter' }).catch((reason) => reason)
+        const error = await Engine.open({ device: 'no such device' }).catch((reason) => reason)
         const { tensors } = await verify('merged')
         const coded = error instanceof WeightsmithError
         console.log(JSON.stringify({ tensors, version, coded, kernels: kernels.size > 0, methods: methods.size > 0 }))
@@ -135,7 +135,7 @@ describe.each([
 const onLinux = process.platform === 'linux' && process.arch === 'x64' ? describe : describe.skip
 
 onLinux('on a machine without a Vulkan driver', () => {
-  const drivers = { WEIGHTSMITH_ADAPTER: '', VK_LOADER_DRIVERS_SELECT: '*swiftshader*' }
+  const drivers = { WEIGHTSMITH_DEVICE: '', VK_LOADER_DRIVERS_SELECT: '*swiftshader*' }
   const main = join('node_modules/weightsmith', manifest.bin.weightsmith!)
 
   test('and without the optional one, the command line says in one sentence what to install', async () => {
@@ -145,8 +145,8 @@ onLinux('on a machine without a Vulkan driver', () => {
     expect({ code, stderr }).toEqual({
       code: 1,
       stderr:
-        "weightsmith: No adapter fits 'auto': Dawn sees none, and the bundled driver is not installed; " +
-        `install it with: npm install ${name}@${version} [ERR_WEIGHTSMITH_NO_ADAPTER]\n`,
+        "weightsmith: No device fits 'auto': Dawn sees none, and the bundled driver is not installed; " +
+        `install it with: npm install ${name}@${version} [ERR_WEIGHTSMITH_NO_DEVICE]\n`,
     })
   })
 

@@ -383,8 +383,8 @@ describe('an engine', () => {
   test('leaves the variables of drivers, which child processes inherit, as they were', async () => {
     const names = ['VK_DRIVER_FILES', 'VK_ADD_DRIVER_FILES']
     const before = names.map((name) => process.env[name])
-    await using engine = await Engine.open({ adapter: 'swiftshader' })
-    expect(engine.adapter.info.device).toMatch(/swiftshader/i)
+    await using engine = await Engine.open({ device: 'swiftshader' })
+    expect(engine.device.name).toMatch(/swiftshader/i)
     expect(names.map((name) => process.env[name])).toEqual(before)
   })
 

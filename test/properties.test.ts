@@ -260,7 +260,7 @@ describe('the same bytes', () => {
   // Of kernels that compile fast; determinism.test.ts runs every method on both drivers, on the same models.
   const quick = ['linear', 'slerp', 'task_arithmetic', 'dare_linear']
   test(`${quick.join(', ')}: whatever the device and its slots, for any mix of types`, async () => {
-    await using other = await Engine.open({ adapter: 'swiftshader', maxBufferBytes: 65_536, slots: 'staging' })
+    await using other = await Engine.open({ device: 'swiftshader', maxBufferBytes: 65_536, slots: 'staging' })
     const types = fc.array(fc.constantFrom<DType>('F32', 'BF16', 'F16'), { minLength: 8, maxLength: 8 })
     for (const name of quick) {
       await check(

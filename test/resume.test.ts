@@ -48,7 +48,7 @@ const contents = (path: string) => new Map(readdirSync(path).map((name) => [name
 const hashes = (path: string) =>
   [...contents(path)].map(([name, bytes]) => [name, createHash('sha256').update(bytes).digest('hex')]).sort()
 
-/** The same files with the same bytes; the manifest and the card name the adapter and the folder of the run. */
+/** The same files with the same bytes; the manifest and the card name the device and the folder of the run. */
 function expectSame(out: string): void {
   const found = contents(out)
   expect([...found.keys()].sort()).toEqual([...expected.keys()].sort())
@@ -282,8 +282,8 @@ describe('the command line', () => {
 })
 
 test('25 kills a driver at random moments, drivers in turn, do not change a byte', async () => {
-  const adapters = [...new Set([process.env.WEIGHTSMITH_ADAPTER ?? 'auto', 'swiftshader'])]
-  const enough = 25 * adapters.length
+  const devices = [...new Set([process.env.WEIGHTSMITH_DEVICE ?? 'auto', 'swiftshader'])]
+  const enough = 25 * devices.length
   let kills = 0
   let resumed = 0
   while (kills < enough) {
@@ -298,8 +298,8 @@ test('25 kills a driver at random moments, drivers in turn, do not change a byte
         ...flags,
         '--resume',
         '--json',
-        '--adapter',
-        adapters[attempt % adapters.length]!,
+        '--device',
+        devices[attempt % devices.length]!,
       ]
       const running = start([cliPath, ...args])
       if (kills < enough) {

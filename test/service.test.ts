@@ -53,7 +53,7 @@ const long: RecipeInput = {
 const post = (body: unknown, signal?: AbortSignal) =>
   fetch(`${origin}/merges`, { method: 'POST', body: JSON.stringify(body), ...(signal && { signal }) })
 const health = async () =>
-  (await (await fetch(`${origin}/health`)).json()) as { running: number; waiting: number; adapter: string }
+  (await (await fetch(`${origin}/health`)).json()) as { running: number; waiting: number; device: string }
 
 interface ServerEvent {
   event: string
@@ -94,7 +94,7 @@ describe('the service', () => {
       await verify(join(out, `job-${i}`))
       expect(values(readFolder(join(out, `job-${i}`)).get('x')!)[0]).toBeCloseTo(1 + 2 * shares[i]!, 6)
     }
-    expect(await health()).toMatchObject({ running: 0, waiting: 0, adapter: expect.any(String) })
+    expect(await health()).toMatchObject({ running: 0, waiting: 0, device: expect.any(String) })
   })
 
   test('reports progress, and aborts the job of a client that goes away, waiting or running', async () => {

@@ -33,7 +33,7 @@ describe('the border between TypeScript and C++ names what crosses it:', () => {
   test('the members of a device, a job and a report', async () => {
     await engine.use(async ({ device }) => {
       for (const member of members('NativeDevice')) expect(device).toHaveProperty(member)
-      expect(sorted(Object.keys(device.adapter))).toEqual(members('NativeAdapter'))
+      expect(sorted(Object.keys(device.info))).toEqual(members('NativeDeviceInfo'))
       const job = device.run({
         inputs: [{ memory: new Uint8Array(4) }],
         outputs: [{ memory: new Uint8Array(4) }],

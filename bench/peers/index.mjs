@@ -28,7 +28,7 @@ async function seconds(work) {
 }
 
 /** One table row: four ways to the same output, by turns. */
-async function compare(engine, bin, recipe, { folder, adapterName, runs }) {
+async function compare(engine, bin, recipe, { folder, deviceName, runs }) {
   const file = join(folder, 'recipe.yml')
   writeFileSync(file, JSON.stringify(recipe)) // JSON is YAML
   const out = join(folder, 'out')
@@ -38,7 +38,7 @@ async function compare(engine, bin, recipe, { folder, adapterName, runs }) {
       await run(join(bin, 'mergekit-yaml'), [file, out, '--quiet', '--no-copy-tokenizer'], offline)
     },
     ourCommand: async () => {
-      await run(process.execPath, [cli, 'merge', file, out, '--adapter', adapterName])
+      await run(process.execPath, [cli, 'merge', file, out, '--device', deviceName])
     },
     theirMerge: async () =>
       Number((await run(join(bin, 'python'), [timer, file, out], offline)).trim().split('\n').at(-1)),
@@ -67,7 +67,7 @@ export async function peerTables(options) {
   }
   const { paths, size } = await options.checkpoints(Math.min(options.size, most))
   const runs = Math.min(options.runs, runsAtMost)
-  const engine = await Engine.open({ adapter: options.adapterName })
+  const engine = await Engine.open({ device: options.deviceName })
   const rows = []
   try {
     for (const [name, count] of cases) {

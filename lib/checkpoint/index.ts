@@ -18,8 +18,8 @@ export { inside } from './inside.js'
 export { layerChange, layerLists } from './layers.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export {
-  adapterOf,
   describeInputs,
+  deviceOf,
   fileEntry,
   type Manifest,
   type ManifestInput,

@@ -28,7 +28,7 @@ export interface Manifest {
   recipe: object
   seed: number
   dtype: string
-  adapter: { name: string; type: string; backend: string; driver: string }
+  device: { name: string; type: string; backend: string; driver: string }
   inputs: ManifestInput[]
   /** Every file of the output but the manifest itself; `sha256` is absent with `--checksum none`. */
   outputs: { name: string; size: number; sha256?: string }[]
@@ -64,9 +64,9 @@ export async function describeInputs(
   return inputs
 }
 
-/** The adapter of a device, as the manifest names it. */
-export function adapterOf({ adapter }: Pick<NativeDevice, 'adapter'>): Manifest['adapter'] {
-  const { name, type, backend, driver } = adapter
+/** A device, as the manifest names it. */
+export function deviceOf({ info }: Pick<NativeDevice, 'info'>): Manifest['device'] {
+  const { name, type, backend, driver } = info
   return { name, type, backend, driver }
 }
 

@@ -9,7 +9,6 @@ import { version } from '../native/version.js'
 import { parseBytes } from '../util/bytes.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
 import {
-  adapterOf,
   auxiliaryFiles,
   type Checkpoint,
   type Content,
@@ -18,6 +17,7 @@ import {
   configText,
   cutTensor,
   describeInputs,
+  deviceOf,
   digest,
   fileEntry,
   inputsOf,
@@ -176,7 +176,7 @@ export async function rewrite(
       plainCard(basename(target), { model: checkpoint.name, about: options.about, recipe, version }),
     )
     const inputs = await describeInputs(addon, new Map([[checkpoint.name, checkpoint]]), false)
-    const about = { recipe, seed, dtype, adapter: adapterOf(device), inputs, outputs: files }
+    const about = { recipe, seed, dtype, device: deviceOf(device), inputs, outputs: files }
     await stage.write(manifestName, manifestText(about))
     await refuseChanged([checkpoint])
     throwIfAborted(signal, 'The writing')

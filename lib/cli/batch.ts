@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { type BatchOptions, type BatchReport, type BatchResult, batch } from '../merge/batch/batch.js'
 import { bytes, count, milliseconds, plural, printable, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, checksum, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'
+import { checksum, device, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'
 import { type Common, print, verb, withEngine } from './verb.js'
 
 const shownJobs = 40
@@ -25,7 +25,7 @@ export function addBatch(program: Command): void {
     .addOption(shardSize())
     .addOption(memory())
     .addOption(seed('of the random numbers of methods that drop entries'))
-    .addOption(adapter())
+    .addOption(device())
     .addOption(overwrite('replace output folders that are there'))
     .addOption(checksum())
     .option('--check-finite', 'fail jobs whose result holds NaN or infinite values')

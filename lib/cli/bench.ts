@@ -5,8 +5,8 @@ import { type BenchReport, bench } from '../engine/bench.js'
 import { parseBytes } from '../util/bytes.js'
 import { bytes, milliseconds, rate, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, json, memory } from './options.js'
-import { adapterText, type Common, print, verb, withEngine } from './verb.js'
+import { device, json, memory } from './options.js'
+import { type Common, deviceText, print, verb, withEngine } from './verb.js'
 
 export function addBench(program: Command): void {
   verb(program, 'bench', 'time the kernels on this device', 'weightsmith bench linear --size 128MiB')
@@ -14,7 +14,7 @@ export function addBench(program: Command): void {
     .option('--dtype <type>', 'float32, float16 or bfloat16', 'bfloat16')
     .option('--size <size>', 'bytes of an input', '16MiB')
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(run)
 }
@@ -29,7 +29,7 @@ async function run(
 
 function text(report: BenchReport): string {
   return [
-    `${adapterText(report.adapter)}, ${report.slots} slots; memcpy, one thread: ${rate(report.memcpy)}`,
+    `${deviceText(report.device)}, ${report.slots} slots; memcpy, one thread: ${rate(report.memcpy)}`,
     `${bytes(report.size)} an input, ${report.dtype}; median of ${report.runs} runs, bytes read + written`,
     '',
     table(

@@ -5,7 +5,7 @@ import { type DiffForecast, type DiffReport, type DiffStats, diff, forecastDiff 
 import { diffPage } from '../report/index.js'
 import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, json, memory, report } from './options.js'
+import { device, dryRun, json, memory, report } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addDiff(program: Command): void {
@@ -20,7 +20,7 @@ export function addDiff(program: Command): void {
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(run)
 }
@@ -37,10 +37,10 @@ async function run(a: string, b: string, flags: Common & Reported & { dryRun?: b
   print(found, text, flags)
 }
 
-function forecastText({ tensors, bytes: read, memory, adapter, milliseconds: time }: DiffForecast): string {
+function forecastText({ tensors, bytes: read, memory, device, milliseconds: time }: DiffForecast): string {
   return (
     `Would compare ${plural(tensors, 'tensor')}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} ` +
-    `of ${adapter}.`
+    `of ${device}.`
   )
 }
 
@@ -61,7 +61,7 @@ function text(report: DiffReport): string {
     `A = ${report.a}`,
     `B = ${report.b}`,
     `${plural(report.total.tensors, 'tensor')} compared, ${parameters(report.total.parameters)} parameters, in ` +
-      `${milliseconds(report.milliseconds)} on ${report.adapter}.`,
+      `${milliseconds(report.milliseconds)} on ${report.device}.`,
     '',
     table(
       ['layer', ...head],

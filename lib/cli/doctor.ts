@@ -3,21 +3,21 @@
 import type { Command } from 'commander'
 import { type DoctorReport, doctor } from '../doctor/doctor.js'
 import { milliseconds, rate } from './format.js'
-import { adapter, json } from './options.js'
-import { adapterText, type Common, print, verb } from './verb.js'
+import { device, json } from './options.js'
+import { type Common, deviceText, print, verb } from './verb.js'
 
 export function addDoctor(program: Command): void {
   verb(
     program,
     'doctor',
-    'show adapters, drivers, limits and bandwidths, and what to install',
+    'show devices, drivers, limits and bandwidths, and what to install',
     'weightsmith doctor --folder /data',
   )
     .option('--folder <path>', 'whose disk to measure', '.')
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
-    .action(async ({ adapter, folder, ...flags }: Common & { folder: string }) =>
-      print(await doctor({ adapter, folder }), text, flags),
+    .action(async ({ device, folder, ...flags }: Common & { folder: string }) =>
+      print(await doctor({ device, folder }), text, flags),
     )
 }
 
@@ -27,12 +27,12 @@ function text(report: DoctorReport): string {
     `weightsmith ${report.version}, Node ${report.node}, ${report.platform}`,
     `Dawn: ${report.dawn}`,
     '',
-    report.adapters.length === 0 ? 'No adapters.' : 'Adapters, best first:',
-    ...report.adapters.flatMap((adapter) => [
-      `  ${adapterText(adapter)}${adapter.info.description ? `: ${adapter.info.description}` : ''}`,
-      ...(adapter.problem === undefined ? [] : [`    passed over: ${adapter.problem}`]),
-      `    features: ${adapter.features.join(', ') || 'none of those used'}`,
-      `    limits: ${Object.entries(adapter.limits)
+    report.devices.length === 0 ? 'No devices.' : 'Devices, best first:',
+    ...report.devices.flatMap((device) => [
+      `  ${deviceText(device)}${device.description ? `: ${device.description}` : ''}`,
+      ...(device.problem === undefined ? [] : [`    passed over: ${device.problem}`]),
+      `    features: ${device.features.join(', ') || 'none of those used'}`,
+      `    limits: ${Object.entries(device.limits)
         .map(([name, value]) => `${name} ${value}`)
         .join(', ')}`,
     ]),
@@ -40,7 +40,7 @@ function text(report: DoctorReport): string {
   ]
   if (engine) {
     lines.push(
-      `In use: ${adapterText(engine.adapter)}, ${engine.slots} slots, opened in ${milliseconds(engine.openMilliseconds)}.`,
+      `In use: ${deviceText(engine.device)}, ${engine.slots} slots, opened in ${milliseconds(engine.openMilliseconds)}.`,
     )
     lines.push(`Models run on it with ${formsText(engine.forms)}.`)
   } else lines.push('No engine can be opened.')

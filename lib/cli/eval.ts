@@ -5,7 +5,7 @@ import { type EvalOptions, type EvalReport, evaluateAll, metrics } from '../eval
 import { evalPage } from '../report/index.js'
 import { bytes, count, milliseconds, percent, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, images, json, memory, report, wholeNumber } from './options.js'
+import { device, dryRun, images, json, memory, report, wholeNumber } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addEval(program: Command): void {
@@ -32,7 +32,7 @@ export function addEval(program: Command): void {
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(run)
 }
@@ -58,9 +58,9 @@ async function run(
 function text(reports: readonly EvalReport[]): string {
   const [first] = reports
   if (first === undefined) return ''
-  const { metric, dryRun, adapter, parts, model } = first
+  const { metric, dryRun, device, parts, model } = first
   const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
-  const device = `${parts === 1 ? '' : `${parts} parts of the model in turn, `}${bytes(first.bytes)} of ${adapter}`
+  const where = `${parts === 1 ? '' : `${parts} parts of the model in turn, `}${bytes(first.bytes)} of ${device}`
   const columns: [name: string, of: (report: EvalReport) => string][] = [
     ['data', ({ data }) => data],
     ['examples', ({ examples }) => count(examples)],
@@ -78,8 +78,8 @@ function text(reports: readonly EvalReport[]): string {
   }
   return [
     dryRun
-      ? `Would measure ${metric} of ${model}: about ${total}, ${device}`
-      : `${metric} of ${model}, ${total}, ${device}`,
+      ? `Would measure ${metric} of ${model}: about ${total}, ${where}`
+      : `${metric} of ${model}, ${total}, ${where}`,
     '',
     table(
       columns.map(([name]) => name),

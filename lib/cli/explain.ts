@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from '../merge/explain.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
-import { adapter, dtype, json, memory, shardSize } from './options.js'
+import { device, dtype, json, memory, shardSize } from './options.js'
 import { type Common, print, verb } from './verb.js'
 
 const shownModules = 3
@@ -22,7 +22,7 @@ export function addExplain(program: Command): void {
     .addOption(shardSize())
     .addOption(memory())
     .option('--measure', 'measure the disk and the kernels now; otherwise what doctor measured is taken')
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(async (recipe: string, flags: Common & ExplainOptions) => print(await explain(recipe, flags), text, flags))
 }

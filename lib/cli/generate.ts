@@ -13,7 +13,7 @@ import { misuse } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import { bytes, count, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'
+import { device, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'
 import { type Common, print, verb, withEngine } from './verb.js'
 
 export function addGenerate(program: Command): void {
@@ -39,7 +39,7 @@ export function addGenerate(program: Command): void {
     .option('--out <file>', 'a .jsonl file, a continuation a line (default: stdout)')
     .addOption(dryRun())
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(run)
 }
@@ -108,13 +108,13 @@ function text(report: GenerateReport): string {
   const notes = report.notes.map((note) => `\n${note}`).join('')
   if (dryRun) {
     return (
-      `Would continue ${asked} with ${report.model}, which takes ${bytes(report.bytes)} on ${report.adapter}: at most about ` +
+      `Would continue ${asked} with ${report.model}, which takes ${bytes(report.bytes)} on ${report.device}: at most about ` +
       `${milliseconds(report.milliseconds)}.${notes}`
     )
   }
   const rate = report.tokens / (report.milliseconds / 1000)
   return (
     `${plural(report.continuations.length, 'continuation')} of ${asked}: ${plural(report.tokens, 'token')} in ` +
-    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} a second, on ${report.adapter}.${notes}`
+    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} a second, on ${report.device}.${notes}`
   )
 }

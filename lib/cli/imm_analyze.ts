@@ -5,7 +5,7 @@ import { type Analysis, type AnalysisForecast, type AnalyzeOptions, analyze } fr
 import { analysisPage } from '../report/index.js'
 import { bytes, milliseconds, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, json, memory, report } from './options.js'
+import { device, dryRun, json, memory, report } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addAnalyze(imm: Command): void {
@@ -22,7 +22,7 @@ export function addAnalyze(imm: Command): void {
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(run)
 }
@@ -41,7 +41,7 @@ function text(report: Analysis): string {
 }
 
 function forecastText(
-  { base, adapter, milliseconds: time }: Analysis,
+  { base, device, milliseconds: time }: Analysis,
   { tensors, bytes: read, memory, parts = 0, tokens = 0 }: AnalysisForecast,
 ): string {
   const passes = parts > 1 ? `, ${parts} parts of it in turn` : ''
@@ -50,15 +50,15 @@ function forecastText(
     parts === 0
       ? `${compared} ${base}`
       : `measure the importance of the layers of ${base} on ${plural(tokens, 'token')}${passes}, and ${compared} it`
-  return `Would ${work}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} of ${adapter}.`
+  return `Would ${work}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} of ${device}.`
 }
 
-function analysisText({ base, data, importance, models, adapter, ...report }: Analysis): string {
+function analysisText({ base, data, importance, models, device, ...report }: Analysis): string {
   const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
   const names = models.map(({ model }) => short(model))
   const lines = [
     `${plural(models.length, 'model')} against ${base}${data === undefined ? '' : `, importance on ${data}`}, in ` +
-      `${milliseconds(report.milliseconds)} on ${adapter}.`,
+      `${milliseconds(report.milliseconds)} on ${device}.`,
     '',
     table(
       [

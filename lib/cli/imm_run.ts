@@ -5,7 +5,7 @@ import { immPage, immTables } from '../report/index.js'
 import { type ImmOptions, type ImmReport, imm } from '../workflows/imm/loop.js'
 import { bytes, milliseconds, plural, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, json, memory, overwrite, report, wholeNumber } from './options.js'
+import { device, dryRun, json, memory, overwrite, report, wholeNumber } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addRounds(group: Command): void {
@@ -23,7 +23,7 @@ export function addRounds(group: Command): void {
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(json())
     .action(run)
 }
@@ -59,6 +59,6 @@ function text(report: ImmReport): string {
     ...(collapse.rows.length === 0 ? [] : ['', shown(collapse)]),
     '',
     `The ${report.policy} model is that of round ${report.chosen}: ${report.model}. It ${report.rounds.at(-1)?.decision}.`,
-    `Took ${milliseconds(report.milliseconds)} on ${report.adapter}.`,
+    `Took ${milliseconds(report.milliseconds)} on ${report.device}.`,
   ].join('\n')
 }

@@ -19,7 +19,7 @@ import {
 import { bytes, milliseconds, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import {
-  adapter,
+  device,
   dryRun,
   images,
   json,
@@ -76,7 +76,7 @@ export function addManu(program: Command): void {
     .addOption(seed('of samples and random neurons'))
     .addOption(report())
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(dryRun())
     .addOption(overwrite())
     .addOption(json())
@@ -120,7 +120,7 @@ function weightsOf(list: string): Record<string, number> {
 function text(report: ManuReport): string {
   const { choices, before, streams, modules, within } = report
   const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
-  const device = `${report.parts === 1 ? 'the model' : `${report.parts} parts of the model in turn, each`} within ${bytes(report.memory)} of ${report.adapter}`
+  const device = `${report.parts === 1 ? 'the model' : `${report.parts} parts of the model in turn, each`} within ${bytes(report.memory)} of ${report.device}`
   const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
   if (report.dryRun) {
     return [

@@ -6,7 +6,7 @@ import { describeMerge, openMerge, runMerge } from '../merge/merge.js'
 import { loadAddon } from '../native/load.js'
 import { bytes, count, milliseconds, parameters, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, checksum, dryRun, dtype, json, memory, overwrite, seed, shardSize } from './options.js'
+import { checksum, device, dryRun, dtype, json, memory, overwrite, seed, shardSize } from './options.js'
 import { type Common, print, verb, withEngine } from './verb.js'
 
 export function addMerge(program: Command): void {
@@ -22,7 +22,7 @@ export function addMerge(program: Command): void {
     .addOption(shardSize())
     .addOption(memory())
     .addOption(seed('of the random numbers of methods that drop entries'))
-    .addOption(adapter())
+    .addOption(device())
     .addOption(dryRun('check everything and show the plan, write nothing'))
     .addOption(overwrite('replace the output folder if it is there, and discard an unfinished one'))
     .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
@@ -57,7 +57,7 @@ function text(report: MergeReport): string {
   if (run) {
     const { total, read, compute, write, wait, sync, host } = run.time
     lines.push(
-      `Took ${milliseconds(total)} on ${run.adapter}; busy: read ${milliseconds(read)}, compute ${milliseconds(compute)}, ` +
+      `Took ${milliseconds(total)} on ${run.device}; busy: read ${milliseconds(read)}, compute ${milliseconds(compute)}, ` +
         `host ${milliseconds(host)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, sync ${milliseconds(sync)}.`,
     )
   }

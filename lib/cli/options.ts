@@ -5,9 +5,9 @@ import { wrongOption } from '../util/errors.js'
 
 export const json = () => new Option('--json', 'print one JSON document to stdout')
 
-export const adapter = () =>
-  new Option('--adapter <name>', "auto, discrete, integrated, cpu, or a part of the adapter's name").env(
-    'WEIGHTSMITH_ADAPTER',
+export const device = () =>
+  new Option('--device <name>', "auto, discrete, integrated, cpu, or a part of the device's name").env(
+    'WEIGHTSMITH_DEVICE',
   )
 
 export const memory = () => new Option('--memory <size>', 'what the buffers of a run may take together').default('1GiB')

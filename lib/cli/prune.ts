@@ -6,7 +6,7 @@ import { type PruneOptions, type PruneReport, prune, pruneMethods } from '../pru
 import { prunePage, type UnitScores } from '../report/index.js'
 import { bytes, count, milliseconds, parameters, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
-import { adapter, dryRun, json, memory, overwrite, realNumber, report, wholeNumber } from './options.js'
+import { device, dryRun, json, memory, overwrite, realNumber, report, wholeNumber } from './options.js'
 import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addPrune(program: Command): void {
@@ -57,7 +57,7 @@ export function addPrune(program: Command): void {
         .default('masked'),
     )
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .addOption(dryRun('show what would go, write nothing'))
     .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
     .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
@@ -70,9 +70,9 @@ export function addPrune(program: Command): void {
 async function run(
   model: string,
   out: string,
-  { json, adapter, memory, report, bias, ...flags }: Common & Reported & Omit<PruneOptions, 'out'>,
+  { json, device, memory, report, bias, ...flags }: Common & Reported & Omit<PruneOptions, 'out'>,
 ): Promise<void> {
-  const common: Common & Reported = { json, adapter, memory, report }
+  const common: Common & Reported = { json, device, memory, report }
   let scored: UnitScores | undefined
   const done = await withEngine('prune', common, async (engine, progress) => {
     const found = await prune(engine, model, {

@@ -7,7 +7,7 @@ import { openScores, type ScoreOptions, type ScoreReport, score } from '../score
 import { bytes, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import {
-  adapter,
+  device,
   dryRun,
   images,
   json,
@@ -44,7 +44,7 @@ export function addScore(program: Command): void {
     .addOption(wholeNumber('--samples', 'so many lines of the data, chosen by the seed'))
     .addOption(seed('of the choice of lines'))
     .addOption(memory())
-    .addOption(adapter())
+    .addOption(device())
     .option('--resume', 'go on where an interrupted run with the same options stood')
     .addOption(dryRun())
     .addOption(overwrite('replace the score file if it is there'))
@@ -72,7 +72,7 @@ function text(report: ScoreReport): string {
   const { methods, dryRun, examples, tokens, parts, memory } = report
   const what = `${methods.join(', ')} of ${report.model}, ${plural(report.layers.length, 'layer')}`
   const data = examples === 0 ? '' : ` on ${plural(examples, 'line')} with ${plural(tokens, 'token')}`
-  const device = `${parts === 1 ? 'the model' : `${parts} parts of the model in turn, each`} within ${bytes(memory)} of ${report.adapter}`
+  const device = `${parts === 1 ? 'the model' : `${parts} parts of the model in turn, each`} within ${bytes(memory)} of ${report.device}`
   return dryRun
     ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores.`
     : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores in ${report.out}.`

@@ -1,7 +1,7 @@
 /** What verbs share: how they are declared, the engine and progress they work with, and how they print. */
 
 import type { Command } from 'commander'
-import { type Adapter, Engine } from '../engine/engine.js'
+import { type DeviceInfo, Engine } from '../engine/engine.js'
 import { checkPage, type Page, writePage } from '../report/index.js'
 import { printable } from './format.js'
 import { beginWork } from './interrupt.js'
@@ -9,7 +9,7 @@ import { type Progress, showProgress } from './progress.js'
 
 export interface Common {
   json?: boolean
-  adapter?: string
+  device?: string
   memory?: string
 }
 
@@ -26,17 +26,17 @@ export function verb(parent: Command, name: string, about: string, example: stri
 /** Opens an engine for the time of `work`, and clears the progress when it ends. */
 export async function withEngine<T>(
   what: string,
-  { json = false, adapter, memory, report }: Common & Reported,
+  { json = false, device, memory, report }: Common & Reported,
   work: (engine: Engine, progress: Progress) => Promise<T>,
 ): Promise<T> {
   // Before the work whose result it is to show.
   if (report !== undefined) await checkPage(report)
   beginWork()
-  const engine = await Engine.open({ adapter, memory })
+  const engine = await Engine.open({ device, memory })
   const progress = showProgress(what, json)
   try {
-    if (!json && engine.adapter.type === 'cpu') {
-      process.stderr.write(`No GPU is in use: ${adapterText(engine.adapter)}.\n`)
+    if (!json && engine.device.type === 'cpu') {
+      process.stderr.write(`No GPU is in use: ${deviceText(engine.device)}.\n`)
     }
     return await work(engine, progress)
   } finally {
@@ -45,9 +45,9 @@ export async function withEngine<T>(
   }
 }
 
-export function adapterText({ info, type, backend, driver }: Adapter): string {
+export function deviceText({ name, type, backend, driver }: DeviceInfo): string {
   const origin = driver === 'bundled' ? 'bundled driver' : type === 'cpu' ? 'software driver of the system' : type
-  return `${info.device} (${[backend, origin].join(', ')})`
+  return `${name} (${[backend, origin].join(', ')})`
 }
 
 export function print<T>(report: T, text: (report: T) => string, { json }: Common): void {

@@ -65,7 +65,7 @@ export interface Analysis {
   models: AnalyzedModel[]
   /** What a dry run says instead. */
   forecast?: AnalysisForecast
-  adapter: string
+  device: string
   /** Of the run; with `dryRun` an estimate from one layer and one tensor. */
   milliseconds: number
 }
@@ -98,7 +98,7 @@ export async function analyze(
   if (improved.length === 0) {
     throw misuse('At least one improved model is needed, and none is given.')
   }
-  const common = { base, ...(data === undefined ? {} : { data }), adapter: engine.adapter.info.device }
+  const common = { base, ...(data === undefined ? {} : { data }), device: engine.device.name }
   if (options.dryRun) {
     return {
       ...common,

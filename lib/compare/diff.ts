@@ -50,7 +50,7 @@ export interface DiffSkipped {
 export interface DiffReport {
   a: string
   b: string
-  adapter: string
+  device: string
   total: DiffStats
   layers: ({ layer: string } & DiffStats)[]
   modules: ({ module: Module } & DiffStats)[]
@@ -79,7 +79,7 @@ export async function diff(engine: Engine, a: string, b: string, options: DiffOp
     const job = device.run({ ...plan(left, right, pairs), memory }, onProgress)
     const { results, time } = await untilDone(job, signal)
     const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
-    return { a, b, adapter: device.adapter.name, ...report(rows), skipped, milliseconds: time.total }
+    return { a, b, device: device.info.name, ...report(rows), skipped, milliseconds: time.total }
   })
 }
 
@@ -90,7 +90,7 @@ export interface DiffForecast {
   bytes: number
   /** Bytes that the slots of the run would take. */
   memory: number
-  adapter: string
+  device: string
   /** An estimate, from a part of the largest tensor. */
   milliseconds: number
 }
@@ -102,8 +102,8 @@ export async function forecastDiff(
   b: string,
   { signal }: Pick<DiffOptions, 'signal'> = {},
 ): Promise<DiffForecast> {
-  const { adapter, slots } = engine
-  const maxBinding = adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
+  const { device, slots } = engine
+  const maxBinding = device.limits.maxStorageBufferBindingSize ?? 2 ** 27
   return engine.use(async ({ addon, device, memory }) => {
     const { left, right, pairs } = await openPair(addon, a, b)
     const all = addon.forecast({ ...plan(left, right, pairs), memory }, { maxBinding, slots })
@@ -119,7 +119,7 @@ export async function forecastDiff(
     }
     const { bytesRead: bytes } = all
     const milliseconds = pace * bytes
-    return { tensors: pairs.length, bytes, memory: all.memory, adapter: device.adapter.name, milliseconds }
+    return { tensors: pairs.length, bytes, memory: all.memory, device: device.info.name, milliseconds }
   })
 }
 

@@ -1,12 +1,12 @@
 /**
- * What this machine offers: adapters, drivers and measured bandwidths, and what to install when something is missing. The
+ * What this machine offers: devices, drivers and measured bandwidths, and what to install when something is missing. The
  * bandwidths are kept for the estimates of `explain`.
  */
 
 import { readFile } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { keepMeasurements, measureDevice, measureDisk } from '../engine/bandwidth.js'
-import { type Adapter, Engine, type EngineOptions, nativeOptions, publicAdapter } from '../engine/engine.js'
+import { type DeviceInfo, deviceInfo, Engine, type EngineOptions, nativeOptions } from '../engine/engine.js'
 import type { NativeAddon } from '../native/border.js'
 import { bundledCommand, bundledDriver } from '../native/driver.js'
 import { dawnLibrary, loadAddon } from '../native/load.js'
@@ -28,9 +28,9 @@ export interface DoctorReport {
   /** The library that contains Dawn. */
   dawn: string
   /** What Dawn sees, best first. */
-  adapters: Adapter[]
+  devices: DeviceInfo[]
   /** The one in use, how kernels reach memory, and in which forms models run on it; absent where none fits. */
-  engine?: { adapter: Adapter; slots: 'mapped' | 'staging'; openMilliseconds: number; forms: Forms }
+  engine?: { device: DeviceInfo; slots: 'mapped' | 'staging'; openMilliseconds: number; forms: Forms }
   /** Bytes read + written a second. */
   memcpy: number
   kernel?: { name: string; dtype: string; bytesPerSecond: number; ofMemcpy: number }
@@ -42,25 +42,25 @@ export interface DoctorReport {
 const mebi = 2 ** 20
 
 /**
- * Looks at all adapters and measures the one that fits, and a disk; the measurements are kept for `explain`. What is missing is
+ * Looks at all devices and measures the one that fits, and a disk; the measurements are kept for `explain`. What is missing is
  * no error, but advice.
  */
 export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport> {
   const addon = loadAddon()
   const advice: string[] = []
-  // The bundled driver stays visible to a process once it was shown, so the system's adapters are listed first.
-  const { adapters: system, refused } = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, undefined))
+  // The bundled driver stays visible to a process once it was shown, so the system's devices are listed first.
+  const { devices: system, refused } = await addon.devices(nativeOptions({ ...options, device: 'auto' }, undefined))
   const memcpy = (await addon.memcpyBandwidth(128 * mebi)).bytesPerSecond
   const measured = await measureEngine(options, memcpy, advice)
-  const adapters = system.map((adapter) => publicAdapter(adapter, 'system'))
-  adapters.push(...(await bundledAdapters(addon, options, adapters, advice)))
+  const devices = system.map((device) => deviceInfo(device, 'system'))
+  devices.push(...(await bundledDevices(addon, options, devices, advice)))
   for (const { name, problem } of system) {
     if (problem !== '') advice.push(`${name} is passed over, because nothing can run on it: ${problem}`)
   }
   for (const reason of refused) {
     advice.push(`Dawn refuses a Vulkan driver of this system, which may be too old for it: ${reason}`)
   }
-  const kind = measured.engine?.adapter.driver
+  const kind = measured.engine?.device.driver
   if (kind !== 'system') {
     const found = system.length === 0 ? 'Dawn sees no driver of this system that it can use. ' : ''
     const used = kind === 'bundled' ? 'The bundled software driver is in use; others are several times faster. ' : ''
@@ -73,7 +73,7 @@ export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport>
     node: process.version,
     platform: `${process.platform}-${process.arch}`,
     dawn: dawnLibrary(),
-    adapters,
+    devices,
     ...measured,
     memcpy,
     disk,
@@ -81,12 +81,12 @@ export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport>
   }
 }
 
-async function bundledAdapters(
+async function bundledDevices(
   addon: NativeAddon,
   options: EngineOptions,
-  known: Adapter[],
+  known: DeviceInfo[],
   advice: string[],
-): Promise<Adapter[]> {
+): Promise<DeviceInfo[]> {
   const bundled = await bundledDriver().catch((error: unknown) => {
     advice.push(messageOf(error))
     return undefined
@@ -97,10 +97,10 @@ async function bundledAdapters(
     }
     return []
   }
-  const { adapters: seen } = await addon.adapters(nativeOptions({ ...options, adapter: 'auto' }, bundled))
+  const { devices: seen } = await addon.devices(nativeOptions({ ...options, device: 'auto' }, bundled))
   return seen
-    .filter(({ name }) => !known.some(({ info }) => info.device === name))
-    .map((adapter) => publicAdapter(adapter, 'bundled'))
+    .filter(({ name }) => !known.some((device) => device.name === name))
+    .map((device) => deviceInfo(device, 'bundled'))
 }
 
 async function measureEngine(
@@ -117,14 +117,14 @@ async function measureEngine(
     return {}
   }
   try {
-    const { adapter, slots } = engine
+    const { device, slots } = engine
     const openMilliseconds = performance.now() - start
-    const forms = await engine.use(async (host) => formsOf(host.device.adapter))
-    const device = await measureDevice(engine, ['linear'])
-    await keepMeasurements({ device })
-    const bytesPerSecond = device.kernels.linear ?? 0
+    const forms = await engine.use(async (host) => formsOf(host.device.info))
+    const speed = await measureDevice(engine, ['linear'])
+    await keepMeasurements({ device: speed })
+    const bytesPerSecond = speed.kernels.linear ?? 0
     return {
-      engine: { adapter, slots, openMilliseconds, forms },
+      engine: { device, slots, openMilliseconds, forms },
       kernel: { name: 'linear', dtype: 'BF16', bytesPerSecond, ofMemcpy: bytesPerSecond / memcpy },
     }
   } finally {

@@ -19,8 +19,7 @@ export interface DiskSpeed {
 }
 
 export interface DeviceSpeed {
-  /** The adapter's name. */
-  adapter: string
+  name: string
   type: string
   slots: 'mapped' | 'staging'
   /** Bytes that one binding may have. */
@@ -48,12 +47,12 @@ export async function readMeasurements(): Promise<Measurements> {
   }
 }
 
-/** Adds to what is known. Kernels of another adapter are forgotten: estimates are for the one measured last. */
+/** Adds to what is known. Kernels of another device are forgotten: estimates are for the one measured last. */
 export async function keepMeasurements(fresh: { device?: DeviceSpeed; disk?: DiskSpeed & { folder: string } }) {
   const known = await readMeasurements()
   if (fresh.disk !== undefined) known.disks[await diskOf(fresh.disk.folder)] = fresh.disk
   if (fresh.device !== undefined) {
-    const same = known.device?.adapter === fresh.device.adapter ? known.device.kernels : {}
+    const same = known.device?.name === fresh.device.name ? known.device.kernels : {}
     known.device = { ...fresh.device, kernels: { ...same, ...fresh.device.kernels } }
   }
   const path = fileOfMeasurements()
@@ -75,15 +74,15 @@ export async function diskOf(folder: string): Promise<string> {
 
 /** Kernels on bf16 inputs, results included; best of five runs each. */
 export async function measureDevice(engine: Engine, names: Iterable<string>): Promise<DeviceSpeed> {
-  const { adapter, slots } = engine
+  const { device, slots } = engine
   const data = weights((64 * mebi) / 2)
   const rates: Record<string, number> = {}
   for (const name of names) rates[name] = await kernelSpeed(engine, name, data)
   return {
-    adapter: adapter.info.device,
-    type: adapter.type,
+    name: device.name,
+    type: device.type,
     slots,
-    maxBinding: adapter.limits.maxStorageBufferBindingSize ?? 128 * mebi,
+    maxBinding: device.limits.maxStorageBufferBindingSize ?? 128 * mebi,
     kernels: rates,
   }
 }

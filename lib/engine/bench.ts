@@ -4,11 +4,11 @@ import { bytesOf, isStorable, parseDType } from '../checkpoint/index.js'
 import type { StoreDType } from '../native/border.js'
 import { loadAddon } from '../native/load.js'
 import { wrongOption } from '../util/errors.js'
-import type { Adapter, Engine } from './engine.js'
+import type { DeviceInfo, Engine } from './engine.js'
 import { type KernelSpec, kernels } from './kernel_registry.js'
 
 export interface BenchReport {
-  adapter: Adapter
+  device: DeviceInfo
   slots: 'mapped' | 'staging'
   /** Bytes read + written a second, one thread. */
   memcpy: number
@@ -34,7 +34,7 @@ export async function bench(
   const data = [fill(dtype, elements, 1), fill(dtype, elements, 2)]
   const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(2 ** 20, options.size))
   const report: BenchReport = {
-    adapter: engine.adapter,
+    device: engine.device,
     slots: engine.slots,
     memcpy,
     dtype,

@@ -5,7 +5,7 @@
  * happens behind the native border.
  */
 
-import type { NativeAdapter, NativeAddon, NativeDevice, NativeOpenOptions } from '../native/border.js'
+import type { NativeAddon, NativeDevice, NativeDeviceInfo, NativeOpenOptions } from '../native/border.js'
 import { type BundledDriver, bundledCommand, bundledDriver } from '../native/driver.js'
 import type { Host } from '../native/host.js'
 import { dawnLibrary, loadAddon } from '../native/load.js'
@@ -16,23 +16,27 @@ import { Kernel } from './kernel.js'
 export interface EngineOptions {
   /**
    * `auto` (real GPU, else a software Vulkan driver of the system, else the bundled SwiftShader), a type (`discrete`,
-   * `integrated`, `cpu`) or a part of the adapter's name. Defaults to the variable WEIGHTSMITH_ADAPTER, else `auto`.
+   * `integrated`, `cpu`) or a part of the device's name. Defaults to the variable WEIGHTSMITH_DEVICE, else `auto`.
    */
-  adapter?: string | undefined
+  device?: string | undefined
   /** What the buffers of a run may take together: bytes, or text like `512MiB`. Defaults to `1GiB`. */
   memory?: string | number | undefined
-  /** Whether kernels work in host memory (`mapped`) or on copies (`staging`). Defaults to what suits the adapter. */
+  /** Whether kernels work in host memory (`mapped`) or on copies (`staging`). Defaults to what suits the device. */
   slots?: 'auto' | 'mapped' | 'staging' | undefined
-  /** Upper bound put on the adapter's buffer sizes, for tests of tiling. */
+  /** Upper bound put on the device's buffer sizes, for tests of tiling. */
   maxBufferBytes?: number | undefined
   /** Print Dawn's own warnings to stderr. */
   verbose?: boolean | undefined
 }
 
-/** The adapter in WebGPU's vocabulary, and where its driver comes from. */
-export interface Adapter {
-  info: Pick<GPUAdapterInfo, 'vendor' | 'architecture' | 'device' | 'description'>
-  type: NativeAdapter['type']
+/** A device in WebGPU's vocabulary, and where its driver comes from. */
+export interface DeviceInfo {
+  name: string
+  vendor: string
+  architecture: string
+  /** The driver, with its version. */
+  description: string
+  type: NativeDeviceInfo['type']
   backend: string
   driver: 'system' | 'bundled'
   features: (GPUFeatureName | 'host-mapped-pointer')[]
@@ -43,7 +47,7 @@ export interface Adapter {
 
 interface Opened {
   device: NativeDevice
-  driver: Adapter['driver']
+  driver: DeviceInfo['driver']
 }
 
 /** One device and what runs on it. `close` it when it is no longer needed, or declare it with `await using`. */
@@ -61,7 +65,7 @@ export class Engine {
     private last: Opened,
   ) {}
 
-  /** Opens a device. Rejects with ERR_WEIGHTSMITH_NO_ADAPTER where no adapter fits. */
+  /** Opens a device. Rejects with ERR_WEIGHTSMITH_NO_DEVICE where no device fits. */
   static async open(options: EngineOptions = {}): Promise<Engine> {
     const memory = parseBytes(options.memory ?? '1GiB', 'memory')
     const addon = loadAddon()
@@ -69,9 +73,9 @@ export class Engine {
     return new Engine(addon, options, memory, Promise.resolve(opened), opened)
   }
 
-  /** The adapter of the device in use. */
-  get adapter(): Adapter {
-    return publicAdapter(this.last.device.adapter, this.last.driver)
+  /** What the device in use is and offers. */
+  get device(): DeviceInfo {
+    return deviceInfo(this.last.device.info, this.last.driver)
   }
 
   get slots(): 'mapped' | 'staging' {
@@ -144,23 +148,23 @@ export function nativeOptions(options: EngineOptions, bundled: BundledDriver | u
   return {
     dawn: dawnLibrary(),
     ...(bundled ?? {}),
-    adapter: options.adapter || process.env.WEIGHTSMITH_ADAPTER || 'auto',
+    device: options.device || process.env.WEIGHTSMITH_DEVICE || 'auto',
     slots: options.slots ?? 'auto',
     ...(options.maxBufferBytes === undefined ? {} : { maxBufferBytes: options.maxBufferBytes }),
     verbose: options.verbose ?? false,
   }
 }
 
-/** The system's adapters first; the bundled driver only where none of them fits, or where it is asked for by name. */
+/** The system's devices first; the bundled driver only where none of them fits, or where it is asked for by name. */
 async function openDevice(addon: NativeAddon, options: EngineOptions): Promise<Opened> {
   const native = nativeOptions(options, undefined)
-  const byName = /swiftshader/i.test(native.adapter)
+  const byName = /swiftshader/i.test(native.device)
   let cause: unknown
   if (!byName) {
     try {
       return { device: await addon.open(native), driver: 'system' }
     } catch (error) {
-      if (!hasCode(error, 'ERR_WEIGHTSMITH_NO_ADAPTER')) throw error
+      if (!hasCode(error, 'ERR_WEIGHTSMITH_NO_DEVICE')) throw error
       cause = error
     }
   }
@@ -169,30 +173,28 @@ async function openDevice(addon: NativeAddon, options: EngineOptions): Promise<O
     try {
       return { device: await addon.open({ ...native, ...bundled }), driver: bundled ? 'bundled' : 'system' }
     } catch (error) {
-      if (!hasCode(error, 'ERR_WEIGHTSMITH_NO_ADAPTER')) throw error
+      if (!hasCode(error, 'ERR_WEIGHTSMITH_NO_DEVICE')) throw error
       cause ??= error
     }
   }
   const remedy =
-    bundled === undefined && (byName || /^(auto|cpu)$/i.test(native.adapter)) && bundledCommand !== undefined
+    bundled === undefined && (byName || /^(auto|cpu)$/i.test(native.device)) && bundledCommand !== undefined
       ? `, and the bundled driver is not installed; install it with: ${bundledCommand}`
       : '; run `weightsmith doctor` to see what there is and what to install.'
-  throw new WeightsmithError('ERR_WEIGHTSMITH_NO_ADAPTER', `${messageOf(cause)}${remedy}`, { cause })
+  throw new WeightsmithError('ERR_WEIGHTSMITH_NO_DEVICE', `${messageOf(cause)}${remedy}`, { cause })
 }
 
-export function publicAdapter(adapter: NativeAdapter, driver: Adapter['driver']): Adapter {
+export function deviceInfo(device: NativeDeviceInfo, driver: DeviceInfo['driver']): DeviceInfo {
   return {
-    info: {
-      vendor: adapter.vendor,
-      architecture: adapter.architecture,
-      device: adapter.name,
-      description: adapter.driver,
-    },
-    type: adapter.type,
-    backend: adapter.backend,
+    name: device.name,
+    vendor: device.vendor,
+    architecture: device.architecture,
+    description: device.driver,
+    type: device.type,
+    backend: device.backend,
     driver,
-    features: adapter.features as Adapter['features'],
-    limits: adapter.limits,
-    ...(adapter.problem === '' ? {} : { problem: adapter.problem }),
+    features: device.features as DeviceInfo['features'],
+    limits: device.limits,
+    ...(device.problem === '' ? {} : { problem: device.problem }),
   }
 }

@@ -3,7 +3,7 @@
 import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { openText, Sight } from '../data/index.js'
-import type { Adapter, Engine } from '../engine/engine.js'
+import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
 import { estimateGeneration, roomyModel, streamed } from '../runtime/memory_fit.js'
@@ -69,7 +69,7 @@ export interface EvalReport {
   /** Bytes of weights that are read from the files again: for every token that is said, or for the data set; 0 where they fit. */
   reads: number
   notes: string[]
-  adapter: Adapter['info']['device']
+  device: string
   /** Of the run; with `dryRun` an estimate from one layer. */
   milliseconds: number
 }
@@ -111,7 +111,7 @@ export async function evaluateAll(
       const takes = {
         ...device,
         notes: cached && device.parts > 1 ? [streamed(path, device.reads)] : [],
-        adapter: engine.adapter.info.device,
+        device: engine.device.name,
       }
       if (dryRun) {
         const tokens = set.total

@@ -2,7 +2,7 @@
 
 import type { ImageSource } from '../data/images/index.js'
 import { checkIds, type Message, openText, type Prompt, Sight, type Text } from '../data/index.js'
-import type { Adapter, Engine } from '../engine/engine.js'
+import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
 import { estimateGeneration, roomyModel, streamed } from '../runtime/memory_fit.js'
@@ -62,7 +62,7 @@ export interface GenerateReport {
   /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
   reads: number
   notes: string[]
-  adapter: Adapter['info']['device']
+  device: string
   /** Of the run; with `dryRun` an estimate from one layer, as if no continuation ended before its most. */
   milliseconds: number
 }
@@ -118,7 +118,7 @@ export async function generateText(
     parts,
     reads,
     notes: parts === 1 ? [] : [streamed(path, reads)],
-    adapter: engine.adapter.info.device,
+    device: engine.device.name,
     milliseconds: 0,
   }
   const count = ids.length * sampling.samples

@@ -30,7 +30,7 @@ export interface ExplainOptions extends Pick<MergeOptions, 'dtype' | 'shardSize'
   /** Open a device and measure the recipe's kernels and the disk now, instead of taking what `doctor` has kept. */
   measure?: boolean | undefined
   /** For `measure`: as for `Engine.open`. */
-  adapter?: string | undefined
+  device?: string | undefined
 }
 
 /** Tensors that get the same treatment. */
@@ -141,7 +141,7 @@ async function existing(folder: string): Promise<string> {
 async function measureNow(folder: string, kernels: Set<string>, options: ExplainOptions): Promise<Measurements> {
   const disk = await measureDisk(folder, 256 * mebi)
   if ('write' in disk) await keepMeasurements({ disk })
-  const engine = await Engine.open({ adapter: options.adapter, memory: options.memory })
+  const engine = await Engine.open({ device: options.device, memory: options.memory })
   try {
     return await keepMeasurements({ device: await measureDevice(engine, new Set(['linear', ...kernels])) })
   } finally {
@@ -217,7 +217,7 @@ async function estimate(
     }
   }
   const sources = [
-    `Kernels: measured on ${device.adapter}.`,
+    `Kernels: measured on ${device.name}.`,
     `Disk: measured in ${target.folder}; reading is from the page cache, a cold disk takes longer.`,
   ]
   // The slowest of the inputs' disks bounds the reads.

@@ -2,11 +2,11 @@
 
 import { basename } from 'node:path'
 import {
-  adapterOf,
   auxiliaryFiles,
   type Checkpoint,
   commonTemplate,
   configText,
+  deviceOf,
   editTokenizer,
   fileEntry,
   largestAuxiliary,
@@ -72,7 +72,7 @@ export async function writeFiles(
     recipe: recipe.input,
     seed,
     dtype: typeName(plan),
-    adapter: adapterOf(device),
+    device: deviceOf(device),
     inputs,
     outputs: files,
   }

@@ -25,7 +25,7 @@ export interface MergeReport {
   /** Tensors with NaN or infinite values that were computed, and how many. */
   nonFinite: { tensor: string; count: number }[]
   /** Absent in a dry run. `resumed`: tensors that an earlier run had finished, whose inputs were not read again. */
-  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { adapter: string }
+  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { device: string }
   /** What a dry run would do, tensor by tensor. */
   plan?: PlanRow[]
   /** The outputs of a sweep, each in a folder of `out`; `files`, `bytes` and `nonFinite` above are of all of them. */

@@ -60,7 +60,7 @@ export async function stageMerge(
     await refuseChanged(checkpoints.values())
     throwIfAborted(options.signal, 'The merge')
     const { time, bytesRead, bytesWritten, tiles, resumed } = result
-    const run = { time, bytesRead, bytesWritten, tiles, resumed, adapter: device.adapter.name }
+    const run = { time, bytesRead, bytesWritten, tiles, resumed, device: device.info.name }
     return { outputs: staged, run }
   } catch (error) {
     const opened = stages.map((stage) => ({ stage }))

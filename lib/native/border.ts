@@ -34,7 +34,7 @@ export interface NativeIndex {
   weightMap: Record<string, string>
 }
 
-export interface NativeAdapter {
+export interface NativeDeviceInfo {
   name: string
   vendor: string
   architecture: string
@@ -47,9 +47,9 @@ export interface NativeAdapter {
   problem: string
 }
 
-export interface NativeAdapters {
+export interface NativeDeviceList {
   /** In the order in which `open` tries them. */
-  adapters: NativeAdapter[]
+  devices: NativeDeviceInfo[]
   /** What Dawn says of drivers that it refuses. */
   refused: string[]
 }
@@ -60,18 +60,18 @@ export interface NativeOpenOptions {
   /** Path of a Vulkan loader to load before Dawn asks for one (bundled SwiftShader), with the ICD file to add. */
   vulkanLoader?: string
   icd?: string
-  /** `auto`, an adapter type, or a case-insensitive part of the adapter's name. */
-  adapter: string
-  /** Host-mapped slots (`mapped`), staging copies (`staging`), or what suits the adapter (`auto`). */
+  /** `auto`, a device type, or a case-insensitive part of the device's name. */
+  device: string
+  /** Host-mapped slots (`mapped`), staging copies (`staging`), or what suits the device (`auto`). */
   slots: 'auto' | 'mapped' | 'staging'
-  /** Upper bounds put on the adapter's limits, for tests of tiling. */
+  /** Upper bounds put on the device's limits, for tests of tiling. */
   maxBufferBytes?: number
   /** Print Dawn's own warnings to stderr. */
   verbose: boolean
 }
 
 export interface NativeDevice {
-  readonly adapter: NativeAdapter
+  readonly info: NativeDeviceInfo
   readonly slots: 'mapped' | 'staging'
   /** What `join` finds the engine by, in other threads of the process. */
   readonly id: number
@@ -276,8 +276,8 @@ export interface NativeAddon {
   lockFile(path: string): NativeLock
   /** fsyncs files and folders, many at a time; rejects with the first failure. */
   syncFiles(paths: string[]): Promise<void>
-  /** All adapters that compute, best first; a trivial kernel is run on each. */
-  adapters(options: NativeOpenOptions): Promise<NativeAdapters>
+  /** All devices that compute, best first; a trivial kernel is run on each. */
+  devices(options: NativeOpenOptions): Promise<NativeDeviceList>
   forecast(plan: NativePlan, device: { maxBinding: number; slots: 'mapped' | 'staging' }): NativeForecast
   /** The engine that another thread has opened; it stays that thread's, and ends with it. */
   join(id: number): NativeDevice

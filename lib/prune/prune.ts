@@ -1,7 +1,7 @@
 /** `prune`: a checkpoint without its least important weights, heads and neurons, or blocks. */
 
 import { type Rewritten, rewrite } from '../checkpoint/rewrite.js'
-import type { Adapter, Engine } from '../engine/engine.js'
+import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { readScores } from '../score/index.js'
 import {
@@ -44,7 +44,7 @@ export interface PruneReport
   dryRun: boolean
   layout: 'masked' | 'compact'
   parameters: { before: number /** That are not pruned. */; after: number }
-  adapter: Adapter['info']['device']
+  device: string
   milliseconds: number
 }
 
@@ -84,7 +84,7 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
       ...(units && { units }),
       ...(blocks && { blocks, blockScores }),
       notes,
-      adapter: engine.adapter.info.device,
+      device: engine.device.name,
     }
     if (dryRun) return { ...report, milliseconds: performance.now() - begin }
     const written = await rewrite(host, checkpoint, {

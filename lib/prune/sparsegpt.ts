@@ -97,7 +97,7 @@ async function sparseGpt(
   const dead = Array.from({ length: inputs }, (_, j) => j).filter((j) => gram[j * inputs + j] === 0)
   // A pattern has to fit the blocks of columns.
   const width = pattern === undefined ? blockColumns : Math.floor(blockColumns / pattern.of) * pattern.of
-  const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
+  const binding = device.info.limits.maxStorageBufferBindingSize ?? 2 ** 27
   const most = Math.floor(binding / (4 * inputs))
   const bytes = 4 * rows * inputs + 4 * width * (inputs + 2 * rows)
   if (most < 1 || 4 * width * inputs > binding || bytes > memory) {

@@ -15,7 +15,7 @@ const importanceLabels = {
 } as const
 
 /** The page of `analyze`: change and importance over the layers, then a map of layers and modules for each model. */
-export function analysisPage({ base, data, importance, models, adapter }: Analysis): Page {
+export function analysisPage({ base, data, importance, models, device }: Analysis): Page {
   const modules = models[0]?.diff.modules.map(({ module }) => module) ?? []
   const sections: Section[] = [
     {
@@ -87,7 +87,7 @@ export function analysisPage({ base, data, importance, models, adapter }: Analys
       ['base', base],
       ['improved', models.map(({ model }) => shortName(model)).join(', ')],
       ...(data === undefined ? [] : [['importance on', data] as const]),
-      ['device', adapter],
+      ['device', device],
     ],
     sections,
   }

@@ -63,7 +63,7 @@ export function diffPage(report: DiffReport): Page {
       ['‖Δ‖ / ‖A‖', total.relative?.toFixed(4) ?? '–'],
       ['mean |Δ|', total.meanAbs.toExponential(3)],
       ['changed', share(total.changed)],
-      ['device', report.adapter],
+      ['device', report.device],
     ],
     sections: [
       { title: 'Layers and modules', figure: changeMap(report) },

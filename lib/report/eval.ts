@@ -20,7 +20,7 @@ const abouts: Record<EvalReport['metric'], string> = {
 export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Page {
   const [first] = reports
   if (first === undefined) return { title: 'An evaluation of nothing', sections: [] }
-  const { metric, model, adapter } = first
+  const { metric, model, device } = first
   const share = metric === 'exact-match' || metric === 'choice'
   const value = (number: number | undefined) =>
     number === undefined ? '-' : share ? `${(100 * number).toFixed(2)} %` : number.toFixed(4)
@@ -56,7 +56,7 @@ export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outc
     summary: reports.map((report) => `${shortName(report.data)}: ${value(report.value)}`).join('; '),
     facts: [
       ['model', model],
-      ['device', adapter],
+      ['device', device],
     ],
     sections,
   }

@@ -100,7 +100,7 @@ export function immPage(report: ImmReport): Page {
     facts: [
       ['model', report.model],
       ['questions', String(report.questions)],
-      ['device', report.adapter],
+      ['device', report.device],
     ],
     sections,
   }

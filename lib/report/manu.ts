@@ -91,7 +91,7 @@ export function manuPage(report: ManuReport, rows: readonly { name: string; answ
       ['mode', report.mode],
       ['lines', streams.map(({ set, kind, lines }) => `${set} ${kind} ${lines}`).join(', ')],
       ['decided by eps', String(report.limited)],
-      ['device', report.adapter],
+      ['device', report.device],
     ],
     sections,
   }

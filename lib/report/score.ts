@@ -49,7 +49,7 @@ export async function scorePage(report: ScoreReport, scores: Scores): Promise<Pa
       ['model', report.model],
       ...(data === undefined ? [] : [['data', `${data.file}, ${data.examples} lines, ${data.tokens} tokens`] as const]),
       ['layers', String(report.layers.length)],
-      ['device', info.adapter],
+      ['device', info.device],
     ],
     sections,
   }

@@ -13,7 +13,7 @@ export async function apply(
   x: Float32Array<ArrayBuffer>,
 ): Promise<Float32Array> {
   const [outputs = 0, inputs = 0] = shape
-  const limit = Math.min(stagingBytes, device.adapter.limits.maxStorageBufferBindingSize ?? stagingBytes)
+  const limit = Math.min(stagingBytes, device.info.limits.maxStorageBufferBindingSize ?? stagingBytes)
   const blocks = blocksOf(outputs, inputs, dtype as StoreDType, limit)
   const row = inputs * (dtype === 'F32' ? 4 : 2)
   const most = blocks.reduce((size, block) => Math.max(size, turnedBytes(block)), 4)

@@ -4,7 +4,7 @@
  */
 
 import type { Activation } from '../architectures/index.js'
-import type { NativeAdapter, NativeDispatch, StoreDType } from '../native/border.js'
+import type { NativeDeviceInfo, NativeDispatch, StoreDType } from '../native/border.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, turned. */
 export interface Block {
@@ -63,11 +63,11 @@ function bits(value: number): number {
   return words.getUint32(0)
 }
 
-/** The forms in which an adapter runs the kernels that have several. */
+/** The forms in which a device runs the kernels that have several. */
 export interface Forms {
   /** Invocations of a subgroup, whose neighbours read for each other; 0: the kernels that run anywhere. */
   lanes: number
-  /** f16 weights are read by the adapter's own f16. */
+  /** f16 weights are read by the device's own f16. */
   f16: boolean
   /** Side of the matrices of f16 weights that a subgroup multiplies at once; 0: none. */
   matrix: number
@@ -78,17 +78,17 @@ export const plainForms: Forms = { lanes: 0, f16: false, matrix: 0 }
 /** Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one passes. */
 const provenSide = 8
 
-/** Those that are fastest on an adapter, of the ones that it offers: on a CPU matrices of a subgroup take ten times as long. */
-export function formsOf(adapter: NativeAdapter): Forms {
-  const { features, limits, type } = adapter
+/** Those that are fastest on a device, of the ones that it offers: on a CPU matrices of a subgroup take ten times as long. */
+export function formsOf(device: NativeDeviceInfo): Forms {
+  const { features, limits, type } = device
   const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0
   if (lanes < 4) return plainForms
-  const side = type === 'cpu' ? 0 : matrixSide(adapter)
+  const side = type === 'cpu' ? 0 : matrixSide(device)
   return { lanes, f16: features.includes('shader-f16'), matrix: side === provenSide ? side : 0 }
 }
 
-/** Side of the matrices that kernel gemm_matrix can take on an adapter; 0: none. */
-export function matrixSide({ features, limits }: NativeAdapter): number {
+/** Side of the matrices that kernel gemm_matrix can take on a device; 0: none. */
+export function matrixSide({ features, limits }: NativeDeviceInfo): number {
   const { subgroupMinSize = 0, subgroupMaxSize = 0, subgroupMatrixSide: side = 0 } = limits
   const fits = features.includes('shader-f16') && subgroupMinSize === subgroupMaxSize
   return fits && (side === 8 || side === 16) ? side : 0

@@ -340,8 +340,8 @@ export class Model {
   }
 
   private buffersOf({ device }: Host, part: Part, gear: Gear, stream?: Stream): Buffers {
-    const binding = device.adapter.limits.maxStorageBufferBindingSize ?? 2 ** 27
-    const forms = formsOf(device.adapter)
+    const binding = device.info.limits.maxStorageBufferBindingSize ?? 2 ** 27
+    const forms = formsOf(device.info)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
     const room = { tokens: this.tokens, cache: this.cache, binding, forms, part, stream, gear, list }

@@ -18,7 +18,7 @@ export interface ScoreInfo {
   model: { name: string; fingerprint: string }
   data?: { file: string; sha256: string; examples: number; tokens: number }
   parameters: { layers: number[]; tau: number; seed: number }
-  adapter: string
+  device: string
 }
 
 export interface ScoreTensor {

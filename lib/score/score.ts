@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Batch, batchesOf, readSequences } from '../data/index.js'
-import type { Adapter, Engine } from '../engine/engine.js'
+import type { Engine } from '../engine/engine.js'
 import { version } from '../native/version.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
@@ -72,7 +72,7 @@ export interface ScoreReport {
   memory: number
   /** Bytes of scores. */
   bytes: number
-  adapter: Adapter['info']['device']
+  device: string
   /** Of the run; with `dryRun` an estimate from one layer. */
   milliseconds: number
 }
@@ -140,7 +140,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       parts,
       memory,
       bytes: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
-      adapter: engine.adapter.info.device,
+      device: engine.device.name,
     }
     if (out === undefined || dryRun) {
       return { ...report, milliseconds: await estimate(model, batches, skips) }
@@ -154,7 +154,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
         ? {}
         : { data: { file: data, sha256: read.sha256, examples: sequences.length, tokens } }),
       parameters: { layers, tau, seed },
-      adapter: report.adapter,
+      device: report.device,
     }
     const place = `${resolve(out)}.standing`
     const run = createHash('sha256')

@@ -10,14 +10,14 @@ export const errors = {
     remedy:
       'Do what the message says: build the addon with `npm run setup`, install the package it names, or set `WEIGHTSMITH_DAWN`.',
   },
-  ERR_WEIGHTSMITH_NO_ADAPTER: {
-    meaning: 'No adapter fits what was asked for.',
-    remedy: 'Run `weightsmith doctor`: it lists the adapters there are and the command that installs a driver.',
+  ERR_WEIGHTSMITH_NO_DEVICE: {
+    meaning: 'No device fits what was asked for.',
+    remedy: 'Run `weightsmith doctor`: it lists the devices there are and the command that installs a driver.',
   },
   ERR_WEIGHTSMITH_DEVICE_LOST: {
     meaning: 'The device was lost while work was running.',
     remedy:
-      'Start the work again: the engine opens a new device by itself. If it happens again, give less memory or another adapter.',
+      'Start the work again: the engine opens a new device by itself. If it happens again, give less memory or another device.',
   },
   ERR_WEIGHTSMITH_OUT_OF_MEMORY: {
     meaning: 'Memory of the host or of the device does not suffice.',

@@ -27,7 +27,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
         {InstanceMethod("run", &NativeDevice::run), InstanceMethod("allocate", &NativeDevice::allocate),
          InstanceMethod("dispatch", &NativeDevice::dispatch), InstanceMethod("release", &NativeDevice::release),
          InstanceMethod("close", &NativeDevice::close), InstanceMethod("forceLoss", &NativeDevice::forceLoss),
-         InstanceAccessor<&NativeDevice::adapter>("adapter"), InstanceAccessor<&NativeDevice::slots>("slots"),
+         InstanceAccessor<&NativeDevice::info>("info"), InstanceAccessor<&NativeDevice::slots>("slots"),
          InstanceAccessor<&NativeDevice::id>("id")}));
   }
 
@@ -202,7 +202,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     });
   }
 
-  Napi::Value adapter(const Napi::CallbackInfo& info) {
+  Napi::Value info(const Napi::CallbackInfo& info) {
     return guard(info.Env(), [&]() -> Napi::Value { return toJs(info.Env(), engine().facts()); });
   }
 
@@ -244,11 +244,11 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value adapters(const Napi::CallbackInfo& info) {
+Napi::Value devices(const Napi::CallbackInfo& info) {
   return guard(info.Env(), [&]() -> Napi::Value {
-    return PromiseWorker<AdapterList>::start(
+    return PromiseWorker<DeviceList>::start(
         info.Env(), [options = openOptions(info[0].As<Napi::Object>())] { return Device::list(options); },
-        [](Napi::Env env, AdapterList& list) -> Napi::Value { return toJs(env, list); });
+        [](Napi::Env env, DeviceList& list) -> Napi::Value { return toJs(env, list); });
   });
 }
 
@@ -262,7 +262,7 @@ void exportDevices(Napi::Env env, Napi::Object exports) {
     if (!state) return;
     for (auto* device : state->devices) device->shut();
   });
-  exports.Set("adapters", Napi::Function::New(env, adapters));
+  exports.Set("devices", Napi::Function::New(env, devices));
   exports.Set("join", Napi::Function::New(env, join));
   exports.Set("open", Napi::Function::New(env, open));
 }

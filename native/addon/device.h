@@ -4,7 +4,7 @@
 
 namespace weightsmith {
 
-// Adds `adapters`, `open` and `join` to what the addon exports.
+// Adds `devices`, `open` and `join` to what the addon exports.
 void exportDevices(Napi::Env env, Napi::Object exports);
 
 }  // namespace weightsmith

@@ -154,7 +154,7 @@ OpenOptions openOptions(const Napi::Object& value) {
   options.dawn = text(value, "dawn");
   options.vulkanLoader = optionalText(value, "vulkanLoader");
   options.icd = optionalText(value, "icd");
-  options.adapter = optionalText(value, "adapter");
+  options.device = optionalText(value, "device");
   options.slots = optionalText(value, "slots");
   if (value.Get("maxBufferBytes").IsNumber()) options.maxBufferBytes = natural(value, "maxBufferBytes");
   options.verbose = flag(value, "verbose");

@@ -37,7 +37,7 @@ Napi::Value toJs(Napi::Env env, const json::Value& value) {
 
 }  // namespace
 
-Napi::Object toJs(Napi::Env env, const AdapterFacts& facts) {
+Napi::Object toJs(Napi::Env env, const DeviceInfo& facts) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("name", facts.name);
   object.Set("vendor", facts.vendor);
@@ -53,11 +53,11 @@ Napi::Object toJs(Napi::Env env, const AdapterFacts& facts) {
   return object;
 }
 
-Napi::Object toJs(Napi::Env env, const AdapterList& list) {
-  Napi::Array adapters = Napi::Array::New(env, list.adapters.size());
-  for (uint32_t i = 0; i < list.adapters.size(); i++) adapters.Set(i, toJs(env, list.adapters[i]));
+Napi::Object toJs(Napi::Env env, const DeviceList& list) {
+  Napi::Array devices = Napi::Array::New(env, list.devices.size());
+  for (uint32_t i = 0; i < list.devices.size(); i++) devices.Set(i, toJs(env, list.devices[i]));
   Napi::Object object = Napi::Object::New(env);
-  object.Set("adapters", adapters);
+  object.Set("devices", devices);
   object.Set("refused", names(env, list.refused));
   return object;
 }

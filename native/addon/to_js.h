@@ -10,8 +10,8 @@
 
 namespace weightsmith {
 
-Napi::Object toJs(Napi::Env env, const AdapterFacts& facts);
-Napi::Object toJs(Napi::Env env, const AdapterList& list);
+Napi::Object toJs(Napi::Env env, const DeviceInfo& facts);
+Napi::Object toJs(Napi::Env env, const DeviceList& list);
 Napi::Object toJs(Napi::Env env, const Report& report);
 Napi::Object toJs(Napi::Env env, const Forecast& forecast);
 Napi::Object toJs(Napi::Env env, const Progress& progress);

@@ -11,7 +11,7 @@ namespace weightsmith {
 
 #define WEIGHTSMITH_CODES(X) \
   X(LOAD)                    \
-  X(NO_ADAPTER)              \
+  X(NO_DEVICE)               \
   X(DEVICE_LOST)             \
   X(OUT_OF_MEMORY)           \
   X(KERNEL)                  \

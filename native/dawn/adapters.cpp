@@ -107,8 +107,8 @@ const std::pair<wgpu::FeatureName, const char*> kFeatures[] = {
     {wgpu::FeatureName::HostMappedPointer, "host-mapped-pointer"},
 };
 
-AdapterFacts describe(const wgpu::Adapter& adapter) {
-  AdapterFacts facts;
+DeviceInfo describe(const wgpu::Adapter& adapter) {
+  DeviceInfo facts;
   wgpu::AdapterInfo info;
   adapter.GetInfo(&info);
   facts.name = text(info.device);
@@ -186,7 +186,7 @@ std::vector<Candidate> ask(const wgpu::Instance& instance) {
       for (const auto power : {wgpu::PowerPreference::HighPerformance, wgpu::PowerPreference::LowPower}) {
         wgpu::Adapter adapter = request(instance, backend, power, fallback);
         if (!adapter) continue;
-        AdapterFacts facts = describe(adapter);
+        DeviceInfo facts = describe(adapter);
         const bool known = std::any_of(found.begin(), found.end(), [&](const Candidate& other) {
           return other.facts.name == facts.name && other.facts.driver == facts.driver;
         });
@@ -205,7 +205,7 @@ std::string text(wgpu::StringView view) {
   return view.length == WGPU_STRLEN ? std::string(view.data) : std::string(view.data, view.length);
 }
 
-bool fits(const AdapterFacts& facts, const std::string& wanted) {
+bool fits(const DeviceInfo& facts, const std::string& wanted) {
   if (wanted.empty() || wanted == "auto") return true;
   return facts.type == lower(wanted) || lower(facts.name + " " + facts.driver).find(lower(wanted)) != std::string::npos;
 }

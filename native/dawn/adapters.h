@@ -15,13 +15,13 @@ struct OpenOptions {
   std::string dawn;
   std::string vulkanLoader;
   std::string icd;
-  std::string adapter = "auto";
+  std::string device = "auto";
   std::string slots = "auto";
   uint64_t maxBufferBytes = 0;
   bool verbose = false;
 };
 
-struct AdapterFacts {
+struct DeviceInfo {
   std::string name, vendor, architecture, driver, type, backend;
   std::vector<std::string> features;
   std::map<std::string, double> limits;
@@ -31,14 +31,14 @@ struct AdapterFacts {
 
 struct Candidate {
   wgpu::Adapter adapter;
-  AdapterFacts facts;
+  DeviceInfo facts;
 };
 
 // Text of Dawn, which may be null or end at a zero.
 std::string text(wgpu::StringView view);
 
 // Whether the adapter is what `wanted` asks for: `auto`, a type or a part of its name.
-bool fits(const AdapterFacts& facts, const std::string& wanted);
+bool fits(const DeviceInfo& facts, const std::string& wanted);
 
 // What the Vulkan loader is told while adapters are looked for. Driver variables are set here, because process.env of
 // a Node worker does not reach getenv, and put back afterwards, because child processes inherit them. The bundled

@@ -27,10 +27,10 @@ std::string list(const std::vector<std::string>& items) {
 
 }  // namespace
 
-AdapterList Device::list(const OpenOptions& options) {
+DeviceList Device::list(const OpenOptions& options) {
   const DriverEnvironment environment(options);
   Adapters adapters(options);
-  AdapterList all;
+  DeviceList all;
   all.refused = std::move(adapters.refused);
   for (auto& candidate : adapters.candidates) {
     try {
@@ -38,7 +38,7 @@ AdapterList Device::list(const OpenOptions& options) {
     } catch (const Error& error) {
       candidate.facts.problem = error.message;
     }
-    all.adapters.push_back(std::move(candidate.facts));
+    all.devices.push_back(std::move(candidate.facts));
   }
   return all;
 }
@@ -48,9 +48,9 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   const Adapters adapters(options);
   std::vector<std::string> seen;
   for (const auto& candidate : adapters.candidates) {
-    const AdapterFacts& facts = candidate.facts;
+    const DeviceInfo& facts = candidate.facts;
     seen.push_back(facts.name + " (" + facts.type + ")");
-    if (!fits(facts, options.adapter)) continue;
+    if (!fits(facts, options.device)) continue;
     try {
       return openOn(adapters.instance, candidate, options);
     } catch (const Error& error) {
@@ -59,8 +59,8 @@ std::unique_ptr<Device> Device::open(const OpenOptions& options) {
   }
   for (const auto& reason : adapters.refused) seen.push_back("a driver that it refuses: " + reason);
   // What to do about it is added where it is known which drivers could be there.
-  throw Error(Code::NO_ADAPTER, "No adapter fits '" + options.adapter + "': Dawn sees " +
-                                    (seen.empty() ? "none" : weightsmith::list(seen)));
+  throw Error(Code::NO_DEVICE, "No device fits '" + options.device + "': Dawn sees " +
+                                   (seen.empty() ? "none" : weightsmith::list(seen)));
 }
 
 std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Candidate& candidate,
@@ -83,8 +83,8 @@ std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Can
   self->mapped_ =
       options.slots == "mapped" || (options.slots != "staging" && canMap && self->facts_.type != "discrete");
   if (self->mapped_ && !canMap) {
-    throw Error(Code::NO_ADAPTER, "The adapter " + self->facts_.name +
-                                      " cannot bind host memory, so slots: 'mapped' is not possible; use 'staging'.");
+    throw Error(Code::NO_DEVICE, "The device " + self->facts_.name +
+                                     " cannot bind host memory, so slots: 'mapped' is not possible; use 'staging'.");
   }
 
   std::vector<wgpu::FeatureName> features;
@@ -137,7 +137,7 @@ std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Can
                                       });
   self->instance_.WaitAny(future, UINT64_MAX);
   if (!self->device_) {
-    throw Error(Code::DEVICE_LOST, "The adapter " + self->facts_.name + " gives no device: " + reason);
+    throw Error(Code::DEVICE_LOST, "The device " + self->facts_.name + " gives no device: " + reason);
   }
   self->device_.SetLoggingCallback(
       [](wgpu::LoggingType, wgpu::StringView message, State* state) {

@@ -13,25 +13,25 @@
 
 namespace weightsmith {
 
-struct AdapterList {
+struct DeviceList {
   // In the order of preference of `open`. One that cannot be used says why.
-  std::vector<AdapterFacts> adapters;
+  std::vector<DeviceInfo> devices;
   // What Dawn says of drivers that it refuses.
   std::vector<std::string> refused;
 };
 
 class Device {
  public:
-  // The first adapter that fits and on which a trivial kernel runs; throws NO_ADAPTER, which names what was passed
+  // The first adapter that fits and on which a trivial kernel runs; throws NO_DEVICE, which names what was passed
   // over.
   static std::unique_ptr<Device> open(const OpenOptions& options);
   // What `open` chooses from. Opens each to see whether a kernel runs.
-  static AdapterList list(const OpenOptions& options);
+  static DeviceList list(const OpenOptions& options);
   ~Device();
 
   const wgpu::Device& handle() const { return device_; }
   const wgpu::Queue& queue() const { return queue_; }
-  const AdapterFacts& facts() const { return facts_; }
+  const DeviceInfo& facts() const { return facts_; }
   // Kernels read the slot's own memory, without copies.
   bool mapped() const { return mapped_; }
   uint64_t maxBinding() const { return maxBinding_; }
@@ -79,7 +79,7 @@ class Device {
   wgpu::Instance instance_;
   wgpu::Device device_;
   wgpu::Queue queue_;
-  AdapterFacts facts_;
+  DeviceInfo facts_;
   bool mapped_ = false;
   uint64_t maxBinding_ = 0;
   uint64_t maxBuffer_ = 0;

@@ -33,7 +33,7 @@ class Engine {
 
   const Device& device() const { return *device_; }
   // Of the device, from any thread, also once it is closed.
-  const AdapterFacts& facts() const { return facts_; }
+  const DeviceInfo& facts() const { return facts_; }
   bool mapped() const { return mapped_; }
   void submit(std::shared_ptr<Task> task);
   // Aborts a submitted task and waits until `onDone` has returned, for a caller whose memory is about to go.
@@ -47,7 +47,7 @@ class Engine {
   void end(Task& task);
 
   std::unique_ptr<Device> device_;
-  const AdapterFacts facts_;
+  const DeviceInfo facts_;
   const bool mapped_;
   std::mutex mutex_;
   std::condition_variable wake_, ended_;

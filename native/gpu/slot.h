@@ -1,6 +1,6 @@
 // The memory a kernel works in: a slot holds a tile's sources and its parameter table, a result what the kernel writes.
 // They go round separately, because a result is on its way to the disk while the slot is being read into again.
-// On software and unified-memory adapters the kernel works in this memory itself (Dawn's HostMappedPointer, no copy);
+// On software and unified-memory devices the kernel works in this memory itself (Dawn's HostMappedPointer, no copy);
 // on a discrete GPU it is staging memory, with one copy in and one copy out a submission.
 #pragma once
 #include <webgpu/webgpu_cpp.h>

@@ -11,7 +11,7 @@ namespace weightsmith {
 
 namespace {
 
-// Every adapter aligns the offset of a binding to this or less; it is also more than any kernel has parameters.
+// Every device aligns the offset of a binding to this or less; it is also more than any kernel has parameters.
 constexpr uint64_t kParameterBytes = 256;
 // Where the device has memory of its own, files go through pieces of this size.
 constexpr uint64_t kPieceBytes = 16 << 20;

@@ -1,4 +1,4 @@
-// A Vulkan driver with a fault, for tests of which adapters are taken: it hands every call on to the driver that
+// A Vulkan driver with a fault, for tests of which devices are taken: it hands every call on to the driver that
 // WEIGHTSMITH_TEST_DRIVER names, but for one. WEIGHTSMITH_TEST_DRIVER_FAULT says which: `old` offers no optional
 // feature, as old drivers do, and `idle` takes every dispatch and runs none.
 #include <dlfcn.h>

@@ -73,7 +73,7 @@ export interface ImmReport {
   /** Bytes that a round takes on disk: the trained model and the merged one. */
   bytesPerRound: number
   rounds: RoundReport[]
-  adapter: string
+  device: string
   milliseconds: number
 }
 
@@ -92,7 +92,7 @@ export async function imm(engine: Engine, config: string | ImmConfig, options: I
   const end = (rest: Pick<ImmReport, 'dryRun' | 'model' | 'chosen' | 'rounds'>): ImmReport => ({
     ...common,
     ...rest,
-    adapter: engine.adapter.info.device,
+    device: engine.device.name,
     milliseconds: performance.now() - begin,
   })
   if (options.dryRun) return end({ dryRun: true, model: original, chosen: 0, rounds: [] })

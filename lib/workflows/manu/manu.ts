@@ -115,7 +115,7 @@ function report(
     notes: subject.notes,
     parts: subject.forecast.parts,
     memory: subject.forecast.bytes,
-    adapter: subject.engine.adapter.info.device,
+    device: subject.engine.device.name,
     milliseconds: { ...subject.milliseconds, total },
   }
 }

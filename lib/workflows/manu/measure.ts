@@ -124,7 +124,7 @@ async function write(subject: Subject, file: string, measured: Measured): Promis
     methods: [methodOf(subject)],
     model: { name: checkpoint.name, fingerprint: await fingerprint(checkpoint) },
     parameters: { layers: [], tau: settings.tau, seed: settings.seed },
-    adapter: engine.adapter.info.device,
+    device: engine.device.name,
   }
   const shapes = tensors.map(({ name, values }) => ({ name, shape: [values.length] }))
   const writer = await ScoreWriter.open(file, info, shapes)

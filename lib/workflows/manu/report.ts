@@ -1,6 +1,5 @@
 /** What `manu` has found. */
 
-import type { Adapter } from '../../engine/engine.js'
 import type { Tower } from './neurons.js'
 import type { ManuMode } from './options.js'
 import type { Selection } from './scores.js'
@@ -53,7 +52,7 @@ export interface ManuReport {
   /** Parts in which the model goes through the device, and bytes of the largest. */
   parts: number
   memory: number
-  adapter: Adapter['info']['device']
+  device: string
   milliseconds: { measure: number; ask: number; total: number }
 }
 

@@ -2,7 +2,7 @@
 // eight rows make a share, eight shares the block, each added in order. An invocation takes as many rows as it takes for
 // WORKGROUP of them to make a block: at a barrier every invocation costs a software driver, a GPU idles where there are few.
 
-override LANES: u32 = 64u; // what suits the adapter: 8 or 64
+override LANES: u32 = 64u; // what suits the device: 8 or 64
 override WORKGROUP: u32 = max(LANES, FEWEST);
 override OWN_ROWS: u32 = ROWS / WORKGROUP;
 const SHARES = 8u;

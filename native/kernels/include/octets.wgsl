@@ -2,7 +2,7 @@
 #include "tile.wgsl"
 #include "store.wgsl"
 
-// Invocations a block, what suits the adapter: software drivers pay for each one, a GPU idles where there are few.
+// Invocations a block, what suits the device: software drivers pay for each one, a GPU idles where there are few.
 override LANES: u32 = 64u;
 
 @compute @workgroup_size(LANES)

@@ -15,7 +15,7 @@ const WORDS = 128u;
 const HITS = 126u;
 const ROW_OCTETS = 4u;
 const NONE = 0xffffffffu;
-override LANES: u32 = 64u; // what suits the adapter (see octets.wgsl)
+override LANES: u32 = 64u; // what suits the device (see octets.wgsl)
 const ROWS = 64u;
 
 fn add4(v: vec4u) -> u32 { return (v.x + v.y) + (v.z + v.w); }

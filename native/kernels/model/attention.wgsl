@@ -10,7 +10,7 @@ struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32,
 @group(0) @binding(4) var<storage, read> values: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-override LANES: u32 = 64u; // what suits the adapter
+override LANES: u32 = 64u; // what suits the device
 const LOWEST = -3.0e38;
 var<workgroup> scores: array<f32, LANES>;
 var<workgroup> weights: array<f32, LANES>;

@@ -1,4 +1,4 @@
-// Attention, as kernel attention, for adapters with subgroups and heads whose size is a multiple of 4: one subgroup makes a
+// Attention, as kernel attention, for devices with subgroups and heads whose size is a multiple of 4: one subgroup makes a
 // tile of queries, some heads of one group for some tokens, with an online softmax, key by key. Its invocations share the
 // elements of a head, four at a time, so that no barrier is needed. Tokens of one sequence read a key and a value once for
 // all of the tile; those of others come after them, and the numbers of a query are added in the same order either way.

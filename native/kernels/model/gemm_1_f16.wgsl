@@ -1,4 +1,4 @@
-// gemm_1 of f16 weights, for adapters that have f16.
+// gemm_1 of f16 weights, for devices that have f16.
 enable f16;
 #include "gemm_rows.wgsl"
 #include "halves.wgsl"
