@@ -1,7 +1,7 @@
 /**
  * `npm run soak`: whether a process that goes on working goes on growing. One process and one engine, which is never
  * reopened, and no collection is forced. Merges of five methods in turn, every seventh one aborted; then a model opened, run,
- * scored, evaluated, continued and closed, again and again. What the process holds after a third of each part may grow by so
+ * scored, evaluated, continued and closed, again and again. Once each part is warm, what the process holds may grow by so
  * much until its end; the exit code is 1 where it grows more.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -14,6 +14,8 @@ import { Engine, evaluate, generateText, merge, openModel, openScores, score } f
 const MiB = 2 ** 20
 /** How often what the process holds is looked at, in merges and in rounds of models. */
 const steps = { merges: 50, models: 10 }
+/** After so many, or half of them, the caches of V8, of the allocator and of the driver are full. */
+const warmAfter = { merges: 200, models: 40 }
 /** Every so many merges and continuations are aborted under way. */
 const abortEvery = 7
 
@@ -34,10 +36,10 @@ const flags = new Command('npm run soak --')
   .option('--rounds <number>', 'models opened and closed in turn', count, 100)
   .option('--methods <names>', 'of the merges', 'linear,ties,dare_ties,della,breadcrumbs')
   .option('--memory <size>', 'what the buffers of a run may take together', '256MiB')
-  .option('--growth <MiB>', 'most growth of a part, from its first third to its end', count, 24)
+  .option('--growth <MiB>', 'most growth of a part once it is warm', count, 24)
   .option('--device <name>', "auto, discrete, integrated, cpu, or a part of the device's name")
   .option('--json', 'print one JSON document')
-  .addHelpText('after', '\nExample:\n  npm run soak -- --merges 150 --rounds 0 --device swiftshader')
+  .addHelpText('after', '\nExample:\n  npm run soak -- --merges 200 --rounds 40 --device swiftshader')
   .parse()
   .opts()
 
@@ -112,7 +114,7 @@ async function modelOnce(engine, i) {
 
 /** Runs `once` so many times; gives what the process held (bytes) on the way and by how much it grew. */
 async function part(name, times, once) {
-  const step = Math.min(steps[name], Math.ceil(times / 3))
+  const step = Math.min(steps[name], Math.ceil(times / 4))
   const samples = []
   let aborted = 0
   for (let i = 1; i <= times; i++) {
@@ -122,8 +124,7 @@ async function part(name, times, once) {
     samples.push({ done: i, resident })
     say(`${name}: ${String(i).padStart(4)} of ${times}, ${(resident / MiB).toFixed(1)} MiB resident`)
   }
-  // The first third fills the caches of V8, of the allocator and of the driver.
-  const [warm, ...later] = samples.filter(({ done }) => done >= times / 3)
+  const [warm, ...later] = samples.filter(({ done }) => done >= Math.min(warmAfter[name], times / 2))
   const growth = Math.max(0, ...later.map(({ resident }) => resident - warm.resident))
   const passed = growth <= flags.growth * MiB
   say(
@@ -134,7 +135,7 @@ async function part(name, times, once) {
 }
 
 const engine = await Engine.open({ device: flags.device, memory: flags.memory })
-const device = engine.device.name
+const device = engine.device.info.device
 say(`device: ${device}`)
 const parts = []
 if (flags.merges > 0) parts.push(await part('merges', flags.merges, (i) => mergeOnce(engine, i)))
