@@ -135,7 +135,7 @@ async function part(name, times, once) {
 }
 
 const engine = await Engine.open({ device: flags.device, memory: flags.memory })
-const device = engine.device.info.device
+const device = engine.device.name
 say(`device: ${device}`)
 const parts = []
 if (flags.merges > 0) parts.push(await part('merges', flags.merges, (i) => mergeOnce(engine, i)))
