@@ -191,7 +191,7 @@ describe('rooms know only the rooms below them', () => {
   const workflows = ['imm', 'manu']
   const below: Record<string, string[]> = {
     native: [],
-    families: ['native'],
+    families: ['checkpoint', 'native'],
     forward: ['families', 'checkpoint', 'native'],
     images: ['checkpoint', 'native'],
     data: ['forward', 'families', 'images', 'checkpoint', 'native'],

@@ -6,6 +6,7 @@ export { modelCard, plainCard } from './card.js'
 export { type Content, type Cut, cutTensor } from './cut.js'
 export { bytesOf, isFloat, isLoadable, isStorable, kernelCode, storedAs, torchName } from './dtypes.js'
 export { inside } from './inside.js'
+export { withLayerTypes } from './layer_types.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export {
   adapterOf,

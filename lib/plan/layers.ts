@@ -1,7 +1,6 @@
 /** What moved layers change in a config: their number, lists with an entry a layer, and lists of layer numbers. */
 
-import { type Checkpoint, type LayerChange, textConfig } from '../checkpoint/index.js'
-import { withLayerTypes } from '../families/index.js'
+import { type Checkpoint, type LayerChange, textConfig, withLayerTypes } from '../checkpoint/index.js'
 import type { PlannedSlice } from './slices.js'
 
 /** Lists of the numbers of layers that differ from the others. */
