@@ -11,8 +11,8 @@ export const rooms = {
   lib: {
     util: [],
     native: ['util'],
-    architectures: ['native', 'util'],
-    checkpoint: ['architectures', 'native', 'util'],
+    checkpoint: ['native', 'util'],
+    architectures: ['checkpoint', 'native', 'util'],
     engine: ['checkpoint', 'native', 'util'],
 
     lora: ['checkpoint', 'native', 'util'],

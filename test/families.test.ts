@@ -119,12 +119,14 @@ describe('a config', () => {
   test('says windows by the types of layers, else by what transformers takes for keys that are not there', () => {
     const windows = (name: string, change: object) => {
       const { config, tensors: shapes } = cases[name]!
-      const { language } = modelSpec({ ...config, ...change }, new Map(Object.entries(weights(shapes))), 'it')
+      const read = JSON.parse(JSON.stringify({ ...config, ...change })) as Record<string, unknown>
+      const { language } = modelSpec(read, new Map(Object.entries(weights(shapes))), 'it')
       return language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'attention' ? [op.window] : [])))
     }
     const types = { layer_types: ['full_attention', 'sliding_attention'] }
     expect(windows('mistral', {})).toEqual([5, 5])
     expect(windows('mistral', types)).toEqual([0, 5])
+    expect(windows('mistral', { use_sliding_window: true, max_window_layers: 1 })).toEqual([5, 5])
     expect(windows('mistral', { sliding_window: null })).toEqual([0, 0])
     expect(windows('mistral', { sliding_window: undefined })).toEqual([4096, 4096])
     expect(windows('gemma', { layer_types: ['full_attention', 'attention'] })).toEqual([0, 0])

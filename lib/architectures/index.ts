@@ -9,7 +9,6 @@ import { opt } from './opt.js'
 export { type Widths, withBiases, withWidths } from './change.js'
 export type { Activation, Attention, Layer, ModelSpec, Op, Rotary, Stack, Units, Vision } from './family.js'
 export { inputsOf } from './inputs.js'
-export { withLayerTypes } from './windows.js'
 
 const families: ReadonlyMap<string, Family> = new Map<string, Family>([
   ...Object.keys(traits).map((architecture): [string, Family] => [architecture, llama]),

@@ -1,6 +1,7 @@
 /** Which layers see a window of the tokens before them: `layer_types` says it, as in transformers 5; other keys where it is not there. */
 
-import type { Config } from '../architectures/family.js'
+import { withLayerTypes } from '../checkpoint/index.js'
+import type { Config } from './family.js'
 
 /** Where a config has no `layer_types`: all layers, or, where it is switched on, those from `max_window_layers` on. */
 export type Windowed = 'always' | 'switched'
@@ -15,14 +16,6 @@ const kinds: ReadonlyMap<unknown, boolean> = new Map([
   ['sliding_attention', true],
 ])
 
-/** The config with a list of the layers' types, which can move with them, where it has keys that go by the numbers of layers. */
-export function withLayerTypes(config: Config, depth: number): Config {
-  if (config.layer_types != null || config.use_sliding_window !== true) return config
-  const from = Number(config.max_window_layers ?? defaults.max_window_layers)
-  const typeOf = (layer: number) => (layer < from ? 'full_attention' : 'sliding_attention')
-  return { ...config, layer_types: Array.from({ length: depth }, (_, layer) => typeOf(layer)) }
-}
-
 /** Keys that a token of each layer sees, its own among them (0: all before it), and what cannot be run. */
 export function windowsOf(
   config: Config,
@@ -32,7 +25,7 @@ export function windowsOf(
   const on = windowed === 'always' || (windowed === 'switched' && config.use_sliding_window === true)
   const { sliding_window: size = defaults.sliding_window } = config
   const window = on ? Number(size ?? 0) : 0
-  const { layer_types: found } = withLayerTypes(config, depth)
+  const { layer_types: found } = windowed === 'switched' ? withLayerTypes({ ...defaults, ...config }, depth) : config
   if (found == null) return { windows: new Array<number>(depth).fill(window), missing: [] }
   const types: unknown[] = Array.isArray(found) ? found : []
   const unknown = types.filter((type) => kinds.get(type) === undefined || (kinds.get(type) && windowed === undefined))

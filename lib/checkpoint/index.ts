@@ -15,6 +15,7 @@ export {
   torchName,
 } from './dtypes.js'
 export { inside } from './inside.js'
+export { withLayerTypes } from './layer_types.js'
 export { layerChange, layerLists } from './layers.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export {

@@ -1,7 +1,7 @@
 /** What moved layers change in a config: their number, lists with an entry a layer, and lists of layer numbers. */
 
-import { withLayerTypes } from '../architectures/index.js'
 import type { LayerChange } from './auxiliary.js'
+import { withLayerTypes } from './layer_types.js'
 import { type Checkpoint, textConfig } from './open.js'
 
 /** Lists of the numbers of layers that differ from the others. */
