@@ -5,21 +5,21 @@ export type { Pass, Pixels, Token, Wanted } from './forward_pass.js'
 export {
   type Block,
   columnWords,
-  type Draw,
-  drawTable,
   type Forms,
   formsOf,
-  forwardKernels,
   lossesOf,
   lossWords,
   matrixSide,
+  modelKernels,
   noTarget,
+  packedBytes,
+  packSamplingParams,
   plainForms,
+  type SamplingParams,
   tokenWords,
-  turnedBytes,
 } from './kernels.js'
-export type { Standing, WalkOptions, Watch } from './layerwise_pass.js'
+export type { LayerwiseOptions, Observers, Standing } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
 export { rowsOf, type Sequence } from './pack.js'
-export { type Part, tensorsOf } from './partition.js'
-export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'
+export { type Partition, tensorsOf } from './partition.js'
+export { ColumnStatistics, chunks, type Groups, groupMean, type StatisticSpec, type Tap } from './statistics.js'

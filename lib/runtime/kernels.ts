@@ -1,12 +1,12 @@
 /**
  * The kernels of forward passes, as functions that make dispatches: native/kernels/model/NAME.wgsl, whose head has the
- * formula, plus one entry here. Activations are f32 rows; weights are packed and turned (`turn`); buffers go by index.
+ * formula, plus one entry here. Activations are f32 rows; weights are packed (`packWeights`); buffers go by index.
  */
 
 import type { Activation } from '../architectures/index.js'
 import type { NativeDeviceInfo, NativeDispatch, StoreDType } from '../native/border.js'
 
-/** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, turned. */
+/** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, packed. */
 export interface Block {
   buffer: number
   dtype: StoreDType
@@ -19,11 +19,11 @@ export interface Block {
 export const tokenWords = 4
 export const noTarget = 0xffffffff
 
-/** Words that kernel `columns` leaves for a column of a group: shift, sum, spread, |x|, x², above. */
+/** Words that kernel `column_stats` leaves for a column of a group: shift, sum, spread, |x|, x², above. */
 export const columnWords = 6
 
 /** How an id is drawn from what a model says; `sample` and `sequence` tell those of one seed apart. */
-export interface Draw {
+export interface SamplingParams {
   /** What logits are divided by; 0: the likeliest id. */
   temperature: number
   /** Only so many of the likeliest; 0: all. */
@@ -36,23 +36,23 @@ export interface Draw {
   step: number
 }
 
-/** Words of a draw. */
-export const drawWords = 8
+/** Words of the sampling parameters of a token. */
+export const samplingWords = 8
 
 /** In the words of the kernels. */
 const codes = { F32: 0, F16: 1, BF16: 2 } as const
 const kinds: Record<Activation, number> = { silu: 0, gelu: 1, gelu_tanh: 2, quick_gelu: 3, relu: 4 }
 const octet = 8
-/** Columns of turned tensors that lie together. */
+/** Columns of packed tensors that lie together. */
 export const panel = 64
 
-/** Words of a row of a turned tensor: its columns are the rows of the checkpoint, padded to whole panels. */
-export function turnedWords(rows: number, dtype: StoreDType): number {
+/** Words of a row of a packed tensor: its columns are the rows of the checkpoint, padded to whole panels. */
+export function packedWords(rows: number, dtype: StoreDType): number {
   return (Math.ceil(rows / panel) * panel) / (dtype === 'F32' ? 1 : 2)
 }
 
-export function turnedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>): number {
-  return 4 * columns * turnedWords(rows, dtype)
+export function packedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>): number {
+  return 4 * columns * packedWords(rows, dtype)
 }
 
 const words = new DataView(new ArrayBuffer(4))
@@ -94,19 +94,19 @@ export function matrixSide({ features, limits }: NativeDeviceInfo): number {
   return fits && (side === 8 || side === 16) ? side : 0
 }
 
-/** Draws as the words that kernel `sample` reads; what has none keeps its likeliest id. */
-export function drawTable(draws: readonly (Draw | undefined)[]): Uint32Array<ArrayBuffer> {
-  const table = new Uint32Array(drawWords * draws.length)
-  for (const [i, draw] of draws.entries()) {
-    if (draw === undefined) continue
-    const { temperature, topK, topP, seed, sequence, sample, step } = draw
+/** Sampling parameters as the words that kernel `sample` reads; a token without any keeps its likeliest id. */
+export function packSamplingParams(all: readonly (SamplingParams | undefined)[]): Uint32Array<ArrayBuffer> {
+  const table = new Uint32Array(samplingWords * all.length)
+  for (const [i, params] of all.entries()) {
+    if (params === undefined) continue
+    const { temperature, topK, topP, seed, sequence, sample, step } = params
     const key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
-    table.set([bits(temperature), topK, bits(topP), step, sample, sequence, ...key], drawWords * i)
+    table.set([bits(temperature), topK, bits(topP), step, sample, sequence, ...key], samplingWords * i)
   }
   return table
 }
 
-/** Words that kernel `nll` leaves of a token: the sum of exp(logit - largest), the largest logit, and the target's. */
+/** Words that kernel `cross_entropy` leaves of a token: the sum of exp(logit - largest), the largest logit, and the target's. */
 export const lossWords = 3
 
 /** −log softmax at the target, in nats: float64 until it is rounded, because f32 has no digits to spare beside logits of 20. */
@@ -140,14 +140,14 @@ function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix 
 
 const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: codes[dtype] })
 
-export const forwardKernels = {
+export const modelKernels = {
   /** A tensor as in the checkpoint, [rows, columns], to what the others read. */
-  turn: (source: number, to: Block): NativeDispatch => {
-    const width = turnedWords(to.rows, to.dtype)
+  packWeights: (source: number, to: Block): NativeDispatch => {
+    const width = packedWords(to.rows, to.dtype)
     const vector = to.dtype === 'F32' ? 4 : 8
     const whole = to.columns % vector === 0
     return {
-      kernel: 'model/turn',
+      kernel: 'model/pack_weights',
       constants: { ...dtypeOf(to), VECTORS: whole ? 1 : 0 },
       parameters: [to.rows, to.columns, width],
       buffers: [source, to.buffer],
@@ -156,14 +156,14 @@ export const forwardKernels = {
   },
 
   /** Zeros in rows or columns of a tensor as in the checkpoint, [rows, columns]; `list`: a buffer with `count` of their indices. */
-  clear: (
+  zeroRowsColumns: (
     { matrix, list }: { matrix: number; list: number },
     { rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>,
     { by, count }: { by: 'row' | 'column'; count: number },
   ): NativeDispatch => {
     const [lines, more] = perRow(count)
     return {
-      kernel: 'model/clear',
+      kernel: 'model/zero_rows_columns',
       constants: dtypeOf({ dtype }),
       parameters: [rows, columns, count, by === 'column' ? 1 : 0],
       buffers: [list, matrix],
@@ -175,13 +175,13 @@ export const forwardKernels = {
    * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y += them.
    * One dispatch a block of it.
    */
-  embed: (
+  getRows: (
     table: Block,
     tokens: number,
     y: number,
     at: { rows: number; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean },
   ): NativeDispatch => ({
-    kernel: 'model/embed',
+    kernel: 'model/get_rows',
     constants: dtypeOf(table),
     parameters: [
       at.rows,
@@ -198,8 +198,8 @@ export const forwardKernels = {
   }),
 
   /** y = weight, for tokens that are the first of their sequence. */
-  first: (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
-    kernel: 'model/first',
+  classToken: (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
+    kernel: 'model/class_token',
     constants: dtypeOf(weight),
     parameters: [rows, weight.rows],
     buffers: [weight.buffer, tokens, y],
@@ -207,11 +207,11 @@ export const forwardKernels = {
   }),
 
   /** y = row (id - first) of the features, for tokens whose id is not below `first`. */
-  splice: (
+  scatterImageFeatures: (
     { tokens, features, y }: { tokens: number; features: number; y: number },
     { rows, width, first }: { rows: number; width: number; first: number },
   ): NativeDispatch => ({
-    kernel: 'model/splice',
+    kernel: 'model/scatter_image_features',
     parameters: [rows, width, first],
     buffers: [tokens, features, y],
     grid: perRow(rows),
@@ -269,29 +269,31 @@ export const forwardKernels = {
   }),
 
   /** Rows of x to their rows in the cache. */
-  store: (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'model/store',
+  kvStore: (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'model/kv_store',
     parameters: [rows, width],
     buffers: [tokens, x, cache],
     grid: perRow(rows),
   }),
 
   /** Rows of the cache to other rows of it: pairs of `from` and `to`. */
-  repeat: (copies: number, cache: number, count: number, width: number): NativeDispatch => ({
-    kernel: 'model/repeat',
+  kvCopy: (copies: number, cache: number, count: number, width: number): NativeDispatch => ({
+    kernel: 'model/kv_copy',
     parameters: [count, width],
     buffers: [copies, cache],
     grid: perRow(count),
   }),
 
-  /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `both`: all of so many rows. */
+  /** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `sequenceLength`: all of so many rows, where it is not 0. */
   attention: (
     { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
-    at: Record<'rows' | 'heads' | 'groups' | 'size' | 'scale' | 'window' | 'both', number> & { forms?: Forms },
+    at: Record<'rows' | 'heads' | 'numKvHeads' | 'size' | 'scale' | 'window' | 'sequenceLength', number> & {
+      forms?: Forms
+    },
   ): NativeDispatch => {
     const { lanes } = at.forms ?? plainForms
     const common = {
-      parameters: [at.rows, at.heads, at.groups, at.size, bits(at.scale), at.window, at.both],
+      parameters: [at.rows, at.heads, at.numKvHeads, at.size, bits(at.scale), at.window, at.sequenceLength],
       buffers: [tokens, q, keys, values, y],
     }
     if (lanes === 0 || at.size % 4 !== 0 || at.size > 32 * lanes) {
@@ -300,7 +302,7 @@ export const forwardKernels = {
     const parts = Math.ceil(at.size / 4 / lanes)
     // As many queries as registers hold elements of.
     const most = Math.min(8, 2 ** Math.floor(Math.log2(16 / parts)))
-    const across = [8, 4, 2].find((count) => count <= most && (at.heads / at.groups) % count === 0) ?? 1
+    const across = [8, 4, 2].find((count) => count <= most && (at.heads / at.numKvHeads) % count === 0) ?? 1
     // A few tokens are the next ones of as many sequences; more are sequences, whose neighbours see the same keys.
     const tile = at.rows <= 32 ? across : most
     return {
@@ -312,8 +314,8 @@ export const forwardKernels = {
   },
 
   /** x = f(x). */
-  activate: (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'model/activate',
+  unary: (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'model/unary',
     constants: { KIND: kinds[kind] },
     parameters: [Math.ceil((rows * width) / 4)],
     buffers: [x],
@@ -321,8 +323,8 @@ export const forwardKernels = {
   }),
 
   /** x = f(x) * y. */
-  gate: (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
-    kernel: 'model/gate',
+  glu: (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
+    kernel: 'model/glu',
     constants: { KIND: kinds[kind] },
     parameters: [Math.ceil((rows * width) / 4)],
     buffers: [y, x],
@@ -338,11 +340,11 @@ export const forwardKernels = {
   }),
 
   /** What losses of targets are made of (see `lossesOf`), and the largest logit, of tokens from `from` on. */
-  nll: (
+  crossEntropy: (
     { tokens, logits, losses, best }: { tokens: number; logits: number; losses: number; best: number },
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
-    kernel: 'model/nll',
+    kernel: 'model/cross_entropy',
     parameters: [rows, width, from],
     buffers: [tokens, logits, losses, best],
     grid: perRow(rows),
@@ -350,32 +352,32 @@ export const forwardKernels = {
 
   /** Ids drawn from logits, in the place of the largest, of tokens from `from` on. */
   sample: (
-    { draws, logits, best }: { draws: number; logits: number; best: number },
+    { sampling, logits, best }: { sampling: number; logits: number; best: number },
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
     kernel: 'model/sample',
     parameters: [rows, width, from],
-    buffers: [draws, logits, best],
+    buffers: [sampling, logits, best],
     grid: perRow(rows),
   }),
 
   /** Prunes `count` columns of w[in, rows] from `first` on and makes up for them among each other; errors[count, rows]. */
-  obs: (
+  sparsegptPrune: (
     { u, mask, w, errors }: Record<'u' | 'mask' | 'w' | 'errors', number>,
     at: Record<'rows' | 'inputs' | 'first' | 'count' | 'stay' | 'of', number>,
   ): NativeDispatch => ({
-    kernel: 'model/obs',
+    kernel: 'model/sparsegpt_prune',
     parameters: [at.rows, at.inputs, at.first, at.count, at.stay, at.of],
     buffers: [u, mask, w, errors],
     grid: [Math.ceil(at.rows / 64), 1, 1],
   }),
 
   /** Makes up for them in the columns of w from `first` on. */
-  carry: (
+  sparsegptUpdate: (
     { u, errors, w }: Record<'u' | 'errors' | 'w', number>,
     at: Record<'rows' | 'inputs' | 'first' | 'count', number>,
   ): NativeDispatch => ({
-    kernel: 'model/carry',
+    kernel: 'model/sparsegpt_update',
     parameters: [at.rows, at.inputs, at.first, at.count],
     buffers: [u, errors, w],
     grid: [Math.ceil(at.rows / 64), Math.ceil((at.inputs - at.first) / 8), 1],
@@ -385,11 +387,11 @@ export const forwardKernels = {
    * Statistics of the columns of x over `count` groups of its rows from `first` on: `columnWords` rows a group, in y from
    * word `start` on. The groups are at word `list` of their buffer.
    */
-  columns: (
+  columnStats: (
     { groups, x, y }: { groups: number; x: number; y: number },
     at: Record<'width' | 'list' | 'groups' | 'first' | 'count' | 'start' | 'tau' | 'limit', number>,
   ): NativeDispatch => ({
-    kernel: 'model/columns',
+    kernel: 'model/column_stats',
     parameters: [at.width, at.list, at.groups, at.first, at.count, at.start, bits(at.tau), bits(at.limit)],
     buffers: [groups, x, y],
     grid: [Math.ceil(at.width / 64), at.count, 1],
@@ -407,16 +409,16 @@ export const forwardKernels = {
   }),
 
   /** y[rows, 3] = a·a, a·(b - a), (b - a)·(b - a) of every row. */
-  move: ({ a, b, y }: { a: number; b: number; y: number }, rows: number, width: number): NativeDispatch => ({
-    kernel: 'model/move',
+  residualDelta: ({ a, b, y }: { a: number; b: number; y: number }, rows: number, width: number): NativeDispatch => ({
+    kernel: 'model/residual_delta',
     parameters: [rows, width],
     buffers: [a, b, y],
     grid: perRow(rows),
   }),
 
   /** y[inputs, 2] += sums of |W| and W² over the outputs of a block; or y[outputs, 2] over its inputs. */
-  sums: (weight: Block, y: number, by: 'input' | 'output' = 'input'): NativeDispatch => ({
-    kernel: 'model/sums',
+  weightSums: (weight: Block, y: number, by: 'input' | 'output' = 'input'): NativeDispatch => ({
+    kernel: 'model/weight_sums',
     constants: dtypeOf(weight),
     parameters: by === 'output' ? [weight.rows, weight.columns, 1, weight.first] : [weight.columns, weight.rows, 0, 0],
     buffers: [weight.buffer, y],
