@@ -2,7 +2,8 @@
 
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
-import { modelKernels as kernels, packedBytes } from './kernels.js'
+import { modelKernels as kernels } from './kernels.js'
+import { packedBytes } from './ops/index.js'
 import { blocksOf, stagingBytes } from './program.js'
 
 /** W x, f32, for a matrix [outputs, inputs] that is stored as F32, F16 or BF16. */

@@ -140,7 +140,7 @@ export async function runPass(
   work.write(language.tokens, Uint32Array.from(words))
   const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
   const angles = language.anglesFor(longest)
-  if (angles !== undefined) work.write(language.angles, angles)
+  if (angles !== undefined) work.write(angles.buffer, angles.table)
 
   const hidden: Float32Array[] = []
   const look = async (boundary: number) => {

@@ -22,8 +22,9 @@ import {
   type Wanted,
   type WeightSums,
 } from './forward_pass.js'
-import { type Block, formsOf, modelKernels, packedBytes } from './kernels.js'
+import { modelKernels } from './kernels.js'
 import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
+import { type Block, formsOf, packedBytes } from './ops/index.js'
 import { pack, type Sequence } from './pack.js'
 import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'

@@ -1,18 +1,11 @@
-/** From the ops of a model to dispatches: which buffer every tensor and activation is, and which kernels an op takes. */
+/** From the ops of a model to dispatches: which buffer every tensor and activation is. */
 
 import type { ModelSpec, OpSpec, Rotary, Stack } from '../architectures/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
+import { WeightsmithError } from '../util/errors.js'
 import { CaptureBuffers, type CaptureOptions, noCapture } from './activation_statistics.js'
-import {
-  type Block,
-  type Forms,
-  modelKernels as kernels,
-  lossWords,
-  packedBytes,
-  panel,
-  samplingWords,
-  tokenWords,
-} from './kernels.js'
+import { modelKernels as kernels, lossWords, samplingWords, tokenWords } from './kernels.js'
+import { type Block, type Forms, forward, packedBytes, panel } from './ops/index.js'
 import { type Partition, tensorsOf, wholeOf } from './partition.js'
 import type { WeightStreaming } from './weight_streaming.js'
 
@@ -36,8 +29,6 @@ export interface BufferLayout {
   streaming?: WeightStreaming | undefined
   capture?: CaptureOptions | undefined
 }
-
-type Four = [number, number, number, number]
 
 /** Images that have room in a pass of so many tokens. */
 export function imagesOf({ vision }: ModelSpec, tokens: number): number {
@@ -175,7 +166,8 @@ export class Buffers {
 /** The dispatches of one stack, and the buffers that are its own. */
 export class Program {
   readonly tokens: number
-  readonly angles: number
+  /** Buffer of (cos, sin) of every position; nothing where no heads are rotated. */
+  readonly angles: number | undefined
   readonly copies: number
   /** What the buffer of angles holds. */
   private loadedRotary: Rotary | undefined
@@ -191,20 +183,26 @@ export class Program {
     const { numKvHeads, headSize } = stack.attention
     this.tokens = add(4 * tokenWords * layout.tokens)
     const rows = layout.cache || layout.tokens
-    this.angles = stack.attention.rotary === undefined ? -1 : add(4 * headSize * rows)
+    this.angles = stack.attention.rotary === undefined ? undefined : add(4 * headSize * rows)
     this.activations = new Map(
       Object.entries(stack.activations).map(([name, width]) => [name, add(4 * width * layout.tokens)]),
     )
     this.copies = add(8 * layout.cache)
     const kept = 4 * numKvHeads * headSize * rows
-    this.caches = Array.from({ length: layout.cache > 0 ? stack.layers.length : 1 }, () => ({
+    this.caches = Array.from({ length: layout.cache > 0 ? Math.max(1, stack.layers.length) : 1 }, () => ({
       keys: add(kept),
       values: add(kept),
     }))
   }
 
+  /** The buffer of an activation. */
   activation(name: string): number {
-    return this.activations.get(name) ?? -1
+    const buffer = this.activations.get(name)
+    if (buffer !== undefined) return buffer
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_INTERNAL',
+      `The program names the activation ${name}, which is not there.`,
+    )
   }
 
   /** Copies rows of the cache, as the buffer of copies says. */
@@ -217,11 +215,12 @@ export class Program {
   }
 
   /** The angles that a pass of sequences of up to `length` tokens needs, where the device does not have them yet. */
-  anglesFor(length: number): Float32Array<ArrayBuffer> | undefined {
+  anglesFor(length: number): { buffer: number; table: Float32Array<ArrayBuffer> } | undefined {
+    const { angles: buffer } = this
     const rotary = this.stack.attention.rotary?.(length)
-    if (rotary === undefined || rotary === this.loadedRotary) return undefined
+    if (buffer === undefined || rotary === undefined || rotary === this.loadedRotary) return undefined
     this.loadedRotary = rotary
-    return angleTable(rotary, this.layout.cache || this.layout.tokens)
+    return { buffer, table: angleTable(rotary, this.layout.cache || this.layout.tokens) }
   }
 
   embed(rows: number): NativeDispatch[] {
@@ -233,75 +232,18 @@ export class Program {
   }
 
   op(op: OpSpec, layer: number, rows: number): NativeDispatch[] {
-    const width = (name: string) => this.stack.activations[name] ?? 0
-    const buffer = (name: string) => this.activation(name)
-    const { tokens } = this
-    switch (op.op) {
-      case 'embed':
-        return this.blocks(op.table).map((block) => kernels.getRows(block, tokens, buffer(op.y), { rows, ...op }))
-      case 'class_token':
-        return this.blocks(op.weight).map((block) => kernels.classToken(block, tokens, buffer(op.y), rows))
-      case 'norm': {
-        const many = rows * (op.heads ?? 1)
-        return [
-          ...this.blocks(op.weight).map((block) =>
-            kernels.norm(block, buffer(op.x), buffer(op.y), { rows: many, ...op }),
-          ),
-          ...this.bias(op.bias, op.y, rows),
-        ]
-      }
-      case 'linear': {
-        const blocks = this.blocks(op.weight)
-        const { forms } = this.layout
-        const stride = blocks.reduce((sum, block) => sum + block.rows, 0)
-        return [
-          ...blocks.map((block) => kernels.gemm(block, buffer(op.x), buffer(op.y), { rows, stride, forms })),
-          ...this.bias(op.bias, op.y, rows),
-        ]
-      }
-      case 'attention': {
-        const { headSize: size, sequenceLength, rotary } = this.stack.attention
-        const { heads = this.stack.attention.heads, numKvHeads = this.stack.attention.numKvHeads } = op
-        const cache = this.caches[this.layout.cache > 0 ? layer : 0] ?? { keys: -1, values: -1 }
-        const [q, k, v, y] = [op.q, op.k, op.v, op.y].map(buffer) as Four
-        const rotated = (x: number, count: number) =>
-          rotary === undefined ? [] : [kernels.rope({ angles: this.angles, tokens, x }, { rows, heads: count, size })]
-        return [
-          ...rotated(q, heads),
-          ...rotated(k, numKvHeads),
-          kernels.kvStore(tokens, k, cache.keys, rows, numKvHeads * size),
-          kernels.kvStore(tokens, v, cache.values, rows, numKvHeads * size),
-          kernels.attention(
-            { tokens, q, ...cache, y },
-            {
-              rows,
-              heads,
-              numKvHeads,
-              size,
-              scale: size ** -0.5,
-              window: op.window,
-              sequenceLength,
-              forms: this.layout.forms,
-            },
-          ),
-        ]
-      }
-      case 'activation':
-        return [kernels.unary(op.kind, buffer(op.x), rows, width(op.x))]
-      case 'glu':
-        return [kernels.glu(op.kind, buffer(op.x), buffer(op.y), rows, width(op.x))]
-      case 'add':
-        return [kernels.add(buffer(op.x), buffer(op.y), rows, width(op.x))]
-    }
-  }
-
-  private bias(tensor: string | undefined, y: string, rows: number): NativeDispatch[] {
-    if (tensor === undefined) return []
-    return this.blocks(tensor).map((block) => kernels.bias(block, this.activation(y), rows))
-  }
-
-  private blocks(tensor: string): Block[] {
-    return this.tensors.get(tensor) ?? []
+    const { stack, layout, tokens, angles } = this
+    // Without a cache between passes, all layers share one.
+    const cache = this.caches[layout.cache > 0 ? layer : 0]
+    if (cache === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `There is no layer ${layer}.`)
+    return forward(op, {
+      ...{ rows, tokens, angles, cache },
+      attention: stack.attention,
+      forms: layout.forms,
+      activation: (name) => this.activation(name),
+      width: (name) => stack.activations[name] ?? 0,
+      blocks: (tensor) => this.tensors.get(tensor) ?? [],
+    })
   }
 }
 
