@@ -1,6 +1,7 @@
 /**
- * Forward passes: products of matrices against the frozen baseline of gemm.wgsl, by turns; of one row against memcpy; and
- * prefill and decode of a synthetic LLaMA, with the same by transformers on the CPU where pip can install it.
+ * Forward passes: products of matrices against the frozen baseline of gemm.wgsl, by turns; of one row against memcpy;
+ * the ops of test/ops.cases.ts, each on a shape that they name; and prefill and decode of a synthetic LLaMA, with the
+ * same by transformers on the CPU where pip can install it.
  */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Engine, generate, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
 import { formsOf, modelKernels, packedBytes } from '../dist/esm/runtime/index.js'
+import { compileTests } from '../scripts/compile_tests.mjs'
 import { installPeers, run } from './peers/install.mjs'
 import { atLeast, column, leftOut, spread, targetColumn } from './results.mjs'
 import { normal, toBf16, writeCheckpoints } from './synthetic.mjs'
@@ -145,6 +147,42 @@ async function gemvTable(engine, { size, runs }) {
   }
 }
 
+/** Each op once: its dispatches on the buffers of its case, which the tests compare with float64. */
+async function opTable(engine, { size, runs }) {
+  await compileTests()
+  const { opCases } = await import('../build/test/ops.cases.js')
+  const rows = []
+  for (const { bench, dtypes } of opCases) {
+    if (bench === undefined) continue
+    // The type that most checkpoints have, where there are weights.
+    const dtype = dtypes.at(-1)
+    const { buffers, prepare = [], dispatches } = bench.make(size < 4 * MiB, dtype)
+    const sizes = buffers.map((content) => (typeof content === 'number' ? content : content.byteLength))
+    const times = await engine.use(async ({ device }) => {
+      const resident = await device.allocate(sizes)
+      const writes = buffers.flatMap((content, buffer) =>
+        typeof content === 'number' ? [] : [{ buffer, offset: 0, memory: bytesOf(content) }],
+      )
+      await device.dispatch(resident, { writes, dispatches: prepare, reads: [] })
+      const works = dispatches(formsOf(device.info))
+      const { op } = await byTurns(
+        { op: () => device.dispatch(resident, { writes: [], dispatches: works, reads: [] }) },
+        runs,
+      )
+      await device.release(resident)
+      return op
+    })
+    const { median, min } = spread(times)
+    rows.push({ op: bench.op, dtype: dtypes.length > 1 ? dtype : '', median, best: min })
+  }
+  return {
+    title: 'Ops',
+    about: [`Milliseconds a call, median and best of ${runs}, each with the way to the device and back.`],
+    columns: [column('op'), column('dtype', 'weights'), column('median', 'median', 'ms'), column('best', 'best', 'ms')],
+    rows,
+  }
+}
+
 /** Seconds of prefill and decode by transformers, or why there are none. */
 async function theirs(path, tokens, count, runs, { venv, say }) {
   try {
@@ -235,6 +273,8 @@ export async function* forwardTables(options) {
     options.say('forward: products of matrices')
     yield await gemmTable(engine, options)
     yield await gemvTable(engine, options)
+    options.say('forward: ops')
+    yield await opTable(engine, options)
     yield await modelTable(engine, options)
   } finally {
     await engine.close()

@@ -1,4 +1,7 @@
-/** Every kernel of forward passes equals its float64 reference, for all weight types and for odd shapes. */
+/**
+ * Every kernel of models equals its float64 reference, for all weight types and for odd shapes: those of ops by the
+ * table of ops.cases.ts, the others here.
+ */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
 import type { NativeDispatch } from '../lib/native/border.js'
@@ -11,40 +14,18 @@ import {
   lossesOf,
   lossWords,
   matrixSide,
-  noTarget,
-  packedBytes,
   packSamplingParams,
   plainForms,
   type SamplingParams,
 } from '../lib/runtime/index.js'
+import { opKernels } from '../lib/runtime/ops/index.js'
+import { dtypes, numbers, opCases, tensor, tokenTable } from './ops.cases.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
 import { philox } from './reference/philox.js'
 import { surgeon } from './reference/prune.js'
 
-const dtypes = ['F32', 'F16', 'BF16'] as const
-
-/** Numbers of one seed over [-2, 2), rounded to f32: a linear congruential walk. */
-function numbers(count: number, seed: number): Float32Array {
-  let state = seed >>> 0
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 30 - 2
-  })
-}
-
 const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) => new Uint8Array(buffer, byteOffset, byteLength)
-
-/** What a token is: id, first row of its sequence, own row, target. */
-const tokenTable = (rows: [id: number, start: number, row: number, target?: number][]) =>
-  Uint32Array.from(rows.flatMap(([id, start, row, target = noTarget]) => [id, start, row, target]))
-
-/** Sequences of these lengths, one after another. */
-const packed = (...lengths: number[]) =>
-  lengths.flatMap((length, i) => {
-    const start = lengths.slice(0, i).reduce((a, b) => a + b, 0)
-    return Array.from({ length }, (_, j) => ({ start, row: start + j }))
-  })
 
 function close(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number): void {
   expect(got.length).toBe(want.length)
@@ -54,6 +35,14 @@ function close(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: numbe
     }
   }
 }
+
+test('every kernel of an op has a case', () => {
+  const dispatched = opCases.flatMap(({ dtypes, cases }) =>
+    cases(dtypes[0]!).flatMap(({ dispatches }) => dispatches(plainForms)),
+  )
+  const names = Object.keys(opKernels).map((name) => `model/${name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)}`)
+  expect(dispatched.map(({ kernel }) => kernel)).toEqual(expect.arrayContaining(names))
+})
 
 describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
   let engine: Engine
@@ -99,63 +88,19 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       ]
     })
 
-  /** A tensor as a checkpoint stores it, in buffer 0, and turned in buffer 1. */
-  function tensor(dtype: (typeof dtypes)[number], rows: number, columns: number, seed: number) {
-    const stored = encode(dtype, numbers(rows * columns, seed))
-    const block: Block = { buffer: 1, dtype, first: 0, rows, columns }
-    return {
-      stored,
-      block,
-      values: decode(dtype, stored),
-      buffers: [stored, packedBytes(block)],
-      turn: kernels.packWeights(0, block),
-    }
-  }
-
-  for (const dtype of dtypes) {
-    test(`gemm multiplies rows by the transpose of a ${dtype} matrix`, async () => {
-      for (const [rows, columns, inner] of [
-        [1, 1, 1],
-        [1, 7, 3],
-        [8, 8, 16],
-        [9, 131, 65],
-        [17, 130, 352],
-        [1, 200, 36],
-        [5, 70, 4],
-        [33, 64, 1025],
-      ] as [number, number, number][]) {
-        const { block, values, buffers, turn } = tensor(dtype, columns, inner, 1)
-        const x = numbers(rows * inner, 2)
-        const want = reference.gemm(x, values, [rows, columns, inner])
-        for (const forms of await ways()) {
-          const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns, forms })
-          close(await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3), want, 1e-6 * inner)
+  for (const { says, dtypes, cases } of opCases) {
+    test.each(dtypes)(`${says}, %s`, async (dtype) => {
+      for (const { buffers, prepare = [], dispatches, forms, read, got, want, tolerance } of cases(dtype)) {
+        const wanted = want()
+        for (const form of forms ? await ways() : [plainForms]) {
+          const words = await run(buffers, [...prepare, ...dispatches(form)], read)
+          close(got?.(words) ?? words, wanted, tolerance)
         }
       }
     })
+  }
 
-    test(`gemm takes a ${dtype} matrix in blocks and x from any row on`, async () => {
-      const [rows, columns, inner, skipped] = [11, 24, 64, 2]
-      const stored = encode(dtype, numbers(columns * inner, 3))
-      const bytes = stored.byteLength / columns
-      const blocks = [0, 16].map(
-        (first, i): Block => ({ buffer: 2 + i, dtype, first, rows: i === 0 ? 16 : 8, columns: inner }),
-      )
-      const x = numbers((rows + skipped) * inner, 4)
-      const want = reference.gemm(x.subarray(skipped * inner), decode(dtype, stored), [rows, columns, inner])
-      for (const forms of await ways()) {
-        const got = await run(
-          [stored.slice(0, 16 * bytes), stored.slice(16 * bytes), ...blocks.map(packedBytes), x, 4 * rows * columns],
-          blocks.flatMap((block, i) => [
-            kernels.packWeights(i, block),
-            kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped, forms }),
-          ]),
-          5,
-        )
-        close(got, want, 1e-6 * inner)
-      }
-    })
-
+  for (const dtype of dtypes) {
     test(`zero_rows_columns puts zeros into rows and columns of a stored ${dtype} matrix`, async () => {
       const [rows, columns] = [5, 67]
       const stored = encode(dtype, numbers(rows * columns, 3))
@@ -170,60 +115,6 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const zero = (i: number) => [1, 4].includes(Math.floor(i / columns)) || [0, 7, 66].includes(i % columns)
       expect([...values]).toEqual([...decode(dtype, stored)].map((value, i) => (zero(i) ? 0 : value)))
     })
-
-    test(`get_rows gathers rows of a ${dtype} table`, async () => {
-      const [vocabulary, width] = [21, 37]
-      const { block, values, buffers, turn } = tensor(dtype, vocabulary, width, 5)
-      const ids = [0, 20, 7, 7, 13]
-      const tokens = tokenTable(ids.map((id, row) => [id, 0, row]))
-      const got = await run(
-        [...buffers, tokens, 4 * ids.length * width],
-        [turn, kernels.getRows(block, 2, 3, { rows: ids.length, by: 'id' })],
-        3,
-      )
-      expect([...got]).toEqual(ids.flatMap((id) => [...values.subarray(id * width, (id + 1) * width)]))
-    })
-
-    test(`a ${dtype} table is read by position, scaled and added, and leaves what it has no rows for`, async () => {
-      const [positions, width] = [9, 13]
-      const { block, values, buffers, turn } = tensor(dtype, positions, width, 5)
-      const places = packed(3, 6)
-      const x = numbers(places.length * width, 6)
-      const tokens = tokenTable(places.map(({ start, row }) => [7, start, row]))
-      const at = { rows: places.length, by: 'position', offset: 4, scale: 0.5, add: true } as const
-      const want = x.map((value, i) => {
-        const { start, row } = places[Math.floor(i / width)]!
-        const position = row - start + 4
-        return value + (position < positions ? 0.5 * values[position * width + (i % width)]! : 0)
-      })
-      close(await run([...buffers, tokens, x], [turn, kernels.getRows(block, 2, 3, at)], 3), want, 1e-6)
-    })
-
-    test(`class_token puts ${dtype} values where sequences start`, async () => {
-      const width = 70
-      const { block, values, buffers, turn } = tensor(dtype, width, 1, 5)
-      const places = packed(3, 1, 4)
-      const x = numbers(places.length * width, 6)
-      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
-      const got = await run([...buffers, tokens, x], [turn, kernels.classToken(block, 2, 3, places.length)], 3)
-      const isFirst = (i: number) => [0, 3, 4].includes(Math.floor(i / width))
-      expect([...got]).toEqual([...x].map((value, i) => (isFirst(i) ? values[i % width] : value)))
-    })
-
-    test(`norm scales rows, around their mean or not, by ${dtype} weights, and bias is added`, async () => {
-      for (const [rows, width, more] of [
-        [1, 1, {}],
-        [3, 63, { centered: true }],
-        [2, 65, { plus: 1 }],
-        [5, 2049, { centered: true, plus: 0.5 }],
-      ] as const) {
-        const { block, values, buffers, turn } = tensor(dtype, width, 1, 6)
-        const x = numbers(rows * width, 7).map((value) => value + 3)
-        const dispatches = [turn, kernels.norm(block, 2, 3, { rows, eps: 1e-5, ...more }), kernels.bias(block, 3, rows)]
-        const want = reference.norm(x, values, { eps: 1e-5, ...more }).map((value, i) => value + values[i % width]!)
-        close(await run([...buffers, x, x.byteLength], dispatches, 3), want, 4e-6)
-      }
-    })
   }
 
   test('scatter_image_features puts rows of features where ids are past the vocabulary', async () => {
@@ -237,62 +128,6 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       return [...from.subarray(at * width, (at + 1) * width)]
     })
     expect([...(await run([tokens, features, x], [scatter], 2))]).toEqual(want)
-  })
-
-  test('rope turns halves of heads by the position in the own sequence', async () => {
-    for (const [heads, size] of [
-      [1, 2],
-      [3, 10],
-      [4, 32],
-      [2, 130],
-    ] as const) {
-      const places = packed(1, 70, 3)
-      const x = numbers(places.length * heads * size, 8)
-      const frequencies = Float64Array.from({ length: size / 2 }, (_, i) => 10000 ** ((-2 * i) / size))
-      const angles = Float32Array.from(
-        Array.from({ length: 70 }, (_, position) =>
-          [...frequencies].flatMap((f) => [Math.cos(position * f), Math.sin(position * f)]),
-        ).flat(),
-      )
-      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
-      const rope = kernels.rope({ angles: 0, tokens: 1, x: 2 }, { rows: places.length, heads, size })
-      const positions = places.map(({ start, row }) => row - start)
-      close(await run([angles, tokens, x], [rope], 2), reference.rope(x, positions, frequencies, heads), 1e-6)
-    }
-  })
-
-  test('attention sees the own sequence up to the own token, a window of it, or all of it', async () => {
-    for (const { lengths, heads, numKvHeads, size, window, sequenceLength = 0 } of [
-      { lengths: [1], heads: 1, numKvHeads: 1, size: 2, window: 0 },
-      { lengths: [65, 1, 7], heads: 4, numKvHeads: 2, size: 32, window: 0 },
-      { lengths: [130], heads: 3, numKvHeads: 1, size: 80, window: 0 },
-      { lengths: [5, 64], heads: 2, numKvHeads: 2, size: 256, window: 0 },
-      { lengths: [131, 3], heads: 2, numKvHeads: 1, size: 6, window: 67 },
-      { lengths: [9], heads: 6, numKvHeads: 3, size: 10, window: 1 },
-      { lengths: [3, 91], heads: 2, numKvHeads: 1, size: 32, window: 67 },
-      { lengths: [35, 35], heads: 2, numKvHeads: 2, size: 64, window: 0, sequenceLength: 35 },
-      { lengths: [67, 67], heads: 2, numKvHeads: 2, size: 15, window: 0, sequenceLength: 67 },
-      { lengths: [3, 1], heads: 8, numKvHeads: 2, size: 64, window: 2 },
-      { lengths: [2, 33], heads: 16, numKvHeads: 2, size: 128, window: 0 },
-      { lengths: [21, 19], heads: 4, numKvHeads: 1, size: 20, window: 0 },
-    ]) {
-      const places = packed(...lengths)
-      const rows = places.length
-      const [q, k, v] = [heads, numKvHeads, numKvHeads].map((count, i) => numbers(rows * count * size, 9 + i))
-      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
-      const sees = places.map(({ start, row }) => ({
-        first: window > 0 ? Math.max(start, row + 1 - window) : start,
-        last: sequenceLength > 0 ? start + sequenceLength - 1 : row,
-      }))
-      const want = reference.attention({ q: q!, k: k!, v: v! }, sees, { heads, groups: numKvHeads, size })
-      for (const forms of await ways()) {
-        const attention = kernels.attention(
-          { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-          { rows, heads, numKvHeads, size, scale: size ** -0.5, window, sequenceLength, forms },
-        )
-        close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
-      }
-    }
   })
 
   test('attention reads a cache that later tokens are stored in', async () => {
@@ -325,61 +160,18 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       { first: 0, last: 4 },
       { first: 6, last: 9 },
     ]
-    close(got, reference.attention({ q, k, v }, sees, { heads, groups: numKvHeads, size }), 2e-5)
+    close(got, reference.attention({ q, k, v }, sees, { heads, numKvHeads, size }), 2e-5)
   })
 
-  test.each(['silu', 'gelu', 'gelu_tanh', 'quick_gelu', 'relu'] as const)(
-    '%s alone and in a glu works on rows of any width, and on values whose exponential overflows',
-    async (kind) => {
-      for (const [rows, width] of [
-        [1, 1],
-        [3, 65],
-        [2, 2049],
-      ] as const) {
-        const x = numbers(rows * width, 15).map((value, i) => (i % 7 === 0 ? value * 100 : value * (1 + (i % 3))))
-        const y = numbers(rows * width, 16)
-        const want = Float64Array.from(x, reference.activations[kind])
-        close(await run([x], [kernels.unary(kind, 0, rows, width)], 0), want, 2e-6)
-        const gated = want.map((value, i) => value * y[i]!)
-        close(await run([x, y], [kernels.glu(kind, 0, 1, rows, width)], 0), gated, 2e-6)
-      }
-    },
-  )
-
-  test('add works on rows of any width', async () => {
-    for (const [rows, width] of [
-      [1, 1],
-      [3, 65],
-      [2, 2049],
-    ] as const) {
-      const [x, y] = [numbers(rows * width, 15), numbers(rows * width, 16)]
-      const want = x.map((value, i) => value + y[i]!)
-      close(await run([x, y], [kernels.add(0, 1, rows, width)], 0), want, 0)
-    }
-  })
-
-  test('cross_entropy is the loss of the target, and best the first of the largest logits', async () => {
-    for (const [rows, width] of [
-      [1, 1],
-      [3, 64],
-      [5, 1003],
-    ] as const) {
-      const logits = numbers(rows * width, 17).map((value) => value * 10)
-      for (let t = 0; t < rows; t++) logits[t * width + ((t * 31 + 7) % width)] = 50
-      for (let t = 0; t < rows; t++) logits[t * width + ((t * 17 + 3) % width)] = 50
-      const targets = Array.from({ length: rows }, (_, t) => (t * 11) % width)
-      const tokens = tokenTable([
-        [0, 0, 0],
-        ...targets.map((id, t) => [0, 0, t, id] as [number, number, number, number]),
-      ])
-      const buffers = [tokens, logits, 4 * lossWords * (rows + 1), 4 * (rows + 1)]
-      // The first token is not among them: results start at the second.
-      const dispatch = kernels.crossEntropy({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 1 })
-      close(lossesOf(await run(buffers, [dispatch], 2)).subarray(1), reference.crossEntropy(logits, targets), 1e-6)
-      const best = new Uint32Array((await run(buffers, [dispatch], 3)).buffer).subarray(1)
-      const want = targets.map((_, t) => logits.subarray(t * width, (t + 1) * width).indexOf(50))
-      expect([...best]).toEqual(want)
-    }
+  test('cross_entropy finds the first of the largest logits too', async () => {
+    const [rows, width] = [5, 1003]
+    const logits = numbers(rows * width, 17)
+    const largest = (t: number) => [(t * 31 + 7) % width, (t * 17 + 3) % width]
+    for (let t = 0; t < rows; t++) for (const i of largest(t)) logits[t * width + i] = 50
+    const tokens = tokenTable(Array.from({ length: rows }, (_, t) => [0, 0, t]))
+    const dispatch = kernels.crossEntropy({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 0 })
+    const got = await run([tokens, logits, 4 * lossWords * rows, 4 * rows], [dispatch], 3)
+    expect([...new Uint32Array(got.buffer)]).toEqual(Array.from({ length: rows }, (_, t) => Math.min(...largest(t))))
   })
 
   test('cross_entropy loses nothing of a large vocabulary, most of which is far below the likeliest', async () => {
@@ -467,15 +259,15 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       [131, 7],
       [64, 65],
     ] as const) {
-      const { block, values, buffers, turn } = tensor(dtype, rows, columns, 24)
+      const { block, values, buffers, pack } = tensor(dtype, rows, columns, 24)
       const before = numbers(2 * columns, 25)
-      const got = await run([...buffers, before], [turn, kernels.weightSums(block, 2)], 2)
+      const got = await run([...buffers, before], [pack, kernels.weightSums(block, 2)], 2)
       const want = reference.weightSums(values, columns).map((value, i) => value + before[i]!)
       close(got, want, 2e-6)
       const after: Block = { ...block, first: 3 }
       const sums = await run(
         [...buffers, new Float32Array(2 * (rows + 3))],
-        [turn, kernels.weightSums(after, 2, 'output')],
+        [pack, kernels.weightSums(after, 2, 'output')],
         2,
       )
       const turned = Float64Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!)

@@ -60,7 +60,7 @@ async function see(model: Model, skips: Set<number>[] = []) {
   return seen
 }
 
-describe('a walk', () => {
+describe('a layerwise pass', () => {
   let engine: Engine
   let model: Model
   beforeAll(async () => {

@@ -48,18 +48,18 @@ export function rope(x: Values, positions: Values, frequencies: Values, heads: n
   })
 }
 
-/** Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / groups` heads a KV head. */
+/** Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / numKvHeads` heads a KV head. */
 export function attention(
   { q, k, v }: { q: Values; k: Values; v: Values },
   sees: { first: number; last: number }[],
-  { heads, groups, size }: { heads: number; groups: number; size: number },
+  { heads, numKvHeads, size }: { heads: number; numKvHeads: number; size: number },
 ): Float64Array {
   const y = new Float64Array(q.length)
   for (const [t, { first, last }] of sees.entries()) {
     for (let head = 0; head < heads; head++) {
-      const group = Math.floor((head * groups) / heads)
+      const group = Math.floor((head * numKvHeads) / heads)
       const own = (t * heads + head) * size
-      const key = (row: number) => (row * groups + group) * size
+      const key = (row: number) => (row * numKvHeads + group) * size
       const scores = build(
         last - first + 1,
         (j) => sum(size, (i) => at(q, own + i) * at(k, key(first + j) + i)) / Math.sqrt(size),
