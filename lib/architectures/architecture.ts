@@ -1,19 +1,23 @@
 /**
- * What a model is, as data: its tensors and their shapes, what can be pruned together, and the ops of a forward pass over
- * named activations. An architecture reads a config and gives this; nothing else in the library knows an architecture.
+ * What a model is, as data: its tensors and their shapes, what can be pruned together, and the ops of a forward pass
+ * over named activations. An architecture reads a config and gives this; nothing else in the library knows an
+ * architecture.
  *
- * A model is one or more stacks of layers. All of them are run by the same code: the language model, and before it, where
- * images are given, the vision encoder that turns them into rows of its residual stream.
+ * A model is one or more stacks of layers. All of them are run by the same code: the language model, and before it,
+ * where images are given, the vision encoder that turns them into rows of its residual stream.
  */
 
-/** What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x * sigmoid(1.702 x). */
+/**
+ * What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x *
+ * sigmoid(1.702 x).
+ */
 export type Activation = 'silu' | 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu'
 
 /** An op of a forward pass. Activations are named; `table`, `weight` and `bias` are tensors. */
 export type OpSpec =
   /**
-   * y = scale * the row of the table at the token's id, or at its position + `offset`; `add`: y += that. Ids that the table
-   * does not have leave y as it is.
+   * y = scale * the row of the table at the token's id, or at its position + `offset`; `add`: y += that. Ids that the
+   * table does not have leave y as it is.
    */
   | { op: 'embed'; y: string; table: string; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean }
   /** The first token of every sequence: y = weight. */
@@ -36,8 +40,9 @@ export type OpSpec =
   /** y = x · Wᵀ + bias. */
   | { op: 'linear'; x: string; y: string; weight: string; bias?: string }
   /**
-   * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys a
-   * token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the stack.
+   * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys
+   * a token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the
+   * stack.
    */
   | { op: 'attention'; q: string; k: string; v: string; y: string; window: number; heads?: number; numKvHeads?: number }
   /** x = f(x). */
@@ -73,7 +78,10 @@ export interface Attention {
   /** KV heads; `heads / numKvHeads` query heads share one. */
   numKvHeads: number
   headSize: number
-  /** Tokens of every sequence of bidirectional attention, all of which see one another; 0: causal, a token sees itself and those before it. */
+  /**
+   * Tokens of every sequence of bidirectional attention, all of which see one another; 0: causal, a token sees itself
+   * and those before it.
+   */
   sequenceLength: number
   rotary?: (length: number) => Rotary
 }
@@ -100,7 +108,10 @@ export interface Vision {
   patches: string
   /** Layers that the features have gone through; the others do not reach the output. */
   layers: number
-  /** The activation of features after `final`, and how many of an image's first rows are not given on: the class token's, or none. */
+  /**
+   * The activation of features after `final`, and how many of an image's first rows are not given on: the class
+   * token's, or none.
+   */
   features: string
   skipped: number
   /** The id that stands for an image. */

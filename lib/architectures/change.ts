@@ -25,7 +25,8 @@ function isLlama({ all, text }: { all: Mutable; text: Mutable }): boolean {
 
 /**
  * The config with these widths, a layer each. Where they differ between layers, the usual keys have the widest, and
- * `per_layer_config` (a key of transformers: by number of the layer, what differs) has the others. Nothing where the architecture has no keys for them.
+ * `per_layer_config` (a key of transformers: by number of the layer, what differs) has the others. Nothing where the
+ * architecture has no keys for them.
  */
 export function withWidths(config: Config, widths: readonly Widths[], headSize: number): Mutable | undefined {
   const copy = copyOf(config)
@@ -73,7 +74,9 @@ export function widthsOf(config: Config, layer: number, usual: Widths): Widths {
   }
 }
 
-/** The config with biases on all linears of attention and MLP; nothing where the architecture has no switch for them. */
+/**
+ * The config with biases on all linears of attention and MLP; nothing where the architecture has no switch for them.
+ */
 export function withBiases(config: Config): Mutable | undefined {
   const copy = copyOf(config)
   const named = Array.isArray(config.architectures) ? config.architectures[0] : undefined

@@ -1,4 +1,7 @@
-/** The vision encoder of CLIP: patches and a class token, learned positions, pre-norm blocks in which all rows see one another. */
+/**
+ * The vision encoder of CLIP: patches and a class token, learned positions, pre-norm blocks in which all rows see one
+ * another.
+ */
 
 import type { Config, Layer, OpSpec, Stack, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, rowsOf, type Tensors } from './build.js'
@@ -35,7 +38,10 @@ export interface Clip {
   patch: number
 }
 
-/** Its tensors begin with `root`; `more`: activations of what follows the vision encoder. The second result: what is missing. */
+/**
+ * Its tensors begin with `root`; `more`: activations of what follows the vision encoder. The second result: what is
+ * missing.
+ */
 export function clip(
   config: Config,
   subject: Subject,

@@ -1,6 +1,7 @@
 /**
  * LLaMA and its near relatives: pre-norm blocks of rotary grouped attention and a gated MLP. Mistral adds a sliding
- * window, Qwen2 biases on q, k and v, Qwen3 norms of the heads of q and k, Gemma norms by 1 + weight and a scaled embedding.
+ * window, Qwen2 biases on q, k and v, Qwen3 norms of the heads of q and k, Gemma norms by 1 + weight and a scaled
+ * embedding.
  */
 
 import type { Config, Layer, ModelSpec, OpSpec, Subject } from './architecture.js'
@@ -44,7 +45,10 @@ export interface Names {
   head: string
 }
 
-/** The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there, ERR_WEIGHTSMITH_ARGUMENT for what cannot be run. */
+/**
+ * The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there,
+ * ERR_WEIGHTSMITH_ARGUMENT for what cannot be run.
+ */
 export function llama(config: Config, subject: Subject, names: Names = { model: 'model', head: 'lm_head' }): ModelSpec {
   const { qkvBias = false, headNorms = false, gemma = false, windowed } = traits[subject.architecture] ?? {}
   const number = numbersOf(config, required, subject)

@@ -1,6 +1,6 @@
 /**
- * LLaVA 1.5: the patches of a CLIP vision encoder, taken some layers before its end, go through a projector of two matrices and then
- * stand among the tokens of a language model.
+ * LLaVA 1.5: the patches of a CLIP vision encoder, taken some layers before its end, go through a projector of two
+ * matrices and then stand among the tokens of a language model.
  */
 
 import type { Config, ModelSpec, OpSpec, Subject } from './architecture.js'

@@ -1,6 +1,6 @@
 /**
- * OPT: learned positions, LayerNorm before each half of a block (or after it, in the smallest of them), biases, an MLP of
- * two matrices, and a head that is the embedding.
+ * OPT: learned positions, LayerNorm before each half of a block (or after it, in the smallest of them), biases, an MLP
+ * of two matrices, and a head that is the embedding.
  */
 
 import type { Config, Layer, ModelSpec, OpSpec, Subject } from './architecture.js'

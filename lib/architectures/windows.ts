@@ -1,4 +1,7 @@
-/** Which layers see a window of the tokens before them: `layer_types` says it, as in transformers 5; other keys where it is not there. */
+/**
+ * Which layers see a window of the tokens before them: `layer_types` says it, as in transformers 5; other keys where it
+ * is not there.
+ */
 
 import { withLayerTypes } from '../checkpoint/index.js'
 import type { Config } from './architecture.js'

@@ -5,7 +5,9 @@ import type { NativeDispatch } from '../native/border.js'
 import { modelKernels as kernels } from './kernels.js'
 import { chunks, type Groups, groupWords, type StatisticSpec, type Tap } from './statistics.js'
 
-/** Words of sums that are read at a time: what a layer leaves, but not more than this, unless a single group has more. */
+/**
+ * Words of sums that are read at a time: what a layer leaves, but not more than this, unless a single group has more.
+ */
 const mostWords = 2 ** 20
 /** Inputs that a layer has, for which there is room. */
 const usualTaps = 4

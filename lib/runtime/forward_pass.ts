@@ -20,11 +20,13 @@ export interface Token {
   /** First row of its sequence in the cache, and its own. */
   start: number
   row: number
-  /** The id whose loss is outputs for. */
+  /** The id whose loss is asked for. */
   target?: number | undefined
   /** How the next id is drawn; by default it is the likeliest. Only for models that have a cache. */
   sampling?: SamplingParams | undefined
-  /** It stands for a row of an image's features, `id` for the image. Images that are one object are encoded once a pass. */
+  /**
+   * It stands for a row of an image's features, `id` for the image. Images that are one object are encoded once a pass.
+   */
   image?: { pixels: Pixels; row: number } | undefined
 }
 
@@ -34,7 +36,10 @@ export type Pixels = Float32Array
 export interface Wanted {
   /** Rows of the cache that are copied before anything else: sequences that begin alike. */
   copies?: readonly { from: number; to: number }[] | undefined
-  /** Tokens, from the first on, whose next token is predicted: the head runs on their rows alone. Defaults to all; 0: the pass only fills the cache. */
+  /**
+   * Tokens, from the first on, whose next token is predicted: the head runs on their rows alone. Defaults to all; 0:
+   * the pass only fills the cache.
+   */
   outputs?: number | undefined
   logits?: boolean
   /** The residual stream before the first block and after every block, and what the head is applied to. */
@@ -50,7 +55,9 @@ export interface Pass {
   logits?: Float32Array
   hidden?: Float32Array[]
   normed?: Float32Array
-  /** Of the images in their order: the vision encoder's residual stream, rows of every image together, and its features. */
+  /**
+   * Of the images in their order: the vision encoder's residual stream, rows of every image together, and its features.
+   */
   images?: { hidden: Float32Array[]; features: Float32Array }
 }
 
@@ -71,7 +78,9 @@ export interface PassOptions {
   residualStream?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
 }
 
-/** What the partition of a model on the device makes of tokens: losses, or the residual stream for the next partition. */
+/**
+ * What the partition of a model on the device makes of tokens: losses, or the residual stream for the next partition.
+ */
 export async function runPass(
   { device, resident, buffers }: OnDevice,
   spec: ModelSpec,
@@ -124,7 +133,7 @@ export async function runPass(
   if (options.visionOnly === true) {
     await work.read()
     await statistics.flush()
-    return { nll: new Float32Array(), best: new Uint32Array() }
+    return nothing()
   }
 
   const rows = tokens.length
@@ -178,14 +187,13 @@ export async function runPass(
   if (!partition.leave) {
     const stream = await work.activation(language, 'x', rows)
     await statistics.flush()
-    const seen = { ...(wanted.hidden ? { hidden } : {}), ...(features === undefined ? {} : { images: features }) }
-    return { nll: new Float32Array(), best: new Uint32Array(), x: stream, ...seen }
+    return { ...nothing(), x: stream, ...(wanted.hidden && { hidden }), ...(features && { images: features }) }
   }
   const outputs = wanted.outputs ?? rows
   if (outputs === 0) {
     await work.read()
     await statistics.flush()
-    return { nll: new Float32Array(), best: new Uint32Array() }
+    return nothing()
   }
   work.add(language.final(outputs))
   const normed = wanted.hidden ? await work.activation(language, spec.head.x, outputs) : undefined
@@ -212,7 +220,12 @@ export async function runPass(
   }
 }
 
-/** Which sums of |W| and W² are outputs for: of every input over the outputs, or of every output over the inputs. */
+/** What a pass says that ends before the head. */
+function nothing(): Pass {
+  return { nll: new Float32Array(), best: new Uint32Array() }
+}
+
+/** Which sums of |W| and W² are asked for: of every input over the outputs, or of every output over the inputs. */
 export interface WeightSums {
   names: ReadonlySet<string>
   by?: 'input' | 'output'

@@ -1,13 +1,16 @@
 /**
- * The kernels of models, as functions that make dispatches: native/kernels/model/NAME.wgsl, whose head has the formula. Those
- * of ops are in the files of the ops; here are the others: weights on their way to the device, the cache, the end of a pass,
- * statistics, and pruning.
+ * The kernels of models, as functions that make dispatches: native/kernels/model/NAME.wgsl, whose head has the formula.
+ * Those of ops are in the files of the ops; here are the others: weights on their way to the device, the cache, the end
+ * of a pass, statistics, and pruning.
  */
 
 import type { NativeDispatch } from '../native/border.js'
 import { type Block, bits, dtypeOf, opKernels, packedWords, perRow } from './ops/index.js'
 
-/** What a token is, as words of the buffer of tokens: its id, the first row of its sequence in the cache, its own row there, and the id to be predicted. */
+/**
+ * What a token is, as words of the buffer of tokens: its id, the first row of its sequence in the cache, its own row
+ * there, and the id to be predicted.
+ */
 export const tokenWords = 4
 export const noTarget = 0xffffffff
 
@@ -43,10 +46,16 @@ export function packSamplingParams(all: readonly (SamplingParams | undefined)[])
   return table
 }
 
-/** Words that kernel `cross_entropy` leaves of a token: the sum of exp(logit - largest), the largest logit, and the target's. */
+/**
+ * Words that kernel `cross_entropy` leaves of a token: the sum of exp(logit - largest), the largest logit, and the
+ * target's.
+ */
 export const lossWords = 3
 
-/** −log softmax at the target, in nats: float64 until it is rounded, because f32 has no digits to spare beside logits of 20. */
+/**
+ * −log softmax at the target, in nats: float64 until it is rounded, because f32 has no digits to spare beside logits of
+ * 20.
+ */
 export function lossesOf(words: Float32Array): Float32Array {
   return Float32Array.from({ length: words.length / lossWords }, (_, t) => {
     const [sum = 1, largest = 0, target = 0] = words.subarray(lossWords * t, lossWords * (t + 1))
@@ -72,7 +81,10 @@ export const modelKernels = {
     }
   },
 
-  /** Zeros in rows or columns of a tensor as in the checkpoint, [rows, columns]; `list`: a buffer with `count` of their indices. */
+  /**
+   * Zeros in rows or columns of a tensor as in the checkpoint, [rows, columns]; `list`: a buffer with `count` of their
+   * indices.
+   */
   zeroRowsColumns: (
     { matrix, list }: { matrix: number; list: number },
     { rows, columns, dtype }: Pick<Block, 'rows' | 'columns' | 'dtype'>,
@@ -129,7 +141,9 @@ export const modelKernels = {
     grid: perRow(rows),
   }),
 
-  /** Prunes `count` columns of w[in, rows] from `first` on and makes up for them among each other; errors[count, rows]. */
+  /**
+   * Prunes `count` columns of w[in, rows] from `first` on and makes up for them among each other; errors[count, rows].
+   */
   sparsegptPrune: (
     { u, mask, w, errors }: Record<'u' | 'mask' | 'w' | 'errors', number>,
     at: Record<'rows' | 'inputs' | 'first' | 'count' | 'stay' | 'of', number>,
@@ -152,8 +166,8 @@ export const modelKernels = {
   }),
 
   /**
-   * Statistics of the columns of x over `count` groups of its rows from `first` on: `columnWords` rows a group, in y from
-   * word `start` on. The groups are at word `list` of their buffer.
+   * Statistics of the columns of x over `count` groups of its rows from `first` on: `columnWords` rows a group, in y
+   * from word `start` on. The groups are at word `list` of their buffer.
    */
   columnStats: (
     { groups, x, y }: { groups: number; x: number; y: number },
@@ -165,7 +179,10 @@ export const modelKernels = {
     grid: [Math.ceil(at.width / 64), at.count, 1],
   }),
 
-  /** y[rows, width] += rows `first` to `first + rows` of xᵀx, over `picked` rows of x, which are listed from word `list` on. */
+  /**
+   * y[rows, width] += rows `first` to `first + rows` of xᵀx, over `picked` rows of x, which are listed from word `list`
+   * on.
+   */
   gram: (
     { picks, x, y }: { picks: number; x: number; y: number },
     { width, first, rows, list, picked }: Record<'width' | 'first' | 'rows' | 'list' | 'picked', number>,

@@ -1,7 +1,7 @@
 /**
  * Batches that go through a model, and what is seen of them on their way. Where the model is larger than the memory, it
- * goes through the device partition by partition: all batches go through one partition before the next one is read, and their residual
- * streams wait meanwhile. The kernels, and the order of all that is added up, are the same either way.
+ * goes through the device partition by partition: all batches go through one partition before the next one is read, and
+ * their residual streams wait meanwhile. The kernels, and the order of all that is added up, are the same either way.
  */
 
 import type { ModelSpec } from '../architectures/index.js'
@@ -11,7 +11,10 @@ import type { Pass, PassOptions, Token, Wanted, WeightSums } from './forward_pas
 import type { Partition } from './partition.js'
 import type { StatisticSpec, Tap } from './statistics.js'
 
-/** Observers of a layerwise pass, called with the number of the batch; all of them have been through a layer of one batch's number before. */
+/**
+ * Observers of a layerwise pass, called with the number of the batch; all of them have been through a layer of one
+ * batch's number before.
+ */
 export interface Observers {
   /** Statistics of taps, of every batch. */
   statistics?: (batch: number) => readonly StatisticSpec[]
@@ -25,7 +28,10 @@ export interface Observers {
   grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
 }
 
-/** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
+/**
+ * Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by
+ * number.
+ */
 export interface Standing {
   partition: number
   batch: number
@@ -49,8 +55,8 @@ export interface LayerwiseOptions {
   /** Where an earlier layerwise pass of the same kind stood. */
   from?: Standing | undefined
   /**
-   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
-   * are made it can do so between partitions alone.
+   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on
+   * from. Where Gram matrices are made it can do so between partitions alone.
    */
   onStanding?: ((standing: Standing, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
@@ -64,12 +70,12 @@ export interface LayerwiseModel {
   /** Bytes that residual streams may take. */
   room: number
   /** Has a partition on the device. */
-  load: (partition: Partition) => Promise<Loaded>
+  load: (partition: Partition) => Promise<LoadedPartition>
   /** Reads the files of a partition, so that they are in memory when it is loaded. */
   prefetch: (partition: Partition, signal: AbortSignal) => Promise<void>
 }
 
-export interface Loaded {
+export interface LoadedPartition {
   run(
     tokens: readonly Token[],
     passOptions: PassOptions,

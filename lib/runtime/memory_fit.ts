@@ -15,9 +15,9 @@ const cacheShare = 1 / 4
 const activationShare = 1 / 4
 
 /**
- * The model with room for sequences of up to `longest` tokens and `total` together: as much as leaves it on the device, or
- * else as much as leaves place for a layer. Without `cached` passes are on their own, and all of them go through a partition at a
- * time. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where the longest sequence alone is too much.
+ * The model with room for sequences of up to `longest` tokens and `total` together: as much as leaves it on the device,
+ * or else as much as leaves place for a layer. Without `cached` passes are on their own, and all of them go through a
+ * partition at a time. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where the longest sequence alone is too much.
  */
 export async function fitModel(
   engine: Engine,
@@ -60,8 +60,8 @@ export function streamingNotice(model: string, reads: number): string {
 }
 
 /**
- * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass a
- * token of each of those that the cache has room for.
+ * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass
+ * a token of each of those that the cache has room for.
  */
 export async function estimateGeneration(
   model: Model,

@@ -63,7 +63,9 @@ interface Loaded {
   buffers: Buffers
 }
 
-/** Passes one after another, none of which knows the next; or one layerwise pass, which has all of its batches at once. */
+/**
+ * Passes one after another, none of which knows the next; or one layerwise pass, which has all of its batches at once.
+ */
 type PlanMode = 'repeated' | 'layerwise'
 
 export interface ForecastOptions extends LayerwiseOptions {
@@ -101,23 +103,27 @@ export class Model {
   }
 
   /**
-   * Sequences as the tokens of one pass, each predicted from the ones before it; the last has no target, and rows of images
-   * are no targets. The id of an image becomes the rows of its features. Throws ERR_WEIGHTSMITH_ARGUMENT for ids that the
-   * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
+   * Sequences as the tokens of one pass, each predicted from the ones before it; the last has no target, and rows of
+   * images are no targets. The id of an image becomes the rows of its features. Throws ERR_WEIGHTSMITH_ARGUMENT for ids
+   * that the vocabulary does not have, for images that are missing or of another size, and for sequences longer than
+   * the context.
    */
   pack(sequences: readonly Sequence[]): Token[] {
     return pack({ spec: this.spec, name: this.checkpoint.name }, sequences)
   }
 
   /**
-   * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that is
-   * larger than the memory is read from its files for every pass, but for what stays on the device.
+   * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that
+   * is larger than the memory is read from its files for every pass, but for what stays on the device.
    */
   run(tokens: readonly Token[], wanted: Wanted = {}): Promise<Pass> {
     return this.runAll([{ tokens, wanted }]).then(([pass]) => pass as Pass)
   }
 
-  /** Runs several passes one after another; each partition of a model that is larger than the memory is read once for all. */
+  /**
+   * Runs several passes one after another; each partition of a model that is larger than the memory is read once for
+   * all.
+   */
   runAll(
     passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[],
     { check }: Pick<LayerwiseOptions, 'check'> = {},
@@ -164,8 +170,9 @@ export class Model {
   }
 
   /**
-   * Batches of tokens go through the model, each as one pass, and are watched. A model that is larger than the memory goes
-   * through the device in partitions, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
+   * Batches of tokens go through the model, each as one pass, and are watched. A model that is larger than the memory
+   * goes through the device in partitions, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even
+   * one layer fits.
    */
   layerwisePass(batches: readonly (readonly Token[])[], options: LayerwiseOptions = {}): Promise<void> {
     for (const tokens of batches) this.checkPass(tokens)
@@ -199,8 +206,9 @@ export class Model {
   }
 
   /**
-   * How many partitions the model goes through the device in, the most bytes that are taken there at a time, and the bytes of
-   * weights that are read from the files: for every pass, or in a layerwise pass for all of its batches together.
+   * How many partitions the model goes through the device in, the most bytes that are taken there at a time, and the
+   * bytes of weights that are read from the files: for every pass, or in a layerwise pass for all of its batches
+   * together.
    */
   forecast({ mode = 'repeated', ...options }: ForecastOptions = {}): Promise<{
     parts: number
@@ -249,15 +257,11 @@ export class Model {
 
   private planOf(host: Host, capture: CaptureOptions, mode: PlanMode): ExecutionPlan {
     const { spec } = this
-    const whole = this.buffersOf(host, wholeOf(spec), capture).bytes
-    if (whole <= host.memory) return { partitions: [wholeOf(spec)], capture }
+    const whole = this.buffersOf(host, wholeOf(spec), capture)
+    if (whole.bytes <= host.memory) return { partitions: [wholeOf(spec)], capture }
     if (mode === 'repeated') {
-      const bare = this.buffersOf(host, wholeOf(spec), capture, {
-        partitions: [wholeOf(spec)],
-        stays: false,
-        slots: [],
-      })
-      const streaming = streamingOf(spec, host.memory - bare.bytes, (name) => bare.blocksOf(name).map(packedBytes))
+      const forWeights = host.memory - (whole.bytes - whole.weightBytes)
+      const streaming = streamingOf(spec, forWeights, (name) => whole.blocksOf(name).map(packedBytes))
       if (streaming !== undefined) return { partitions: streaming.partitions, capture, streaming }
     } else {
       const limit = host.memory * (1 - waitingShare)
@@ -266,7 +270,7 @@ export class Model {
     }
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-      `The model ${this.checkpoint.name} takes ${whole} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
+      `The model ${this.checkpoint.name} takes ${whole.bytes} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
         `layers at a time fits the ${host.memory} bytes of memory; give more, or fewer tokens.`,
     )
   }

@@ -1,6 +1,6 @@
 /**
- * Parts of a model that are on the device one after another, where it is larger than the memory there is: what fills the
- * residual stream (with the vision encoder of a model that sees), layers of the language model, and the head.
+ * Parts of a model that are on the device one after another, where it is larger than the memory there is: what fills
+ * the residual stream (with the vision encoder of a model that sees), layers of the language model, and the head.
  */
 
 import type { ModelSpec, OpSpec } from '../architectures/index.js'
@@ -38,8 +38,8 @@ function namesOf(op: OpSpec): string[] {
 }
 
 /**
- * The fewest partitions that fit each, from `begin` (a partition without layers) to the end of the model; nothing where one layer, or
- * one end of the model, does not fit.
+ * The fewest partitions that fit each, from `begin` (a partition without layers) to the end of the model; nothing where
+ * one layer, or one end of the model, does not fit.
  */
 export function partitionsOf(
   spec: ModelSpec,

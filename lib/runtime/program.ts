@@ -111,6 +111,11 @@ export class Buffers {
     return this.sizes.reduce((sum, size) => sum + size, 0)
   }
 
+  /** Bytes of those with weights. */
+  get weightBytes(): number {
+    return [...this.tensors.values()].flat().reduce((sum, block) => sum + packedBytes(block), 0)
+  }
+
   /** Blocks of a tensor, in the order of its rows. */
   blocksOf(name: string): Omit<Block, 'buffer'>[] {
     const [rows = 1, ...rest] = this.spec.tensors.get(name) ?? []
@@ -118,7 +123,10 @@ export class Buffers {
     return blocksOf(rows, columns, this.dtypeOf(name), Math.min(stagingBytes, this.layout.binding))
   }
 
-  /** Gives the buffers that partitions share to those tensors of a partition that do not stay, and names them: they are to be loaded. */
+  /**
+   * Gives the buffers that partitions share to those tensors of a partition that do not stay, and names them: they are
+   * to be loaded.
+   */
   hold(partition: Partition): string[] {
     for (const name of this.passing) this.tensors.delete(name)
     this.passing = [...tensorsOf(this.spec, partition)].filter((name) => !this.tensors.has(name))

@@ -5,15 +5,15 @@
 
 import { columnWords } from './kernels.js'
 
-/** The input or the output of a linear, which is named by its weight. */
+/** A hook point: the input or the output of a linear, which is named by its weight. */
 export interface Tap {
   weight: string
   side: 'input' | 'output'
 }
 
 /**
- * Rows of a pass that are measured together. Rows that are in no group are not measured; a group may be as long as the pass,
- * but sums of short ones (`chunks`) lose less.
+ * Rows of a pass that are measured together. Rows that are in no group are not measured; a group may be as long as the
+ * pass, but sums of short ones (`chunks`) lose less.
  */
 export type Groups = readonly ArrayLike<number>[]
 

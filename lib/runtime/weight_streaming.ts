@@ -1,7 +1,7 @@
 /**
- * A model that is larger than the memory and goes through the device again and again, as it does for every token that it
- * says: as many layers as fit stay there, the others pass by through buffers that all of them share. Keys and values of
- * all layers stay.
+ * A model that is larger than the memory and goes through the device again and again, as it does for every token that
+ * it says: as many layers as fit stay there, the others pass by through buffers that all of them share. Keys and values
+ * of all layers stay.
  */
 
 import type { ModelSpec } from '../architectures/index.js'
@@ -16,8 +16,8 @@ export interface WeightStreaming {
 }
 
 /**
- * The stream that reads the fewest bytes each time, with weights in `room` bytes; nothing where not even one layer at a time
- * fits. `blocksOf`: sizes of the buffers of a tensor.
+ * The stream that reads the fewest bytes each time, with weights in `room` bytes; nothing where not even one layer at a
+ * time fits. `blocksOf`: sizes of the buffers of a tensor.
  */
 export function streamingOf(
   spec: ModelSpec,

@@ -1,4 +1,6 @@
-/** Grouped attention over the keys and values that a layer has cached, with its rotation and its entries in the cache. */
+/**
+ * Grouped attention over the keys and values that a layer has cached, with its rotation and its entries in the cache.
+ */
 
 import type { NativeDispatch } from '../../native/border.js'
 import { bits, type Forms, perRow, plainForms } from './dispatch.js'
@@ -13,7 +15,10 @@ export const kvStore = (tokens: number, x: number, cache: number, rows: number, 
   grid: perRow(rows),
 })
 
-/** y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `sequenceLength`: all of so many rows, where it is not 0. */
+/**
+ * y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `sequenceLength`: all of so
+ * many rows, where it is not 0.
+ */
 export const attend = (
   { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
   at: Record<'rows' | 'heads' | 'numKvHeads' | 'size' | 'scale' | 'window' | 'sequenceLength', number> & {

@@ -1,6 +1,6 @@
 /**
- * What all dispatches of model kernels share: blocks of packed tensors, the forms in which a device runs kernels, and grids.
- * Activations are f32 rows; weights are packed (kernel `pack_weights`); buffers go by index.
+ * What all dispatches of model kernels share: blocks of packed tensors, the forms in which a device runs kernels, and
+ * grids. Activations are f32 rows; weights are packed (kernel `pack_weights`); buffers go by index.
  */
 
 import type { Activation } from '../../architectures/index.js'
@@ -57,10 +57,16 @@ export interface Forms {
 
 export const plainForms: Forms = { lanes: 0, f16: false, matrix: 0 }
 
-/** Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one passes. */
+/**
+ * Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one
+ * passes.
+ */
 const provenSide = 8
 
-/** Those that are fastest on a device, of the ones that it offers: on a CPU matrices of a subgroup take ten times as long. */
+/**
+ * Those that are fastest on a device, of the ones that it offers: on a CPU matrices of a subgroup take ten times as
+ * long.
+ */
 export function formsOf(device: NativeDeviceInfo): Forms {
   const { features, limits, type } = device
   const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0

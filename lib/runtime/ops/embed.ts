@@ -5,8 +5,8 @@ import { type Block, bits, dtypeOf, perRow } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
 /**
- * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y += them.
- * One dispatch a block of it.
+ * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y +=
+ * them. One dispatch a block of it.
  */
 export const getRows = (
   table: Block,

@@ -29,9 +29,10 @@ export type SpecOf<Name extends OpSpec['op']> = Extract<OpSpec, { op: Name }>
 /**
  * One op, in a file of its own: how its description (a member of `OpSpec`) becomes dispatches.
  *
- * This is also the place of its derivative. `backward(spec, context)` will give the dispatches that turn the gradient of what
- * the op writes into gradients of what it reads, and `saves(spec)` the names of activations whose values it needs for that:
- * ops that write in place (`glu`, `add`, `activation`, the bias of `linear` and `norm`, rotation) lose theirs today.
+ * This is also the place of its derivative. `backward(spec, context)` will give the dispatches that turn the gradient
+ * of what the op writes into gradients of what it reads, and `saves(spec)` the names of activations whose values it
+ * needs for that: ops that write in place (`glu`, `add`, `activation`, the bias of `linear` and `norm`, rotation) lose
+ * theirs today.
  */
 export interface Op<Spec extends OpSpec> {
   forward(spec: Spec, context: StackContext): NativeDispatch[]

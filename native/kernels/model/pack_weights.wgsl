@@ -1,6 +1,7 @@
 // Transposes a matrix [out, in], packed as in a checkpoint, into what include/weights.wgsl reads: [in, out] in panels.
-// An invocation writes one word of some neighbouring columns (inputs): an F32 element, or two rows of a 16-bit type. Where rows
-// are whole vectors it takes a vector of a row: 4 columns of F32, 8 of others. Neighbours in x read on in the same rows.
+// An invocation writes one word of some neighbouring columns (inputs): an F32 element, or two rows of a 16-bit type.
+// Where rows are whole vectors it takes a vector of a row: 4 columns of F32, 8 of others. Neighbours in x read on in
+// the same rows.
 struct Parameters { rows: u32, columns: u32, words: u32 } // of the source; words of a row of all panels
 override DTYPE: u32;
 override VECTORS: u32; // whether rows are whole vectors
