@@ -28,10 +28,7 @@ export interface Observers {
   grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
 }
 
-/**
- * Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by
- * number.
- */
+/** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
 export interface Standing {
   partition: number
   batch: number
@@ -55,8 +52,8 @@ export interface LayerwiseOptions {
   /** Where an earlier layerwise pass of the same kind stood. */
   from?: Standing | undefined
   /**
-   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on
-   * from. Where Gram matrices are made it can do so between partitions alone.
+   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
+   * are made it can do so between partitions alone.
    */
   onStanding?: ((standing: Standing, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
