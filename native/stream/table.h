@@ -1,4 +1,4 @@
-// The parameter table of a tile: what native/kernels/include/tile.wgsl reads. The layout is in ARCHITECTURE.md.
+// The parameter table of a tile: what native/kernels/include/tile.wgsl reads. The layout is in docs/internals/merge-executor.md.
 #pragma once
 #include <cstdint>
 #include <vector>
