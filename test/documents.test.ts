@@ -31,7 +31,7 @@ const anchors = (text: string) =>
 function missing(path: string, text: string): string[] {
   const here = dirname(path)
   const word = new RegExp(`(?<![\\w./{-])(?:${folders.join('|')})/[\\w./-]*\\w`, 'g')
-  const spans = [...text.replace(/^```[^]*?^```/gm, '').matchAll(/`([^`\s]+)`/g)].map(([, span]) => span!)
+  const spans = [...text.replace(/^```[\s\S]*?^```/gm, '').matchAll(/`([^`\s]+)`/g)].map(([, span]) => span!)
   const places = (folder: string) => ['', 'lib', 'native', here].map((start) => join(start, folder))
   const links = [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, to]) => to!).filter((to) => !/^\w+:/.test(to))
   return [
@@ -64,7 +64,8 @@ describe('documents', () => {
   })
 
   test('while these are no such paths', () => {
-    const text = '`lib/cli/NAME.ts`, `merge/`, `verb.ts`, [a page](methods.md#linear), docs/methods.md, `train.log`, and/or'
+    const text =
+      '`lib/cli/NAME.ts`, `merge/`, `verb.ts`, [a page](methods.md#linear), docs/methods.md, `train.log`, and/or'
     expect(missing('docs/page.md', text)).toEqual([])
   })
 
