@@ -41,5 +41,5 @@ export async function unlearning(engine, { here, out, lines }) {
   )
   const page = join(out, 'unlearning.html')
   await writePage(page, manuPage(report, rows))
-  console.log(`\nWith figures: ${shown(page)}; docs/manu.md says what the table shows.`)
+  console.log(`\nWith figures: ${shown(page)}; docs/guide/manu.md says what the table shows.`)
 }

@@ -32,10 +32,10 @@ function byDefault(spec) {
   return spec.optional ? 'none' : 'required'
 }
 
-const scopes = { model: 'a model', global: 'all models' }
+const scopes = { model: 'each model', global: 'all models' }
 const determinism = {
   exact: 'exact: the same bytes on every device, tile size and shard size',
-  tolerance: 'within a tolerance: devices may differ in the last figures',
+  tolerance: 'within a tolerance: devices may differ in the last digits',
 }
 
 function inputs({ needsBase, models: { min, max } }) {
@@ -63,7 +63,7 @@ function methodSection(method) {
       `- Determinism: ${determinism[method.determinism]}`,
       ...(differences === undefined ? [] : [`- Differences from mergekit: ${differences}`]),
     ].join('\n'),
-    rows.length > 0 ? table(['parameter', 'one for', 'values', 'default', 'meaning'], rows) : 'It has no parameters.',
+    rows.length > 0 ? table(['parameter', 'given for', 'values', 'default', 'meaning'], rows) : 'It has no parameters.',
   ].join('\n\n')
 }
 
@@ -78,17 +78,17 @@ function methodsPage() {
   return [
     '<!-- Written by scripts/docs.mjs from lib/merge/methods; change it there. -->',
     '# Merge methods',
-    'B is the base (`base_model`), Mᵢ the models, dᵢ = Mᵢ - B and wᵢ the `weight` of model i; every formula is applied ' +
-      'tensor by tensor, in float32, and the result is rounded once to the type of the output. A parameter takes a ' +
-      'number, a gradient over the layers or a list of filters, at every level of the recipe; what stands nearest to ' +
+    'B is the base (`base_model`), Mᵢ are the models, dᵢ = Mᵢ - B, and wᵢ is the `weight` of model i. Every formula is ' +
+      'applied tensor by tensor, in float32, and the result is rounded once to the output type. A parameter is a number, a ' +
+      'gradient over the layers or a list of filters. It may be given at every level of the recipe; the level nearest to ' +
       'the model wins.',
-    `A base need not be among the models. Methods without one take a \`base_model\` that is not among \`models\` as one more model, ` +
-      `with the parameters of the recipe, as mergekit does: ${baseless.map(link).join(', ')}. In \`slices\`, and where a method ` +
-      `takes one model alone (${alone.map(link).join(', ')}), it gives config and tokenizer, and a note says so.`,
-    'What is no float (indices, masks) is copied, and has to be the same in all models. A quantised model (GPTQ, AWQ, ' +
-      'bitsandbytes, FP8 with scales, MXFP4 …) can only be copied whole. A model that ties its head to its embedding, by its ' +
-      'config or by default of its class, has the embedding for `lm_head` where another model has a head of its own; the ' +
-      'output is untied then, and its config says so.',
+    `The base need not be listed among the models. Methods without a base take a \`base_model\` that is not among \`models\` as one ` +
+      `more model, with the parameters of the recipe, as mergekit does: ${baseless.map(link).join(', ')}. In \`slices\`, and for ` +
+      `methods of a single model (${alone.map(link).join(', ')}), it only gives config and tokenizer, and a note says so.`,
+    'Tensors that are not floating point (indices, masks) are copied and must be the same in all models. A quantised model ' +
+      '(GPTQ, AWQ, bitsandbytes, FP8 with scales, MXFP4 …) can only be copied whole. If one model ties its head to its ' +
+      'embedding, by its config or by default of its class, and another has a head of its own, the embedding is used as its ' +
+      '`lm_head`; the output is then untied, and its config says so.',
     table(
       ['method', 'inputs', 'what it does'],
       list.map((method) => [link(method), inputs(method), cell(method.about)]),
@@ -102,8 +102,8 @@ function errorsPage() {
     '<!-- Written by scripts/docs.mjs from lib/util/errors.ts; change it there. -->',
     '# Errors',
     'Every error is a `WeightsmithError` with one of these codes; the codes are stable. Its message is a sentence with ' +
-      'names and figures. Where it is about one, `file` and `tensor` name it, and `cause` holds the error beneath. On ' +
-      'the command line the code stands behind the message, and `--json` prints ' +
+      'names and figures. `file` and `tensor` name what it is about, and `cause` holds the underlying error, if there is ' +
+      'one. On the command line the code follows the message, and `--json` prints ' +
       '`{ "error": { "code": …, "message": … } }`.',
     table(
       ['code', 'meaning', 'what to do'],
@@ -112,7 +112,7 @@ function errorsPage() {
   ].join('\n\n')
 }
 
-const goes = {
+const removed = {
   weights: 'single weights (`--sparsity`, `--pattern`)',
   widths: 'heads and neurons (`--keep`, `--widths`)',
   blocks: 'blocks (`--remove`)',
@@ -122,13 +122,13 @@ function pruningPage() {
   return [
     '<!-- Written by scripts/docs.mjs from lib/score and lib/prune; change it there. -->',
     '# Scores and pruning',
-    'A score file holds statistics, not decisions: float32 tensors by name, and in its metadata the model (by a fingerprint), the ' +
-      'data, the methods and their parameters. `prune` takes any share of them without running the model again, and refuses ' +
-      'the scores of another model. `W` is the weight of a linear, `W_oj` that of output o and input j, `X` its input with a ' +
-      'row a token; sums of groups of tokens are put together in float64, in the order of the data.',
+    'A score file holds statistics, not decisions: named float32 tensors, and metadata with a fingerprint of the model, the ' +
+      'data, the methods and their parameters. `prune` can apply any sparsity from them without running the model again, and ' +
+      'refuses the scores of another model. `W` is the weight of a linear layer, `W_oj` its entry for output o and input j, ' +
+      'and `X` its input with one row per token. Sums over groups of tokens are combined in float64, in the order of the data.',
     '## Methods of `score`',
     table(
-      ['method', 'what it says', 'tensors of the file', 'source'],
+      ['method', 'what it measures', 'tensors of the file', 'source'],
       [...scoreMethods.values()].map(({ name, about, formula, source }) => [
         `\`${name}\``,
         cell(about),
@@ -138,10 +138,10 @@ function pruningPage() {
     ),
     '## Methods of `prune`',
     table(
-      ['method', 'what goes', 'which of them', 'needs', 'source'],
+      ['method', 'what is removed', 'which of them', 'needs', 'source'],
       Object.entries(pruneMethods).map(([name, { goes: kind, about, scores, source }]) => [
         `\`${name}\``,
-        goes[kind],
+        removed[kind],
         cell(about),
         scores === undefined ? 'nothing' : `\`score --method ${scores}\``,
         source,
@@ -149,15 +149,15 @@ function pruningPage() {
     ),
     '## What is written',
     [
-      '- `masked` (default): the same shapes with zeros, which everything loads that loads the model. A block without effect has ' +
-        'zeros in what it adds to the residual stream.',
-      '- `compact` with the same widths in all layers (`--widths local`, `wanda-sp`), and without blocks: the usual keys of the ' +
-        'config say them, so transformers, vLLM and others load it. Query heads go with their KV group.',
-      '- `compact` with widths of each layer (`--widths global`, default of `flap`): `per_layer_config` of the config has them. ' +
-        'Weightsmith runs it; transformers (5.23) knows that key, but not for LLaMA, Mistral, Qwen and Gemma, and refuses it; ' +
-        'vLLM and others do not load it.',
-      '- Masked and compact results have the same logits but for rounding. `flap` needs a place for its biases, which LLaMA and ' +
-        'OPT have (`attention_bias`, `mlp_bias`); for others `--no-bias`.',
+      '- `masked` (default): the same shapes with zeros, which loads wherever the original model loads. A removed block has ' +
+        'zeros in the weights of what it adds to the residual stream.',
+      '- `compact` with the same widths in all layers (`--widths local`, `wanda-sp`), or with blocks removed: the config uses ' +
+        'its usual keys, so transformers, vLLM and others load it. Query heads are removed with their KV group.',
+      '- `compact` with different widths per layer (`--widths global`, the default of `flap`): the config has them as ' +
+        '`per_layer_config`. Weightsmith runs such a model. transformers (5.23) knows that key, but not for LLaMA, Mistral, ' +
+        'Qwen and Gemma, and refuses it; vLLM and others do not load it.',
+      '- Masked and compact results have the same logits except for rounding. `flap` needs a place for its biases, which LLaMA ' +
+        'and OPT have (`attention_bias`, `mlp_bias`); for other models use `--no-bias`.',
     ].join('\n'),
   ].join('\n\n')
 }

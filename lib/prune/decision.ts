@@ -19,52 +19,52 @@ interface Method {
 const methods = {
   magnitude: {
     goes: 'weights',
-    about: 'The smallest weights of a tensor: an absolute value is the score',
+    about: 'The weights of a tensor with the smallest absolute value',
     source: 'Han et al., arXiv 1506.02626',
   },
   wanda: {
     goes: 'weights',
-    about: 'In every row of a linear the weights of least |W_oj| ‖X_j‖₂',
+    about: 'In every row of a linear layer, the weights with the smallest |W_oj| ‖X_j‖₂',
     scores: 'wanda',
     source: 'arXiv 2306.11695',
   },
   sparsegpt: {
     goes: 'weights',
     about:
-      'In blocks of columns the weights of least (W_oj / U_jj)², U the upper factor of the inverse of the Gram matrix; those ' +
-      'to their right make up for them',
+      'In blocks of columns, the weights with the smallest (W_oj / U_jj)², where U is the upper Cholesky factor of the inverse ' +
+      'Gram matrix; the weights to their right are updated to compensate',
     scores: 'gram',
     source: 'arXiv 2301.00774',
   },
   flap: {
     goes: 'widths',
     about:
-      'Heads and neurons of least fluctuation times Σ W² (`metric`: wifv; also wifn, ifv), standardised by layer and ordered over the ' +
-      'model; a bias makes up for what they gave on average',
+      'Heads and neurons with the smallest fluctuation times Σ W² (`metric`: wifv; also wifn, ifv), standardised per layer and ' +
+      'ranked over the model; a bias replaces their mean output',
     scores: 'flap',
     source: 'arXiv 2312.11983, as in AmoebaLLM',
   },
   'wanda-sp': {
     goes: 'widths',
-    about: 'Heads and neurons of least ‖X_j‖₂ Σ |W_oj|, as many in every layer',
+    about: 'Heads and neurons with the smallest ‖X_j‖₂ Σ |W_oj|, the same number in every layer',
     scores: 'wanda',
     source: 'arXiv 2306.11695, 2312.11983',
   },
   bi: {
     goes: 'blocks',
-    about: 'Blocks that turn the residual stream least',
+    about: 'Blocks that change the direction of the residual stream least',
     scores: 'bi',
     source: 'ShortGPT, arXiv 2403.03853',
   },
   angular: {
     goes: 'blocks',
-    about: 'As many blocks in a row as are to go, which together turn the last token of a line least',
+    about: 'The consecutive blocks that together change the direction of the last token of an example least',
     scores: 'angular',
     source: 'arXiv 2403.17887',
   },
   ablation: {
     goes: 'blocks',
-    about: 'Blocks without which the loss rises least, one by one',
+    about: 'Blocks whose removal, one at a time, raises the loss least',
     scores: 'ablation',
     source: 'arXiv 2506.22638',
   },

@@ -29,7 +29,7 @@ export interface ScoreMethod {
 const list: ScoreMethod[] = [
   {
     name: 'magnitude',
-    about: 'How large weights are, by the input they belong to',
+    about: 'Magnitude of the weights, summed over each input of a linear layer',
     formula: 'absolute/W: Σ_o |W_oj|; squares/W: Σ_o W_oj²',
     source: 'the weights alone',
     data: false,
@@ -37,7 +37,7 @@ const list: ScoreMethod[] = [
   },
   {
     name: 'wanda',
-    about: 'How large the inputs of every linear are',
+    about: 'Norm of each input of every linear layer',
     formula: 'norm/W: ‖X_j‖₂ over all tokens; absolute/W and squares/W as magnitude',
     source: 'arXiv 2306.11695',
     data: true,
@@ -45,9 +45,9 @@ const list: ScoreMethod[] = [
   },
   {
     name: 'flap',
-    about: 'How much the inputs of the linears behind heads and neurons fluctuate around their mean',
+    about: 'Fluctuation, around their mean, of the inputs of the linear layers that follow heads and neurons',
     formula:
-      'over lines i: mean_j ← mean_j (i-1)/i + mean_t X_tj / i; fluctuation_j ← fluctuation_j (i-2)/(i-1) + ' +
+      'over examples i: mean_j ← mean_j (i-1)/i + mean_t X_tj / i; fluctuation_j ← fluctuation_j (i-2)/(i-1) + ' +
       'Σ_t (X_tj - mean_j)² / i, 0 after the first; absolute/W and squares/W as magnitude',
     source: 'arXiv 2312.11983, as in AmoebaLLM',
     data: true,
@@ -55,9 +55,9 @@ const list: ScoreMethod[] = [
   },
   {
     name: 'neuron',
-    about: 'How active neurons are: outputs of the linears that make them, inputs of the one that takes them',
+    about: 'Activity of neurons: outputs of the linear layers that compute them, inputs of the one that reads them',
     formula:
-      'mean, deviation (ddof 1), mean_absolute, rms over all tokens; frequency: share of tokens with |x| > tau; each as ' +
+      'mean, deviation (ddof 1), mean_absolute, rms over all tokens; frequency: fraction of tokens with |x| > tau; each as ' +
       'STATISTIC/output/W or STATISTIC/input/W',
     source: 'arXiv 2502.15910',
     data: true,
@@ -65,7 +65,7 @@ const list: ScoreMethod[] = [
   },
   {
     name: 'bi',
-    about: 'How far each block turns the residual stream',
+    about: 'Angular change of the residual stream by each block',
     formula: 'block_influence: 1 - mean_t cos(x_t before the block, x_t after it)',
     source: 'arXiv 2403.03853',
     data: true,
@@ -73,15 +73,16 @@ const list: ScoreMethod[] = [
   },
   {
     name: 'angular',
-    about: 'How far n blocks in a row turn the residual stream of the last token of a line, for every n',
-    formula: 'angular/n: mean over lines of acos(cos(x_l, x_{l+n})) / π, for l = 0, 1, ...',
+    about:
+      'Angular change of the residual stream by n consecutive blocks, at the last token of an example, for every n',
+    formula: 'angular/n: mean over examples of acos(cos(x_l, x_{l+n})) / π, for l = 0, 1, ...',
     source: 'arXiv 2403.17887',
     data: true,
     collect: angular,
   },
   {
     name: 'ablation',
-    about: 'The loss without each block',
+    about: 'Loss of the model without each block',
     formula:
       'nll: mean loss over all tokens, and over those of answers; ablation/all, ablation/answer: the same with block l ' +
       'left out; importance/...: the difference',
@@ -91,8 +92,9 @@ const list: ScoreMethod[] = [
   },
   {
     name: 'gram',
-    about: 'Gram matrices of the inputs of linears, for SparseGPT and RegMean; linears that share an input have one',
-    formula: 'gram/W: Σ_t X_tᵀ X_t, W the first linear that reads X',
+    about:
+      'Gram matrices of the inputs of linear layers, for SparseGPT and RegMean; layers that share an input share one',
+    formula: 'gram/W: Σ_t X_tᵀ X_t, where W is the first linear layer that reads X',
     source: 'arXiv 2301.00774',
     data: true,
     collect: gram,

@@ -7,14 +7,14 @@ import { rowSlots, rowsOf } from './span.js'
 export const arceeFusion: Method = {
   name: 'arcee_fusion',
   about:
-    "Takes the model's value where its difference from the base is of exceptional importance, the base's elsewhere",
+    "Takes the model's value where its difference from the base is exceptionally important, and the base's elsewhere",
   formula:
     'M where s ≥ median(s) + 1.5 (q₃(s) - q₁(s)), else B, with the importance s = |d| Σ p log(p / q) of the row, ' +
     'p = softmax(M) + 1e-8 and q = softmax(B) + 1e-8 of the row',
   source: 'mergekit',
   differences:
-    'The quartiles are those of all entries, where mergekit samples a million; an entry that is taken is the ' +
-    "model's own, where mergekit adds the difference to the base; and the divergence of a row has no cancellation: in " +
+    'Quartiles are computed over all entries; mergekit samples a million. A selected entry is exactly that of the ' +
+    'model; mergekit adds the difference to the base. The divergence of a row is computed without cancellation; in ' +
     'mergekit a small one is rounding noise.',
   needsBase: true,
   models: { min: 1, max: 1 },

@@ -12,8 +12,8 @@ function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: nu
       (consensus === 'sum' ? 'B + λ Σ wᵢ tᵢ' : 'B + λ times the mean of the wᵢ tᵢ that agree in sign, as ties'),
     source: 'arXiv 2312.06795; per tensor, as in mergekit',
     differences:
-      'Exactly int(gamma * n) outliers go and int(density * n) entries stay, equal magnitudes by index; older versions ' +
-      'of mergekit drop the whole difference where no outlier is to go.',
+      'Exactly int(gamma * n) outliers are dropped and int(density * n) entries kept, with equal magnitudes taken in order ' +
+      'of index; older versions of mergekit drop the whole difference if there is no outlier to drop.',
     needsBase: true,
     models: { min: 1, max: most },
     parameters: [
@@ -21,7 +21,7 @@ function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: nu
       density,
       {
         name: 'gamma',
-        about: 'Share of the entries, the largest ones, that is dropped; less where density leaves less room',
+        about: 'Fraction of the entries, the largest ones, that is dropped; less if density leaves less room',
         type: 'number',
         scope: 'model',
         default: 0.01,

@@ -87,9 +87,9 @@ function dareMethod(consensus: Dare['consensus'], most: number, about: string): 
         : `${drop}; s = sign Σ wᵢ tᵢ (0 counts as +); B + λ Σ wᵢ tᵢ [sign wᵢ tᵢ = s]; with normalize divided by Σ wᵢ [sign wᵢ tᵢ = s]`,
     source: 'arXiv 2311.03099; rescale l1 as in mergekit, expectation as in the paper',
     differences:
-      'Entries are drawn by a counter (Philox4x32-10) keyed by seed, tensor name, model and element, so the same seed ' +
-      'gives the same result on every device and in any order; the entries differ from those mergekit draws. rescale ' +
-      'also takes expectation, the division by density of the paper.',
+      'Entries are drawn with a counter-based generator (Philox4x32-10) keyed by seed, tensor name, model and element, so ' +
+      'a seed gives the same result on every device and in any order, but other entries than mergekit draws. rescale ' +
+      'also accepts expectation, the division by density of the paper.',
     needsBase: true,
     models: { min: 1, max: most },
     parameters: [
@@ -99,7 +99,8 @@ function dareMethod(consensus: Dare['consensus'], most: number, about: string): 
       normalize(false),
       {
         name: 'rescale',
-        about: 'l1: keep the L1 norm of the tensor; expectation: divide by the density; none: leave as is',
+        about:
+          'l1: rescale to the L1 norm of the whole difference; expectation: divide by the density; none: do not rescale',
         type: 'choice',
         scope: 'global',
         default: 'l1',

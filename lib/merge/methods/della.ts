@@ -12,14 +12,14 @@ function dellaMethod(name: string, consensus: Dare['consensus'], most: number, a
     name,
     about,
     formula:
-      'An entry of rank r among the n of its row (by |dᵢ|, from 0) stays with probability density - epsilon + ' +
-      '2 epsilon r / (n - 1); tᵢ = what stays, with the L1 norm of dᵢ where rescale is on; ' +
+      'An entry of rank r among the n of its row (by |dᵢ|, from 0) is kept with probability density - epsilon + ' +
+      '2 epsilon r / (n - 1); tᵢ = the kept entries, scaled to the L1 norm of dᵢ if rescale is on; ' +
       (consensus === 'linear' ? 'B + λ Σ wᵢ tᵢ' : 'B + λ times the mean of the wᵢ tᵢ that agree in sign, as ties'),
     source: 'arXiv 2406.11617; rescaled to the L1 norm of the difference, as in mergekit',
     differences:
-      'Ranks are exact in any type (mergekit rounds them to that of the tensor, so that those of bf16 fall into steps), ' +
-      'rows are those of the last dimension (mergekit ranks along the second of three), a row of one entry is kept with ' +
-      'probability density (mergekit divides by zero), and draws depend on seed, tensor and entry alone.',
+      'Ranks are exact in any type (mergekit rounds them to the type of the tensor, so bf16 ranks fall into steps). Rows ' +
+      'run along the last dimension (mergekit ranks along the second of three). A row of one entry is kept with ' +
+      'probability density (mergekit divides by zero). Draws depend only on seed, tensor and entry.',
     needsBase: true,
     models: { min: 1, max: most },
     parameters: [
@@ -39,7 +39,7 @@ function dellaMethod(name: string, consensus: Dare['consensus'], most: number, a
       normalize(consensus === 'ties'),
       {
         name: 'rescale',
-        about: 'Multiply what is kept of each difference so that it has the L1 norm of the whole difference',
+        about: 'Rescale the kept entries of each difference to the L1 norm of the whole difference',
         type: 'boolean',
         scope: 'global',
         default: true,

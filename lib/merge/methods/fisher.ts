@@ -5,7 +5,7 @@ import { type Method, num, weight } from './method.js'
 
 export const fisher: Method = {
   name: 'fisher',
-  about: 'Average in which every element of a model counts by its Fisher information, from a file of statistics',
+  about: 'Average of the models, weighted element by element by their Fisher information, which is read from a file',
   formula: 'Σ wᵢ (Fᵢ + eps) Mᵢ / Σ wᵢ (Fᵢ + eps), element by element; Σ wᵢ Mᵢ / Σ wᵢ for tensors without statistics',
   source: 'arXiv 2111.09832',
   differences: 'mergekit has no such method.',
@@ -16,8 +16,8 @@ export const fisher: Method = {
     {
       name: 'statistics',
       about:
-        'Safetensors file or folder with the diagonal of the Fisher information of the model: tensors of the names and ' +
-        'shapes of the model, of any float type and not negative',
+        'Safetensors file or folder with the diagonal of the Fisher information: tensors with the names and shapes of ' +
+        'the model, of any float type, without negative values',
       type: 'model',
       scope: 'model',
     },

@@ -7,7 +7,7 @@ export const geometricMedian: Method = {
   name: 'geometric_median',
   about: 'The tensor with the least sum of distances to the models',
   formula: 'argmin over x of Σ ‖x - Mᵢ‖',
-  source: 'Weiszfeld 1937, with the step of Vardi and Zhang (PNAS 2000) where an iterate meets a model',
+  source: 'Weiszfeld 1937, with the step of Vardi and Zhang (PNAS 2000) if an iterate coincides with a model',
   differences: 'mergekit has no such method.',
   needsBase: false,
   models: { min: 1, max: mostVectors },
@@ -15,7 +15,8 @@ export const geometricMedian: Method = {
     { name: 'max_iter', about: 'Largest number of iterations', type: 'number', scope: 'global', default: 1000, min: 0 },
     {
       name: 'tol',
-      about: 'Step, as a share of the largest distance between the first model and another, that ends the iteration',
+      about:
+        'The iteration ends when a step is smaller than this fraction of the largest distance between the first model and another',
       type: 'number',
       scope: 'global',
       default: 1e-9,

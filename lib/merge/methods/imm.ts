@@ -8,7 +8,7 @@ import { type Method, num } from './method.js'
 
 export const imm: Method = {
   name: 'imm',
-  about: 'Merges the original model with its self-improved successor, dropping entries of the difference at random',
+  about: 'Merges the original model with its self-improved successor, with entries of the difference dropped at random',
   formula:
     'B + α drop(M - B) with drop(d) = d / (1 - p) with probability 1 - p, else 0; with pretrained P: ' +
     'P + (1 - α) drop(B - P) + α drop(M - P); with history all, M stands for each model and α is shared among them',
@@ -17,7 +17,7 @@ export const imm: Method = {
   needsBase: true,
   models: { min: 1, max: 16 },
   parameters: [
-    { name: 'alpha', about: 'Share of the self-improved model', type: 'number', scope: 'global', default: 0.5 },
+    { name: 'alpha', about: 'Weight of the self-improved model', type: 'number', scope: 'global', default: 0.5 },
     {
       name: 'p',
       about: 'Probability that an entry of the difference is dropped',
@@ -38,7 +38,7 @@ export const imm: Method = {
     },
     {
       name: 'pretrained',
-      about: 'Model that both the original and the improved one come from',
+      about: 'Model from which both the original and the improved one were trained',
       type: 'model',
       scope: 'global',
       optional: true,

@@ -5,19 +5,20 @@ import { mostVectors, spanStep } from './span.js'
 
 export const karcher: Method = {
   name: 'karcher',
-  about: 'The direction with the least sum of squared angles to the models, at the mean of their lengths',
+  about: 'The direction with the least sum of squared angles to the models, scaled to their mean length',
   formula: '(Σ ‖Mᵢ‖ / n) · argmin over ‖x‖ = 1 of Σ angle(x, Mᵢ)²',
   source: 'Karcher 1977, iterated as in mergekit (arXiv 2603.04972)',
   differences:
-    'The iteration is float64 on inner products instead of the stored type, so it does not stop at its rounding ' +
-    'errors. Models whose lengths are all below tol are averaged; mergekit sets the tensor to zero.',
+    'The iteration uses float64 on inner products instead of the stored type, so rounding errors do not end it. ' +
+    'Models whose lengths are all below tol are averaged; mergekit sets the tensor to zero.',
   needsBase: false,
   models: { min: 1, max: mostVectors },
   parameters: [
     { name: 'max_iter', about: 'Largest number of iterations', type: 'number', scope: 'global', default: 10, min: 0 },
     {
       name: 'tol',
-      about: 'Angle (in radians) below which two directions are one, and length below which a tensor has none',
+      about:
+        'Angle (radians) below which two directions count as equal, and length below which a tensor has no direction',
       type: 'number',
       scope: 'global',
       default: 1e-5,

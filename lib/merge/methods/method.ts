@@ -100,14 +100,14 @@ export function num(values: TensorParameters['global'], name: string): number {
 
 export const weight: ParameterSpec = {
   name: 'weight',
-  about: 'Factor of the model (or of its difference from the base)',
+  about: 'Weight of the model, or of its difference from the base',
   type: 'number',
   scope: 'model',
 }
 
 export const density: ParameterSpec = {
   name: 'density',
-  about: 'Share of the entries of the difference that is kept',
+  about: 'Fraction of the entries of the difference that is kept',
   type: 'number',
   scope: 'model',
   default: 1,
@@ -117,7 +117,7 @@ export const density: ParameterSpec = {
 
 export const lambda: ParameterSpec = {
   name: 'lambda',
-  about: 'Factor of the combined difference',
+  about: 'Scale of the combined difference',
   type: 'number',
   scope: 'global',
   default: 1,

@@ -5,7 +5,8 @@ import { mostVectors, rowsOf, spanStep } from './span.js'
 
 export const modelStock: Method = {
   name: 'model_stock',
-  about: 'The base, moved towards the mean of the models as far as their differences agree',
+  about:
+    'Interpolates between the base and the mean of the models, further towards the mean the more their differences agree',
   formula: 't Σ Mᵢ / n + (1 - t) B with t = n c / (1 + (n - 1) c), c the mean of cos(dᵢ, dⱼ) over the pairs',
   source: 'arXiv 2403.19522, for any number of models as in mergekit',
   needsBase: true,
@@ -13,7 +14,7 @@ export const modelStock: Method = {
   parameters: [
     {
       name: 'filter_wise',
-      about: 'Take every row (the last dimension) apart, instead of the tensor as a whole',
+      about: 'Treat every row (the last dimension) separately, instead of the tensor as a whole',
       type: 'boolean',
       scope: 'global',
       default: false,

@@ -6,15 +6,16 @@ import { mostVectors, spanStep } from './span.js'
 
 export const multislerp: Method = {
   name: 'multislerp',
-  about: 'Weighted mean of the directions of the models, at the mean of their lengths; with a base, of the differences',
+  about:
+    'Weighted mean of the directions of the models, scaled to their mean length; with a base, of the differences from it',
   formula:
     'Σ wᵢ ‖vᵢ‖ · m / ‖m‖ with m = Σ wᵢ vᵢ / (‖vᵢ‖ + eps), v = M; with a base v = d and B is added; ' +
     'with normalize_weights wᵢ is divided by Σ wᵢ; Σ wᵢ vᵢ where ‖m‖ < eps',
   source: 'mergekit; its step in the tangent space at m adds up to zero by construction and is left out',
   differences:
-    'Where the directions cancel (or all differences are zero) the result is the weighted sum for any number of ' +
-    'models; mergekit does that for two models and fails for more. Weights that add up to 0 are refused where ' +
-    'normalize_weights is on; mergekit divides by 0. eps is not lost in a 16-bit type.',
+    'If the directions cancel (or all differences are zero), the result is the weighted sum for any number of ' +
+    'models; mergekit does that for two models and fails for more. Weights that add up to 0 are refused if ' +
+    'normalize_weights is on; mergekit divides by 0. eps does not vanish in a 16-bit type.',
   needsBase: 'optional',
   models: { min: 1, max: mostVectors },
   parameters: [

@@ -4,7 +4,7 @@ import { type Method, num } from './method.js'
 
 export const nearswap: Method = {
   name: 'nearswap',
-  about: 'The base, moved towards the model by at most t an element',
+  about: 'Moves every element of the base towards the model by at most t',
   formula: 'B + min(1, t / |d|) d',
   source: 'mergekit (QuartetAnemoi-70B)',
   differences:
@@ -15,7 +15,7 @@ export const nearswap: Method = {
   parameters: [
     {
       name: 't',
-      about: 'Largest change of an element',
+      about: 'Maximum change per element',
       type: 'number',
       scope: 'global',
       min: 0,

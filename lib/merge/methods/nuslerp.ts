@@ -18,7 +18,7 @@ export const nuslerp: Method = {
     weight,
     {
       name: 'nuslerp_flatten',
-      about: 'Take the tensor as one vector; false: every vector along one dimension apart',
+      about: 'Treat the tensor as one vector; false: interpolate every row or column separately',
       type: 'boolean',
       scope: 'global',
       default: true,
@@ -26,8 +26,8 @@ export const nuslerp: Method = {
     {
       name: 'nuslerp_row_wise',
       about:
-        'Where nuslerp_flatten is false: the vectors run along the first dimension (true; columns as stored) or along ' +
-        'the last one (false; rows as stored)',
+        'If nuslerp_flatten is false: interpolate along the first dimension (true; columns as stored) or along the last ' +
+        'one (false; rows as stored)',
       type: 'boolean',
       scope: 'global',
       default: false,

@@ -5,7 +5,7 @@ import { type Method, num } from './method.js'
 
 export const passthrough: Method = {
   name: 'passthrough',
-  about: 'Takes each tensor from its one source, unchanged (or multiplied by scale)',
+  about: 'Copies each tensor from its only source, unchanged or multiplied by scale',
   formula: 'scale · M',
   source: 'mergekit',
   needsBase: false,

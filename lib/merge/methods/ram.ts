@@ -8,7 +8,7 @@ const most = 16
 
 const epsilon: ParameterSpec = {
   name: 'epsilon',
-  about: 'An element counts as changed where it differs from the base by more than this',
+  about: 'An element counts as changed if it differs from the base by more than this',
   type: 'number',
   scope: 'global',
   default: 1e-5,
@@ -18,8 +18,8 @@ const epsilon: ParameterSpec = {
 
 export const ram: Method = {
   name: 'ram',
-  about: 'Takes over what one model changed, and the mean of what several changed',
-  formula: 'B + mean of the dᵢ with |dᵢ| > epsilon, an entry at a time; B where there is none',
+  about: 'Takes entries that one model changed, and the mean of entries that several models changed',
+  formula: 'B + mean of the dᵢ with |dᵢ| > epsilon, for each entry; B if there is none',
   source,
   needsBase: true,
   models: { min: 1, max: most },
@@ -37,15 +37,16 @@ export const ram: Method = {
 
 export const ramPlusTl: Method = {
   name: 'ramplus_tl',
-  about: 'As ram, but what a model changed alone is raised by 1 + r min(shared changes / own changes, alpha), a tensor',
+  about:
+    'As ram, but entries that only one model changed are amplified by 1 + r min(shared changes / own changes, alpha) per tensor',
   formula:
-    'As ram, and an entry that only model i changed counts (1 + r min(sᵢ / uᵢ, alpha)) dᵢ; sᵢ and uᵢ are the entries of ' +
-    'the tensor that model i changed together with others and alone',
+    'As ram, but an entry that only model i changed adds (1 + r min(sᵢ / uᵢ, alpha)) dᵢ; sᵢ and uᵢ are the numbers of ' +
+    'entries of the tensor that model i changed together with others and alone',
   source,
   needsBase: true,
   models: { min: 1, max: most },
   parameters: [
-    { name: 'r', about: 'Strength of the raise', type: 'number', scope: 'global', default: 0.1 },
+    { name: 'r', about: 'Strength of the amplification', type: 'number', scope: 'global', default: 0.1 },
     {
       name: 'alpha',
       about: 'Largest ratio of shared to own changes that counts',

@@ -11,16 +11,16 @@ import { type Made, type Method, num, weight } from './method.js'
 export const regmean: Method = {
   name: 'regmean',
   about:
-    'Linears that are nearest to those of all models in their outputs on the data behind Gram matrices, from files of statistics',
+    'Linear layers whose outputs are nearest to those of all models, given Gram matrices of their inputs (read from files)',
   formula:
     '(Σ wᵢ Mᵢ Gᵢ) (Σ wᵢ Gᵢ)⁻¹ for a matrix Mᵢ [out, in], Gᵢ = Σ xᵀx over its inputs x with off-diagonals times ' +
     'reduce_non_diagonal_ratio; Σ wᵢ Mᵢ / Σ wᵢ for tensors without statistics',
   source: 'arXiv 2212.09849, as in MergeLM',
   differences:
-    'mergekit has no such method. MergeLM inverts in float32, and its ratio is 1 by default, where matrices of little data are ' +
-    'singular. Inputs that are zero in all data are averaged. The shares of a model but the first are an [in, in] matrix: 16 ' +
-    'bytes an entry on the host while it is made, beside the memory of the run, then 4 bytes an entry, which have to fit ' +
-    'a binding of the device (128 MiB, 5,700 inputs, on some) and three times the memory.',
+    'mergekit has no such method. MergeLM inverts in float32, and its default ratio is 1, with which Gram matrices of little ' +
+    'data are singular. Inputs that are zero in all data are averaged. Every model but the first needs an [in, in] matrix: ' +
+    '16 bytes per entry on the host while it is computed, in addition to the memory of the run, then 4 bytes per entry, ' +
+    'which must fit a binding of the device (128 MiB, or 5,700 inputs, on some) and three times the memory.',
   needsBase: false,
   models: { min: 1, max: 8 },
   parameters: [
@@ -28,7 +28,7 @@ export const regmean: Method = {
     {
       name: 'statistics',
       about:
-        'Safetensors file or folder with Gram matrices of the model: for a matrix NAME of [out, in] a tensor gram/NAME of ' +
+        'Safetensors file or folder with Gram matrices: for a matrix NAME of shape [out, in], a tensor gram/NAME of shape ' +
         '[in, in], as `score --method gram` writes them; k_proj and v_proj may share that of q_proj, up_proj that of gate_proj',
       type: 'model',
       scope: 'model',

@@ -6,23 +6,24 @@ import { sampleWords, selectWords } from './select.js'
 
 export const sce: Method = {
   name: 'sce',
-  about: 'Averages the differences that agree in sign, by their mean squares, where the models differ most',
+  about:
+    'Keeps the entries in which the models differ most, and averages the differences that agree in sign, weighted by their mean squares',
   formula:
-    'tᵢ = dᵢ where the variance over the models is among the select_topk share of the largest; wᵢ = mean tᵢ² / Σ mean tⱼ²; ' +
+    'tᵢ = dᵢ where the variance over the models is among the largest fraction select_topk; wᵢ = mean tᵢ² / Σ mean tⱼ²; ' +
     's = sign Σ tᵢ; B + Σ wᵢ tᵢ [sign tᵢ = s] / Σ wᵢ [sign tᵢ = s]',
   source:
-    'arXiv 2408.07990, as in mergekit: models weigh alike (wᵢ = 1 / n) where the mean squares add up to less than 1e-6, and ' +
-    'no sum of weights counts as less than 1e-6. Most fine-tunes move their weights by less than 0.001, so their models weigh ' +
-    'alike; exact_weights is the formula as it stands',
+    'arXiv 2408.07990, as in mergekit: models are weighted equally (wᵢ = 1 / n) if the mean squares add up to less than 1e-6, ' +
+    'and no sum of weights is taken as less than 1e-6. Most fine-tunes move their weights by less than 0.001, so they are ' +
+    'weighted equally; exact_weights applies the formula without these limits',
   differences:
-    'The variance is that of the models themselves, so entries in which they agree have none; mergekit takes it of ' +
-    'rounded differences.',
+    'The variance is computed from the models themselves, so entries in which they agree have none; mergekit computes it ' +
+    'from rounded differences.',
   needsBase: true,
   models: { min: 1, max: mostVoters },
   parameters: [
     {
       name: 'select_topk',
-      about: 'Share of the entries in which the models differ that is kept: those of the largest variance',
+      about: 'Fraction of the entries in which the models differ that is kept: those with the largest variance',
       type: 'number',
       scope: 'global',
       default: 1,
@@ -31,7 +32,7 @@ export const sce: Method = {
     },
     {
       name: 'exact_weights',
-      about: 'Weigh the models by their mean squares, however small these are; mergekit has no such parameter',
+      about: 'Weight the models by their mean squares, however small; mergekit has no such parameter',
       type: 'boolean',
       scope: 'global',
       default: false,

@@ -9,8 +9,8 @@ export const slerp: Method = {
     '(sin((1 - t) θ) B + sin(t θ) M) / sin θ with cos θ = B·M / (‖B‖ ‖M‖); (1 - t) B + t M where |cos θ| > 0.9995',
   source: 'Shoemake 1985, as in mergekit: linear interpolation where |cos| > 0.9995',
   differences:
-    'The angle comes from float64 sums over the whole tensor instead of float32, so nearly parallel tensors differ in ' +
-    'the last figures (up to about 1e-5). Where t is 0 or 1 the model is copied as it is.',
+    'The angle is computed from float64 sums over the whole tensor instead of float32, so nearly parallel tensors differ ' +
+    'in the last digits (up to about 1e-5). If t is 0 or 1, the model is copied unchanged.',
   needsBase: true,
   models: { min: 1, max: 1 },
   parameters: [

@@ -6,7 +6,8 @@ import { rescaleNorm, trimStep } from './trim.js'
 
 export const ties: Method = {
   name: 'ties',
-  about: 'Trims each difference to its largest entries, elects a sign an entry and averages the ones that agree',
+  about:
+    'Keeps the largest entries of each difference, elects one sign per entry and averages those that agree with it',
   formula:
     'tᵢ = dᵢ where |dᵢ| is among the int(density · n) largest, else 0; s = sign Σ wᵢ tᵢ (0 counts as +); ' +
     'B + λ Σ wᵢ tᵢ [sign wᵢ tᵢ = s] / Σ wᵢ [sign wᵢ tᵢ = s]; without normalize the divisor is 1. ' +
@@ -14,8 +15,8 @@ export const ties: Method = {
     'weights, and gives zero sums the sign of the majority. scope: model trims all tensors of a model together',
   source: 'arXiv 2306.01708, in the readings of mergekit, PEFT (merge_utils.ties) and the authors (ties-merging)',
   differences:
-    'int(density * n) entries stay, equal magnitudes by index, which may be none; mergekit keeps at least one, and the ' +
-    "authors' code, which is consensus: reference with scope: model, keeps one more and all equal ones.",
+    'int(density * n) entries are kept (possibly none), with equal magnitudes taken in order of index; mergekit keeps at ' +
+    "least one. The authors' code, which is consensus: reference with scope: model, keeps one more, and all equal ones.",
   needsBase: true,
   models: { min: 1, max: mostVoters },
   parameters: [
@@ -27,8 +28,8 @@ export const ties: Method = {
     {
       name: 'consensus',
       about:
-        'mergekit: weighted differences vote, the sum of those that agree is divided by their weights; peft: ' +
-        'unweighted ones vote, and it is divided by how many agree; reference: as peft, but a vote that is drawn goes to ' +
+        'mergekit: weighted differences vote, and the sum of those that agree is divided by their weights; peft: ' +
+        'unweighted differences vote, and the sum is divided by how many agree; reference: as peft, but a tie goes to ' +
         'the sign that won most entries, instead of +',
       type: 'choice',
       scope: 'global',
@@ -37,7 +38,7 @@ export const ties: Method = {
     },
     {
       name: 'majority_sign_method',
-      about: 'With consensus peft: what is counted, the total of the differences or the frequency of each sign',
+      about: 'With consensus peft: sum the differences (total) or count their signs (frequency)',
       type: 'choice',
       scope: 'global',
       default: 'total',
@@ -45,7 +46,7 @@ export const ties: Method = {
     },
     {
       name: 'scope',
-      about: 'What the density is a share of: each tensor, or all tensors of the model together',
+      about: 'Apply the density to each tensor, or to all tensors of the model together',
       type: 'choice',
       scope: 'global',
       default: 'tensor',

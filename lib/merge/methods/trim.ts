@@ -66,7 +66,7 @@ export function trimStep(trim: Trim): Step {
 
 export const rescaleNorm: ParameterSpec = {
   name: 'rescale',
-  about: 'Multiply what is kept of each difference so that it has the L1 norm of the whole difference',
+  about: 'Rescale the kept entries of each difference to the L1 norm of the whole difference',
   type: 'boolean',
   scope: 'global',
   default: false,
