@@ -290,7 +290,7 @@ describe('evaluate', () => {
     await refused(dataset('null'), /Line 1/)
     await refused(dataset(good, { text: '' }), /Line 2 of .* text that is not empty/)
     await refused(dataset(''), /has no examples/)
-    await refused(join(folder, 'none.jsonl'), /There is no .*none\.jsonl/, 'ERR_WEIGHTSMITH_NOT_FOUND')
+    await refused(join(folder, 'none.jsonl'), /none\.jsonl not found/, 'ERR_WEIGHTSMITH_NOT_FOUND')
     await refused(dataset({ prompt: 'a'.repeat(256), answer: 'b' }), /Line 1 of .*data\.jsonl has 259 tokens.*256/)
     const stop = AbortSignal.abort()
     await expect(evaluate(engine, base, { data: calibration, signal: stop })).rejects.toMatchObject({

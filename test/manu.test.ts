@@ -289,7 +289,7 @@ describe('of a model of text alone', () => {
     expect(stdout).toMatch(/Wrote .*alpha=5, without 5 %/)
     expect(readFileSync(page, 'utf8')).toMatch(/Where the chosen 5 % are/)
     const wrong = await cli('manu', base, ...options, '--weights', 'size=1')
-    expect(wrong).toMatchObject({ code: 2, stderr: expect.stringMatching(/weights should be such as abs=2/) })
+    expect(wrong).toMatchObject({ code: 2, stderr: expect.stringMatching(/Expected weights to be such as abs=2/) })
   })
 
   test('a dry run says what it would take, and writes nothing', async () => {

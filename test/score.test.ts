@@ -297,8 +297,8 @@ describe('score', () => {
     await refused([good], /"entropy" was found/, { methods: ['entropy'] })
     await refused([good], /Layer 8 .* 0 to 7/, { layers: [8] })
     await refused([good], /bi needs data/, { data: undefined })
-    await refused([good], /samples should be a whole number from 1, but "0"/, { samples: 0 })
-    await refused([good], /tau should be a number from 0/, { tau: Number.NaN })
+    await refused([good], /^Expected samples to be a whole number from 1, but received "0"/, { samples: 0 })
+    await refused([good], /^Expected tau to be a number from 0/, { tau: Number.NaN })
     // A tokenizer that knows more tokens than the model.
     const model = join(folder, 'model')
     cpSync(base, model, { recursive: true })

@@ -175,7 +175,7 @@ function mismatch(folder: string, problems: string[]): WeightsmithError {
   const more = problems.length - shownProblems
   const list = problems.slice(0, shownProblems).join('; ') + (more > 0 ? `; and ${more} more` : '')
   const count = `${problems.length} problem${problems.length === 1 ? '' : 's'}`
-  return new WeightsmithError('ERR_WEIGHTSMITH_VERIFY', `${folder} is not as it was written, ${count}: ${list}.`, {
+  return new WeightsmithError('ERR_WEIGHTSMITH_VERIFY', `${folder} does not match its manifest, ${count}: ${list}.`, {
     file: folder,
     problems,
   })

@@ -96,7 +96,7 @@ export async function analyze(
   const { data, signal, onProgress } = options
   const begin = performance.now()
   if (improved.length === 0) {
-    throw misuse('At least one improved model is needed, and none is given.')
+    throw misuse('Pass at least one improved model.')
   }
   const common = { base, ...(data === undefined ? {} : { data }), device: engine.device.name }
   if (options.dryRun) {

@@ -172,5 +172,5 @@ function parseLines<T extends object>(
 async function readText(file: string): Promise<string> {
   const text = await readIfThere(file)
   if (text !== undefined) return text
-  throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}.`, { file })
+  throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `${file} not found.`, { file })
 }

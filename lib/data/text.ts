@@ -47,7 +47,9 @@ export async function openText(checkpoint: Checkpoint): Promise<Text> {
   const file = join(folder, 'tokenizer.json')
   const definition = await readJson(file)
   if (definition === undefined) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}, which turns text into ids.`, { file })
+    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `${file} not found; it is needed to tokenize text.`, {
+      file,
+    })
   }
   const settings = (await readJson(join(folder, 'tokenizer_config.json'))) ?? {}
   const generation = (await readJson(join(folder, 'generation_config.json'))) ?? {}

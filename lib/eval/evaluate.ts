@@ -158,14 +158,17 @@ function checkOptions(
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
-  if (!metrics.includes(metric)) throw misuse(`The metric should be ${metrics.join(', ')}, but "${metric}" was found.`)
+  if (!metrics.includes(metric))
+    throw misuse(`Expected metric to be one of ${metrics.join(', ')}, but received "${metric}".`)
   for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
     const value = options[name]
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue
-    throw misuse(`${name} should be a whole number from 1, not ${value}.`)
+    throw misuse(`Expected ${name} to be a whole number from 1, but received ${value}.`)
   }
   if (window > spec.context) {
-    throw misuse(`A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context}.`)
+    throw misuse(
+      `A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context} tokens.`,
+    )
   }
   if (stride > window) throw misuse(`A stride of ${stride} tokens is longer than the window of ${window}.`)
   if (metric === 'exact-match' && ends.length === 0) {

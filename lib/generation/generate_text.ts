@@ -89,7 +89,7 @@ export async function generateText(
   const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
   const sampling = samplingOf(options)
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
-  if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'There is no prompt.')
+  if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
   const begin = performance.now()
   const checkpoint = await checkpointOf(engine, path)
   const text = await openText(checkpoint)

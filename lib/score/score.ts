@@ -95,8 +95,8 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
   const methods = chosenMethods(options.methods)
   const needing = methods.find((method) => method.data)
   if (needing !== undefined && data === undefined)
-    throw misuse(`The method ${needing.name} needs data, and none is given.`)
-  if (out === undefined && !dryRun) throw misuse('A file to write the scores to is needed, and none is given.')
+    throw misuse(`The method ${needing.name} needs data; pass a .jsonl file as data.`)
+  if (out === undefined && !dryRun) throw misuse('Pass the score file to write as out.')
   if (out !== undefined && !dryRun && !overwrite && (await stat(out).catch(() => undefined)) !== undefined) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
@@ -237,7 +237,7 @@ function checkLayers(layers: readonly number[] | undefined, { spec }: Model, nam
   const depth = spec.language.layers.length
   const chosen = [...new Set(layers ?? spec.language.layers.keys())].sort((a, b) => a - b)
   const wrong = chosen.find((layer) => !Number.isInteger(layer) || layer < 0 || layer >= depth)
-  if (wrong !== undefined) throw misuse(`Layer ${wrong} is asked for, but ${name} has the layers 0 to ${depth - 1}.`)
-  if (chosen.length === 0) throw misuse('No layer is asked for.')
+  if (wrong !== undefined) throw misuse(`Layer ${wrong} does not exist; ${name} has layers 0 to ${depth - 1}.`)
+  if (chosen.length === 0) throw misuse('Name at least one layer.')
   return chosen
 }

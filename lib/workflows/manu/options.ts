@@ -102,6 +102,6 @@ export function checked(options: ManuOptions) {
       options.ask === false &&
       'nothing would be asked or written',
   ].find((what) => what !== false)
-  if (wrong !== undefined) throw misuse(`An option cannot be used: ${wrong}.`)
+  if (wrong !== undefined) throw misuse(`Invalid option: ${wrong}.`)
   return { ...options, mode, alphas, layers, weights, iterations, tau, statistics, batch, seed, ask }
 }
