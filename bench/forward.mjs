@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Engine, generate, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
-import { formsOf, forwardKernels, turnedBytes } from '../dist/esm/runtime/index.js'
+import { formsOf, modelKernels, packedBytes } from '../dist/esm/runtime/index.js'
 import { installPeers, run } from './peers/install.mjs'
 import { atLeast, column, leftOut, spread, targetColumn } from './results.mjs'
 import { normal, toBf16, writeCheckpoints } from './synthetic.mjs'
@@ -38,16 +38,16 @@ async function products(engine, [rows, inner, columns], time) {
     const values = normal(inner * columns, 0.02, 1)
     const x = normal(rows * inner, 1, 2)
     const blocks = dtypes.map((dtype, i) => ({ buffer: 3 + i, dtype, first: 0, rows: columns, columns: inner }))
-    const sizes = [4 * values.length, x.byteLength, 4 * rows * columns, ...blocks.map(turnedBytes)]
+    const sizes = [4 * values.length, x.byteLength, 4 * rows * columns, ...blocks.map(packedBytes)]
     const resident = await device.allocate(sizes)
     const dispatch = (dispatches, writes = []) => device.dispatch(resident, { writes, dispatches, reads: [] })
     const write = (buffer, content) => ({ buffer, offset: 0, memory: bytesOf(content) })
     await dispatch([], [write(1, x)])
     for (const block of blocks) {
-      await dispatch([forwardKernels.turn(0, block)], [write(0, packed[block.dtype](values))])
+      await dispatch([modelKernels.packWeights(0, block)], [write(0, packed[block.dtype](values))])
     }
     const works = Object.fromEntries(
-      blocks.map((block) => [block.dtype, forwardKernels.gemm(block, 1, 2, { rows, stride: columns, forms })]),
+      blocks.map((block) => [block.dtype, modelKernels.gemm(block, 1, 2, { rows, stride: columns, forms })]),
     )
     if (rows % 8 === 0 && lanes > 0) {
       works.baseline = {
@@ -174,11 +174,11 @@ async function modelTable(engine, options) {
   try {
     const model = await openModel(engine, paths[0], { tokens: 2 * tokens, cache: 8 * (tokens + count) })
     const ids = Array.from({ length: tokens }, (_, i) => (7 * i) % model.spec.vocabulary)
-    const wants = { ends: new Set() }
+    const wants = { eosTokenIds: new Set() }
     const timed = async (sequences, length, most) => {
       const prompts = Array.from({ length: sequences }, () => ids.slice(0, length))
       const start = performance.now()
-      await generate(model, prompts, { ...wants, most })
+      await generate(model, prompts, { ...wants, maxNewTokens: most })
       return (performance.now() - start) / 1e3
     }
     say('forward: prefill and decode')

@@ -3,7 +3,7 @@
  * modeling_rope_utils of transformers defines them.
  */
 
-import type { Config, Rotary } from './family.js'
+import type { Config, Rotary } from './architecture.js'
 
 export interface RotaryOf {
   /** Most tokens of a sequence. */

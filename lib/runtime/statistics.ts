@@ -1,6 +1,6 @@
 /**
  * What taps measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
- * group (kernel columns); here they are put together in float64, in the order of the passes.
+ * group (kernel `column_stats`); here they are put together in float64, in the order of the passes.
  */
 
 import { columnWords } from './kernels.js'
@@ -17,7 +17,7 @@ export interface Tap {
  */
 export type Groups = readonly ArrayLike<number>[]
 
-export interface Measure {
+export interface StatisticSpec {
   tap: Tap
   groups: Groups
   /** Values are counted whose size is above it. Defaults to 0.1. */

@@ -98,7 +98,7 @@ export const activations = {
 }
 
 /** `log(sum(exp(logits))) - logits[target]`, a row. */
-export function nll(logits: Values, targets: Values): Float64Array {
+export function crossEntropy(logits: Values, targets: Values): Float64Array {
   const width = logits.length / targets.length
   return build(targets.length, (t) => {
     const row = build(width, (i) => at(logits, t * width + i))
@@ -107,8 +107,8 @@ export function nll(logits: Values, targets: Values): Float64Array {
   })
 }
 
-/** What kernel `columns` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how many |v| are above tau. */
-export function columns(
+/** What kernel `column_stats` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how many |v| are above tau. */
+export function columnStats(
   x: Values,
   groups: number[][],
   { width, tau, limit }: { width: number; tau: number; limit: number },
@@ -141,7 +141,7 @@ export function gram(x: Values, rows: number[], width: number): Float64Array {
 }
 
 /** `(a·a, a·d, d·d)` with `d = b - a`, a row. */
-export function move(a: Values, b: Values, width: number): Float64Array {
+export function residualDelta(a: Values, b: Values, width: number): Float64Array {
   return build((3 * a.length) / width, (i) => {
     const row = Math.floor(i / 3) * width
     const from = (k: number) => at(a, row + k)
