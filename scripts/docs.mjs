@@ -114,7 +114,7 @@ function errorsPage() {
 
 const goes = {
   weights: 'single weights (`--sparsity`, `--pattern`)',
-  widths: 'heads and neurons (`--keep`, `--widths`)',
+  widths: 'heads and neurons (`--keep-ratio`, `--allocation`)',
   blocks: 'blocks (`--remove`)',
 }
 
@@ -151,9 +151,9 @@ function pruningPage() {
     [
       '- `masked` (default): the same shapes with zeros, which everything loads that loads the model. A block without effect has ' +
         'zeros in what it adds to the residual stream.',
-      '- `compact` with the same widths in all layers (`--widths local`, `wanda-sp`), and without blocks: the usual keys of the ' +
+      '- `compact` with the same widths in all layers (`--allocation uniform`, `wanda-sp`), and without blocks: the usual keys of the ' +
         'config say them, so transformers, vLLM and others load it. Query heads go with their KV group.',
-      '- `compact` with widths of each layer (`--widths global`, default of `flap`): `per_layer_config` of the config has them. ' +
+      '- `compact` with widths of each layer (`--allocation global`, default of `flap`): `per_layer_config` of the config has them. ' +
         'Weightsmith runs it; transformers (5.23) knows that key, but not for LLaMA, Mistral, Qwen and Gemma, and refuses it; ' +
         'vLLM and others do not load it.',
       '- Masked and compact results have the same logits but for rounding. `flap` needs a place for its biases, which LLaMA and ' +

@@ -254,26 +254,26 @@ describe('score', () => {
         onProgress,
         signal: stop.signal,
       })
-      await expect(stopped).rejects.toMatchObject({ name: 'AbortError', partial: `${out}.standing` })
+      await expect(stopped).rejects.toMatchObject({ name: 'AbortError', partial: `${out}.resume` })
       expect(existsSync(out)).toBe(false)
       const other = score(own, base, { ...options, methods: ['wanda'], out, resume: true })
       await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_RESUME')
-      const standing = readFileSync(`${out}.standing`)
+      const standing = readFileSync(`${out}.resume`)
       for (const torn of [standing.subarray(0, -1), standing.subarray(1), Buffer.concat([standing, Buffer.alloc(8)])]) {
-        writeFileSync(`${out}.standing`, torn)
+        writeFileSync(`${out}.resume`, torn)
         const refused = score(own, base, { ...options, out, resume: true })
         await expect(refused).rejects.toMatchObject({
           code: 'ERR_WEIGHTSMITH_RESUME',
           message: expect.stringMatching(/torn/),
         })
       }
-      writeFileSync(`${out}.standing`, standing)
+      writeFileSync(`${out}.resume`, standing)
       const steps: number[] = []
       const again = { ...options, out, resume: true }
       await score(own, base, { ...again, onProgress: (done, total) => steps.push(done / total) })
       expect(steps[0]).toBeGreaterThan(0.1)
       expect(steps.at(-1)).toBe(1)
-      expect(existsSync(`${out}.standing`) || existsSync(`${out}.partial`)).toBe(false)
+      expect(existsSync(`${out}.resume`) || existsSync(`${out}.partial`)).toBe(false)
       const [got, want] = [readSafetensors(out), readSafetensors(whole)]
       for (const [tensor, { bytes }] of got)
         expect([tensor, bytes.equals(want.get(tensor)!.bytes)]).toEqual([tensor, true])

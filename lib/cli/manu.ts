@@ -77,10 +77,10 @@ export function addManu(program: Command): void {
     .option('--compat-pool-layers', 'pool the statistics of all layers by kind of module, as the published code does')
     .option('--compact', 'remove neurons from the tensors instead of zeroing them')
     .option('--compare', 'also evaluate with as many random neurons and with those of the smallest weights zeroed')
-    .option('--no-ask', 'skip the evaluation before and after')
+    .option('--no-evaluate', 'skip the evaluation before and after')
     .option('--scores <file>', 'cache of the measurements: read if it exists, written otherwise')
     .addOption(
-      wholeNumber('--ask-lines', 'number of examples of each set to evaluate, chosen by the seed (default: all)'),
+      wholeNumber('--eval-samples', 'number of examples of each set to evaluate, chosen by the seed (default: all)'),
     )
     .addOption(seed('random seed of the samples and of the random neurons'))
     .addOption(report())
@@ -127,7 +127,7 @@ function weightsOf(list: string): Record<string, number> {
 }
 
 function text(report: ManuReport): string {
-  const { choices, before, streams, modules, within } = report
+  const { choices, before, streams, modules, allowedAlpha } = report
   const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
   const device = `${report.parts === 1 ? 'the model' : `${report.parts} partitions in turn, each`} within ${bytes(report.memory)} of ${report.device}`
   const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
@@ -171,11 +171,11 @@ function text(report: ManuReport): string {
   )
   if (modules.length > shownModules) lines.push(`... and ${modules.length - shownModules} more (--json has all).`)
   if (before !== undefined) lines.push('', answersTable(report))
-  if (within !== undefined) {
+  if (allowedAlpha !== undefined) {
     lines.push(
-      within === null
+      allowedAlpha === null
         ? 'No alpha keeps retain within the limit; nothing was written.'
-        : `The largest alpha that keeps retain within the limit is ${within}.`,
+        : `The largest alpha that keeps retain within the limit is ${allowedAlpha}.`,
     )
   }
   for (const { alpha, out } of choices) if (out !== undefined) lines.push(`Wrote ${out}, without ${alpha} %.`)

@@ -14,7 +14,7 @@ export function addPrune(program: Command): void {
     program,
     'prune',
     'remove the least important weights, heads, neurons or blocks of a model',
-    'weightsmith prune ./base ./small --method flap --scores base.scores --keep 0.75 --layout compact',
+    'weightsmith prune ./base ./small --method flap --scores base.scores --keep-ratio 0.75 --layout compact',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
     .argument('<out>', 'the folder to write')
@@ -32,16 +32,15 @@ export function addPrune(program: Command): void {
     .option('--pattern <n:m>', 'magnitude, wanda, sparsegpt: keep n of every m consecutive weights, such as 2:4')
     .addOption(
       realNumber(
-        '--keep',
+        '--keep-ratio',
         'flap, wanda-sp: fraction of the parameters of heads and neurons to keep (default: 0.75)',
         'fraction',
       ),
     )
     .addOption(
-      new Option('--widths <which>', 'flap, wanda-sp: rank units over the whole model, or within each layer').choices([
-        'global',
-        'local',
-      ]),
+      new Option('--allocation <how>', 'flap, wanda-sp: rank units over the whole model, or within each layer').choices(
+        ['global', 'uniform'],
+      ),
     )
     .addOption(new Option('--metric <name>', 'flap: the importance metric').choices(['wifv', 'wifn', 'ifv']))
     .option('--no-bias', 'flap: add no bias that compensates for pruned inputs')

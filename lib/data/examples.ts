@@ -2,7 +2,7 @@
 
 import { messageOf, WeightsmithError } from '../util/errors.js'
 import { readIfThere } from './files.js'
-import type { Message, Prompt } from './text.js'
+import type { Message, Prompt } from './tokenizer.js'
 
 /** What a model is given, and what it is to say. */
 export interface Example {

@@ -99,7 +99,7 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
 
 /** What goes by the method. */
 function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
-  const { method, layout = 'masked', widths = 'global', keep = 1 } = choice
+  const { method, layout = 'masked', allocation = 'global', keepRatio = 1 } = choice
   if (!Object.hasOwn(pruneMethods, method)) {
     throw argument(`A method of pruning is one of ${Object.keys(pruneMethods).join(', ')}, but "${method}" was found.`)
   }
@@ -110,8 +110,10 @@ function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
   }
   needScores(choice)
   if (!['masked', 'compact'].includes(layout)) throw argument(`The layout is masked or compact, not "${layout}".`)
-  if (!['global', 'local'].includes(widths)) throw argument(`The widths are global or local, not "${widths}".`)
-  if (!(keep > 0 && keep <= 1)) throw argument(`To keep ${keep} of heads and neurons is not between 0 and 1.`)
+  if (!['global', 'uniform'].includes(allocation))
+    throw argument(`Expected allocation to be global or uniform, but received "${allocation}".`)
+  if (!(keepRatio > 0 && keepRatio <= 1))
+    throw argument(`Expected keepRatio to be above 0 and at most 1, but received ${keepRatio}.`)
   if (kind === 'weights' && layout === 'compact') {
     throw argument('Single weights become zeros; only heads, neurons and blocks can be left out (--layout compact).')
   }
@@ -122,8 +124,8 @@ function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
 const belongs = {
   sparsity: ['weights'],
   pattern: ['weights'],
-  keep: ['widths'],
-  widths: ['widths'],
+  keepRatio: ['widths'],
+  allocation: ['widths'],
   metric: ['flap'],
   bias: ['flap', 'wanda-sp'],
   remove: ['blocks'],

@@ -12,14 +12,14 @@ import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/e
 import {
   chosenMethods,
   fingerprint,
-  Kept,
+  readResumePoint,
   readScores,
-  readStanding,
-  removeStanding,
+  removeResumePoint,
+  SavedArrays,
   type ScoreInfo,
   type Scores,
   ScoreWriter,
-  writeStanding,
+  writeResumePoint,
 } from './index.js'
 
 export interface ScoreOptions {
@@ -50,9 +50,9 @@ export interface ScoreOptions {
    * parts of the model.
    */
   resume?: boolean | undefined
-  /** Replace a file that is there. */
+  /** Replace an existing file. */
   overwrite?: boolean | undefined
-  /** Say what a run would take, and write nothing. */
+  /** Check everything and estimate the cost, but write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Layers that batches have been through, of all. */
@@ -116,7 +116,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
   const model = modelOf(engine, checkpoint, { tokens: Math.max(longest, options.tokens ?? usualTokens) })
   try {
     const batches = batchesOf(model, sequences)
-    const kept = new Kept()
+    const kept = new SavedArrays()
     const setting = { kept, spec: model.spec, batches, layers, tau }
     let writer: ScoreWriter | undefined
     const collectors = methods.map((method) =>
@@ -156,11 +156,11 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       parameters: { layers, tau, seed },
       device: report.device,
     }
-    const place = `${resolve(out)}.standing`
+    const place = `${resolve(out)}.resume`
     const run = createHash('sha256')
       .update(JSON.stringify([info, model.tokens, parts]))
       .digest('hex')
-    const from = options.resume === true ? await readStanding(place, run, kept.arrays) : undefined
+    const from = options.resume === true ? await readResumePoint(place, run, kept.arrays) : undefined
     writer = await ScoreWriter.open(out, info, tensors, from !== undefined)
     let noted = from !== undefined
     let latest = performance.now()
@@ -175,9 +175,9 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
             for (const { losses } of collectors) losses?.(batch, nll, skip)
           },
           check: () => throwIfAborted(signal, 'The scoring'),
-          onStanding: async (standing, last) => {
+          onResumePoint: async (point, last) => {
             if (!last && performance.now() - latest < noteEvery) return
-            await writeStanding(place, run, standing, kept.arrays)
+            await writeResumePoint(place, run, point, kept.arrays)
             noted = true
             latest = performance.now()
           },
@@ -191,7 +191,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       }
       throwIfAborted(signal, 'The scoring')
       await writer.finish()
-      await removeStanding(place)
+      await removeResumePoint(place)
     } catch (error) {
       if (noted) await writer.leave()
       else await writer.discard()

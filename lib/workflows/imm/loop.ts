@@ -15,9 +15,9 @@ import { Ledger } from './ledger.js'
 import {
   type Evaluation,
   evaluateStep,
+  type FilteredSamples,
   filterStep,
   generateStep,
-  type Kept,
   mergeStep,
   type Run,
   trainStep,
@@ -32,7 +32,7 @@ export interface ImmOptions {
   resume?: boolean | undefined
   /** Begin again where a run is. */
   overwrite?: boolean | undefined
-  /** Check all and say what it takes, write nothing. */
+  /** AnswerCheck all and say what it takes, write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   onProgress?: ((event: ImmProgress) => void) | undefined
@@ -53,7 +53,7 @@ export interface RoundReport {
   round: number
   /** The merged model; of round 0 the original. */
   model: string
-  data?: Kept
+  data?: FilteredSamples
   evaluation: Evaluation
   /** What the trained model was before the merge. */
   trained?: { model: string; evaluation: Evaluation }
@@ -142,7 +142,7 @@ async function run(engine: Engine, { settings, original, ledger, options }: Work
         return work({ engine, settings, original, signal, onProgress })
       })
 
-    let data: Kept | undefined
+    let data: FilteredSamples | undefined
     if (round > 0) {
       await step('generate', (run) => generateStep(run, working, round, folder))
       data = await step('filter', (run) => filterStep(run, folder))
