@@ -22,7 +22,7 @@ export async function unlearning(engine, { here, out, lines }) {
     compare: true,
     out: folder,
     overwrite: true,
-    onProgress: (done, total) => under(`unlearning: ${done} of ${total} lines`),
+    onProgress: ({ done, total }) => under(`unlearning: ${done} of ${total} lines`),
   })
   under('')
   console.log(`\nUnlearning by neurons: exact answers in percent, at most ${lines} lines a set.\n`)

@@ -42,6 +42,7 @@ export {
 } from './generation/generate.js'
 export {
   type Generated,
+  type GenerateProgress,
   type GenerateReport,
   type GenerateTextOptions,
   generateText,
@@ -59,7 +60,7 @@ export {
   type RecipeInput,
   recipeSchema,
 } from './merge/recipe/index.js'
-export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
+export type { LoadDType, StoreDType } from './native/border.js'
 export { version } from './native/version.js'
 export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune/prune.js'
 export {
@@ -106,6 +107,7 @@ export {
   errors,
   WeightsmithError,
 } from './util/errors.js'
+export type { ProgressEvent } from './util/progress.js'
 export type { Collapse } from './workflows/imm/collapse.js'
 export type { AnswerCheck, Completion, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './workflows/imm/loop.js'

@@ -356,7 +356,7 @@ describe('prune', () => {
     const options = { method: 'wanda', scores, journalEvery: 2 ** 18 } as const
     const out = join(folder, 'killed')
     const body = `const engine = await Engine.open()
-      await prune(engine, process.argv[2], { ...JSON.parse(process.argv[3]), onProgress: (done, total) => {
+      await prune(engine, process.argv[2], { ...JSON.parse(process.argv[3]), onProgress: ({ done, total }) => {
         if (done > 0.7 * total) process.kill(process.pid, 'SIGKILL')
       } })`
     const killed = start([script(folder, 'kill', body), base, JSON.stringify({ ...options, out })])

@@ -3,7 +3,7 @@ import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync, wr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, openScores, type Scores, score, scoreMethods } from 'weightsmith'
+import { Engine, openScores, type ProgressEvent, type Scores, score, scoreMethods } from 'weightsmith'
 import { readSafetensors, values } from './checkpoint.js'
 import { cli } from './child.js'
 
@@ -223,7 +223,7 @@ describe('score', () => {
   test('leaves nothing behind when it is aborted, and replaces no file unasked', async () => {
     const out = join(folder, 'stopped.safetensors')
     const stop = new AbortController()
-    const onProgress = (done: number) => done > 8 && stop.abort()
+    const onProgress = ({ done }: ProgressEvent) => done > 8 && stop.abort()
     const options = { methods: ['ablation'], data, out, tokens: 128 }
     await expect(score(engine, base, { ...options, onProgress, signal: stop.signal })).rejects.toMatchObject({
       name: 'AbortError',
@@ -247,7 +247,7 @@ describe('score', () => {
     ] as const) {
       const out = join(folder, `${name}.safetensors`)
       const stop = new AbortController()
-      const onProgress = (done: number) => done > after && stop.abort()
+      const onProgress = ({ done }: ProgressEvent) => done > after && stop.abort()
       const stopped = score(own, base, {
         ...options,
         out,
@@ -270,7 +270,7 @@ describe('score', () => {
       writeFileSync(`${out}.resume`, standing)
       const steps: number[] = []
       const again = { ...options, out, resume: true }
-      await score(own, base, { ...again, onProgress: (done, total) => steps.push(done / total) })
+      await score(own, base, { ...again, onProgress: ({ done, total }) => steps.push(done / total) })
       expect(steps[0]).toBeGreaterThan(0.1)
       expect(steps.at(-1)).toBe(1)
       expect(existsSync(`${out}.resume`) || existsSync(`${out}.partial`)).toBe(false)

@@ -31,7 +31,7 @@ async function run(a: string, b: string, flags: Common & Reported & { dryRun?: b
     return print(forecast, forecastText, flags)
   }
   const found = await withEngine('diff', flags, (engine, progress) =>
-    diff(engine, a, b, { signal, onProgress: progress.update }),
+    diff(engine, a, b, { signal, onProgress: progress.show }),
   )
   await writeReport(flags, () => diffPage(found))
   print(found, text, flags)

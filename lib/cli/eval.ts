@@ -49,7 +49,7 @@ async function run(
     evaluateAll(engine, model, {
       ...flags,
       signal,
-      onProgress: ({ done, total, data }) => progress.step(done, total, data),
+      onProgress: progress.show,
       ...(flags.report !== undefined && { onLine: (line) => lines.push(line) }),
     }),
   )

@@ -79,7 +79,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
             ? { onText: (piece) => process.stdout.write(piece) }
             : toStdout
               ? { onEnd: (one) => process.stdout.write(`${JSON.stringify(lineOf(one))}\n`) }
-              : { onProgress: ({ done, total, tokens }) => progress.step(done, total, plural(tokens, 'token')) }),
+              : { onProgress: (event) => progress.show({ ...event, item: plural(event.tokens, 'token') }) }),
         },
       )
       // In the order of the prompts, whichever ended first.

@@ -36,7 +36,7 @@ export function addAnalyze(imm: Command): void {
 async function run(base: string, improved: string[], flags: Common & Reported & AnalyzeOptions): Promise<void> {
   const { data, scores, dryRun } = flags
   const found = await withEngine('analyze', flags, (engine, progress) =>
-    analyze(engine, base, improved, { data, scores, dryRun, signal, onProgress: progress.step }),
+    analyze(engine, base, improved, { data, scores, dryRun, signal, onProgress: progress.show }),
   )
   if (!dryRun) await writeReport(flags, () => analysisPage(found))
   print(found, text, flags)

@@ -33,8 +33,8 @@ async function run(config: string, out: string, flags: Common & Reported & Omit<
   const done = await withEngine('imm', flags, (engine, progress) =>
     imm(engine, config, {
       ...{ out, rounds, resume, overwrite, dryRun, signal },
-      onProgress: ({ round, rounds: last, step, done, total }) =>
-        progress.step(done, total, `round ${round} of ${last}, ${step}`),
+      onProgress: (event) =>
+        progress.show({ ...event, item: `round ${event.round} of ${event.rounds}, ${event.phase}` }),
     }),
   )
   if (!done.dryRun) await writeReport(flags, () => immPage(done))

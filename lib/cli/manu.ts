@@ -101,7 +101,7 @@ async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags):
       alpha: sweep ?? flags.alpha,
       poolLayers: compatPoolLayers,
       signal,
-      onProgress: progress.step,
+      onProgress: progress.show,
     }),
   )
   await writeReport(flags, () => manuPage(found, manuRows(found)))

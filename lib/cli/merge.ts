@@ -40,7 +40,7 @@ async function run(recipe: string, out: string, flags: Common & Omit<MergeOption
   const plan = await describeMerge(prepared, options)
   if (flags.dryRun) return print(plan, text, flags)
   const report = await withEngine('merge', flags, (engine, progress) =>
-    engine.use((host) => runMerge(host, prepared, { ...options, onProgress: progress.update })),
+    engine.use((host) => runMerge(host, prepared, { ...options, onProgress: progress.show })),
   )
   print(report, text, flags)
 }

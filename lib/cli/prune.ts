@@ -84,8 +84,7 @@ async function run(
       onUnits: (units) => {
         scored = units
       },
-      onProgress: (bytesWritten, totalWrite) =>
-        progress.update({ bytesRead: 0, totalRead: 0, bytesWritten, totalWrite, tensor: '' }),
+      onProgress: progress.show,
     })
     if (!found.dryRun) {
       const same = found.layout === 'masked'

@@ -58,7 +58,7 @@ async function run(
   flags: Common & Reported & Omit<ScoreOptions, 'methods'> & { method: string[] },
 ): Promise<void> {
   const done = await withEngine('score', flags, async (engine, progress) => {
-    const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.step })
+    const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.show })
     const { out, dryRun } = found
     if (out !== undefined && !dryRun) {
       await writeReport(flags, async () => scorePage(found, await openScores(engine, out)))

@@ -26,7 +26,7 @@ async function run(out: string, flags: Common & { allowNonFinite?: boolean }): P
   beginWork()
   try {
     const finite = flags.allowNonFinite !== true
-    const found = await verify(out, { finite, signal, onProgress: progress.update })
+    const found = await verify(out, { finite, signal, onProgress: progress.show })
     progress.stop()
     print(found, text, flags)
   } finally {

@@ -9,6 +9,7 @@ import type { Model } from '../runtime/index.js'
 import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
 import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
+import type { ProgressEvent } from '../util/progress.js'
 import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
 
 export { type Metric, metrics } from './index.js'
@@ -42,8 +43,8 @@ export interface EvalOptions {
   signal?: AbortSignal | undefined
   /** Called with the result of every line, once its data set is done; `out` gets the same. */
   onLine?: ((line: Readonly<Record<string, unknown>>) => void) | undefined
-  /** Called after every batch, or every continuation. */
-  onProgress?: ((event: { done: number; total: number; data: string }) => void) | undefined
+  /** Called after every batch, or every continuation; `item` is the data set. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface EvalReport {
@@ -129,7 +130,8 @@ export async function evaluateAll(
         tokenizer,
         loader: await ImageLoader.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
         check: () => throwIfAborted(signal, 'The evaluation'),
-        step: (done: number) => options.onProgress?.({ done, total: examples, data: file }),
+        step: (done: number) =>
+          options.onProgress?.({ phase: 'evaluate', done, total: examples, unit: 'examples', item: file }),
       }
       const { lines, ...result } = await measure(work, set)
       const outcomes = lines.map((line, i) => ({ data: file, example: i + 1, ...line }))

@@ -7,6 +7,7 @@ import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
 import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 import { StreamingDetokenizer } from './detokenizer.js'
 import { generate, type SampleIndex } from './generate.js'
 
@@ -33,11 +34,16 @@ export interface GenerateTextOptions {
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Called after every decoding step with the continuations that are finished, of all. */
-  onProgress?: ((event: { done: number; total: number; tokens: number; reads: number }) => void) | undefined
+  onProgress?: ((event: GenerateProgress) => void) | undefined
   /** Called with every continuation as it ends. */
   onEnd?: ((continuation: Generated) => void) | undefined
   /** Called with the text of continuations as it grows. */
   onText?: ((piece: string, at: SampleIndex) => void) | undefined
+}
+
+export interface GenerateProgress extends ProgressEvent {
+  /** Generated so far. */
+  tokens: number
 }
 
 export interface Generated extends SampleIndex {
@@ -152,7 +158,14 @@ export async function generateText(
         report.continuations.push(one)
         onEnd?.(one)
       },
-      onPass: (tokens) => onProgress?.({ done: report.continuations.length, total: count, tokens, reads }),
+      onPass: (tokens) =>
+        onProgress?.({
+          phase: 'generate',
+          done: report.continuations.length,
+          total: count,
+          unit: 'continuations',
+          tokens,
+        }),
       check: () => throwIfAborted(signal, 'The generation'),
     })
   } finally {

@@ -17,6 +17,7 @@ import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeRe
 import { untilDone } from '../native/job.js'
 import { version } from '../native/version.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { byteProgress } from '../util/progress.js'
 import { writeFiles } from './files.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
 import { isDerived, type JointPlan, toNative } from './plan/index.js'
@@ -154,7 +155,7 @@ async function compute(
   const folders = stages.map(({ folder }) => folder)
   const { memory, places, discard } = await runPrepasses(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
     untilDone(
-      device.run(native, (event) => onProgress?.({ ...event, stage: 'prepare' })),
+      device.run(native, (event) => onProgress?.({ ...event, ...byteProgress('prepare', event), phase: 'prepare' })),
       signal,
     ),
   )
@@ -163,7 +164,7 @@ async function compute(
   let latest: NativeProgress | undefined
   const job = device.run(native.plan, (event) => {
     latest = event
-    onProgress?.({ ...event, stage: 'run' })
+    onProgress?.({ ...event, ...byteProgress('run', event), phase: 'run' })
   })
   const result = await untilDone(job, signal)
   await discard()
@@ -172,7 +173,7 @@ async function compute(
     return owner === undefined ? [] : [{ plan: owner.plan, tensor: owner.tensor.name, count }]
   })
   if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
-  if (latest) onProgress?.({ ...latest, stage: 'finish' })
+  if (latest) onProgress?.({ ...latest, ...byteProgress('finish', latest), phase: 'finish' })
   return { result, nonFinite }
 }
 

@@ -4,6 +4,7 @@ import { type Rewritten, rewrite } from '../checkpoint/rewrite.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { readScores } from '../score/index.js'
+import type { ProgressEvent } from '../util/progress.js'
 import {
   argument,
   type Choice,
@@ -32,7 +33,7 @@ export interface PruneOptions extends Choice {
   /** Heads and neurons with their scores, before anything is written; in the order of the report's `units`. */
   onUnits?: ((units: NonNullable<Decision['scored']>) => void) | undefined
   /** Bytes written, of all. */
-  onProgress?: ((done: number, total: number) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface PruneReport

@@ -9,6 +9,7 @@ import { version } from '../native/version.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 import {
   chosenMethods,
   fingerprint,
@@ -56,7 +57,7 @@ export interface ScoreOptions {
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Layers that batches have been through, of all. */
-  onProgress?: ((done: number, total: number) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface ScoreReport {
@@ -181,7 +182,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
             noted = true
             latest = performance.now()
           },
-          onStep: onProgress,
+          onStep: (done, total) => onProgress?.({ phase: 'score', done, total, unit: 'layers' }),
         },
       )
       const written = new Set<string>()

@@ -11,6 +11,7 @@ import { generateText } from '../../generation/generate_text.js'
 import { merge } from '../../merge/merge.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
 import { messageOf, misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
+import type { ProgressEvent } from '../../util/progress.js'
 import { isRight } from './check.js'
 import { type Collapse, collapseOf } from './collapse.js'
 import { runCommand } from './command.js'
@@ -46,7 +47,7 @@ export interface Run {
   /** The folder of M0. */
   original: string
   signal: AbortSignal
-  onProgress: (done: number, total: number) => void
+  onProgress: (event: ProgressEvent) => void
 }
 
 const lineOf = (value: object) => `${JSON.stringify(value)}\n`
@@ -236,7 +237,7 @@ async function accuracies(run: Run, model: string, files: readonly string[]): Pr
   const { engine, settings, signal, onProgress } = run
   const { filter, evaluate } = settings
   const { limit, max_tokens: maxTokens } = evaluate
-  const watch = { signal, onProgress: ({ done, total }: { done: number; total: number }) => onProgress(done, total) }
+  const watch = { signal, onProgress }
   const values = new Map<string, number>()
   if (files.length === 0) return values
   if (typeof filter === 'function' || filter.check === undefined || filter.check === 'exact') {
@@ -274,7 +275,7 @@ async function draw(
   const options = { samples, temperature, topK: top_k, topP: top_p, maxTokens: max_tokens, stop, chat, seed, signal }
   const { continuations } = await generateText(engine, model, prompts, {
     ...options,
-    onProgress: ({ done, total }) => onProgress(done, total),
+    onProgress,
   })
   return continuations.map(({ prompt, sample, text }) => {
     const { prompt: asked = '', answer = '' } = examples[prompt] ?? {}

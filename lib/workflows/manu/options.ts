@@ -1,6 +1,7 @@
 /** Options of `manu`, their defaults and their checks. */
 
 import { misuse } from '../../util/errors.js'
+import type { ProgressEvent } from '../../util/progress.js'
 import type { Layers } from './neurons.js'
 import type { Weights } from './scores.js'
 import { parts } from './statistics.js'
@@ -65,7 +66,7 @@ export interface ManuOptions {
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Lines that have been through the model, of all. */
-  onProgress?: ((done: number, total: number) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export type Settings = ReturnType<typeof checked>

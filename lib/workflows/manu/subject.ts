@@ -94,7 +94,7 @@ export class Subject {
     const linesOf = (streams: readonly Stream[]) => streams.reduce((sum, { rows }) => sum + rows.length, 0)
     const total = linesOf(measured) * this.settings.iterations + linesOf(evaluated) * this.evaluations
     this.done += lines
-    this.settings.onProgress?.(this.done, total)
+    this.settings.onProgress?.({ phase: 'run', done: this.done, total, unit: 'examples' })
   }
 
   check(): void {
