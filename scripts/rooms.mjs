@@ -37,7 +37,7 @@ export const rooms = {
       ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'data'],
       ...['engine', 'checkpoint', 'native', 'util'],
     ],
-    'workflows/manu': ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     report: ['workflows/imm', 'workflows/manu', 'prune', 'compare', 'eval', 'score', 'checkpoint', 'native', 'util'],
   },
   native: {

@@ -118,7 +118,7 @@ describe('imm analyze', () => {
     const dry = await analyze(engine, model('base'), [model('improved-1'), model('improved-2')], {
       data,
       dryRun: true,
-      onProgress: (_, __, what) => done.push(what),
+      onProgress: ({ phase }) => done.push(phase),
     })
     expect(done).toEqual([])
     expect(dry).toMatchObject({ dryRun: true, importance: [], models: [], forecast: { parts: 1 } })

@@ -10,9 +10,9 @@ import { type Common, deviceText, print, verb, withEngine } from './verb.js'
 
 export function addBench(program: Command): void {
   verb(program, 'bench', 'time the kernels on this device', 'weightsmith bench linear --size 128MiB')
-    .argument('[kernel]', 'one kernel; all of them by default')
-    .option('--dtype <type>', 'float32, float16 or bfloat16', 'bfloat16')
-    .option('--size <size>', 'bytes of an input', '16MiB')
+    .argument('[kernel]', 'the kernel to time (default: all)')
+    .option('--dtype <type>', 'dtype of the inputs: float32, float16 or bfloat16', 'bfloat16')
+    .option('--size <size>', 'size of each input', '16MiB')
     .addOption(memory())
     .addOption(device())
     .addOption(json())
@@ -30,7 +30,7 @@ async function run(
 function text(report: BenchReport): string {
   return [
     `${deviceText(report.device)}, ${report.slots} slots; memcpy, one thread: ${rate(report.memcpy)}`,
-    `${bytes(report.size)} an input, ${report.dtype}; median of ${report.runs} runs, bytes read + written`,
+    `${bytes(report.size)} per input, ${report.dtype}; median of ${report.runs} runs, bytes read + written`,
     '',
     table(
       ['kernel', 'inputs', 'rate', 'x memcpy', 'time'],

@@ -18,7 +18,7 @@ export function parsePattern(text: string): { stay: number; of: number } {
   if (match !== null && stay >= 1 && stay < of && of <= 32) return { stay, of }
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_ARGUMENT',
-    `A pattern is N:M, of each M neighbours up to 32 N stay, as in 2:4, but "${text}" was found.`,
+    `Expected an N:M pattern with N < M <= 32, such as 2:4, but received "${text}".`,
   )
 }
 
