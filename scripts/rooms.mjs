@@ -47,7 +47,7 @@ export const rooms = {
     io: ['base'],
     plan: ['base'],
     dawn: ['base'],
-    gpu: ['dawn', 'base', 'kernels'],
+    gpu: ['dawn', 'io', 'base', 'kernels'],
     graph: ['gpu', 'dawn', 'io', 'base'],
     steps: ['plan', 'linalg', 'base'],
     stream: ['steps', 'plan', 'graph', 'gpu', 'dawn', 'io', 'base'],

@@ -16,6 +16,7 @@ import {
   readMeasurements,
 } from '../engine/bandwidth.js'
 import { Engine } from '../engine/engine.js'
+import { layout } from '../native/layouts.js'
 import { loadAddon } from '../native/load.js'
 import { checkOptions, determinismOf, type MergeOptions, Models, prepareMerge, typeName } from './index.js'
 import type { TensorParameters } from './methods/index.js'
@@ -248,7 +249,7 @@ function computeTime(tensors: PlannedTensor[], { kernels }: DeviceSpeed) {
     for (const { kernel, writes } of program?.kernels ?? []) {
       const rate = kernels[kernel] ?? kernels.linear
       if (kernels[kernel] === undefined) unmeasured.add(kernel)
-      const result = writes === 'output' ? bytes : 4 * writes * Math.ceil(elements / 2048)
+      const result = writes === 'output' ? bytes : 4 * writes * Math.ceil(elements / layout.block)
       if (rate !== undefined) milliseconds += ((read + result) / rate) * 1e3
     }
   }
