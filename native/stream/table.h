@@ -1,4 +1,5 @@
-// The parameter table of a tile: what native/kernels/include/tile.wgsl reads. The layout is in docs/internals/merge-executor.md.
+// The parameter table of a tile: what native/kernels/include/tile.wgsl reads. docs/internals/merge-executor.md has the
+// layout.
 #pragma once
 #include <cstdint>
 #include <vector>
