@@ -122,11 +122,11 @@ describe('imm analyze', () => {
     })
     expect(done).toEqual([])
     expect(dry).toMatchObject({ dryRun: true, importance: [], models: [], forecast: { parts: 1 } })
-    const { tensors, bytes, memory, tokens } = dry.forecast!
+    const { tensors, bytesRead, deviceBytes, tokens } = dry.forecast!
     expect(tensors).toBe(2 * analysis.models[0]!.diff.tensors.length)
     // Two files of bfloat16 a comparison.
-    expect(bytes).toBe(2 * 2 * 2 * analysis.models[0]!.diff.total.parameters)
-    expect(memory).toBeGreaterThan(0)
+    expect(bytesRead).toBe(2 * 2 * 2 * analysis.models[0]!.diff.total.parameters)
+    expect(deviceBytes).toBeGreaterThan(0)
     expect(tokens).toBeGreaterThan(0)
     expect(dry.milliseconds).toBeGreaterThan(0)
     const page = join(folder, 'dry.html')

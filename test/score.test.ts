@@ -216,7 +216,7 @@ describe('score', () => {
     const report = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
     expect(report).toMatchObject({ dryRun: true, parts: 1, examples: 64, tokens: golden.tokens })
     expect(report.milliseconds).toBeGreaterThan(0)
-    expect(report.memory).toBeGreaterThan(3e6)
+    expect(report.deviceBytes).toBeGreaterThan(3e6)
     expect(existsSync(out)).toBe(false)
   })
 

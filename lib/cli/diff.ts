@@ -37,9 +37,9 @@ async function run(a: string, b: string, flags: Common & Reported & { dryRun?: b
   print(found, text, flags)
 }
 
-function forecastText({ tensors, bytes: read, memory, device, milliseconds: time }: DiffForecast): string {
+function forecastText({ tensors, bytesRead, deviceBytes, device, milliseconds: time }: DiffForecast): string {
   return (
-    `Would compare ${plural(tensors, 'tensor')}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} ` +
+    `Would compare ${plural(tensors, 'tensor')}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} ` +
     `of ${device}.`
   )
 }

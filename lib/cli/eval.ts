@@ -63,7 +63,7 @@ function text(reports: readonly EvalReport[]): string {
   if (first === undefined) return ''
   const { metric, dryRun, device, parts, model } = first
   const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
-  const where = `${parts === 1 ? '' : `${parts} partitions in turn, `}${bytes(first.bytes)} of ${device}`
+  const where = `${parts === 1 ? '' : `${parts} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
   const columns: [name: string, of: (report: EvalReport) => string][] = [
     ['data', ({ data }) => data],
     ['examples', ({ examples }) => count(examples)],

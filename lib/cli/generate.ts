@@ -116,7 +116,7 @@ function text(report: GenerateReport): string {
   const notes = report.notes.map((note) => `\n${note}`).join('')
   if (dryRun) {
     return (
-      `Would continue ${given} with ${report.model}, which takes ${bytes(report.bytes)} on ${report.device}: at most about ` +
+      `Would continue ${given} with ${report.model}, which takes ${bytes(report.deviceBytes)} on ${report.device}: at most about ` +
       `${milliseconds(report.milliseconds)}.${notes}`
     )
   }

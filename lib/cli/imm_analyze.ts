@@ -48,7 +48,7 @@ function text(report: Analysis): string {
 
 function forecastText(
   { base, device, milliseconds: time }: Analysis,
-  { tensors, bytes: read, memory, parts = 0, tokens = 0 }: AnalysisForecast,
+  { tensors, bytesRead, deviceBytes, parts = 0, tokens = 0 }: AnalysisForecast,
 ): string {
   const passes = parts > 1 ? `, in ${parts} partitions` : ''
   const compared = `compare ${plural(tensors, 'tensor')} with`
@@ -56,7 +56,7 @@ function forecastText(
     parts === 0
       ? `${compared} ${base}`
       : `measure the importance of the layers of ${base} on ${plural(tokens, 'token')}${passes}, and ${compared} it`
-  return `Would ${work}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} of ${device}.`
+  return `Would ${work}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} of ${device}.`
 }
 
 function analysisText({ base, data, importance, models, device, ...report }: Analysis): string {

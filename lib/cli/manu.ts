@@ -129,19 +129,19 @@ function weightsOf(list: string): Record<string, number> {
 function text(report: ManuReport): string {
   const { choices, before, streams, modules, allowedAlpha } = report
   const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
-  const device = `${report.parts === 1 ? 'the model' : `${report.parts} partitions in turn, each`} within ${bytes(report.memory)} of ${report.device}`
+  const device = `${report.parts === 1 ? 'the model' : `${report.parts} partitions in turn, each`} within ${bytes(report.deviceBytes)} of ${report.device}`
   const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
   if (report.dryRun) {
     return [
       `Would score ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode: about ` +
-        `${milliseconds(report.milliseconds.total)}, ${device}.`,
+        `${milliseconds(report.milliseconds)}, ${device}.`,
       `Lines: ${measured.join(', ')}.`,
       ...report.notes.map((note) => `Note: ${note}`),
     ].join('\n')
   }
   const lines = [
     `Scored ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode; ` +
-      `measured in ${milliseconds(report.milliseconds.measure)}, ${device}.`,
+      `measured in ${milliseconds(report.timings.measure)}, ${device}.`,
     `Lines: ${measured.join(', ')}.`,
   ]
   if (report.limited > 0) {

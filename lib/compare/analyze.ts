@@ -75,9 +75,9 @@ export interface AnalysisForecast {
   /** Tensors that would be compared, of all models. */
   tensors: number
   /** Bytes that would be read to compare them. */
-  bytes: number
+  bytesRead: number
   /** Most bytes that are on the device at a time. */
-  memory: number
+  deviceBytes: number
   /** Parts in which the base goes through the device, where its importance would be measured. */
   parts?: number
   /** Tokens of the data that it would be measured on. */
@@ -132,15 +132,15 @@ async function forecastOf(
       ? undefined
       : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
   const forecast: AnalysisForecast = {
-    ...{ tensors: 0, bytes: 0, memory: measured?.memory ?? 0 },
+    ...{ tensors: 0, bytesRead: 0, deviceBytes: measured?.deviceBytes ?? 0 },
     ...(measured && { parts: measured.parts, tokens: measured.tokens }),
   }
   let milliseconds = measured?.milliseconds ?? 0
   for (const model of improved) {
     const one = await forecastDiff(engine, base, model, { signal })
     forecast.tensors += one.tensors
-    forecast.bytes += one.bytes
-    forecast.memory = Math.max(forecast.memory, one.memory)
+    forecast.bytesRead += one.bytesRead
+    forecast.deviceBytes = Math.max(forecast.deviceBytes, one.deviceBytes)
     milliseconds += one.milliseconds
   }
   return { forecast, milliseconds }

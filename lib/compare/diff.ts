@@ -90,9 +90,9 @@ export interface DiffForecast {
   /** Tensors that would be compared. */
   tensors: number
   /** Bytes that would be read. */
-  bytes: number
+  bytesRead: number
   /** Bytes that the slots of the run would take. */
-  memory: number
+  deviceBytes: number
   device: string
   /** An estimate, from a part of the largest tensor. */
   milliseconds: number
@@ -120,9 +120,9 @@ export async function forecastDiff(
       const { time, bytesRead } = await untilDone(device.run(sample), signal)
       pace = time.total / bytesRead
     }
-    const { bytesRead: bytes } = all
-    const milliseconds = pace * bytes
-    return { tensors: pairs.length, bytes, memory: all.memory, device: device.info.name, milliseconds }
+    const { bytesRead } = all
+    const milliseconds = pace * bytesRead
+    return { tensors: pairs.length, bytesRead, deviceBytes: all.memory, device: device.info.name, milliseconds }
   })
 }
 

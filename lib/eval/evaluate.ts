@@ -64,7 +64,7 @@ export interface EvalReport {
   /** For `choice`: the share with losses divided by the lengths of choices in bytes. */
   normalized?: number
   /** Bytes that the model, or as much of it as is there at a time, takes on the device. */
-  bytes: number
+  deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
   parts: number
   /** Bytes of weights that are read from the files again: for every token that is said, or for the data set; 0 where they fit. */
@@ -102,7 +102,7 @@ export async function evaluateAll(
   const longest = Math.max(...sets.map((set) => set.longest))
   const total = Math.max(...sets.map((set) => set.total))
   const cached = metric === 'exact-match'
-  const { model, ...device } = await fitModel(engine, checkpoint, { longest, total, cached })
+  const { model, bytes: deviceBytes, ...device } = await fitModel(engine, checkpoint, { longest, total, cached })
   const reports: EvalReport[] = []
   const out = options.out === undefined || dryRun ? undefined : await createLines(options.out)
   try {
@@ -111,6 +111,7 @@ export async function evaluateAll(
       const { file, examples } = set
       const common = { model: path, data: file, metric, dryRun, examples }
       const takes = {
+        deviceBytes,
         ...device,
         notes: cached && device.parts > 1 ? [streamingNotice(path, device.reads)] : [],
         device: engine.device.name,

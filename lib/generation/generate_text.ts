@@ -63,7 +63,7 @@ export interface GenerateReport {
   /** That were generated. */
   tokens: number
   /** Bytes of the model, its cache and its activations on the device, or of as much of it as is there at a time. */
-  bytes: number
+  deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
   parts: number
   /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
@@ -117,7 +117,12 @@ export async function generateText(
   const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths) + maxTokens
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
-  const { model, bytes, parts, reads } = await fitModel(engine, checkpoint, { longest, total, cached: true })
+  const {
+    model,
+    bytes: deviceBytes,
+    parts,
+    reads,
+  } = await fitModel(engine, checkpoint, { longest, total, cached: true })
   const report: GenerateReport = {
     model: path,
     dryRun,
@@ -125,7 +130,7 @@ export async function generateText(
     promptTokens,
     continuations: [],
     tokens: 0,
-    bytes,
+    deviceBytes,
     parts,
     reads,
     notes: parts === 1 ? [] : [streamingNotice(path, reads)],

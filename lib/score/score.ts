@@ -70,9 +70,9 @@ export interface ScoreReport {
   layers: number[]
   /** Parts in which the model goes through the device, and bytes that the largest takes there. */
   parts: number
-  memory: number
+  deviceBytes: number
   /** Bytes of scores. */
-  bytes: number
+  bytesWritten: number
   device: string
   /** Of the run; with `dryRun` an estimate from one layer. */
   milliseconds: number
@@ -129,7 +129,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       collectors.flatMap((collector) => [...collector.collected(), ...(collector.written ?? [])]),
     )
     const tokens = batches.reduce((sum, batch) => sum + batch.tokens.length, 0)
-    const { parts, bytes: memory } = await model.forecast({ mode: 'layerwise', observers })
+    const { parts, bytes: deviceBytes } = await model.forecast({ mode: 'layerwise', observers })
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
@@ -139,8 +139,8 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       tokens,
       layers,
       parts,
-      memory,
-      bytes: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
+      deviceBytes,
+      bytesWritten: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
       device: engine.device.name,
     }
     if (out === undefined || dryRun) {

@@ -35,7 +35,7 @@ export async function evaluate(subject: Subject, without: Neurons): Promise<Manu
   } finally {
     await model.close()
   }
-  subject.milliseconds.evaluate += performance.now() - begin
+  subject.timings.evaluate += performance.now() - begin
   return answers
 }
 

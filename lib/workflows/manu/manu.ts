@@ -58,7 +58,7 @@ function largestAllowed(
 
 /** What a run would do, and about how long it takes: a pass of each kind of lines is timed. */
 async function plan(subject: Subject): Promise<ManuReport> {
-  const { milliseconds, settings, evaluations } = subject
+  const { timings, settings, evaluations } = subject
   const { measured, evaluated, end } = subject.streams
   const model = subject.without(none)
   try {
@@ -75,14 +75,14 @@ async function plan(subject: Subject): Promise<ManuReport> {
         return (performance.now() - begin) / pass.tokens.length
       }
       const visionOnly = kind === 'multimodal' && settings.mode !== 'paper'
-      milliseconds.measure += (await each(visionOnly)) * subject.count(measured.filter(own), []) * settings.iterations
+      timings.measure += (await each(visionOnly)) * subject.count(measured.filter(own), []) * settings.iterations
       if (evaluations > 0)
-        milliseconds.evaluate += (await each(false)) * subject.count(evaluated.filter(own), end) * evaluations
+        timings.evaluate += (await each(false)) * subject.count(evaluated.filter(own), end) * evaluations
     }
   } finally {
     await model.close()
   }
-  return report(subject, { choices: [], scores: new Map(), total: milliseconds.measure + milliseconds.evaluate })
+  return report(subject, { choices: [], scores: new Map(), total: timings.measure + timings.evaluate })
 }
 
 function report(
@@ -115,8 +115,9 @@ function report(
     ...(allowedAlpha === undefined ? {} : { allowedAlpha }),
     notes: subject.notes,
     parts: subject.forecast.parts,
-    memory: subject.forecast.bytes,
+    deviceBytes: subject.forecast.bytes,
     device: subject.engine.device.name,
-    milliseconds: { ...subject.milliseconds, total },
+    milliseconds: total,
+    timings: subject.timings,
   }
 }

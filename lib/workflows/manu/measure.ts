@@ -28,7 +28,7 @@ export async function measure(subject: Subject, chosen: Neurons): Promise<Measur
   const result = known ?? (await measureStreams(subject, chosen))
   if (known !== undefined) subject.step(subject.streams.measured.reduce((sum, { rows }) => sum + rows.length, 0))
   if (file !== undefined && known === undefined) await write(subject, file, result)
-  subject.milliseconds.measure += performance.now() - begin
+  subject.timings.measure += performance.now() - begin
   return result
 }
 

@@ -51,9 +51,11 @@ export interface ManuReport {
   notes: string[]
   /** Parts in which the model goes through the device, and bytes of the largest. */
   parts: number
-  memory: number
+  deviceBytes: number
   device: string
-  milliseconds: { measure: number; evaluate: number; total: number }
+  milliseconds: number
+  /** Milliseconds of these. */
+  timings: { measure: number; evaluate: number }
 }
 
 /** Names and answers of every model that was evaluated: as it was, and without the chosen and other neurons. */

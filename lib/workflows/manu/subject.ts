@@ -18,7 +18,7 @@ const usualTokens = 1024
 
 export class Subject {
   /** Spent on measuring and on evaluations. */
-  readonly milliseconds = { measure: 0, evaluate: 0 }
+  readonly timings = { measure: 0, evaluate: 0 }
   readonly notes: string[] = []
   /** Parts in which the model goes through the device, and bytes of the largest. */
   forecast = { parts: 1, bytes: 0 }
