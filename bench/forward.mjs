@@ -1,13 +1,15 @@
 /**
- * Forward passes: products of matrices against the frozen baseline of gemm.wgsl, by turns; of one row against memcpy; and
- * prefill and decode of a synthetic LLaMA, with the same by transformers on the CPU where pip can install it.
+ * Forward passes: products of matrices against the frozen baseline of gemm.wgsl, by turns; of one row against memcpy;
+ * the ops of test/ops.cases.ts, each on a shape that they name; and prefill and decode of a synthetic LLaMA, with the
+ * same by transformers on the CPU where pip can install it.
  */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Engine, generate, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
-import { formsOf, forwardKernels, turnedBytes } from '../dist/esm/runtime/index.js'
+import { formsOf, modelKernels, packedBytes } from '../dist/esm/runtime/index.js'
+import { compileTests } from '../scripts/compile_tests.mjs'
 import { installPeers, run } from './peers/install.mjs'
 import { atLeast, column, leftOut, spread, targetColumn } from './results.mjs'
 import { normal, toBf16, writeCheckpoints } from './synthetic.mjs'
@@ -38,16 +40,16 @@ async function products(engine, [rows, inner, columns], time) {
     const values = normal(inner * columns, 0.02, 1)
     const x = normal(rows * inner, 1, 2)
     const blocks = dtypes.map((dtype, i) => ({ buffer: 3 + i, dtype, first: 0, rows: columns, columns: inner }))
-    const sizes = [4 * values.length, x.byteLength, 4 * rows * columns, ...blocks.map(turnedBytes)]
+    const sizes = [4 * values.length, x.byteLength, 4 * rows * columns, ...blocks.map(packedBytes)]
     const resident = await device.allocate(sizes)
     const dispatch = (dispatches, writes = []) => device.dispatch(resident, { writes, dispatches, reads: [] })
     const write = (buffer, content) => ({ buffer, offset: 0, memory: bytesOf(content) })
     await dispatch([], [write(1, x)])
     for (const block of blocks) {
-      await dispatch([forwardKernels.turn(0, block)], [write(0, packed[block.dtype](values))])
+      await dispatch([modelKernels.packWeights(0, block)], [write(0, packed[block.dtype](values))])
     }
     const works = Object.fromEntries(
-      blocks.map((block) => [block.dtype, forwardKernels.gemm(block, 1, 2, { rows, stride: columns, forms })]),
+      blocks.map((block) => [block.dtype, modelKernels.gemm(block, 1, 2, { rows, stride: columns, forms })]),
     )
     if (rows % 8 === 0 && lanes > 0) {
       works.baseline = {
@@ -145,6 +147,42 @@ async function gemvTable(engine, { size, runs }) {
   }
 }
 
+/** Each op once: its dispatches on the buffers of its case, which the tests compare with float64. */
+async function opTable(engine, { size, runs }) {
+  await compileTests()
+  const { opCases } = await import('../build/test/ops.cases.js')
+  const rows = []
+  for (const { bench, dtypes } of opCases) {
+    if (bench === undefined) continue
+    // The type that most checkpoints have, where there are weights.
+    const dtype = dtypes.at(-1)
+    const { buffers, prepare = [], dispatches } = bench.make(size < 4 * MiB, dtype)
+    const sizes = buffers.map((content) => (typeof content === 'number' ? content : content.byteLength))
+    const times = await engine.use(async ({ device }) => {
+      const resident = await device.allocate(sizes)
+      const writes = buffers.flatMap((content, buffer) =>
+        typeof content === 'number' ? [] : [{ buffer, offset: 0, memory: bytesOf(content) }],
+      )
+      await device.dispatch(resident, { writes, dispatches: prepare, reads: [] })
+      const works = dispatches(formsOf(device.info))
+      const { op } = await byTurns(
+        { op: () => device.dispatch(resident, { writes: [], dispatches: works, reads: [] }) },
+        runs,
+      )
+      await device.release(resident)
+      return op
+    })
+    const { median, min } = spread(times)
+    rows.push({ op: bench.op, dtype: dtypes.length > 1 ? dtype : '', median, best: min })
+  }
+  return {
+    title: 'Ops',
+    about: [`Milliseconds a call, median and best of ${runs}, each with the way to the device and back.`],
+    columns: [column('op'), column('dtype', 'weights'), column('median', 'median', 'ms'), column('best', 'best', 'ms')],
+    rows,
+  }
+}
+
 /** Seconds of prefill and decode by transformers, or why there are none. */
 async function theirs(path, tokens, count, runs, { venv, say }) {
   try {
@@ -174,11 +212,11 @@ async function modelTable(engine, options) {
   try {
     const model = await openModel(engine, paths[0], { tokens: 2 * tokens, cache: 8 * (tokens + count) })
     const ids = Array.from({ length: tokens }, (_, i) => (7 * i) % model.spec.vocabulary)
-    const wants = { ends: new Set() }
+    const wants = { eosTokenIds: new Set() }
     const timed = async (sequences, length, most) => {
       const prompts = Array.from({ length: sequences }, () => ids.slice(0, length))
       const start = performance.now()
-      await generate(model, prompts, { ...wants, most })
+      await generate(model, prompts, { ...wants, maxNewTokens: most })
       return (performance.now() - start) / 1e3
     }
     say('forward: prefill and decode')
@@ -235,6 +273,8 @@ export async function* forwardTables(options) {
     options.say('forward: products of matrices')
     yield await gemmTable(engine, options)
     yield await gemvTable(engine, options)
+    options.say('forward: ops')
+    yield await opTable(engine, options)
     yield await modelTable(engine, options)
   } finally {
     await engine.close()

@@ -41,15 +41,15 @@ async function tapped(engine, stream, runs) {
   const modules = modulesOf(open.spec, false).filter(
     ({ tower, layer }) => tower === 'language' || (stream.kind === 'multimodal' && layer < open.spec.vision.layers),
   )
-  const watchOf = ({ lines, images }) => {
+  const observersOf = ({ lines, images }) => {
     const groups = { language: groupsOf(lines, 'stream', 4), vision: groupsOf(images, 'stream', 4) }
     const measures = modules.map(({ neurons, tap, tower }) =>
       overStream(new ColumnStatistics(neurons)).measure(tap, groups[tower], 0.1),
     )
-    return [{ measures: () => measures }]
+    return [{ statistics: () => measures }]
   }
   const walk = async (watched) => {
-    for (const pass of passes) await open.walk([pass.tokens], { watch: watched ? watchOf(pass) : [] })
+    for (const pass of passes) await open.layerwisePass([pass.tokens], { observers: watched ? observersOf(pass) : [] })
   }
   // A model is loaded anew with its gear, so each kind of run has one open.
   const plain = []

@@ -82,17 +82,17 @@ export {
 } from './report/index.js'
 export { forward, openModel } from './runtime/forward.js'
 export type {
-  Measure,
+  LayerwiseOptions,
   Model,
   ModelOptions,
+  Observers,
   Pass,
   Pixels,
   Sequence,
+  StatisticSpec,
   Tap,
   Token,
-  WalkOptions,
   Wanted,
-  Watch,
 } from './runtime/index.js'
 export { ColumnStatistics, chunks } from './runtime/index.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'

@@ -22,7 +22,8 @@ export const rooms = {
     merge: ['merge/plan', 'merge/recipe', 'merge/methods', 'lora', 'engine', 'checkpoint', 'native', 'util'],
     'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'native', 'util'],
 
-    runtime: ['engine', 'architectures', 'checkpoint', 'native', 'util'],
+    'runtime/ops': ['architectures', 'native', 'util'],
+    runtime: ['runtime/ops', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'data/images': ['checkpoint', 'native', 'util'],
     data: ['data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     generation: ['data', 'data/images', 'runtime', 'engine', 'checkpoint', 'native', 'util'],

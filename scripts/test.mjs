@@ -5,23 +5,19 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { compileTests } from './compile_tests.mjs'
 import { jestCommand } from './jest.mjs'
-import { hashOf, step } from './setup.mjs'
-import { listFiles, root } from './sources.mjs'
+import { root } from './sources.mjs'
 import { totalsLine, totalsOf } from './totals.mjs'
 
 const results = process.env.WEIGHTSMITH_TEST_RESULTS ?? join(root, 'build/test-results.json')
 
-const inputs = [...listFiles('test', '.ts', 'tsconfig.json'), ...listFiles('dist/esm', '.d.ts'), 'package-lock.json']
-await step('build/test.stamp', hashOf(inputs), 'build/test', () => {
-  rmSync(join(root, 'build/test'), { recursive: true, force: true })
-  const tsc = join(root, 'node_modules/typescript/bin/tsc')
-  const { status } = spawnSync(process.execPath, [tsc, '-p', 'test/tsconfig.json'], { cwd: root, stdio: 'inherit' })
-  if (status !== 0) {
-    console.error('test: the tests do not compile; see the messages above.')
-    process.exit(1)
-  }
-})
+try {
+  await compileTests()
+} catch (error) {
+  console.error(`test: ${error.message}`)
+  process.exit(1)
+}
 
 rmSync(results, { force: true })
 mkdirSync(dirname(results), { recursive: true })

@@ -56,9 +56,12 @@ describe('the bench', () => {
   })
 
   test('has rows of forward passes, and says that transformers cannot be installed', async () => {
-    const [gemm, gemv, model] = await tables('--only', 'forward', '--venv', 'package.json/venv')
+    const [gemm, gemv, ops, model] = await tables('--only', 'forward', '--venv', 'package.json/venv')
     expect(gemm!.rows.map(({ name }) => name)).toEqual(['baseline, F32', 'gemm, F32', 'gemm, F16', 'gemm, BF16'])
     expect(gemv!.rows.map(({ dtype }) => dtype)).toEqual(['BF16', 'F16', 'F32'])
+    const timed = ['linear', 'embed', 'norm', 'rope', 'attention', 'activation', 'glu', 'add', 'cross_entropy']
+    expect(ops!.rows.map(({ op }) => op)).toEqual(timed)
+    for (const { median } of ops!.rows) expect(Number(median)).toBeGreaterThan(0)
     expect(model!.rows.map(({ what }) => what)).toEqual([
       'prefill of 16 tokens',
       'decode after 16 tokens',

@@ -1,6 +1,7 @@
 /** Every kernel that stores elements equals its float64 reference, for all types and sizes around the block edges. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, kernels } from 'weightsmith'
+import { uniform } from './random.js'
 import { bytesOf, decode, encode, type FloatDType, rounded, spacing } from './reference/dtypes.js'
 import * as reference from './reference/merge.js'
 import * as prune from './reference/prune.js'
@@ -9,13 +10,10 @@ const sizes = [1, 7, 8, 9, 2047, 2048, 2049, 70_001]
 const loads: FloatDType[] = ['F32', 'F16', 'BF16', 'F64', 'F8_E4M3', 'F8_E5M2']
 const stores = ['F32', 'F16', 'BF16'] as const
 
-/** Numbers of one seed, the same everywhere: a linear congruential walk over [-2, 2). */
+/** Numbers of one seed, over [-2, 2). */
 function numbers(count: number, seed: number): Float64Array {
-  let state = seed >>> 0
-  return Float64Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 30 - 2
-  })
+  const next = uniform(seed)
+  return Float64Array.from({ length: count }, () => 4 * next() - 2)
 }
 
 function typed(dtype: (typeof stores)[number], bytes: ArrayBufferView): Float64Array {

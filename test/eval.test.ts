@@ -335,7 +335,7 @@ describe('generate', () => {
   test('continues every prompt of a batch as it would alone, whatever the batches', async () => {
     const prompts = golden.prompts.filter(({ greedy }) => greedy !== null)
     const ids = [...prompts, ...prompts].map((prompt) => prompt.ids)
-    const options = { most: 8, ends: new Set([2]) }
+    const options = { maxNewTokens: 8, eosTokenIds: new Set([2]) }
     const wide = await openModel(engine, join(goldens, 'base-f32'), { tokens: 128, cache: 128 })
     const together = await generate(wide, ids, options)
     await wide.close()
@@ -433,7 +433,7 @@ describe('generate', () => {
 
   test('stops at the most a continuation may have', async () => {
     const model = await openModel(engine, base, { tokens: 32, cache: 32 })
-    const [one] = await generate(model, [golden.prompts[2]!.ids], { most: 3, ends: new Set([2]) })
+    const [one] = await generate(model, [golden.prompts[2]!.ids], { maxNewTokens: 3, eosTokenIds: new Set([2]) })
     await model.close()
     expect(one).toMatchObject({ ended: false })
     expect(one!.ids).toHaveLength(3)

@@ -101,7 +101,7 @@ describe('a config', () => {
       vision_config: { model_type: 'siglip_vision_model', hidden_size: 12 },
       text_config: { model_type: 'phi' },
     }).toThrow(
-      /the language model phi, features of the layers 1,2, the selection half of features, an image_token_index, the tower siglip_vision_model/,
+      /the language model phi, features of the layers 1,2, the selection half of features, an image_token_index, the vision encoder siglip_vision_model/,
     )
   })
 

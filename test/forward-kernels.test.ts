@@ -1,50 +1,31 @@
-/** Every kernel of forward passes equals its float64 reference, for all weight types and for odd shapes. */
+/**
+ * Every kernel of models equals its float64 reference, for all weight types and for odd shapes: those of ops by the
+ * table of ops.cases.ts, the others here.
+ */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
 import type { NativeDispatch } from '../lib/native/border.js'
 import {
   type Block,
   columnWords,
-  type Draw,
-  drawTable,
   type Forms,
   formsOf,
-  forwardKernels as kernels,
+  modelKernels as kernels,
   lossesOf,
   lossWords,
   matrixSide,
-  noTarget,
+  packSamplingParams,
   plainForms,
-  turnedBytes,
+  type SamplingParams,
 } from '../lib/runtime/index.js'
+import { opKernels } from '../lib/runtime/ops/index.js'
+import { dtypes, numbers, opCases, tensor, tokenTable } from './ops.cases.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
 import { philox } from './reference/philox.js'
 import { surgeon } from './reference/prune.js'
 
-const dtypes = ['F32', 'F16', 'BF16'] as const
-
-/** Numbers of one seed over [-2, 2), rounded to f32: a linear congruential walk. */
-function numbers(count: number, seed: number): Float32Array {
-  let state = seed >>> 0
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 30 - 2
-  })
-}
-
 const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) => new Uint8Array(buffer, byteOffset, byteLength)
-
-/** What a token is: id, first row of its sequence, own row, target. */
-const tokenTable = (rows: [id: number, start: number, row: number, target?: number][]) =>
-  Uint32Array.from(rows.flatMap(([id, start, row, target = noTarget]) => [id, start, row, target]))
-
-/** Sequences of these lengths, one after another. */
-const packed = (...lengths: number[]) =>
-  lengths.flatMap((length, i) => {
-    const start = lengths.slice(0, i).reduce((a, b) => a + b, 0)
-    return Array.from({ length }, (_, j) => ({ start, row: start + j }))
-  })
 
 function close(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number): void {
   expect(got.length).toBe(want.length)
@@ -54,6 +35,14 @@ function close(got: ArrayLike<number>, want: ArrayLike<number>, tolerance: numbe
     }
   }
 }
+
+test('every kernel of an op has a case', () => {
+  const dispatched = opCases.flatMap(({ dtypes, cases }) =>
+    cases(dtypes[0]!).flatMap(({ dispatches }) => dispatches(plainForms)),
+  )
+  const names = Object.keys(opKernels).map((name) => `model/${name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)}`)
+  expect(dispatched.map(({ kernel }) => kernel)).toEqual(expect.arrayContaining(names))
+})
 
 describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
   let engine: Engine
@@ -99,204 +88,50 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       ]
     })
 
-  /** A tensor as a checkpoint stores it, in buffer 0, and turned in buffer 1. */
-  function tensor(dtype: (typeof dtypes)[number], rows: number, columns: number, seed: number) {
-    const stored = encode(dtype, numbers(rows * columns, seed))
-    const block: Block = { buffer: 1, dtype, first: 0, rows, columns }
-    return {
-      stored,
-      block,
-      values: decode(dtype, stored),
-      buffers: [stored, turnedBytes(block)],
-      turn: kernels.turn(0, block),
-    }
-  }
-
-  for (const dtype of dtypes) {
-    test(`gemm multiplies rows by the transpose of a ${dtype} matrix`, async () => {
-      for (const [rows, columns, inner] of [
-        [1, 1, 1],
-        [1, 7, 3],
-        [8, 8, 16],
-        [9, 131, 65],
-        [17, 130, 352],
-        [1, 200, 36],
-        [5, 70, 4],
-        [33, 64, 1025],
-      ] as [number, number, number][]) {
-        const { block, values, buffers, turn } = tensor(dtype, columns, inner, 1)
-        const x = numbers(rows * inner, 2)
-        const want = reference.gemm(x, values, [rows, columns, inner])
-        for (const forms of await ways()) {
-          const gemm = kernels.gemm(block, 2, 3, { rows, stride: columns, forms })
-          close(await run([...buffers, x, 4 * rows * columns], [turn, gemm], 3), want, 1e-6 * inner)
+  for (const { says, dtypes, cases } of opCases) {
+    test.each(dtypes)(`${says}, %s`, async (dtype) => {
+      for (const { buffers, prepare = [], dispatches, forms, read, got, want, tolerance } of cases(dtype)) {
+        const wanted = want()
+        for (const form of forms ? await ways() : [plainForms]) {
+          const words = await run(buffers, [...prepare, ...dispatches(form)], read)
+          close(got?.(words) ?? words, wanted, tolerance)
         }
       }
     })
+  }
 
-    test(`gemm takes a ${dtype} matrix in blocks and x from any row on`, async () => {
-      const [rows, columns, inner, skipped] = [11, 24, 64, 2]
-      const stored = encode(dtype, numbers(columns * inner, 3))
-      const bytes = stored.byteLength / columns
-      const blocks = [0, 16].map(
-        (first, i): Block => ({ buffer: 2 + i, dtype, first, rows: i === 0 ? 16 : 8, columns: inner }),
-      )
-      const x = numbers((rows + skipped) * inner, 4)
-      const want = reference.gemm(x.subarray(skipped * inner), decode(dtype, stored), [rows, columns, inner])
-      for (const forms of await ways()) {
-        const got = await run(
-          [stored.slice(0, 16 * bytes), stored.slice(16 * bytes), ...blocks.map(turnedBytes), x, 4 * rows * columns],
-          blocks.flatMap((block, i) => [
-            kernels.turn(i, block),
-            kernels.gemm(block, 4, 5, { rows, stride: columns, from: skipped, forms }),
-          ]),
-          5,
-        )
-        close(got, want, 1e-6 * inner)
-      }
-    })
-
-    test(`clear puts zeros into rows and columns of a stored ${dtype} matrix`, async () => {
+  for (const dtype of dtypes) {
+    test(`zero_rows_columns puts zeros into rows and columns of a stored ${dtype} matrix`, async () => {
       const [rows, columns] = [5, 67]
       const stored = encode(dtype, numbers(rows * columns, 3))
       const bytes = Math.ceil(stored.byteLength / 4) * 4
       const matrix = new Uint8Array(bytes)
       matrix.set(bytesOf(stored))
       const clear = (by: 'row' | 'column', list: number, count: number) =>
-        kernels.clear({ matrix: 0, list }, { rows, columns, dtype }, { by, count })
+        kernels.zeroRowsColumns({ matrix: 0, list }, { rows, columns, dtype }, { by, count })
       const buffers = [matrix, Uint32Array.of(4, 1), Uint32Array.of(66, 0, 7)]
       const got = await run(buffers, [clear('row', 1, 2), clear('column', 2, 3)], 0)
       const values = decode(dtype, new Uint8Array(got.buffer, 0, stored.byteLength))
       const zero = (i: number) => [1, 4].includes(Math.floor(i / columns)) || [0, 7, 66].includes(i % columns)
       expect([...values]).toEqual([...decode(dtype, stored)].map((value, i) => (zero(i) ? 0 : value)))
     })
-
-    test(`embed gathers rows of a ${dtype} table`, async () => {
-      const [vocabulary, width] = [21, 37]
-      const { block, values, buffers, turn } = tensor(dtype, vocabulary, width, 5)
-      const ids = [0, 20, 7, 7, 13]
-      const tokens = tokenTable(ids.map((id, row) => [id, 0, row]))
-      const got = await run(
-        [...buffers, tokens, 4 * ids.length * width],
-        [turn, kernels.embed(block, 2, 3, { rows: ids.length, by: 'id' })],
-        3,
-      )
-      expect([...got]).toEqual(ids.flatMap((id) => [...values.subarray(id * width, (id + 1) * width)]))
-    })
-
-    test(`a ${dtype} table is embedded by position, scaled and added, and leaves what it has no rows for`, async () => {
-      const [positions, width] = [9, 13]
-      const { block, values, buffers, turn } = tensor(dtype, positions, width, 5)
-      const places = packed(3, 6)
-      const x = numbers(places.length * width, 6)
-      const tokens = tokenTable(places.map(({ start, row }) => [7, start, row]))
-      const at = { rows: places.length, by: 'position', offset: 4, scale: 0.5, add: true } as const
-      const want = x.map((value, i) => {
-        const { start, row } = places[Math.floor(i / width)]!
-        const position = row - start + 4
-        return value + (position < positions ? 0.5 * values[position * width + (i % width)]! : 0)
-      })
-      close(await run([...buffers, tokens, x], [turn, kernels.embed(block, 2, 3, at)], 3), want, 1e-6)
-    })
-
-    test(`first puts ${dtype} values where sequences start`, async () => {
-      const width = 70
-      const { block, values, buffers, turn } = tensor(dtype, width, 1, 5)
-      const places = packed(3, 1, 4)
-      const x = numbers(places.length * width, 6)
-      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
-      const got = await run([...buffers, tokens, x], [turn, kernels.first(block, 2, 3, places.length)], 3)
-      const isFirst = (i: number) => [0, 3, 4].includes(Math.floor(i / width))
-      expect([...got]).toEqual([...x].map((value, i) => (isFirst(i) ? values[i % width] : value)))
-    })
-
-    test(`norm scales rows, around their mean or not, by ${dtype} weights, and bias is added`, async () => {
-      for (const [rows, width, more] of [
-        [1, 1, {}],
-        [3, 63, { centered: true }],
-        [2, 65, { plus: 1 }],
-        [5, 2049, { centered: true, plus: 0.5 }],
-      ] as const) {
-        const { block, values, buffers, turn } = tensor(dtype, width, 1, 6)
-        const x = numbers(rows * width, 7).map((value) => value + 3)
-        const dispatches = [turn, kernels.norm(block, 2, 3, { rows, eps: 1e-5, ...more }), kernels.bias(block, 3, rows)]
-        const want = reference.norm(x, values, { eps: 1e-5, ...more }).map((value, i) => value + values[i % width]!)
-        close(await run([...buffers, x, x.byteLength], dispatches, 3), want, 4e-6)
-      }
-    })
   }
 
-  test('splice puts rows of features where ids are past the vocabulary', async () => {
+  test('scatter_image_features puts rows of features where ids are past the vocabulary', async () => {
     const [width, first] = [67, 10]
     const [features, x] = [numbers(4 * width, 1), numbers(5 * width, 2)]
     const ids = [9, 13, 10, 0, 12]
     const tokens = tokenTable(ids.map((id, row) => [id, 0, row]))
-    const splice = kernels.splice({ tokens: 0, features: 1, y: 2 }, { rows: 5, width, first })
+    const scatter = kernels.scatterImageFeatures({ tokens: 0, features: 1, y: 2 }, { rows: 5, width, first })
     const want = ids.flatMap((id, row) => {
       const [from, at] = id < first ? [x, row] : [features, id - first]
       return [...from.subarray(at * width, (at + 1) * width)]
     })
-    expect([...(await run([tokens, features, x], [splice], 2))]).toEqual(want)
-  })
-
-  test('rope turns halves of heads by the position in the own sequence', async () => {
-    for (const [heads, size] of [
-      [1, 2],
-      [3, 10],
-      [4, 32],
-      [2, 130],
-    ] as const) {
-      const places = packed(1, 70, 3)
-      const x = numbers(places.length * heads * size, 8)
-      const frequencies = Float64Array.from({ length: size / 2 }, (_, i) => 10000 ** ((-2 * i) / size))
-      const angles = Float32Array.from(
-        Array.from({ length: 70 }, (_, position) =>
-          [...frequencies].flatMap((f) => [Math.cos(position * f), Math.sin(position * f)]),
-        ).flat(),
-      )
-      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
-      const rope = kernels.rope({ angles: 0, tokens: 1, x: 2 }, { rows: places.length, heads, size })
-      const positions = places.map(({ start, row }) => row - start)
-      close(await run([angles, tokens, x], [rope], 2), reference.rope(x, positions, frequencies, heads), 1e-6)
-    }
-  })
-
-  test('attention sees the own sequence up to the own token, a window of it, or all of it', async () => {
-    for (const { lengths, heads, groups, size, window, both = 0 } of [
-      { lengths: [1], heads: 1, groups: 1, size: 2, window: 0 },
-      { lengths: [65, 1, 7], heads: 4, groups: 2, size: 32, window: 0 },
-      { lengths: [130], heads: 3, groups: 1, size: 80, window: 0 },
-      { lengths: [5, 64], heads: 2, groups: 2, size: 256, window: 0 },
-      { lengths: [131, 3], heads: 2, groups: 1, size: 6, window: 67 },
-      { lengths: [9], heads: 6, groups: 3, size: 10, window: 1 },
-      { lengths: [3, 91], heads: 2, groups: 1, size: 32, window: 67 },
-      { lengths: [35, 35], heads: 2, groups: 2, size: 64, window: 0, both: 35 },
-      { lengths: [67, 67], heads: 2, groups: 2, size: 15, window: 0, both: 67 },
-      { lengths: [3, 1], heads: 8, groups: 2, size: 64, window: 2 },
-      { lengths: [2, 33], heads: 16, groups: 2, size: 128, window: 0 },
-      { lengths: [21, 19], heads: 4, groups: 1, size: 20, window: 0 },
-    ]) {
-      const places = packed(...lengths)
-      const rows = places.length
-      const [q, k, v] = [heads, groups, groups].map((count, i) => numbers(rows * count * size, 9 + i))
-      const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
-      const sees = places.map(({ start, row }) => ({
-        first: window > 0 ? Math.max(start, row + 1 - window) : start,
-        last: both > 0 ? start + both - 1 : row,
-      }))
-      const want = reference.attention({ q: q!, k: k!, v: v! }, sees, { heads, groups, size })
-      for (const forms of await ways()) {
-        const attention = kernels.attention(
-          { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-          { rows, heads, groups, size, scale: size ** -0.5, window, both, forms },
-        )
-        close(await run([tokens, q!, k!, v!, q!.byteLength], [attention], 4), want, 2e-5)
-      }
-    }
+    expect([...(await run([tokens, features, x], [scatter], 2))]).toEqual(want)
   })
 
   test('attention reads a cache that later tokens are stored in', async () => {
-    const [heads, groups, size] = [2, 1, 8]
+    const [heads, numKvHeads, size] = [2, 1, 8]
     const [k, v] = [numbers(12 * size, 12), numbers(12 * size, 13)]
     // The last tokens of two sequences, at rows 4 and 9 of a cache of 12 rows, whose others are there already.
     const tokens = tokenTable([
@@ -312,11 +147,11 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     const got = await run(
       [tokens, q, cached(k), cached(v), q.byteLength, own(k), own(v)],
       [
-        kernels.store(0, 5, 2, 2, size),
-        kernels.store(0, 6, 3, 2, size),
+        kernels.kvStore(0, 5, 2, 2, size),
+        kernels.kvStore(0, 6, 3, 2, size),
         kernels.attention(
           { tokens: 0, q: 1, keys: 2, values: 3, y: 4 },
-          { rows: 2, heads, groups, size, scale: size ** -0.5, window: 0, both: 0 },
+          { rows: 2, heads, numKvHeads, size, scale: size ** -0.5, window: 0, sequenceLength: 0 },
         ),
       ],
       4,
@@ -325,64 +160,21 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       { first: 0, last: 4 },
       { first: 6, last: 9 },
     ]
-    close(got, reference.attention({ q, k, v }, sees, { heads, groups, size }), 2e-5)
+    close(got, reference.attention({ q, k, v }, sees, { heads, numKvHeads, size }), 2e-5)
   })
 
-  test.each(['silu', 'gelu', 'gelu_tanh', 'quick_gelu', 'relu'] as const)(
-    '%s alone and as a gate works on rows of any width, and on values whose exponential overflows',
-    async (kind) => {
-      for (const [rows, width] of [
-        [1, 1],
-        [3, 65],
-        [2, 2049],
-      ] as const) {
-        const x = numbers(rows * width, 15).map((value, i) => (i % 7 === 0 ? value * 100 : value * (1 + (i % 3))))
-        const y = numbers(rows * width, 16)
-        const want = Float64Array.from(x, reference.activations[kind])
-        close(await run([x], [kernels.activate(kind, 0, rows, width)], 0), want, 2e-6)
-        const gated = want.map((value, i) => value * y[i]!)
-        close(await run([x, y], [kernels.gate(kind, 0, 1, rows, width)], 0), gated, 2e-6)
-      }
-    },
-  )
-
-  test('add works on rows of any width', async () => {
-    for (const [rows, width] of [
-      [1, 1],
-      [3, 65],
-      [2, 2049],
-    ] as const) {
-      const [x, y] = [numbers(rows * width, 15), numbers(rows * width, 16)]
-      const want = x.map((value, i) => value + y[i]!)
-      close(await run([x, y], [kernels.add(0, 1, rows, width)], 0), want, 0)
-    }
+  test('cross_entropy finds the first of the largest logits too', async () => {
+    const [rows, width] = [5, 1003]
+    const logits = numbers(rows * width, 17)
+    const largest = (t: number) => [(t * 31 + 7) % width, (t * 17 + 3) % width]
+    for (let t = 0; t < rows; t++) for (const i of largest(t)) logits[t * width + i] = 50
+    const tokens = tokenTable(Array.from({ length: rows }, (_, t) => [0, 0, t]))
+    const dispatch = kernels.crossEntropy({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 0 })
+    const got = await run([tokens, logits, 4 * lossWords * rows, 4 * rows], [dispatch], 3)
+    expect([...new Uint32Array(got.buffer)]).toEqual(Array.from({ length: rows }, (_, t) => Math.min(...largest(t))))
   })
 
-  test('nll is the loss of the target, and best the first of the largest logits', async () => {
-    for (const [rows, width] of [
-      [1, 1],
-      [3, 64],
-      [5, 1003],
-    ] as const) {
-      const logits = numbers(rows * width, 17).map((value) => value * 10)
-      for (let t = 0; t < rows; t++) logits[t * width + ((t * 31 + 7) % width)] = 50
-      for (let t = 0; t < rows; t++) logits[t * width + ((t * 17 + 3) % width)] = 50
-      const targets = Array.from({ length: rows }, (_, t) => (t * 11) % width)
-      const tokens = tokenTable([
-        [0, 0, 0],
-        ...targets.map((id, t) => [0, 0, t, id] as [number, number, number, number]),
-      ])
-      const buffers = [tokens, logits, 4 * lossWords * (rows + 1), 4 * (rows + 1)]
-      // The first token is not among them: results start at the second.
-      const dispatch = kernels.nll({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 1 })
-      close(lossesOf(await run(buffers, [dispatch], 2)).subarray(1), reference.nll(logits, targets), 1e-6)
-      const best = new Uint32Array((await run(buffers, [dispatch], 3)).buffer).subarray(1)
-      const want = targets.map((_, t) => logits.subarray(t * width, (t + 1) * width).indexOf(50))
-      expect([...best]).toEqual(want)
-    }
-  })
-
-  test('nll loses nothing of a large vocabulary, most of which is far below the likeliest', async () => {
+  test('cross_entropy loses nothing of a large vocabulary, most of which is far below the likeliest', async () => {
     const [rows, width] = [12, 49152]
     const spread = numbers(rows * width, 18)
     const [some, more] = [numbers(rows * width, 19), numbers(rows * width, 20)]
@@ -394,16 +186,16 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
     const targets = Array.from({ length: rows }, (_, t) => (t % 3 === 0 ? t * 11 : (t * 7919 + (t % 9) * 4099) % width))
     const tokens = tokenTable(targets.map((id, t) => [0, 0, t, id]))
-    const dispatch = kernels.nll({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 0 })
+    const dispatch = kernels.crossEntropy({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows, width, from: 0 })
     const got = lossesOf(await run([tokens, logits, 4 * lossWords * rows, 4 * rows], [dispatch], 2))
-    const want = reference.nll(logits, targets)
+    const want = reference.crossEntropy(logits, targets)
     const off = [...want].map((value, t) => got[t]! - value)
     expect(Math.max(...off.map(Math.abs))).toBeLessThan(1e-6)
     // What rounding leaves goes either way.
     expect(Math.abs(off.reduce((a, b) => a + b, 0)) / rows).toBeLessThan(3e-7)
   })
 
-  test('columns leaves the statistics of groups of rows, in any order and number', async () => {
+  test('column_stats leaves the statistics of groups of rows, in any order and number', async () => {
     for (const { width, groups, first, tau, limit } of [
       { width: 1, groups: [[0]], first: 0, tau: 0.1, limit: 1e3 },
       { width: 65, groups: [[4, 0, 2], [], [1, 3, 1]], first: 0, tau: 0.5, limit: 1.25 },
@@ -417,10 +209,10 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const at = { width, list: 1, first, count: asked.length, groups: groups.length, start: 3, tau, limit }
       const got = await run(
         [list, x, 4 * (3 + columnWords * width * asked.length)],
-        [kernels.columns({ groups: 0, x: 1, y: 2 }, at)],
+        [kernels.columnStats({ groups: 0, x: 1, y: 2 }, at)],
         2,
       )
-      close(got.subarray(3), reference.columns(x, asked, { width, tau, limit }), 2e-6)
+      close(got.subarray(3), reference.columnStats(x, asked, { width, tau, limit }), 2e-6)
     }
   })
 
@@ -444,7 +236,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
   })
 
-  test('move keeps the digits of a small step', async () => {
+  test('residual_delta keeps the digits of a small step', async () => {
     for (const [rows, width] of [
       [1, 1],
       [3, 65],
@@ -452,8 +244,8 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     ] as const) {
       const a = numbers(rows * width, 23)
       const b = a.map((value, i) => value + ((i % 7) - 3) * 2 ** -14)
-      const got = await run([a, b, 12 * rows], [kernels.move({ a: 0, b: 1, y: 2 }, rows, width)], 2)
-      const want = reference.move(a, b, width)
+      const got = await run([a, b, 12 * rows], [kernels.residualDelta({ a: 0, b: 1, y: 2 }, rows, width)], 2)
+      const want = reference.residualDelta(a, b, width)
       for (const [i, value] of want.entries()) {
         const scale = i % 3 === 1 ? Math.sqrt(want[i - 1]! * want[i + 1]!) : value
         expect(Math.abs(got[i]! - value)).toBeLessThanOrEqual(2e-6 * scale)
@@ -461,21 +253,21 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     }
   })
 
-  test.each(dtypes)('sums adds up |W| and W² of every input, or output, of a %s matrix', async (dtype) => {
+  test.each(dtypes)('weight_sums adds up |W| and W² of every input, or output, of a %s matrix', async (dtype) => {
     for (const [rows, columns] of [
       [1, 1],
       [131, 7],
       [64, 65],
     ] as const) {
-      const { block, values, buffers, turn } = tensor(dtype, rows, columns, 24)
+      const { block, values, buffers, pack } = tensor(dtype, rows, columns, 24)
       const before = numbers(2 * columns, 25)
-      const got = await run([...buffers, before], [turn, kernels.sums(block, 2)], 2)
+      const got = await run([...buffers, before], [pack, kernels.weightSums(block, 2)], 2)
       const want = reference.weightSums(values, columns).map((value, i) => value + before[i]!)
       close(got, want, 2e-6)
       const after: Block = { ...block, first: 3 }
       const sums = await run(
         [...buffers, new Float32Array(2 * (rows + 3))],
-        [turn, kernels.sums(after, 2, 'output')],
+        [pack, kernels.weightSums(after, 2, 'output')],
         2,
       )
       const turned = Float64Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!)
@@ -498,13 +290,13 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     const draws = settings.flatMap((setting, sequence) =>
       Array.from({ length: 24 }, (_, step) => ({ ...setting, seed: 2 ** 40 + 5, sequence, sample: step % 3, step })),
     )
-    const drawn = async (some: (Draw | undefined)[]) => {
+    const drawn = async (some: (SamplingParams | undefined)[]) => {
       const rows = some.length
       const many = Float32Array.from({ length: rows * width }, (_, i) => logits[i % width]!)
       const before = new Uint32Array(rows + 1).fill(199)
       // The first row is not among them.
-      const table = drawTable([undefined, ...some])
-      const dispatch = kernels.sample({ draws: 0, logits: 1, best: 2 }, { rows, width, from: 1 })
+      const table = packSamplingParams([undefined, ...some])
+      const dispatch = kernels.sample({ sampling: 0, logits: 1, best: 2 }, { rows, width, from: 1 })
       return [...new Uint32Array((await run([table, many, before], [dispatch], 2)).buffer).subarray(1)]
     }
     const ids = await drawn(draws)
@@ -527,7 +319,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
     expect(await drawn([draws[30]!, undefined, draws[3]!])).toEqual([ids[30], 199, ids[3]])
   })
 
-  test('obs prunes a block of columns and carry makes up for it behind them, as in float64', async () => {
+  test('sparsegpt_prune prunes a block of columns and sparsegpt_update makes up for it behind them, as in float64', async () => {
     for (const { rows, inputs, first, count, stay, of } of [
       { rows: 1, inputs: 1, first: 0, count: 1, stay: 0, of: 0 },
       { rows: 67, inputs: 29, first: 8, count: 12, stay: 2, of: 4 },
@@ -542,19 +334,21 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const at = { rows, inputs, first, count, stay, of }
       const buffers = [u, mask, w, 4 * count * rows]
       const dispatches = [
-        kernels.obs({ u: 0, mask: 1, w: 2, errors: 3 }, at),
-        ...(first + count < inputs ? [kernels.carry({ u: 0, errors: 3, w: 2 }, { ...at, first: first + count })] : []),
+        kernels.sparsegptPrune({ u: 0, mask: 1, w: 2, errors: 3 }, at),
+        ...(first + count < inputs
+          ? [kernels.sparsegptUpdate({ u: 0, errors: 3, w: 2 }, { ...at, first: first + count })]
+          : []),
       ]
       close(await run(buffers, dispatches, 2), surgeon(w, u, mask, at), 5e-6)
     }
   })
 
-  test('repeat copies rows of a cache to other rows of it', async () => {
+  test('kv_copy copies rows of a cache to other rows of it', async () => {
     const width = 67
     const cache = numbers(5 * width, 32)
     const row = (i: number) => [...cache.subarray(i * width, (i + 1) * width)]
     const copies = Uint32Array.of(0, 3, 1, 4)
-    const got = await run([copies, cache], [kernels.repeat(0, 1, 2, width)], 1)
+    const got = await run([copies, cache], [kernels.kvCopy(0, 1, 2, width)], 1)
     expect([...got]).toEqual([0, 1, 2, 0, 1].flatMap(row))
   })
 
@@ -579,7 +373,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
   })
 
   test('a token without target has no loss', async () => {
-    const dispatch = kernels.nll({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows: 1, width: 4, from: 0 })
+    const dispatch = kernels.crossEntropy({ tokens: 0, logits: 1, losses: 2, best: 3 }, { rows: 1, width: 4, from: 0 })
     const got = await run([tokenTable([[0, 0, 0]]), numbers(4, 18), Float32Array.of(9, 9, 9), 4], [dispatch], 2)
     expect([...lossesOf(got)]).toEqual([0])
   })

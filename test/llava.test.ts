@@ -90,7 +90,7 @@ describe('tiny-llava', () => {
         sequence(index, image, ids(`p${index}.input_ids`).length - length),
       ),
     )
-    const got = await generate(model, asked, { most: 24, ends: new Set([2]) })
+    const got = await generate(model, asked, { maxNewTokens: 24, eosTokenIds: new Set([2]) })
     expect(got.map(({ ids: said }) => [...said, 2])).toEqual(prompts.map(({ greedy_ids: want }) => want))
   })
 

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel, writeSafetensors } from './checkpoint.js'
+import { uniform } from './random.js'
 import { spacing } from './reference/dtypes.js'
 import type { Values } from './reference/merge.js'
 import * as reference from './reference/span.js'
@@ -16,13 +17,10 @@ beforeAll(async () => {
 })
 afterAll(() => engine?.close())
 
-/** A linear congruential walk over [-1, 1). */
+/** Numbers of one seed, over [-1, 1). */
 function numbers(count: number, seed: number): Float64Array {
-  let state = seed >>> 0
-  return Float64Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 31 - 1
-  })
+  const next = uniform(seed)
+  return Float64Array.from({ length: count }, () => 2 * next() - 1)
 }
 
 const shapes: Record<string, number[]> = {

@@ -110,7 +110,7 @@ describe('every model', () => {
         const say = async (own: Engine, prompts: number[][]) => {
           const open = await openModel(own, model, { tokens: 24, cache: 80 })
           if (own === small && !(await open.stays())) streamed++
-          const said = await generate(open, prompts, { most: 4, ends: new Set([2]) })
+          const said = await generate(open, prompts, { maxNewTokens: 4, eosTokenIds: new Set([2]) })
           await open.close()
           return said
         }

@@ -18,6 +18,7 @@ import {
   WeightsmithError,
 } from 'weightsmith'
 import { type Raw, readFolder, writeSafetensors } from './checkpoint.js'
+import { uniform } from './random.js'
 import { decode, encode, spacing } from './reference/dtypes.js'
 
 type DType = 'F32' | 'F16' | 'BF16'
@@ -48,9 +49,9 @@ afterAll(async () => {
 
 /** Numbers of one seed in [-1, 1), with zeros and equal magnitudes among them. */
 function numbers(length: number, seed: number): Float64Array {
-  let state = (Math.imul(seed, 2654435761) + 1) >>> 0
+  const next = uniform(Math.imul(seed, 2654435761) + 1)
   return Float64Array.from({ length }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    const state = next() * 2 ** 32
     const value = state / 2 ** 31 - 1
     return state % 23 === 0 ? 0 : state % 7 === 0 ? Math.round(value * 8) / 8 : value
   })

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, merge, score } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, readSafetensors, values, writeModel, writeSafetensors } from './checkpoint.js'
+import { uniform } from './random.js'
 import { spacing } from './reference/dtypes.js'
 import { regmean } from './reference/regmean.js'
 import { scratch } from './scratch.js'
@@ -25,11 +26,8 @@ const models: Record<string, Record<string, Raw>> = {}
 const grams: Record<string, Record<string, Raw>> = {}
 
 function numbers(count: number, seed: number): Float64Array {
-  let state = Math.imul(seed, 2654435761) >>> 0
-  return Float64Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 31 - 1
-  })
+  const next = uniform(Math.imul(seed, 2654435761))
+  return Float64Array.from({ length: count }, () => 2 * next() - 1)
 }
 
 /** XᵀX of so many rows. Input 1 is dead, and the last depends on its neighbour nearly. */

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type MergeOptions, merge, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { uniform } from './random.js'
 import { decode, encode, spacing } from './reference/dtypes.js'
 import { difference, type Values } from './reference/merge.js'
 import { randomWords } from './reference/philox.js'
@@ -32,12 +33,8 @@ afterAll(() => engine?.close())
 
 /** Numbers of one seed, about normal around 0. */
 function noise(elements: number, seed: number, scale: number): Float64Array {
-  let state = (seed * 2654435761) >>> 0
-  const uniform = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 32
-  }
-  return Float64Array.from({ length: elements }, () => (uniform() + uniform() + uniform() - 1.5) * scale)
+  const next = uniform(seed * 2654435761)
+  return Float64Array.from({ length: elements }, () => (next() + next() + next() - 1.5) * scale)
 }
 
 const pack = (dtype: DType, numbers: ArrayLike<number>, shape: number[]): Raw =>

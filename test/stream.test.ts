@@ -40,7 +40,7 @@ describe('a model larger than the memory', () => {
 
   test('reads each part once for all sequences that the cache has room for, though they take several passes', async () => {
     const ids = Array.from({ length: 20 }, (_, i) => [1, 4 + i, 14, 4 + i, 15])
-    const options = { most: 3, ends: new Set([2]) }
+    const options = { maxNewTokens: 3, eosTokenIds: new Set([2]) }
     const say = async (own: Engine, tokens: number) => {
       const model = await openModel(own, base, { tokens, cache: 160 })
       const passes: number[] = []

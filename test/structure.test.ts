@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, errorCodes, kernels, methods } from 'weightsmith'
 import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../lib/merge/methods/index.js'
 import { loadAddon } from '../lib/native/load.js'
-import { forwardKernels } from '../lib/runtime/index.js'
+import { modelKernels } from '../lib/runtime/index.js'
 
 const border = readFileSync('lib/native/border.ts', 'utf8')
 
@@ -77,10 +77,15 @@ describe('the border between TypeScript and C++ names what crosses it:', () => {
 
 describe('the registry of kernels', () => {
   test('has the kernels of the addon', () => {
-    const names = [...kernels.keys(), ...Object.keys(forwardKernels).map((name) => `model/${name}`)]
+    const names = [
+      ...kernels.keys(),
+      ...Object.keys(modelKernels).map(
+        (name) => `model/${name.replace(/[A-Z]/g, (capital) => `_${capital.toLowerCase()}`)}`,
+      ),
+    ]
     // Some have several forms, and the bench has a kernel of its own.
     const own = loadAddon().kernels.map((name) =>
-      name.replace(/^(model\/[a-z]+)_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
+      name.replace(/^(model\/(?:gemm|attention))_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
     )
     expect(sorted(new Set(own))).toEqual(sorted([...names, 'bench/gemm']))
   })

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { ColumnStatistics, chunks, Engine, type Model, openModel, type Watch } from 'weightsmith'
+import { ColumnStatistics, chunks, Engine, type Model, type Observers, openModel } from 'weightsmith'
 
 const goldens = join(process.cwd(), 'test/goldens')
 const full = join(goldens, 'base-f32')
@@ -24,15 +24,15 @@ async function see(model: Model, skips: Set<number>[] = []) {
   const columns = [128, 352, 352].map((width) => new ColumnStatistics(width))
   const seen = {
     losses: [] as number[][],
-    moves: [] as number[][],
-    boundaries: [] as [number, number, number[]][],
+    residualDelta: [] as number[][],
+    residualStream: [] as [number, number, number[]][],
     sums: [] as number[][],
     grams: [] as number[][],
     steps: [] as number[],
     columns: [] as Float64Array[][],
   }
-  const watch: Watch = {
-    measures: (batch) => {
+  const observers: Observers = {
+    statistics: (batch) => {
       const groups = chunks([...batches[batch]!.keys()])
       return taps.map((tap, i) => ({
         tap,
@@ -40,13 +40,13 @@ async function see(model: Model, skips: Set<number>[] = []) {
         add: (group, words) => columns[i]!.add(words, groups[group]!.length),
       }))
     },
-    moves: (batch, layer, words) => void seen.moves.push([layer, batch, ...words]),
-    boundaries: (batch, boundary, x) => void seen.boundaries.push([boundary, batch, [...x]]),
+    residualDelta: (batch, layer, words) => void seen.residualDelta.push([layer, batch, ...words]),
+    residualStream: (batch, boundary, x) => void seen.residualStream.push([boundary, batch, [...x]]),
     weights: { names: new Set([taps[2].weight]), add: (_, sums) => void seen.sums.push([...sums]) },
     grams: { taps: [taps[0]], add: async (_, first, rows) => void seen.grams.push([first, ...rows]) },
   }
-  await model.walk(batches, {
-    watch: [watch],
+  await model.layerwisePass(batches, {
+    observers: [observers],
     skips,
     losses: (batch, nll, skip = -1) => void seen.losses.push([skip, batch, ...nll]),
     onStep: (done, total) => void seen.steps.push(done / total),
@@ -55,12 +55,12 @@ async function see(model: Model, skips: Set<number>[] = []) {
     Number(a[0]) - Number(b[0]) || Number(a[1]) - Number(b[1])
   seen.columns = columns.map(({ mean, spread, absolute, squares, above }) => [mean, spread, absolute, squares, above])
   seen.losses.sort(order)
-  seen.moves.sort(order)
-  seen.boundaries.sort(order)
+  seen.residualDelta.sort(order)
+  seen.residualStream.sort(order)
   return seen
 }
 
-describe('a walk', () => {
+describe('a layerwise pass', () => {
   let engine: Engine
   let model: Model
   beforeAll(async () => {
@@ -74,7 +74,7 @@ describe('a walk', () => {
     const batch = model.pack(lines.slice(0, 5))
     const pass = await model.run(batch, { hidden: true })
     expect(seen.losses[0]!.slice(2)).toEqual([...pass.nll])
-    expect(seen.boundaries.filter(([, number]) => number === 0).map(([, , x]) => x)).toEqual(
+    expect(seen.residualStream.filter(([, number]) => number === 0).map(([, , x]) => x)).toEqual(
       pass.hidden!.map((x) => [...x]),
     )
     expect(seen.steps.at(-1)).toBe(1)
@@ -115,7 +115,7 @@ describe('a walk', () => {
     const base = await openModel(engine, join(process.cwd(), 'demo/models/base'), { tokens: 640 })
     const batches = [lines.slice(0, 30), lines.slice(30)].map((batch) => base.pack(batch))
     const sums = wanted.map(() => 0)
-    await base.walk(batches, {
+    await base.layerwisePass(batches, {
       skips: wanted.map(({ keep }) => new Set(keep.flatMap((bit, layer) => (bit === 0 ? [layer] : [])))),
       losses: (_, nll, skip) => {
         if (skip !== undefined) sums[skip] = nll.reduce((sum, loss) => sum + loss, sums[skip]!)

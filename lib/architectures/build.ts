@@ -1,7 +1,7 @@
-/** What families share: fields of a config, tensors as they are named, and the refusal of what cannot be run. */
+/** What architectures share: fields of a config, tensors as they are named, and the refusal of what cannot be run. */
 
 import { WeightsmithError } from '../util/errors.js'
-import type { Activation, Config, Op, Subject } from './family.js'
+import type { Activation, Config, OpSpec, Subject } from './architecture.js'
 
 /** The kernel of attention keeps so many elements of a head in registers. */
 const mostHeadSize = 256
@@ -55,14 +55,14 @@ export function activationOf(name: unknown): Activation | undefined {
 /** What heads of attention would need that is not there. */
 export function headsMissing({
   heads,
-  groups,
+  numKvHeads,
   size,
   rotary,
-}: Record<'heads' | 'groups' | 'size', number> & { rotary: boolean }) {
+}: Record<'heads' | 'numKvHeads' | 'size', number> & { rotary: boolean }) {
   const fits = Number.isInteger(size) && size <= mostHeadSize && (!rotary || size % 2 === 0)
   return [
     !fits && `heads of ${size} elements`,
-    !Number.isInteger(heads / groups) && `${heads} query heads on ${groups} KV heads`,
+    !Number.isInteger(heads / numKvHeads) && `${heads} query heads on ${numKvHeads} KV heads`,
   ]
 }
 
@@ -76,13 +76,13 @@ export class Tensors {
   }
 
   /** `key.weight`, and `key.bias` where there is one. */
-  linear(key: string, x: string, y: string, [out, from]: [number, number], bias: boolean): Op {
+  linear(key: string, x: string, y: string, [out, from]: [number, number], bias: boolean): OpSpec {
     const weight = this.add(`${key}.weight`, out, from)
     return { op: 'linear', x, y, weight, ...(bias ? { bias: this.add(`${key}.bias`, out) } : {}) }
   }
 
   /** LayerNorm with weight and bias. */
-  layerNorm(key: string, x: string, y: string, width: number, eps: number): Op {
+  layerNorm(key: string, x: string, y: string, width: number, eps: number): OpSpec {
     const weight = this.add(`${key}.weight`, width)
     return { op: 'norm', x, y, weight, bias: this.add(`${key}.bias`, width), eps, centered: true }
   }
@@ -95,7 +95,7 @@ export class Tensors {
     width: number,
     eps: number,
     more: { plus?: number; heads?: number } = {},
-  ): Op {
+  ): OpSpec {
     return { op: 'norm', x, y, weight: this.add(`${key}.weight`, width), eps, ...more }
   }
 }

@@ -1,6 +1,6 @@
 /** What a config says after a model was pruned: other widths, the same in all layers or a layer each, and biases. */
 
-import type { Config } from './family.js'
+import type { Config } from './architecture.js'
 
 /** Query heads, KV heads and neurons of a layer. */
 export interface Widths {
@@ -18,14 +18,15 @@ function copyOf(config: Config): { all: Mutable; text: Mutable } {
   return { all, text: typeof inner === 'object' && inner !== null ? (inner as Mutable) : all }
 }
 
-/** Names of what a config of LLaMA's kind says of its widths; nothing for other families. */
+/** Names of what a config of LLaMA's kind says of its widths; nothing for other architectures. */
 function isLlama({ all, text }: { all: Mutable; text: Mutable }): boolean {
   return typeof text.intermediate_size === 'number' || all !== text
 }
 
 /**
  * The config with these widths, a layer each. Where they differ between layers, the usual keys have the widest, and
- * `per_layer_config` (a key of transformers: by number of the layer, what differs) has the others. Nothing where the family has no keys for them.
+ * `per_layer_config` (a key of transformers: by number of the layer, what differs) has the others. Nothing where the
+ * architecture has no keys for them.
  */
 export function withWidths(config: Config, widths: readonly Widths[], headSize: number): Mutable | undefined {
   const copy = copyOf(config)
@@ -73,7 +74,9 @@ export function widthsOf(config: Config, layer: number, usual: Widths): Widths {
   }
 }
 
-/** The config with biases on all linears of attention and MLP; nothing where the family has no switch for them. */
+/**
+ * The config with biases on all linears of attention and MLP; nothing where the architecture has no switch for them.
+ */
 export function withBiases(config: Config): Mutable | undefined {
   const copy = copyOf(config)
   const named = Array.isArray(config.architectures) ? config.architectures[0] : undefined

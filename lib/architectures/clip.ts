@@ -1,7 +1,10 @@
-/** The vision tower of CLIP: patches and a class token, learned positions, pre-norm blocks in which all rows see one another. */
+/**
+ * The vision encoder of CLIP: patches and a class token, learned positions, pre-norm blocks in which all rows see one
+ * another.
+ */
 
+import type { Config, Layer, OpSpec, Stack, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, rowsOf, type Tensors } from './build.js'
-import type { Config, Layer, Op, Stack, Subject } from './family.js'
 
 /** What a config leaves out; transformers' defaults. */
 const defaults = {
@@ -35,11 +38,14 @@ export interface Clip {
   patch: number
 }
 
-/** Its tensors begin with `root`; `more`: activations of what follows the tower. The second result: what is missing. */
+/**
+ * Its tensors begin with `root`; `more`: activations of what follows the vision encoder. The second result: what is
+ * missing.
+ */
 export function clip(
   config: Config,
   subject: Subject,
-  { tensors, root, final, more }: { tensors: Tensors; root: string; final: Op[]; more: Record<string, number> },
+  { tensors, root, final, more }: { tensors: Tensors; root: string; final: OpSpec[]; more: Record<string, number> },
 ): [Clip, string[]] {
   const given = { ...defaults, ...config }
   const number = numbersOf(given, required, subject)
@@ -48,9 +54,11 @@ export function clip(
   const headSize = hidden / heads
   const kind = activationOf(given.hidden_act) ?? 'quick_gelu'
   const missing = missed([
-    config.model_type !== undefined && config.model_type !== 'clip_vision_model' && `the tower ${config.model_type}`,
+    config.model_type !== undefined &&
+      config.model_type !== 'clip_vision_model' &&
+      `the vision encoder ${config.model_type}`,
     activationOf(given.hidden_act) === undefined && `the activation ${given.hidden_act}`,
-    ...headsMissing({ heads, groups: heads, size: headSize, rotary: false }),
+    ...headsMissing({ heads, numKvHeads: heads, size: headSize, rotary: false }),
   ])
   const rows = 1 + Math.floor(size / patch) ** 2
 
@@ -109,7 +117,7 @@ export function clip(
           },
           ...more,
         },
-        attention: { heads, groups: heads, headSize, both: rows },
+        attention: { heads, numKvHeads: heads, headSize, sequenceLength: rows },
         embed: [
           // A convolution whose patches do not overlap is a product.
           {
@@ -118,7 +126,7 @@ export function clip(
             y: 'h',
             weight: tensors.add(`${embeddings}.patch_embedding.weight`, hidden, channels, patch, patch),
           },
-          { op: 'first', y: 'h', weight: tensors.add(`${embeddings}.class_embedding`, hidden) },
+          { op: 'class_token', y: 'h', weight: tensors.add(`${embeddings}.class_embedding`, hidden) },
           { op: 'embed', y: 'h', table, by: 'position', add: true },
           // So it is spelled.
           tensors.layerNorm(`${root}.pre_layrnorm`, 'h', 'x', hidden, eps),

@@ -1,17 +1,17 @@
 /** From a checkpoint's config to the model that can be run, by the architecture it names. */
 
 import { WeightsmithError } from '../util/errors.js'
-import type { Config, Family, ModelSpec } from './family.js'
+import type { Architecture, Config, ModelSpec } from './architecture.js'
 import { llama, traits } from './llama.js'
 import { llava } from './llava.js'
 import { opt } from './opt.js'
 
+export type { Activation, Attention, Layer, ModelSpec, OpSpec, Rotary, Stack, Units, Vision } from './architecture.js'
 export { type Widths, withBiases, withWidths } from './change.js'
-export type { Activation, Attention, Layer, ModelSpec, Op, Rotary, Stack, Units, Vision } from './family.js'
 export { inputsOf } from './inputs.js'
 
-const families: ReadonlyMap<string, Family> = new Map<string, Family>([
-  ...Object.keys(traits).map((architecture): [string, Family] => [architecture, llama]),
+const architectures: ReadonlyMap<string, Architecture> = new Map<string, Architecture>([
+  ...Object.keys(traits).map((architecture): [string, Architecture] => [architecture, llama]),
   ['OPTForCausalLM', opt],
   ['LlavaForConditionalGeneration', llava],
 ])
@@ -51,14 +51,14 @@ export function modelSpec(config: Config | undefined, tensors: Shapes, name: str
 export function describe(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
   const found = config?.architectures
   const architecture = Array.isArray(found) ? String(found[0]) : undefined
-  const family = families.get(architecture ?? '')
-  if (config === undefined || architecture === undefined || family === undefined) {
+  const build = architectures.get(architecture ?? '')
+  if (config === undefined || architecture === undefined || build === undefined) {
     const what =
       architecture === undefined ? 'has a config that names no architecture' : `has the architecture ${architecture}`
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_ARGUMENT',
-      `The model ${name} ${what}; what can be run is ${[...families.keys()].join(', ')}.`,
+      `The model ${name} ${what}; what can be run is ${[...architectures.keys()].join(', ')}.`,
     )
   }
-  return family(config, { name, architecture, has: (tensor) => tensors.has(tensor) })
+  return build(config, { name, architecture, has: (tensor) => tensors.has(tensor) })
 }

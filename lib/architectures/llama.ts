@@ -1,11 +1,12 @@
 /**
  * LLaMA and its near relatives: pre-norm blocks of rotary grouped attention and a gated MLP. Mistral adds a sliding
- * window, Qwen2 biases on q, k and v, Qwen3 norms of the heads of q and k, Gemma norms by 1 + weight and a scaled embedding.
+ * window, Qwen2 biases on q, k and v, Qwen3 norms of the heads of q and k, Gemma norms by 1 + weight and a scaled
+ * embedding.
  */
 
+import type { Config, Layer, ModelSpec, OpSpec, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
 import { unknownByLayer, widthsOf } from './change.js'
-import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
 import { ropeKind, rotaryOf } from './rope.js'
 import { type Windowed, windowsOf } from './windows.js'
 
@@ -44,13 +45,16 @@ export interface Names {
   head: string
 }
 
-/** The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there, ERR_WEIGHTSMITH_ARGUMENT for what cannot be run. */
+/**
+ * The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there,
+ * ERR_WEIGHTSMITH_ARGUMENT for what cannot be run.
+ */
 export function llama(config: Config, subject: Subject, names: Names = { model: 'model', head: 'lm_head' }): ModelSpec {
   const { qkvBias = false, headNorms = false, gemma = false, windowed } = traits[subject.architecture] ?? {}
   const number = numbersOf(config, required, subject)
   const { hidden_size: hidden, intermediate_size: inner, num_attention_heads: heads, rms_norm_eps: eps } = number
   const { num_hidden_layers: depth, vocab_size: vocabulary, max_position_embeddings: positions } = number
-  const groups = Number(config.num_key_value_heads ?? heads)
+  const numKvHeads = Number(config.num_key_value_heads ?? heads)
   const headSize = Number(config.head_dim ?? hidden / heads)
   const rotary = rotaryOf(config, headSize, positions)
   const activation = gemma
@@ -64,7 +68,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     ...unknownTypes,
     config.use_bidirectional_attention === true && 'attention in both directions',
     rotary === undefined && `rotary scaling of type ${ropeKind(config)}`,
-    ...headsMissing({ heads, groups, size: headSize, rotary: true }),
+    ...headsMissing({ heads, numKvHeads, size: headSize, rotary: true }),
   ])
   if (rotary === undefined || kind === undefined || missing.length > 0) throw refusal(missing, subject)
 
@@ -75,14 +79,14 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
   const norm = (key: string) => tensors.rmsNorm(key, 'x', 'h', hidden, eps, plus)
 
   const layer = (index: number): Layer => {
-    const own = widthsOf(config, index, { heads, groups, inner })
+    const own = widthsOf(config, index, { heads, groups: numKvHeads, inner })
     const queries = own.heads * headSize
     const keys = own.groups * headSize
     const prefix = `${names.model}.layers.${index}`
     const attention = `${prefix}.self_attn`
     const mlp = `${prefix}.mlp`
     /** q or k, whose heads have norms in Qwen3; `a` is free until attention writes it. */
-    const projected = (name: 'q' | 'k', count: number): Op[] => {
+    const projected = (name: 'q' | 'k', count: number): OpSpec[] => {
       const shape: [number, number] = [count * headSize, hidden]
       if (!headNorms) return [tensors.linear(`${attention}.${name}_proj`, 'h', name, shape, biased.qkv)]
       return [
@@ -104,14 +108,14 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
           y: 'a',
           window: windows[index] ?? 0,
           heads: own.heads,
-          groups: own.groups,
+          numKvHeads: own.groups,
         },
         tensors.linear(`${attention}.o_proj`, 'a', 'h', [hidden, queries], biasedOut),
         { op: 'add', x: 'x', y: 'h' },
         norm(`${prefix}.post_attention_layernorm`),
         tensors.linear(`${mlp}.gate_proj`, 'h', 'g', [own.inner, hidden], biased.mlp),
         tensors.linear(`${mlp}.up_proj`, 'h', 'u', [own.inner, hidden], biased.mlp),
-        { op: 'gate', kind, x: 'g', y: 'u' },
+        { op: 'glu', kind, x: 'g', y: 'u' },
         tensors.linear(`${mlp}.down_proj`, 'g', 'h', [hidden, own.inner], biased.mlp),
         { op: 'add', x: 'x', y: 'h' },
       ],
@@ -132,7 +136,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     }
   }
   const queries = heads * headSize
-  const keys = groups * headSize
+  const keys = numKvHeads * headSize
   const table = tensors.add(`${names.model}.embed_tokens.weight`, vocabulary, hidden)
   const tied = (config.tie_word_embeddings ?? gemma) === true
   return {
@@ -142,7 +146,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     tensors: tensors.shapes,
     language: {
       activations: { x: hidden, h: hidden, q: queries, k: keys, v: keys, a: queries, g: inner, u: inner },
-      attention: { heads, groups, headSize, both: 0, rotary: rotary.angles },
+      attention: { heads, numKvHeads, headSize, sequenceLength: 0, rotary: rotary.angles },
       embed: [{ op: 'embed', y: 'x', table, by: 'id', ...(gemma ? { scale: Math.sqrt(hidden) } : {}) }],
       layers: Array.from({ length: depth }, (_, i) => layer(i)),
       final: [norm(`${names.model}.norm`)],

@@ -1,11 +1,11 @@
 /**
- * LLaVA 1.5: the patches of a CLIP tower, taken some layers before its end, go through a projector of two matrices and then
- * stand among the tokens of a language model.
+ * LLaVA 1.5: the patches of a CLIP vision encoder, taken some layers before its end, go through a projector of two
+ * matrices and then stand among the tokens of a language model.
  */
 
+import type { Config, ModelSpec, OpSpec, Subject } from './architecture.js'
 import { activationOf, missed, refusal, Tensors } from './build.js'
 import { clip } from './clip.js'
-import type { Config, ModelSpec, Op, Subject } from './family.js'
 import { llama } from './llama.js'
 
 /** What a text_config leaves out; transformers' defaults of LLaMA. */
@@ -29,18 +29,18 @@ const texts: Readonly<Record<string, string>> = {
 
 /** Where tensors are: before transformers 4.52 models were nested the other way round. */
 function namesOf({ has }: Subject) {
-  const tower = (root: string) =>
+  const encoder = (root: string) =>
     has(`${root}.vision_model.embeddings.class_embedding`) ? `${root}.vision_model` : root
   if (has('model.language_model.embed_tokens.weight')) {
     return {
       text: { model: 'model.language_model', head: 'lm_head' },
-      tower: tower('model.vision_tower'),
+      encoder: encoder('model.vision_tower'),
       projector: 'model.multi_modal_projector',
     }
   }
   return {
     text: { model: 'language_model.model', head: 'language_model.lm_head' },
-    tower: tower('vision_tower'),
+    encoder: encoder('vision_tower'),
     projector: 'multi_modal_projector',
   }
 }
@@ -60,13 +60,18 @@ export function llava(config: Config, subject: Subject): ModelSpec {
   const vision = (config.vision_config ?? {}) as Config
   const width = Number(vision.hidden_size ?? 768)
   const hidden = Number(text.hidden_size)
-  const final: Op[] = [
+  const final: OpSpec[] = [
     tensors.linear(`${names.projector}.linear_1`, 'x', 'p', [hidden, width], biased),
     { op: 'activation', kind: kind ?? 'gelu', x: 'p' },
     tensors.linear(`${names.projector}.linear_2`, 'p', 'f', [hidden, hidden], biased),
   ]
-  const [tower, lacks] = clip(vision, subject, { tensors, root: names.tower, final, more: { p: hidden, f: hidden } })
-  const depth = tower.stack.layers.length
+  const [encoder, lacks] = clip(vision, subject, {
+    tensors,
+    root: names.encoder,
+    final,
+    more: { p: hidden, f: hidden },
+  })
+  const depth = encoder.stack.layers.length
   const layers = typeof layer === 'number' && layer < 0 ? depth + 1 + layer : Number(layer)
   const missing = missed([
     architecture === undefined && `the language model ${type}`,
@@ -83,10 +88,10 @@ export function llava(config: Config, subject: Subject): ModelSpec {
     architecture: subject.architecture,
     tensors: new Map([...language.tensors, ...tensors.shapes]),
     vision: {
-      stack: tower.stack,
-      channels: tower.channels,
-      size: tower.size,
-      patch: tower.patch,
+      stack: encoder.stack,
+      channels: encoder.channels,
+      size: encoder.size,
+      patch: encoder.patch,
       patches: 'patches',
       layers,
       features: 'f',

@@ -1,10 +1,10 @@
 /**
- * OPT: learned positions, LayerNorm before each half of a block (or after it, in the smallest of them), biases, an MLP of
- * two matrices, and a head that is the embedding.
+ * OPT: learned positions, LayerNorm before each half of a block (or after it, in the smallest of them), biases, an MLP
+ * of two matrices, and a head that is the embedding.
  */
 
+import type { Config, Layer, ModelSpec, OpSpec, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
-import type { Config, Layer, ModelSpec, Op, Subject } from './family.js'
 
 const required = [
   'hidden_size',
@@ -32,14 +32,14 @@ export function opt(config: Config, subject: Subject): ModelSpec {
   const missing = missed([
     kind === undefined && `the activation ${config.activation_function}`,
     config.layer_norm_elementwise_affine === false && 'norms without weights',
-    ...headsMissing({ heads, groups: heads, size: headSize, rotary: false }),
+    ...headsMissing({ heads, numKvHeads: heads, size: headSize, rotary: false }),
   ])
   if (kind === undefined || missing.length > 0) throw refusal(missing, subject)
 
   const tensors = new Tensors()
   const root = 'model.decoder'
   /** One half of a block, from `x` to what is added to it; the norm before it, or after the sum. */
-  const half = (norm: string, ops: (x: string) => Op[]): Op[] => {
+  const half = (norm: string, ops: (x: string) => OpSpec[]): OpSpec[] => {
     if (before) return [tensors.layerNorm(norm, 'x', 'h', hidden, eps), ...ops('h'), { op: 'add', x: 'x', y: 'h' }]
     return [...ops('x'), { op: 'add', x: 'h', y: 'x' }, tensors.layerNorm(norm, 'h', 'x', hidden, eps)]
   }
@@ -94,7 +94,7 @@ export function opt(config: Config, subject: Subject): ModelSpec {
     tensors: tensors.shapes,
     language: {
       activations: { x: hidden, h: hidden, e: embedded, q: hidden, k: hidden, v: hidden, a: hidden, m: inner },
-      attention: { heads, groups: heads, headSize, both: 0 },
+      attention: { heads, numKvHeads: heads, headSize, sequenceLength: 0 },
       embed: [
         { op: 'embed', y: projected ? 'e' : 'x', table, by: 'id' },
         ...project('project_in', 'e', 'x', [hidden, embedded]),

@@ -3,7 +3,7 @@
  * modeling_rope_utils of transformers defines them.
  */
 
-import type { Config, Rotary } from './family.js'
+import type { Config, Rotary } from './architecture.js'
 
 export interface RotaryOf {
   /** Most tokens of a sequence. */
@@ -68,7 +68,9 @@ function llama3(frequency: number, scaling: Config): number {
   return ((1 - share) * frequency) / factor + share * frequency
 }
 
-/** Pairs that turn more than `beta_fast` times within the trained length are kept, those below `beta_slow` stretched. */
+/**
+ * Pairs that turn more than `beta_fast` times within the trained length are kept, those below `beta_slow` stretched.
+ */
 function yarn(plain: Float64Array, theta: number, scaling: Config, trained: number): Float64Array {
   const size = 2 * plain.length
   const truncate = scaling.truncate !== false

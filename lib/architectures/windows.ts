@@ -1,7 +1,10 @@
-/** Which layers see a window of the tokens before them: `layer_types` says it, as in transformers 5; other keys where it is not there. */
+/**
+ * Which layers see a window of the tokens before them: `layer_types` says it, as in transformers 5; other keys where it
+ * is not there.
+ */
 
 import { withLayerTypes } from '../checkpoint/index.js'
-import type { Config } from './family.js'
+import type { Config } from './architecture.js'
 
 /** Where a config has no `layer_types`: all layers, or, where it is switched on, those from `max_window_layers` on. */
 export type Windowed = 'always' | 'switched'

@@ -6,7 +6,7 @@ import { openText, Sight } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
-import { estimateGeneration, roomyModel, streamed } from '../runtime/memory_fit.js'
+import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
 import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
@@ -100,7 +100,7 @@ export async function evaluateAll(
   const longest = Math.max(...sets.map((set) => set.longest))
   const total = Math.max(...sets.map((set) => set.total))
   const cached = metric === 'exact-match'
-  const { model, ...device } = await roomyModel(engine, checkpoint, { longest, total, cached })
+  const { model, ...device } = await fitModel(engine, checkpoint, { longest, total, cached })
   const reports: EvalReport[] = []
   const out = options.out === undefined || dryRun ? undefined : await createLines(options.out)
   try {
@@ -110,7 +110,7 @@ export async function evaluateAll(
       const common = { model: path, data: file, metric, dryRun, examples }
       const takes = {
         ...device,
-        notes: cached && device.parts > 1 ? [streamed(path, device.reads)] : [],
+        notes: cached && device.parts > 1 ? [streamingNotice(path, device.reads)] : [],
         device: engine.device.name,
       }
       if (dryRun) {
@@ -183,7 +183,7 @@ async function estimateOf(
 ): Promise<number> {
   if (set.kind === 'matches') {
     const promptTokens = set.total - set.most * set.examples
-    return estimateGeneration(model, { sequences: set.examples, promptTokens, most: set.most, together, reads })
+    return estimateGeneration(model, { sequences: set.examples, promptTokens, maxNewTokens: set.most, together, reads })
   }
   const tokens = Math.min(model.tokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))

@@ -82,7 +82,7 @@ async function losses(
   for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
     const tokens: Token[][] = []
     for (const batch of walked) tokens.push(await pack(batch))
-    await model.walk(tokens, {
+    await model.layerwisePass(tokens, {
       check,
       losses: (number, nll) => add(walked[number] ?? [], tokens[number] ?? [], nll),
     })
@@ -115,7 +115,12 @@ async function matches(
   // Images are read for a batch at a time.
   for (const batch of sight.blind ? [lines] : batches(lines, rows, model.tokens)) {
     const prompts = await Promise.all(batch.map((line) => sight.sequence(line.prompt, line)))
-    const continuations = await generate(model, prompts, { most, ends, check, onEnd: () => step(++done) })
+    const continuations = await generate(model, prompts, {
+      maxNewTokens: most,
+      eosTokenIds: ends,
+      check,
+      onEnd: () => step(++done),
+    })
     for (const [i, { prompt, answer, whole }] of batch.entries()) {
       const { ids = [], ended = false } = continuations[i] ?? {}
       const right = ended && text.decode([...prompt, ...ids]) === whole
@@ -163,11 +168,11 @@ async function choices({ model, sight, check, step }: Work, questions: readonly 
   for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
     const work: Awaited<ReturnType<typeof pack>>[] = []
     for (const batch of walked) work.push(await pack(batch))
-    await model.walk(
+    await model.layerwisePass(
       work.map((own) => own.tokens),
       {
         check,
-        wanted: (number) => ({ first: work[number]?.first }),
+        wanted: (number) => ({ outputs: work[number]?.first }),
         losses: (number, nll) => {
           let row = 0
           for (const { answer } of work[number]?.batch ?? []) {

@@ -5,21 +5,21 @@
  */
 
 import type { Token, Wanted } from '../runtime/forward_pass.js'
-import type { Draw } from '../runtime/kernels.js'
+import type { SamplingParams } from '../runtime/kernels.js'
 import type { Model } from '../runtime/model.js'
 import type { Sequence } from '../runtime/pack.js'
 import { WeightsmithError } from '../util/errors.js'
 
-export interface Sampling extends Pick<Draw, 'temperature' | 'topK' | 'topP' | 'seed'> {
+export interface Sampling extends Pick<SamplingParams, 'temperature' | 'topK' | 'topP' | 'seed'> {
   /** Continuations of each prompt. */
   samples: number
 }
 
 export interface GenerateOptions {
-  /** Most ids a continuation has. */
-  most: number
-  /** Ids that end a continuation; they are not part of it. */
-  ends: ReadonlySet<number>
+  /** Most tokens of a continuation. */
+  maxNewTokens: number
+  /** Ids of tokens that end a continuation; they are not part of it. */
+  eosTokenIds: ReadonlySet<number>
   /** Without it, every continuation is the likeliest id after id. */
   sampling?: Sampling | undefined
   /** Called with the ids of a continuation after each of them; true ends it. */
@@ -88,15 +88,15 @@ class Rows {
 export async function generate(
   model: Model,
   prompts: readonly Sequence[],
-  { most, ends, sampling, stop, onEnd, check, onPass }: GenerateOptions,
+  { maxNewTokens, eosTokenIds, sampling, stop, onEnd, check, onPass }: GenerateOptions,
 ): Promise<Continuation[]> {
   const samples = sampling?.samples ?? 1
   const packed = prompts.map((prompt) => model.pack([prompt]))
   const longest = packed.reduce((longest, tokens) => Math.max(longest, tokens.length), 0)
-  if (longest + most > model.cache) {
+  if (longest + maxNewTokens > model.cache) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_ARGUMENT',
-      `A prompt of ${longest} tokens and ${most} after it need as many rows of a cache, but it has ${model.cache}.`,
+      `A prompt of ${longest} tokens and ${maxNewTokens} after it need as many rows of a cache, but it has ${model.cache}.`,
     )
   }
   const results: Continuation[] = []
@@ -128,7 +128,7 @@ export async function generate(
       const cost = first === undefined ? tokens.length : 1
       // A pass that nothing else is in takes it, or the model refuses it.
       if (cost > left && growing.length + begun.length > 0) return false
-      const mostOwn = Math.min(most, Math.max(1, model.spec.context - tokens.length))
+      const mostOwn = Math.min(maxNewTokens, Math.max(1, model.spec.context - tokens.length))
       const start = rows.take(tokens.length + mostOwn)
       if (start === undefined) return false
       const one = { ids: [], ended: false, at, tokens, start, rows: tokens.length + mostOwn, most: mostOwn }
@@ -153,7 +153,7 @@ export async function generate(
   /** The token that says the next id of a sequence. */
   const last = ({ at, ids, tokens, start }: Growing): Token => {
     const row = start + tokens.length - 1 + ids.length
-    const draw = sampling && {
+    const params = sampling && {
       ...sampling,
       sequence: at.prompt,
       sample: at.sample,
@@ -161,7 +161,7 @@ export async function generate(
     }
     const { target: _, ...prompted } = tokens.at(-1) ?? { id: 0 }
     const said = ids.length === 0 ? prompted : { id: ids.at(-1) ?? 0 }
-    return { ...said, start, row, draw }
+    return { ...said, start, row, sampling: params }
   }
 
   for (;;) {
@@ -175,7 +175,7 @@ export async function generate(
     )
     const passes =
       asked.length + rest.length <= model.tokens
-        ? [{ tokens: [...asked, ...rest], wanted: { first: asked.length, copies } }]
+        ? [{ tokens: [...asked, ...rest], wanted: { outputs: asked.length, copies } }]
         : passesOf(rest, asked, copies, model.tokens)
     const best = (await model.runAll(passes, { check })).flatMap((pass) => [...pass.best])
     said += asked.length
@@ -183,7 +183,7 @@ export async function generate(
     const still: Growing[] = []
     for (const [i, one] of growing.entries()) {
       const id = best[i] ?? 0
-      one.ended = ends.has(id)
+      one.ended = eosTokenIds.has(id)
       if (!one.ended) {
         one.ids.push(id)
         one.ended = stop?.(one.ids, one.at) ?? false
@@ -212,7 +212,7 @@ function passesOf(
       const part = tokens.slice(i * most, (i + 1) * most)
       return { tokens: part, wanted: wanted(part.length) }
     })
-  const passes = [...cut(rest, () => ({ first: 0 })), ...cut(asked, (first) => ({ first }))]
+  const passes = [...cut(rest, () => ({ outputs: 0 })), ...cut(asked, (outputs) => ({ outputs }))]
   return passes.map((pass, i) => (i === 0 ? { ...pass, wanted: { ...pass.wanted, copies } } : pass))
 }
 

@@ -5,7 +5,7 @@ import { checkIds, type Message, openText, type Prompt, Sight, type Text } from 
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
-import { estimateGeneration, roomyModel, streamed } from '../runtime/memory_fit.js'
+import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import { generate, type Place } from './generate.js'
 
@@ -106,7 +106,7 @@ export async function generateText(
   const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths) + maxTokens
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
-  const { model, bytes, parts, reads } = await roomyModel(engine, checkpoint, { longest, total, cached: true })
+  const { model, bytes, parts, reads } = await fitModel(engine, checkpoint, { longest, total, cached: true })
   const report: GenerateReport = {
     model: path,
     dryRun,
@@ -117,7 +117,7 @@ export async function generateText(
     bytes,
     parts,
     reads,
-    notes: parts === 1 ? [] : [streamed(path, reads)],
+    notes: parts === 1 ? [] : [streamingNotice(path, reads)],
     device: engine.device.name,
     milliseconds: 0,
   }
@@ -126,7 +126,7 @@ export async function generateText(
     const asked = {
       sequences: count,
       promptTokens,
-      most: maxTokens,
+      maxNewTokens: maxTokens,
       together: Math.floor(model.cache / longest),
       reads,
     }
@@ -135,8 +135,8 @@ export async function generateText(
   const speaker = new Speaker((ids, { prompt }) => text.decode(ids, lines[prompt]?.prompt), options)
   try {
     await generate(model, ids, {
-      most: maxTokens,
-      ends: new Set(text.ends),
+      maxNewTokens: maxTokens,
+      eosTokenIds: new Set(text.ends),
       sampling,
       stop: (said, at) => speaker.hear(said, at),
       onEnd: (continuation, at) => {

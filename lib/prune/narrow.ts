@@ -93,11 +93,11 @@ export async function pruneWidths(subject: Subject, options: Choice): Promise<De
 
 /** The config of a compact model; says which tools load it. */
 function narrowed({ checkpoint, spec }: Subject, kept: readonly KeptUnits[], notes: string[]) {
-  const { heads, groups, headSize } = spec.language.attention
+  const { heads, numKvHeads, headSize } = spec.language.attention
   const widths = Array.from(spec.language.layers, (_, layer) => {
     const count = (kind: Units['kind']) =>
       kept.find((own) => own.layer === layer && own.units.kind === kind)?.kept.filter((stay) => stay).length ?? 0
-    return { heads: (count('group') * heads) / groups, groups: count('group'), inner: count('neuron') }
+    return { heads: (count('group') * heads) / numKvHeads, groups: count('group'), inner: count('neuron') }
   })
   const config = withWidths(checkpoint.config ?? {}, widths, headSize)
   if (config === undefined) {

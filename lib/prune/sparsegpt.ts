@@ -6,7 +6,7 @@
 
 import type { Checkpoint, CheckpointTensor, Content } from '../checkpoint/index.js'
 import type { NativeAddon, NativeDevice, StoreDType } from '../native/border.js'
-import { forwardKernels as kernels } from '../runtime/index.js'
+import { modelKernels as kernels } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import type { Sparsity } from './weights.js'
 
@@ -141,12 +141,12 @@ async function sparseGpt(
       }
       const rest = first + columns
       const dispatches = chunks.flatMap(({ w, mask, errors, count }) => [
-        kernels.obs(
+        kernels.sparsegptPrune(
           { u, mask, w, errors },
           { rows: count, inputs, first, count: columns, stay: pattern?.stay ?? 0, of: pattern?.of ?? 0 },
         ),
         ...(rest < inputs
-          ? [kernels.carry({ u, errors, w }, { rows: count, inputs, first: rest, count: columns })]
+          ? [kernels.sparsegptUpdate({ u, errors, w }, { rows: count, inputs, first: rest, count: columns })]
           : []),
       ])
       await device.dispatch(resident, { writes: [], dispatches, reads: [] })

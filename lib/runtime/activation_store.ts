@@ -1,5 +1,5 @@
 /**
- * Residual streams that wait for the next part of a model: in memory as far as a budget goes, and beyond it in a
+ * Residual streams that wait for the next partition of a model: in memory as far as a budget goes, and beyond it in a
  * temporary file without a name, which goes with the process.
  */
 
@@ -13,7 +13,7 @@ interface Spilled {
   bytes: number
 }
 
-export class Spill {
+export class ActivationStore {
   private readonly kept = new Map<number, Float32Array<ArrayBuffer>>()
   private readonly spilled = new Map<number, Spilled>()
   private file: FileHandle | undefined

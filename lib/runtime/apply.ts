@@ -2,7 +2,8 @@
 
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
-import { forwardKernels as kernels, turnedBytes } from './kernels.js'
+import { modelKernels as kernels } from './kernels.js'
+import { packedBytes } from './ops/index.js'
 import { blocksOf, stagingBytes } from './program.js'
 
 /** W x, f32, for a matrix [outputs, inputs] that is stored as F32, F16 or BF16. */
@@ -16,8 +17,8 @@ export async function apply(
   const limit = Math.min(stagingBytes, device.info.limits.maxStorageBufferBindingSize ?? stagingBytes)
   const blocks = blocksOf(outputs, inputs, dtype as StoreDType, limit)
   const row = inputs * (dtype === 'F32' ? 4 : 2)
-  const most = blocks.reduce((size, block) => Math.max(size, turnedBytes(block)), 4)
-  const [staging, turned, from, to] = [0, 1, 2, 3]
+  const most = blocks.reduce((size, block) => Math.max(size, packedBytes(block)), 4)
+  const [staging, packed, from, to] = [0, 1, 2, 3]
   const resident = await device.allocate([Math.max(4, (blocks[0]?.rows ?? 0) * row), most, x.byteLength, 4 * outputs])
   try {
     await device.dispatch(resident, {
@@ -26,12 +27,12 @@ export async function apply(
       reads: [],
     })
     for (const block of blocks) {
-      const own = { ...block, buffer: turned }
+      const own = { ...block, buffer: packed }
       const path = checkpoint.files[file]?.path ?? ''
       const at = { begin: begin + block.first * row, bytes: block.rows * row }
       await device.dispatch(resident, {
         writes: [{ buffer: staging, offset: 0, path, ...at }],
-        dispatches: [kernels.turn(staging, own), kernels.gemm(own, from, to, { rows: 1, stride: outputs })],
+        dispatches: [kernels.packWeights(staging, own), kernels.gemm(own, from, to, { rows: 1, stride: outputs })],
         reads: [],
       })
     }

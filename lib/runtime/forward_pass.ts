@@ -2,10 +2,17 @@
 
 import type { ModelSpec, Vision } from '../architectures/index.js'
 import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
-import { Meter } from './activation_statistics.js'
-import { type Draw, drawTable, forwardKernels as kernels, lossesOf, lossWords, noTarget } from './kernels.js'
+import { ActivationStatistics } from './activation_statistics.js'
+import {
+  modelKernels as kernels,
+  lossesOf,
+  lossWords,
+  noTarget,
+  packSamplingParams,
+  type SamplingParams,
+} from './kernels.js'
 import type { Buffers, Program } from './program.js'
-import type { Measure, Tap } from './statistics.js'
+import type { StatisticSpec, Tap } from './statistics.js'
 
 /** One token of a pass. */
 export interface Token {
@@ -16,8 +23,10 @@ export interface Token {
   /** The id whose loss is asked for. */
   target?: number | undefined
   /** How the next id is drawn; by default it is the likeliest. Only for models that have a cache. */
-  draw?: Draw | undefined
-  /** It stands for a row of an image's features, `id` for the image. Images that are one object are encoded once a pass. */
+  sampling?: SamplingParams | undefined
+  /**
+   * It stands for a row of an image's features, `id` for the image. Images that are one object are encoded once a pass.
+   */
   image?: { pixels: Pixels; row: number } | undefined
 }
 
@@ -27,8 +36,11 @@ export type Pixels = Float32Array
 export interface Wanted {
   /** Rows of the cache that are copied before anything else: sequences that begin alike. */
   copies?: readonly { from: number; to: number }[] | undefined
-  /** What is said after each of so many tokens, from the first on; defaults to all of them. 0: the pass only fills the cache. */
-  first?: number | undefined
+  /**
+   * Tokens, from the first on, whose next token is predicted: the head runs on their rows alone. Defaults to all; 0:
+   * the pass only fills the cache.
+   */
+  outputs?: number | undefined
   logits?: boolean
   /** The residual stream before the first block and after every block, and what the head is applied to. */
   hidden?: boolean
@@ -43,58 +55,62 @@ export interface Pass {
   logits?: Float32Array
   hidden?: Float32Array[]
   normed?: Float32Array
-  /** Of the images in their order: the tower's residual stream, rows of every image together, and its features. */
+  /**
+   * Of the images in their order: the vision encoder's residual stream, rows of every image together, and its features.
+   */
   images?: { hidden: Float32Array[]; features: Float32Array }
 }
 
-/** Where a pass begins, what it leaves out and what is seen on its way; by default all of a part is run. */
-export interface Stretch {
-  /** The residual stream before a layer of the language model; else the pass begins where the part does. */
+/** Where a pass begins, what it leaves out and what is seen on its way; by default all of a partition is run. */
+export interface PassOptions {
+  /** The residual stream before a layer of the language model; else the pass begins where the partition does. */
   from?: { layer: number; x: Float32Array<ArrayBuffer> } | undefined
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
-  measures?: readonly Measure[] | undefined
-  /** The pass ends behind the tower: there are no losses. */
-  towerOnly?: boolean | undefined
+  statistics?: readonly StatisticSpec[] | undefined
+  /** The pass ends behind the vision encoder: there are no losses. */
+  visionOnly?: boolean | undefined
   /** Whether the pass counts in Gram matrices. */
   grams?: boolean | undefined
-  /** Words of kernel move for every row, after a block. */
-  moves?: ((layer: number, words: Float32Array) => void) | undefined
+  /** Words of kernel `residual_delta` for every row, after a block. */
+  residualDelta?: ((layer: number, words: Float32Array) => void) | undefined
   /** The residual stream before layer `boundary`, or after the last one. */
-  boundaries?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
+  residualStream?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
 }
 
-/** What the part of a model on the device makes of tokens: losses, or the residual stream for the next part. */
+/**
+ * What the partition of a model on the device makes of tokens: losses, or the residual stream for the next partition.
+ */
 export async function runPass(
   { device, resident, buffers }: OnDevice,
   spec: ModelSpec,
   tokens: readonly Token[],
   wanted: Wanted,
-  stretch: Stretch = {},
+  options: PassOptions = {},
 ): Promise<Pass & { x?: Float32Array<ArrayBuffer> }> {
   const work = new Work(device, resident)
-  const { language, vision, part, meters } = buffers
-  const { from, skip, moves } = stretch
-  const meter = new Meter(work, meters, stretch, tokens.length)
+  const { language, vision, partition, captured } = buffers
+  const { from, skip, residualDelta } = options
+  const statistics = new ActivationStatistics(work, captured, options, tokens.length)
 
   const layer = async (program: Program, index: number, rows: number) => {
     for (const op of program.stack.layers[index]?.ops ?? []) {
       const taps = op.op === 'linear' ? op : undefined
       const [outputs = 0, columns = 0] = spec.tensors.get(taps?.weight ?? '') ?? []
-      if (taps) await meter.tap({ weight: taps.weight, side: 'input' }, program.activation(taps.x), columns)
+      if (taps) await statistics.tap({ weight: taps.weight, side: 'input' }, program.activation(taps.x), columns)
       work.add(program.op(op, index, rows))
-      if (taps) await meter.tap({ weight: taps.weight, side: 'output' }, program.activation(taps.y), outputs)
+      if (taps) await statistics.tap({ weight: taps.weight, side: 'output' }, program.activation(taps.y), outputs)
     }
   }
   const isMeasured = (program: Program, index: number) =>
-    program.stack.layers[index]?.ops.some((op) => op.op === 'linear' && meter.has(op.weight)) === true
+    program.stack.layers[index]?.ops.some((op) => op.op === 'linear' && statistics.has(op.weight)) === true
 
   const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels])))
   const seen = vision && spec.vision && images.size > 0 && !from ? { program: vision, ...spec.vision } : undefined
   let features: Pass['images']
   if (seen !== undefined) {
     const { program } = seen
-    const rows = images.size * seen.stack.attention.both
+    const rows = images.size * seen.stack.attention.sequenceLength
     const hidden: Float32Array[] = []
     const look = async () => {
       if (wanted.hidden) hidden.push(await work.activation(program, 'x', rows))
@@ -114,10 +130,10 @@ export async function runPass(
     if (wanted.hidden) features = { hidden, features: await work.activation(program, seen.features, rows) }
   }
 
-  if (stretch.towerOnly === true) {
+  if (options.visionOnly === true) {
     await work.read()
-    await meter.flush()
-    return { nll: new Float32Array(), best: new Uint32Array() }
+    await statistics.flush()
+    return nothing()
   }
 
   const rows = tokens.length
@@ -125,17 +141,19 @@ export async function runPass(
   /** What stands for a row of an image has an id past the vocabulary: its row among all features. */
   const idOf = ({ id, image }: Token) => {
     if (image === undefined || seen === undefined) return id
-    return spec.vocabulary + (order.get(image.pixels) ?? 0) * seen.stack.attention.both + seen.skipped + image.row
+    return (
+      spec.vocabulary + (order.get(image.pixels) ?? 0) * seen.stack.attention.sequenceLength + seen.skipped + image.row
+    )
   }
   const words = tokens.flatMap((token) => [idOf(token), token.start, token.row, token.target ?? noTarget])
   work.write(language.tokens, Uint32Array.from(words))
   const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
-  const angles = language.turn(longest)
-  if (angles !== undefined) work.write(language.angles, angles)
+  const angles = language.anglesFor(longest)
+  if (angles !== undefined) work.write(angles.buffer, angles.table)
 
   const hidden: Float32Array[] = []
   const look = async (boundary: number) => {
-    const see = stretch.boundaries?.(boundary)
+    const see = options.residualStream?.(boundary)
     if (!wanted.hidden && see === undefined) return
     const x = await work.activation(language, 'x', rows)
     if (wanted.hidden) hidden.push(x)
@@ -155,45 +173,44 @@ export async function runPass(
   } else {
     work.write(x, from.x)
   }
-  for (let index = from?.layer ?? part.first; index < part.end; index++) {
+  for (let index = from?.layer ?? partition.first; index < partition.end; index++) {
     if (skip?.has(index)) continue
-    if (moves) work.add([kernels.store(language.tokens, x, meters.before, rows, width)])
+    if (residualDelta) work.add([kernels.kvStore(language.tokens, x, captured.before, rows, width)])
     await layer(language, index, rows)
-    if (moves) {
-      work.add([kernels.move({ a: meters.before, b: x, y: meters.moves }, rows, width)])
-      const [bytes] = await work.read([meters.moves, 3 * rows])
-      moves(index, new Float32Array(bytes ?? []))
+    if (residualDelta) {
+      work.add([kernels.residualDelta({ a: captured.before, b: x, y: captured.residualDelta }, rows, width)])
+      const [bytes] = await work.read([captured.residualDelta, 3 * rows])
+      residualDelta(index, new Float32Array(bytes ?? []))
     }
     await look(index + 1)
   }
-  if (!part.leave) {
+  if (!partition.leave) {
     const stream = await work.activation(language, 'x', rows)
-    await meter.flush()
-    const seen = { ...(wanted.hidden ? { hidden } : {}), ...(features === undefined ? {} : { images: features }) }
-    return { nll: new Float32Array(), best: new Uint32Array(), x: stream, ...seen }
+    await statistics.flush()
+    return { ...nothing(), x: stream, ...(wanted.hidden && { hidden }), ...(features && { images: features }) }
   }
-  const asked = wanted.first ?? rows
-  if (asked === 0) {
+  const outputs = wanted.outputs ?? rows
+  if (outputs === 0) {
     await work.read()
-    await meter.flush()
-    return { nll: new Float32Array(), best: new Uint32Array() }
+    await statistics.flush()
+    return nothing()
   }
-  work.add(language.final(asked))
-  const normed = wanted.hidden ? await work.activation(language, spec.head.x, asked) : undefined
+  work.add(language.final(outputs))
+  const normed = wanted.hidden ? await work.activation(language, spec.head.x, outputs) : undefined
 
-  const logits = wanted.logits ? new Float32Array(asked * spec.vocabulary) : undefined
-  const draws = tokens.slice(0, asked).map(({ draw }) => draw)
-  const drawn = draws.some((draw) => draw !== undefined)
-  if (drawn) work.write(buffers.draws, drawTable(draws))
-  for (let from = 0; from < asked; from += buffers.headRows) {
-    const count = Math.min(buffers.headRows, asked - from)
+  const logits = wanted.logits ? new Float32Array(outputs * spec.vocabulary) : undefined
+  const sampling = tokens.slice(0, outputs).map(({ sampling }) => sampling)
+  const drawn = sampling.some((params) => params !== undefined)
+  if (drawn) work.write(buffers.sampling, packSamplingParams(sampling))
+  for (let from = 0; from < outputs; from += buffers.headRows) {
+    const count = Math.min(buffers.headRows, outputs - from)
     work.add(buffers.head(from, count, drawn))
     if (logits === undefined) continue
     const [bytes] = await work.read([buffers.logits, count * spec.vocabulary])
     logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
   }
-  const [losses, best] = await work.read([buffers.losses, lossWords * asked], [buffers.best, asked])
-  await meter.flush()
+  const [losses, best] = await work.read([buffers.losses, lossWords * outputs], [buffers.best, outputs])
+  await statistics.flush()
   return {
     nll: lossesOf(new Float32Array(losses ?? [])),
     best: new Uint32Array(best ?? []),
@@ -201,6 +218,11 @@ export async function runPass(
     ...(normed === undefined ? {} : { hidden, normed }),
     ...(features === undefined ? {} : { images: features }),
   }
+}
+
+/** What a pass says that ends before the head. */
+function nothing(): Pass {
+  return { nll: new Float32Array(), best: new Uint32Array() }
 }
 
 /** Which sums of |W| and W² are asked for: of every input over the outputs, or of every output over the inputs. */
@@ -213,7 +235,7 @@ export interface WeightSums {
 
 type OnDevice = { device: NativeDevice; resident: number; buffers: Buffers }
 
-/** Sums of the linears of this part that are named, for their inputs or their outputs. */
+/** Sums of the linears of this partition that are named, for their inputs or their outputs. */
 export async function readSums(
   { device, resident, buffers }: OnDevice,
   { names, add, by = 'input' }: WeightSums,
@@ -223,9 +245,9 @@ export async function readSums(
     const work = new Work(device, resident)
     const outputs = blocks.reduce((sum, { rows }) => sum + rows, 0)
     const words = 2 * (by === 'output' ? outputs : (blocks[0]?.columns ?? 0))
-    work.write(buffers.meters.weights, new Float32Array(words))
-    work.add(blocks.map((block) => kernels.sums(block, buffers.meters.weights, by)))
-    const [bytes] = await work.read([buffers.meters.weights, words])
+    work.write(buffers.captured.weights, new Float32Array(words))
+    work.add(blocks.map((block) => kernels.weightSums(block, buffers.captured.weights, by)))
+    const [bytes] = await work.read([buffers.captured.weights, words])
     add(name, new Float32Array(bytes ?? []))
   }
 }
@@ -233,12 +255,12 @@ export async function readSums(
 /** Bytes of a Gram matrix that are read at a time. */
 const gramBytes = 2 ** 24
 
-/** The Gram matrices of this part, as all passes have left them, in blocks of rows. */
+/** The Gram matrices of this partition, as all passes have left them, in blocks of rows. */
 export async function readGrams(
   { device, resident, buffers }: OnDevice,
   add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>,
 ): Promise<void> {
-  for (const { tap, width, blocks } of buffers.meters.grams) {
+  for (const { tap, width, blocks } of buffers.captured.grams) {
     if (!buffers.tensors.has(tap.weight)) continue
     for (const { buffer, first, rows } of blocks) {
       // A few rows at a time: what is read exists more than once.
@@ -289,23 +311,23 @@ class Work {
 
 /** Every image is a sequence of its own. */
 function imageTokens(count: number, { stack }: Vision): Uint32Array<ArrayBuffer> {
-  const { both } = stack.attention
+  const { sequenceLength } = stack.attention
   return Uint32Array.from(
-    Array.from({ length: count * both }, (_, row) => [0, row - (row % both), row, noTarget]).flat(),
+    Array.from({ length: count * sequenceLength }, (_, row) => [0, row - (row % sequenceLength), row, noTarget]).flat(),
   )
 }
 
 /** A row [channels, patch, patch] a patch; the rows that are no patches are 0. */
 function patchesOf(images: readonly Pixels[], { stack, size, patch, patches }: Vision): Float32Array<ArrayBuffer> {
   const width = stack.activations[patches] ?? 0
-  const { both } = stack.attention
+  const { sequenceLength } = stack.attention
   const side = Math.floor(size / patch)
-  const others = both - side ** 2
-  const result = new Float32Array(images.length * both * width)
+  const others = sequenceLength - side ** 2
+  const result = new Float32Array(images.length * sequenceLength * width)
   for (const [i, pixels] of images.entries()) {
-    for (let row = others; row < both; row++) {
+    for (let row = others; row < sequenceLength; row++) {
       const [top, left] = [Math.floor((row - others) / side) * patch, ((row - others) % side) * patch]
-      let at = (i * both + row) * width
+      let at = (i * sequenceLength + row) * width
       for (let line = 0; line < width / patch; line++, at += patch) {
         const [channel, y] = [Math.floor(line / patch), line % patch]
         const from = (channel * size + top + y) * size + left

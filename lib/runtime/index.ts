@@ -3,23 +3,18 @@
 export { apply } from './apply.js'
 export type { Pass, Pixels, Token, Wanted } from './forward_pass.js'
 export {
-  type Block,
   columnWords,
-  type Draw,
-  drawTable,
-  type Forms,
-  formsOf,
-  forwardKernels,
   lossesOf,
   lossWords,
-  matrixSide,
+  modelKernels,
   noTarget,
-  plainForms,
+  packSamplingParams,
+  type SamplingParams,
   tokenWords,
-  turnedBytes,
 } from './kernels.js'
-export type { Standing, WalkOptions, Watch } from './layerwise_pass.js'
+export type { LayerwiseOptions, Observers, Standing } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
+export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
 export { rowsOf, type Sequence } from './pack.js'
-export { type Part, tensorsOf } from './partition.js'
-export { ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from './statistics.js'
+export { type Partition, tensorsOf } from './partition.js'
+export { ColumnStatistics, chunks, type Groups, groupMean, type StatisticSpec, type Tap } from './statistics.js'

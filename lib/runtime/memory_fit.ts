@@ -15,11 +15,11 @@ const cacheShare = 1 / 4
 const activationShare = 1 / 4
 
 /**
- * The model with room for sequences of up to `longest` tokens and `total` together: as much as leaves it on the device, or
- * else as much as leaves place for a layer. Without `cached` passes are on their own, and all of them go through a part at a
- * time. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where the longest sequence alone is too much.
+ * The model with room for sequences of up to `longest` tokens and `total` together: as much as leaves it on the device,
+ * or else as much as leaves place for a layer. Without `cached` passes are on their own, and all of them go through a
+ * partition at a time. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where the longest sequence alone is too much.
  */
-export async function roomyModel(
+export async function fitModel(
   engine: Engine,
   checkpoint: Checkpoint,
   { longest, total, cached }: { longest: number; total: number; cached: boolean },
@@ -27,11 +27,11 @@ export async function roomyModel(
   const { spec } = modelOf(engine, checkpoint, {})
   let first: { model: Model; bytes: number; parts: number; reads: number } | undefined
   for (let share = 1; ; share /= 2) {
-    const room = await engine.use(async ({ memory }) => roomFor(spec, memory * share, longest, total))
-    const model = modelOf(engine, checkpoint, cached ? room : { tokens: room.tokens })
-    const least = room.tokens === longest && room.cache === longest
+    const layout = await engine.use(async ({ memory }) => layoutFor(spec, memory * share, longest, total))
+    const model = modelOf(engine, checkpoint, cached ? layout : { tokens: layout.tokens })
+    const least = layout.tokens === longest && layout.cache === longest
     try {
-      const forecast = { model, ...(await model.forecast(cached ? {} : { watch: [] })) }
+      const forecast = { model, ...(await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })) }
       if (forecast.parts === 1) return forecast
       first ??= forecast
     } catch (error) {
@@ -42,17 +42,17 @@ export async function roomyModel(
 }
 
 /** Tokens a pass, and rows of the cache, for sequences of up to `longest` tokens and `total` together. */
-function roomFor(spec: ModelSpec, memory: number, longest: number, total: number) {
+function layoutFor(spec: ModelSpec, memory: number, longest: number, total: number) {
   const { activations, attention, layers } = spec.language
-  const row = 8 * attention.groups * attention.headSize * layers.length
+  const row = 8 * attention.numKvHeads * attention.headSize * layers.length
   const token = 4 * Object.values(activations).reduce((sum, width) => sum + width, 0)
   const most = Math.min(usualTokens, Math.floor((memory * activationShare) / token))
   const rows = Math.min(total, mostRows, Math.floor((memory * cacheShare) / row))
   return { tokens: Math.max(longest, Math.min(total, most)), cache: Math.max(longest, rows) }
 }
 
-/** What is to be known of a model that is larger than the memory. */
-export function streamed(model: string, reads: number): string {
+/** Notice for a model that does not fit in memory. */
+export function streamingNotice(model: string, reads: number): string {
   return (
     `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
     `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
@@ -60,12 +60,12 @@ export function streamed(model: string, reads: number): string {
 }
 
 /**
- * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass a
- * token of each of those that the cache has room for.
+ * Milliseconds that continuations take at most, from the pace of the first layer: the prompts, and then pass after pass
+ * a token of each of those that the cache has room for.
  */
 export async function estimateGeneration(
   model: Model,
-  asked: { sequences: number; promptTokens: number; most: number; together: number; reads: number },
+  asked: { sequences: number; promptTokens: number; maxNewTokens: number; together: number; reads: number },
 ): Promise<number> {
   const { spec } = model
   const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
@@ -79,7 +79,7 @@ export async function estimateGeneration(
   const ahead = Math.min(asked.promptTokens, model.tokens)
   const prompts = await model.paceOf(tokensOf(ahead))
   const each = await model.paceOf(tokensOf(together))
-  const passes = Math.ceil(asked.sequences / together) * asked.most
+  const passes = Math.ceil(asked.sequences / together) * asked.maxNewTokens
   return (
     (prompts.run * depth * asked.promptTokens) / ahead +
     passes * (each.run * (depth + head / layer) + each.load * asked.reads)

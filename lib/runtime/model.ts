@@ -11,24 +11,25 @@ import { isStorable, refuseQuantised } from '../checkpoint/index.js'
 import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { WeightsmithError } from '../util/errors.js'
-import { type Gear, noGear } from './activation_statistics.js'
+import { type CaptureOptions, noCapture } from './activation_statistics.js'
 import {
   type Pass,
+  type PassOptions,
   readGrams,
   readSums,
   runPass,
-  type Stretch,
   type Token,
   type Wanted,
   type WeightSums,
 } from './forward_pass.js'
-import { type Block, formsOf, forwardKernels, turnedBytes } from './kernels.js'
-import { gearOf, type WalkOptions, walk } from './layerwise_pass.js'
+import { modelKernels } from './kernels.js'
+import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
+import { type Block, formsOf, packedBytes } from './ops/index.js'
 import { pack, type Sequence } from './pack.js'
-import { type Part, partsOf, tensorsOf, wholeOf } from './partition.js'
+import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'
 import type { Tap } from './statistics.js'
-import { type Stream, streamOf } from './weight_streaming.js'
+import { streamingOf, type WeightStreaming } from './weight_streaming.js'
 
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
@@ -46,23 +47,33 @@ export interface Zeros {
 
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
-/** How a model goes through the device: whole, in parts, or in parts that take turns in the same buffers. */
-interface Course {
-  parts: readonly Part[]
-  gear: Gear
-  stream?: Stream | undefined
+/** How a model goes through the device: whole, in partitions, or in partitions that take turns in the same buffers. */
+interface ExecutionPlan {
+  partitions: readonly Partition[]
+  capture: CaptureOptions
+  streaming?: WeightStreaming | undefined
 }
 
 interface Loaded {
-  /** Which buffers they are: of a part and its gear, or of a stream. */
+  /** Which buffers they are: of a partition and its capture, or of weights that stream. */
   key: string
-  part: Part
+  partition: Partition
   device: NativeDevice
   resident: number
   buffers: Buffers
 }
 
-/** Share of the memory that parts of a model leave to what waits between them. */
+/**
+ * Passes one after another, none of which knows the next; or one layerwise pass, which has all of its batches at once.
+ */
+type PlanMode = 'repeated' | 'layerwise'
+
+export interface ForecastOptions extends LayerwiseOptions {
+  /** Defaults to `repeated`. */
+  mode?: PlanMode
+}
+
+/** Share of the memory that partitions of a model leave to what waits between them. */
 const waitingShare = 1 / 8
 
 const defaultTokens = 1024
@@ -76,7 +87,7 @@ export class Model {
   private readonly zeros: ReadonlyMap<string, Zeros>
   private loaded: Loaded | undefined
   /** How passes go there, on the device that it was asked for. */
-  private course: { device: NativeDevice; course: Course } | undefined
+  private plan: { device: NativeDevice; plan: ExecutionPlan } | undefined
   private last: Promise<unknown> = Promise.resolve()
 
   constructor(
@@ -92,26 +103,30 @@ export class Model {
   }
 
   /**
-   * Sequences as the tokens of one pass, each predicted from the ones before it; the last has no target, and rows of images
-   * are no targets. The id of an image becomes the rows of its features. Throws ERR_WEIGHTSMITH_ARGUMENT for ids that the
-   * vocabulary does not have, for images that are missing or of another size, and for sequences longer than the context.
+   * Sequences as the tokens of one pass, each predicted from the ones before it; the last has no target, and rows of
+   * images are no targets. The id of an image becomes the rows of its features. Throws ERR_WEIGHTSMITH_ARGUMENT for ids
+   * that the vocabulary does not have, for images that are missing or of another size, and for sequences longer than
+   * the context.
    */
   pack(sequences: readonly Sequence[]): Token[] {
     return pack({ spec: this.spec, name: this.checkpoint.name }, sequences)
   }
 
   /**
-   * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that is
-   * larger than the memory is read from its files for every pass, but for what stays on the device.
+   * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that
+   * is larger than the memory is read from its files for every pass, but for what stays on the device.
    */
   run(tokens: readonly Token[], wanted: Wanted = {}): Promise<Pass> {
     return this.runAll([{ tokens, wanted }]).then(([pass]) => pass as Pass)
   }
 
-  /** Runs several passes one after another; each part of a model that is larger than the memory is read once for all. */
+  /**
+   * Runs several passes one after another; each partition of a model that is larger than the memory is read once for
+   * all.
+   */
   runAll(
     passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[],
-    { check }: Pick<WalkOptions, 'check'> = {},
+    { check }: Pick<LayerwiseOptions, 'check'> = {},
   ): Promise<Pass[]> {
     const batches = passes.map(({ tokens }) => tokens)
     for (const tokens of batches) this.checkPass(tokens)
@@ -128,7 +143,7 @@ export class Model {
     }
     return this.inTurn(() =>
       this.use(async (host) => {
-        await this.go(host, this.courseOfPasses(host), batches, { wanted, onPass, check })
+        await this.go(host, this.repeatedPlan(host), batches, { wanted, onPass, check })
         return found
       }),
     )
@@ -136,7 +151,7 @@ export class Model {
 
   /** Whether passes leave the model on the device, or read what does not fit there each time. */
   stays(): Promise<boolean> {
-    return this.use(async (host) => this.courseOfPasses(host).parts.length === 1)
+    return this.use(async (host) => this.repeatedPlan(host).partitions.length === 1)
   }
 
   /** Gives the device's memory back; the next pass loads the model again. */
@@ -155,19 +170,20 @@ export class Model {
   }
 
   /**
-   * Batches of tokens go through the model, each as one pass, and are watched. A model that is larger than the memory goes
-   * through the device in parts, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
+   * Batches of tokens go through the model, each as one pass, and are watched. A model that is larger than the memory
+   * goes through the device in partitions, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even
+   * one layer fits.
    */
-  walk(batches: readonly (readonly Token[])[], options: WalkOptions = {}): Promise<void> {
+  layerwisePass(batches: readonly (readonly Token[])[], options: LayerwiseOptions = {}): Promise<void> {
     for (const tokens of batches) this.checkPass(tokens)
     return this.inTurn(() =>
       this.use(async (host) => {
-        const course = this.courseOf(host, gearOf(options))
+        const plan = this.planOf(host, captureOf(options), 'layerwise')
         try {
-          await this.go(host, course, batches, options)
+          await this.go(host, plan, batches, options)
         } finally {
-          // What is left of it is of use for the next walk, but not for passes.
-          if (course.parts.length > 1 || course.gear.grams.length > 0) await this.unload()
+          // What is left of it is of use for the next layerwisePass, but not for passes.
+          if (plan.partitions.length > 1 || plan.capture.grams.length > 0) await this.unload()
         }
       }),
     )
@@ -175,30 +191,36 @@ export class Model {
 
   private async go(
     host: Host,
-    course: Course,
+    plan: ExecutionPlan,
     batches: readonly (readonly Token[])[],
-    options: WalkOptions,
+    options: LayerwiseOptions,
   ): Promise<void> {
-    const walker = {
+    const model = {
       spec: this.spec,
-      parts: course.parts,
-      room: course.parts.length === 1 ? 0 : Math.max(0, host.memory - this.bytesOf(host, course)),
-      load: async (part: Part) => this.stage(await this.load(host, part, course)),
-      prefetch: (part: Part, signal: AbortSignal) => this.prefetch(part, course, signal),
+      partitions: plan.partitions,
+      room: plan.partitions.length === 1 ? 0 : Math.max(0, host.memory - this.bytesOf(host, plan)),
+      load: async (partition: Partition) => this.stage(await this.load(host, partition, plan)),
+      prefetch: (partition: Partition, signal: AbortSignal) => this.prefetch(partition, plan, signal),
     }
-    await walk(walker, batches, options)
+    await layerwisePass(model, batches, options)
   }
 
   /**
-   * The parts in which the model goes through the device, the most bytes that are taken there at a time, and the bytes of
-   * weights that are read from the files for every pass (with `watch`, for all passes together).
+   * How many partitions the model goes through the device in, the most bytes that are taken there at a time, and the
+   * bytes of weights that are read from the files: for every pass, or in a layerwise pass for all of its batches
+   * together.
    */
-  forecast(options: WalkOptions = {}): Promise<{ parts: number; bytes: number; reads: number }> {
+  forecast({ mode = 'repeated', ...options }: ForecastOptions = {}): Promise<{
+    parts: number
+    bytes: number
+    reads: number
+  }> {
     return this.use(async (host) => {
-      const course = this.courseOf(host, gearOf(options), options.watch === undefined)
-      const read = course.parts.length === 1 ? [] : course.parts.flatMap((part) => this.passing(part, course))
+      const plan = this.planOf(host, captureOf(options), mode)
+      const read =
+        plan.partitions.length === 1 ? [] : plan.partitions.flatMap((partition) => this.passing(partition, plan))
       const reads = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
-      return { parts: course.parts.length, bytes: this.bytesOf(host, course), reads }
+      return { parts: plan.partitions.length, bytes: this.bytesOf(host, plan), reads }
     })
   }
 
@@ -207,13 +229,13 @@ export class Model {
     this.checkPass(tokens)
     return this.inTurn(() =>
       this.use(async (host) => {
-        const part = { enter: false, first: 0, end: 1, leave: false }
-        const course = { parts: [part], gear: noGear }
+        const partition = { enter: false, first: 0, end: 1, leave: false }
+        const plan = { partitions: [partition], capture: noCapture }
         await this.unload()
         const begin = performance.now()
-        const stage = this.stage(await this.load(host, part, course))
+        const stage = this.stage(await this.load(host, partition, plan))
         const loaded = performance.now() - begin
-        const bytes = this.passing(part, course).reduce((sum, { begin, end }) => sum + end - begin, 0)
+        const bytes = this.passing(partition, plan).reduce((sum, { begin, end }) => sum + end - begin, 0)
         const width = this.spec.language.activations.x ?? 0
         const run = (some: readonly Token[]) =>
           stage.run(some, { from: { layer: 0, x: new Float32Array(width * some.length) } })
@@ -226,55 +248,57 @@ export class Model {
     )
   }
 
-  private courseOfPasses(host: Host): Course {
-    if (this.course?.device !== host.device) {
-      this.course = { device: host.device, course: this.courseOf(host, noGear, true) }
+  private repeatedPlan(host: Host): ExecutionPlan {
+    if (this.plan?.device !== host.device) {
+      this.plan = { device: host.device, plan: this.planOf(host, noCapture, 'repeated') }
     }
-    return this.course.course
+    return this.plan.plan
   }
 
-  /** `again`: it goes there pass after pass, and does not see all passes at a time. */
-  private courseOf(host: Host, gear: Gear, again = false): Course {
+  private planOf(host: Host, capture: CaptureOptions, mode: PlanMode): ExecutionPlan {
     const { spec } = this
-    const whole = this.buffersOf(host, wholeOf(spec), gear).bytes
-    if (whole <= host.memory) return { parts: [wholeOf(spec)], gear }
-    if (again) {
-      const bare = this.buffersOf(host, wholeOf(spec), gear, { parts: [wholeOf(spec)], stays: false, slots: [] })
-      const stream = streamOf(spec, host.memory - bare.bytes, (name) => bare.blocksOf(name).map(turnedBytes))
-      if (stream !== undefined) return { parts: stream.parts, gear, stream }
+    const whole = this.buffersOf(host, wholeOf(spec), capture)
+    if (whole.bytes <= host.memory) return { partitions: [wholeOf(spec)], capture }
+    if (mode === 'repeated') {
+      const forWeights = host.memory - (whole.bytes - whole.weightBytes)
+      const streaming = streamingOf(spec, forWeights, (name) => whole.blocksOf(name).map(packedBytes))
+      if (streaming !== undefined) return { partitions: streaming.partitions, capture, streaming }
     } else {
       const limit = host.memory * (1 - waitingShare)
-      const parts = partsOf(spec, (part) => this.buffersOf(host, part, gear).bytes <= limit)
-      if (parts !== undefined) return { parts, gear }
+      const partitions = partitionsOf(spec, (partition) => this.buffersOf(host, partition, capture).bytes <= limit)
+      if (partitions !== undefined) return { partitions, capture }
     }
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-      `The model ${this.checkpoint.name} takes ${whole} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
+      `The model ${this.checkpoint.name} takes ${whole.bytes} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
         `layers at a time fits the ${host.memory} bytes of memory; give more, or fewer tokens.`,
     )
   }
 
   /** The most bytes that are taken on the device at a time. */
-  private bytesOf(host: Host, { parts, gear, stream }: Course): number {
-    const each = stream === undefined ? parts : parts.slice(0, 1)
-    return each.reduce((most, part) => Math.max(most, this.buffersOf(host, part, gear, stream).bytes), 0)
+  private bytesOf(host: Host, { partitions, capture, streaming }: ExecutionPlan): number {
+    const each = streaming === undefined ? partitions : partitions.slice(0, 1)
+    return each.reduce(
+      (most, partition) => Math.max(most, this.buffersOf(host, partition, capture, streaming).bytes),
+      0,
+    )
   }
 
   private stage({ device, resident, buffers }: Loaded) {
     const { spec } = this
     return {
-      run: (tokens: readonly Token[], stretch: Stretch, wanted: Wanted = {}) =>
-        runPass({ device, resident, buffers }, spec, tokens, wanted, stretch),
+      run: (tokens: readonly Token[], passOptions: PassOptions, wanted: Wanted = {}) =>
+        runPass({ device, resident, buffers }, spec, tokens, wanted, passOptions),
       sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
       grams: (add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),
     }
   }
 
-  /** Reads what a part will need, so that the system has it in memory when it is loaded. */
-  private async prefetch(part: Part, course: Course, signal: AbortSignal): Promise<void> {
+  /** Reads what a partition will need, so that the system has it in memory when it is loaded. */
+  private async prefetch(partition: Partition, plan: ExecutionPlan, signal: AbortSignal): Promise<void> {
     const scratch = new Uint8Array(2 ** 20)
-    for (const { begin, end, file } of this.passing(part, course)) {
+    for (const { begin, end, file } of this.passing(partition, plan)) {
       const handle = await open(this.checkpoint.files[file]?.path ?? '', 'r')
       try {
         for (let at = begin; at < end && !signal.aborted; at += scratch.length) {
@@ -286,11 +310,11 @@ export class Model {
     }
   }
 
-  /** Tensors of a part that do not stay on the device. */
-  private passing(part: Part, { stream }: Course): CheckpointTensor[] {
-    const [first] = stream?.stays === true ? stream.parts : []
+  /** Tensors of a partition that do not stay on the device. */
+  private passing(partition: Partition, { streaming }: ExecutionPlan): CheckpointTensor[] {
+    const [first] = streaming?.stays === true ? streaming.partitions : []
     const held = first === undefined ? new Set<string>() : tensorsOf(this.spec, first)
-    return [...tensorsOf(this.spec, part)].filter((name) => !held.has(name)).map((name) => this.tensor(name))
+    return [...tensorsOf(this.spec, partition)].filter((name) => !held.has(name)).map((name) => this.tensor(name))
   }
 
   private checkPass(tokens: readonly Token[]): void {
@@ -304,13 +328,13 @@ export class Model {
     throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
   }
 
-  /** A part of the model on the device in use: after a loss that is another one. */
-  private async load(host: Host, part: Part, { gear, stream }: Course): Promise<Loaded> {
-    const key = JSON.stringify([stream ?? part, gear])
+  /** A partition of the model on the device in use: after a loss that is another one. */
+  private async load(host: Host, partition: Partition, { capture, streaming }: ExecutionPlan): Promise<Loaded> {
+    const key = JSON.stringify([streaming ?? partition, capture])
     let { loaded } = this
     if (loaded?.device !== host.device || loaded.key !== key) {
       await this.unload()
-      const buffers = this.buffersOf(host, part, gear, stream)
+      const buffers = this.buffersOf(host, partition, capture, streaming)
       if (buffers.bytes > host.memory) {
         throw new WeightsmithError(
           'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
@@ -319,13 +343,13 @@ export class Model {
         )
       }
       const resident = await host.device.allocate(buffers.sizes)
-      loaded = { key, part, device: host.device, resident, buffers }
+      loaded = { key, partition, device: host.device, resident, buffers }
       this.loaded = loaded
       await this.upload(loaded, buffers.tensors.keys())
-      if (stream === undefined) return loaded
-    } else if (loaded.part === part) return loaded
-    loaded.part = part
-    if (stream !== undefined) await this.upload(loaded, loaded.buffers.hold(part))
+      if (streaming === undefined) return loaded
+    } else if (loaded.partition === partition) return loaded
+    loaded.partition = partition
+    if (streaming !== undefined) await this.upload(loaded, loaded.buffers.hold(partition))
     return loaded
   }
 
@@ -339,12 +363,17 @@ export class Model {
     }
   }
 
-  private buffersOf({ device }: Host, part: Part, gear: Gear, stream?: Stream): Buffers {
+  private buffersOf(
+    { device }: Host,
+    partition: Partition,
+    capture: CaptureOptions,
+    streaming?: WeightStreaming,
+  ): Buffers {
     const binding = device.info.limits.maxStorageBufferBindingSize ?? 2 ** 27
     const forms = formsOf(device.info)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
-    const room = { tokens: this.tokens, cache: this.cache, binding, forms, part, stream, gear, list }
+    const room = { tokens: this.tokens, cache: this.cache, binding, forms, partition, streaming, capture, list }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 
@@ -363,10 +392,10 @@ export class Model {
             if (list.length === 0) continue
             writes.push({ buffer: buffers.list, offset: 0, memory: new Uint8Array(list.buffer) })
             const at = { matrix: buffers.staging, list: buffers.list }
-            const dispatches = [forwardKernels.clear(at, block, { by, count: list.length })]
+            const dispatches = [modelKernels.zeroRowsColumns(at, block, { by, count: list.length })]
             await device.dispatch(resident, { writes: writes.splice(0), dispatches, reads: [] })
           }
-          const dispatches = [forwardKernels.turn(buffers.staging, block)]
+          const dispatches = [modelKernels.packWeights(buffers.staging, block)]
           await device.dispatch(resident, { writes, dispatches, reads: [] })
         }
       }

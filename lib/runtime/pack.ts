@@ -16,7 +16,7 @@ interface Subject {
 /** Tokens that ids become: each stands for one, but the id of an image for all rows of its features. */
 export function rowsOf({ vision }: ModelSpec, ids: readonly number[]): number {
   if (vision === undefined) return ids.length
-  const each = vision.stack.attention.both - vision.skipped
+  const each = vision.stack.attention.sequenceLength - vision.skipped
   return ids.reduce((sum, id) => sum + (id === vision.token ? each : 1), 0)
 }
 
@@ -66,7 +66,7 @@ function expand(
     )
   }
   const waiting = [...images]
-  const length = vision.stack.attention.both - vision.skipped
+  const length = vision.stack.attention.sequenceLength - vision.skipped
   return ids.flatMap((id) => {
     const pixels = id === vision.token ? waiting.shift() : undefined
     return pixels === undefined ? [{ id }] : Array.from({ length }, (_, row) => ({ id, image: { pixels, row } }))

@@ -1,11 +1,11 @@
 /**
- * Parts of a model that are on the device one after another, where it is larger than the memory there is: what fills the
- * residual stream (with the tower of a model that sees), layers of the language model, and the head.
+ * Parts of a model that are on the device one after another, where it is larger than the memory there is: what fills
+ * the residual stream (with the vision encoder of a model that sees), layers of the language model, and the head.
  */
 
-import type { ModelSpec, Op } from '../architectures/index.js'
+import type { ModelSpec, OpSpec } from '../architectures/index.js'
 
-export interface Part {
+export interface Partition {
   /** From tokens on; else from the residual stream before layer `first`. */
   enter: boolean
   first: number
@@ -15,12 +15,12 @@ export interface Part {
   leave: boolean
 }
 
-export function wholeOf({ language }: ModelSpec): Part {
+export function wholeOf({ language }: ModelSpec): Partition {
   return { enter: true, first: 0, end: language.layers.length, leave: true }
 }
 
-/** Tensors that a part needs, each once. */
-export function tensorsOf(spec: ModelSpec, { enter, first, end, leave }: Part): Set<string> {
+/** Tensors that a partition needs, each once. */
+export function tensorsOf(spec: ModelSpec, { enter, first, end, leave }: Partition): Set<string> {
   const { language, vision, head } = spec
   const seen = vision?.stack
   const ops = [
@@ -32,34 +32,34 @@ export function tensorsOf(spec: ModelSpec, { enter, first, end, leave }: Part): 
   return new Set([...ops.flatMap(namesOf), ...(leave ? [head.weight] : [])])
 }
 
-function namesOf(op: Op): string[] {
+function namesOf(op: OpSpec): string[] {
   const { table, weight, bias } = op as { table?: string; weight?: string; bias?: string }
   return [table, weight, bias].filter((name) => name !== undefined)
 }
 
 /**
- * The fewest parts that fit each, from `begin` (a part without layers) to the end of the model; nothing where one layer, or
- * one end of the model, does not fit.
+ * The fewest partitions that fit each, from `begin` (a partition without layers) to the end of the model; nothing where
+ * one layer, or one end of the model, does not fit.
  */
-export function partsOf(
+export function partitionsOf(
   spec: ModelSpec,
-  fits: (part: Part) => boolean,
-  begin: Part = { ...wholeOf(spec), end: 0, leave: false },
-): Part[] | undefined {
+  fits: (partition: Partition) => boolean,
+  begin: Partition = { ...wholeOf(spec), end: 0, leave: false },
+): Partition[] | undefined {
   const depth = spec.language.layers.length
-  const parts: Part[] = []
-  let part = begin
+  const partitions: Partition[] = []
+  let partition = begin
   const close = () => {
-    if (part.enter || part.end > part.first) parts.push(part)
-    part = { enter: false, first: part.end, end: part.end, leave: false }
+    if (partition.enter || partition.end > partition.first) partitions.push(partition)
+    partition = { enter: false, first: partition.end, end: partition.end, leave: false }
   }
-  if (!fits(part)) return undefined
+  if (!fits(partition)) return undefined
   for (let layer = begin.end; layer < depth; layer++) {
-    if (!fits({ ...part, end: layer + 1 })) close()
-    part = { ...part, end: layer + 1 }
-    if (!fits(part)) return undefined
+    if (!fits({ ...partition, end: layer + 1 })) close()
+    partition = { ...partition, end: layer + 1 }
+    if (!fits(partition)) return undefined
   }
-  if (!fits({ ...part, leave: true })) close()
-  part = { ...part, leave: true }
-  return fits(part) ? [...parts, part] : undefined
+  if (!fits({ ...partition, leave: true })) close()
+  partition = { ...partition, leave: true }
+  return fits(partition) ? [...partitions, partition] : undefined
 }

@@ -1,23 +1,23 @@
 /**
  * What taps measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
- * group (kernel columns); here they are put together in float64, in the order of the passes.
+ * group (kernel `column_stats`); here they are put together in float64, in the order of the passes.
  */
 
 import { columnWords } from './kernels.js'
 
-/** The input or the output of a linear, which is named by its weight. */
+/** A hook point: the input or the output of a linear, which is named by its weight. */
 export interface Tap {
   weight: string
   side: 'input' | 'output'
 }
 
 /**
- * Rows of a pass that are measured together. Rows that are in no group are not measured; a group may be as long as the pass,
- * but sums of short ones (`chunks`) lose less.
+ * Rows of a pass that are measured together. Rows that are in no group are not measured; a group may be as long as the
+ * pass, but sums of short ones (`chunks`) lose less.
  */
 export type Groups = readonly ArrayLike<number>[]
 
-export interface Measure {
+export interface StatisticSpec {
   tap: Tap
   groups: Groups
   /** Values are counted whose size is above it. Defaults to 0.1. */

@@ -5,7 +5,7 @@
 
 import { inputsOf, type Layer, type ModelSpec } from '../architectures/index.js'
 import type { Batch } from '../data/index.js'
-import { ColumnStatistics, chunks, groupMean, type Measure, type Tap, type Watch } from '../runtime/index.js'
+import { ColumnStatistics, chunks, groupMean, type Observers, type StatisticSpec, type Tap } from '../runtime/index.js'
 
 /** Where collectors keep what they add up, so that an interrupted run can go on from there. */
 export class Kept {
@@ -37,7 +37,7 @@ export interface Collected {
 }
 
 export interface Collector {
-  watch?: Watch
+  observers?: Observers
   /** Sets of blocks to leave out, and the losses that come of it. */
   skips?: ReadonlySet<number>[]
   losses?: (batch: number, nll: Float32Array, skip?: number) => void
@@ -69,7 +69,7 @@ class TokenStatistics {
     this.columns = new Map(taps.map((tap) => [tap, new ColumnStatistics(widthOf(setting.spec, tap), setting.kept.f64)]))
   }
 
-  measures(batch: number): Measure[] {
+  statistics(batch: number): StatisticSpec[] {
     const { batches, tau } = this.setting
     const groups = chunks([...(batches[batch]?.tokens.keys() ?? [])])
     return [...this.columns].map(([tap, columns]) => ({
@@ -84,11 +84,11 @@ class TokenStatistics {
 /** Sums of |W| and W² over the outputs of linears, one an input: with them a score of a column needs no weights. */
 class WeightSums {
   private readonly sums: Map<string, Float32Array>
-  readonly watch: NonNullable<Watch['weights']>
+  readonly observers: NonNullable<Observers['weights']>
 
   constructor({ spec, kept }: Setting, names: readonly string[]) {
     this.sums = new Map(names.map((weight) => [weight, kept.f32(2 * widthOf(spec, { weight, side: 'input' }))]))
-    this.watch = { names: new Set(names), add: (name, sums) => this.sums.get(name)?.set(sums) }
+    this.observers = { names: new Set(names), add: (name, sums) => this.sums.get(name)?.set(sums) }
   }
 
   collected(): Collected[] {
@@ -114,7 +114,7 @@ function consumersOf(setting: Setting): string[] {
 /** Sums of the weights alone. */
 export function magnitude(setting: Setting): Collector {
   const weights = new WeightSums(setting, linearsOf(setting))
-  return { watch: { weights: weights.watch }, collected: () => weights.collected() }
+  return { observers: { weights: weights.observers }, collected: () => weights.collected() }
 }
 
 /** ‖X_j‖ of every input of every linear. */
@@ -124,7 +124,7 @@ export function wanda(setting: Setting): Collector {
   const statistics = new TokenStatistics(setting, [...taps.keys()])
   const weights = new WeightSums(setting, shared.flat())
   return {
-    watch: { measures: (batch) => statistics.measures(batch), weights: weights.watch },
+    observers: { statistics: (batch) => statistics.statistics(batch), weights: weights.observers },
     collected: () => [
       ...[...statistics.columns].flatMap(([tap, { width, squares }]) =>
         (taps.get(tap) ?? []).map((name) => ({ name: `norm/${name}`, shape: [width], values: squares.map(Math.sqrt) })),
@@ -159,8 +159,8 @@ export function flap(setting: Setting): Collector {
     }
   }
   return {
-    watch: {
-      measures: (batch) => {
+    observers: {
+      statistics: (batch) => {
         const lines = batches[batch]?.lines ?? []
         const groups = lines.map(({ first, length }) => Uint32Array.from({ length }, (_, i) => first + i))
         return states.map((state) => ({
@@ -169,7 +169,7 @@ export function flap(setting: Setting): Collector {
           add: (group, words) => step(state, words, lines[group]?.length ?? 0),
         }))
       },
-      weights: weights.watch,
+      weights: weights.observers,
     },
     collected: () => [
       ...states.flatMap(({ tap, width, mean, fluctuation }) => [
@@ -195,7 +195,7 @@ export function neuron(setting: Setting): Collector {
   )
   const statistics = new TokenStatistics(setting, taps)
   return {
-    watch: { measures: (batch) => statistics.measures(batch) },
+    observers: { statistics: (batch) => statistics.statistics(batch) },
     collected: () =>
       [...statistics.columns].flatMap(([{ weight, side }, columns]) => {
         const { width, count, mean, spread, absolute, squares, above } = columns
@@ -233,10 +233,10 @@ export function blockInfluence({ spec, kept }: Setting): Collector {
   const sums = kept.f64(layers)
   const rows = kept.f64(layers)
   return {
-    watch: {
-      moves: (_, layer, words) => {
+    observers: {
+      residualDelta: (_, layer, words) => {
         for (let i = 0; i < words.length; i += 3) {
-          sums[layer] = (sums[layer] ?? 0) + turned(words[i] ?? 0, words[i + 1] ?? 0, words[i + 2] ?? 0)
+          sums[layer] = (sums[layer] ?? 0) + cosineDistance(words[i] ?? 0, words[i + 1] ?? 0, words[i + 2] ?? 0)
         }
         rows[layer] = (rows[layer] ?? 0) + words.length / 3
       },
@@ -248,7 +248,7 @@ export function blockInfluence({ spec, kept }: Setting): Collector {
 }
 
 /** 1 - cos(a, a + d) from a·a, a·d and d·d, without the difference of numbers close to 1. */
-function turned(aa: number, ad: number, dd: number): number {
+function cosineDistance(aa: number, ad: number, dd: number): number {
   const norms = Math.sqrt(aa * (aa + 2 * ad + dd))
   return norms === 0 ? 0 : (aa * dd - ad * ad) / (norms * (norms + aa + ad))
 }
@@ -306,7 +306,7 @@ export function gram(setting: Setting, write: Write): Collector {
   )
   const nameOf = ({ weight }: Tap) => `gram/${weight}`
   return {
-    watch: {
+    observers: {
       grams: {
         taps,
         add: (tap, first, rows) => write(nameOf(tap), rows, first * widthOf(setting.spec, tap)),
@@ -329,8 +329,8 @@ export function angular({ spec, batches, kept }: Setting): Collector {
   const all = () => lasts.flat()
   const at = (rows: Float32Array, boundary: number) => rows.subarray(boundary * width, (boundary + 1) * width)
   return {
-    watch: {
-      boundaries: (batch, boundary, x) => {
+    observers: {
+      residualStream: (batch, boundary, x) => {
         for (const [i, { first, length }] of (batches[batch]?.lines ?? []).entries()) {
           const last = (first + length - 1) * width
           lasts[batch]?.[i]?.set(x.subarray(last, last + width), boundary * width)

@@ -123,12 +123,12 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       method.collect(setting, async (name, values, first) => writer?.write(name, values, first)),
     )
     const skips = collectors.flatMap((collector) => collector.skips ?? [])
-    const watch = collectors.flatMap((collector) => collector.watch ?? [])
+    const observers = collectors.flatMap((collector) => collector.observers ?? [])
     const tensors = uniqueNames(
       collectors.flatMap((collector) => [...collector.collected(), ...(collector.written ?? [])]),
     )
     const tokens = batches.reduce((sum, batch) => sum + batch.tokens.length, 0)
-    const { parts, bytes: memory } = await model.forecast({ watch })
+    const { parts, bytes: memory } = await model.forecast({ mode: 'layerwise', observers })
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
@@ -165,10 +165,10 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
     let noted = from !== undefined
     let latest = performance.now()
     try {
-      await model.walk(
+      await model.layerwisePass(
         batches.map((batch) => batch.tokens),
         {
-          watch,
+          observers,
           skips,
           from,
           losses: (batch, nll, skip) => {

@@ -40,7 +40,7 @@ export function writeStanding(path: string, run: string, standing: Standing, kep
       streams.push([key, rows.length])
       await put(bytesOf(rows))
     }
-    const { part, batch } = standing
+    const { partition: part, batch } = standing
     const head: Head = { run, part, batch, kept: kept.map(({ byteLength }) => byteLength), streams }
     const text = Buffer.from(JSON.stringify(head))
     await put(text)
@@ -84,7 +84,7 @@ export async function readStanding(path: string, run: string, kept: readonly Num
       at += 4 * own
     }
     return {
-      part: head.part,
+      partition: head.part,
       batch: head.batch,
       async *streams() {
         // Each is given away, so that it is not held twice.

@@ -48,18 +48,18 @@ export function rope(x: Values, positions: Values, frequencies: Values, heads: n
   })
 }
 
-/** Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / groups` heads a KV head. */
+/** Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / numKvHeads` heads a KV head. */
 export function attention(
   { q, k, v }: { q: Values; k: Values; v: Values },
   sees: { first: number; last: number }[],
-  { heads, groups, size }: { heads: number; groups: number; size: number },
+  { heads, numKvHeads, size }: { heads: number; numKvHeads: number; size: number },
 ): Float64Array {
   const y = new Float64Array(q.length)
   for (const [t, { first, last }] of sees.entries()) {
     for (let head = 0; head < heads; head++) {
-      const group = Math.floor((head * groups) / heads)
+      const group = Math.floor((head * numKvHeads) / heads)
       const own = (t * heads + head) * size
-      const key = (row: number) => (row * groups + group) * size
+      const key = (row: number) => (row * numKvHeads + group) * size
       const scores = build(
         last - first + 1,
         (j) => sum(size, (i) => at(q, own + i) * at(k, key(first + j) + i)) / Math.sqrt(size),
@@ -98,7 +98,7 @@ export const activations = {
 }
 
 /** `log(sum(exp(logits))) - logits[target]`, a row. */
-export function nll(logits: Values, targets: Values): Float64Array {
+export function crossEntropy(logits: Values, targets: Values): Float64Array {
   const width = logits.length / targets.length
   return build(targets.length, (t) => {
     const row = build(width, (i) => at(logits, t * width + i))
@@ -107,8 +107,8 @@ export function nll(logits: Values, targets: Values): Float64Array {
   })
 }
 
-/** What kernel `columns` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how many |v| are above tau. */
-export function columns(
+/** What kernel `column_stats` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how many |v| are above tau. */
+export function columnStats(
   x: Values,
   groups: number[][],
   { width, tau, limit }: { width: number; tau: number; limit: number },
@@ -141,7 +141,7 @@ export function gram(x: Values, rows: number[], width: number): Float64Array {
 }
 
 /** `(a·a, a·d, d·d)` with `d = b - a`, a row. */
-export function move(a: Values, b: Values, width: number): Float64Array {
+export function residualDelta(a: Values, b: Values, width: number): Float64Array {
   return build((3 * a.length) / width, (i) => {
     const row = Math.floor(i / 3) * width
     const from = (k: number) => at(a, row + k)

@@ -96,7 +96,8 @@ async function normsOf(subject: Subject): Promise<ReadonlyMap<Module, Float64Arr
             Float64Array.from({ length: module.neurons }, (_, n) => sums[2 * n + 1] ?? 0),
           )
       }
-      if (own.size > 0) await model.walk([], { watch: [{ weights: { names: new Set(own.keys()), by, add } }] })
+      if (own.size > 0)
+        await model.layerwisePass([], { observers: [{ weights: { names: new Set(own.keys()), by, add } }] })
     }
   } finally {
     await model.close()

@@ -62,20 +62,20 @@ async function plan(subject: Subject): Promise<ManuReport> {
   const { measured, asked, end } = subject.streams
   const model = subject.without(none)
   try {
-    subject.forecast = await model.forecast({ watch: [{ measures: () => [] }] })
+    subject.forecast = await model.forecast({ mode: 'layerwise', observers: [{ statistics: () => [] }] })
     for (const { kind, rows } of measured.filter(({ set }) => set === 'forget')) {
       const { value: pass } = await passesOf(model, rows, { end: [], batch: 1 }).next()
       if (pass === undefined) continue
       const own = (stream: Stream) => stream.kind === kind
-      const each = async (towerOnly: boolean) => {
+      const each = async (visionOnly: boolean) => {
         // The first pass compiles kernels.
-        await model.walk([pass.tokens], { towerOnly })
+        await model.layerwisePass([pass.tokens], { visionOnly })
         const begin = performance.now()
-        await model.walk([pass.tokens], { towerOnly })
+        await model.layerwisePass([pass.tokens], { visionOnly })
         return (performance.now() - begin) / pass.tokens.length
       }
-      const towerOnly = kind === 'multimodal' && settings.mode !== 'paper'
-      milliseconds.measure += (await each(towerOnly)) * subject.count(measured.filter(own), []) * settings.iterations
+      const visionOnly = kind === 'multimodal' && settings.mode !== 'paper'
+      milliseconds.measure += (await each(visionOnly)) * subject.count(measured.filter(own), []) * settings.iterations
       if (asking > 0) milliseconds.ask += (await each(false)) * subject.count(asked.filter(own), end) * asking
     }
   } finally {

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { version } from '../../native/version.js'
-import { ColumnStatistics, type Measure, type Model, type Token } from '../../runtime/index.js'
+import { ColumnStatistics, type Model, type StatisticSpec, type Token } from '../../runtime/index.js'
 import { fingerprint, readScores, ScoreWriter } from '../../score/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 import type { Module } from './neurons.js'
@@ -65,14 +65,14 @@ async function measureStream(
       statistics === 'batch' ? overBatches(module.neurons) : overStream(new ColumnStatistics(module.neurons)),
     ]),
   )
-  const towerOnly = modules.every(({ tower }) => tower === 'vision')
-  const passes: { tokens: Token[]; measures: Measure[]; lines: number }[] = []
+  const visionOnly = modules.every(({ tower }) => tower === 'vision')
+  const passes: { tokens: Token[]; measures: StatisticSpec[]; lines: number }[] = []
   const walk = async () => {
     const now = passes.splice(0)
-    const watch = [{ measures: (number: number) => now[number]?.measures ?? [] }]
-    subject.forecast = await model.forecast({ watch })
+    const observers = [{ statistics: (number: number) => now[number]?.measures ?? [] }]
+    subject.forecast = await model.forecast({ mode: 'layerwise', observers })
     const batches = now.map(({ tokens }) => tokens)
-    await model.walk(batches, { watch, towerOnly, check: () => subject.check() })
+    await model.layerwisePass(batches, { observers, visionOnly, check: () => subject.check() })
     subject.step(now.reduce((sum, { lines }) => sum + lines, 0))
   }
   const together = statistics === 'batch' ? batch : 1

@@ -3,7 +3,7 @@
  * between the matrices of an MLP, scored by what comes into the last one, which can be removed with its rows and column.
  */
 
-import type { Layer, ModelSpec, Op, Units } from '../../architectures/index.js'
+import type { Layer, ModelSpec, OpSpec, Units } from '../../architectures/index.js'
 import type { Tap } from '../../runtime/index.js'
 
 export type Tower = 'language' | 'vision'
@@ -58,7 +58,7 @@ function coupledOf({ count, rows, columns }: Units): Local {
 
 /** A module for each matrix. */
 function rowsOf({ rows, columns }: Units, { ops }: Layer, { tensors }: ModelSpec): Local[] {
-  const linears = ops.filter((op): op is Op & { op: 'linear' } => op.op === 'linear')
+  const linears = ops.filter((op): op is OpSpec & { op: 'linear' } => op.op === 'linear')
   const named = new Set([...rows, ...columns].map(({ tensor }) => tensor))
   return linears
     .filter(({ weight }) => named.has(weight))

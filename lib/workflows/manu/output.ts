@@ -73,11 +73,15 @@ function keptOf(neurons: Neurons): ReadonlyMap<string, Cut> {
 /** The config of a language model without some neurons. */
 function narrowed({ engine, checkpoint, path }: Subject, selected: Neurons): Record<string, unknown> {
   const { language } = modelOf(engine, checkpoint, { tokens: 1 }).spec
-  const { heads, groups, headSize } = language.attention
+  const { heads, numKvHeads, headSize } = language.attention
   const widths = language.layers.map(({ units }, layer) => {
     const count = (kind: string) => units.find((own) => own.kind === kind)?.count ?? 0
     const gone = [...selected].find(([module]) => module.tower === 'language' && module.layer === layer)?.[1] ?? []
-    return { heads: (count('group') * heads) / groups, groups: count('group'), inner: count('neuron') - gone.length }
+    return {
+      heads: (count('group') * heads) / numKvHeads,
+      groups: count('group'),
+      inner: count('neuron') - gone.length,
+    }
   })
   const config = withWidths(checkpoint.config ?? {}, widths, headSize)
   if (config !== undefined) return config

@@ -4,7 +4,14 @@
  * batch, then the mean over batches and positions.
  */
 
-import { type ColumnStatistics, chunks, type Groups, groupMean, type Measure, type Tap } from '../../runtime/index.js'
+import {
+  type ColumnStatistics,
+  chunks,
+  type Groups,
+  groupMean,
+  type StatisticSpec,
+  type Tap,
+} from '../../runtime/index.js'
 
 export const parts = ['abs', 'freq', 'var', 'rms'] as const
 export type Part = (typeof parts)[number]
@@ -36,7 +43,7 @@ export function groupsOf(lines: readonly Rows[], kind: 'stream' | 'batch', size:
 }
 
 export interface Collector {
-  measure(tap: Tap, groups: Groups, tau: number): Measure
+  measure(tap: Tap, groups: Groups, tau: number): StatisticSpec
   /** Rounded to float32, as score files keep them; undefined before anything was measured. */
   result(): Statistics | undefined
 }

@@ -145,7 +145,7 @@ export async function* passesOf(
 async function pack(model: Model, rows: readonly Row[], end: readonly number[]): Promise<Pass> {
   const idsOf = ({ prompt, answer }: Row) => [...prompt, ...answer, ...end]
   const sequences = await Promise.all(rows.map((row) => row.sight.sequence(idsOf(row), row)))
-  const each = model.spec.vision?.stack.attention.both ?? 0
+  const each = model.spec.vision?.stack.attention.sequenceLength ?? 0
   let first = 0
   const lines = rows.map((row) => {
     const length = lengthOf(model, row, end)

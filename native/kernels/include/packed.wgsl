@@ -1,5 +1,5 @@
-// A tensor of a model as forward kernels read it: binding 1, packed as in the checkpoint, but turned to [in, out] (kernel
-// turn), in panels of 64 columns that lie one after another, the last one padded. Neighbouring invocations read
+// A tensor of a model as forward kernels read it: binding 1, packed as in the checkpoint, but transposed to [in, out] (kernel
+// pack_weights), in panels of 64 columns that lie one after another, the last one padded. Neighbouring invocations read
 // neighbouring words, and what they read for the next row of the panel follows.
 // What includes it has `halves`, the f16 numbers of a word.
 override DTYPE: u32; // 0 F32, 1 F16, 2 BF16

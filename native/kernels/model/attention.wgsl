@@ -1,7 +1,7 @@
-// Attention with grouped heads: y = softmax(scale * q k) v over the cache rows of the token's own sequence, from its first
-// (or the last `window` of them, where that is not 0) to the token's own; all `both` rows, where that is not 0. A workgroup
-// makes one head of one token with an online softmax: as many keys at a time as it has invocations, a score each; then
-// each of them adds up some elements of v, in y itself.
+// Attention with grouped heads: y = softmax(scale * q k) v over the cache rows of the token's own sequence, from its
+// first (or the last `window` of them, where that is not 0) to the token's own; all `both` rows, where that is not 0. A
+// workgroup makes one head of one token with an online softmax: as many keys at a time as it has invocations, a score
+// each; then each of them adds up some elements of v, in y itself.
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;

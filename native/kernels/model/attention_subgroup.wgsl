@@ -1,7 +1,8 @@
-// Attention, as kernel attention, for devices with subgroups and heads whose size is a multiple of 4: one subgroup makes a
-// tile of queries, some heads of one group for some tokens, with an online softmax, key by key. Its invocations share the
-// elements of a head, four at a time, so that no barrier is needed. Tokens of one sequence read a key and a value once for
-// all of the tile; those of others come after them, and the numbers of a query are added in the same order either way.
+// Attention, as kernel attention, for devices with subgroups and heads whose size is a multiple of 4: one subgroup
+// makes a tile of queries, some heads of one group for some tokens, with an online softmax, key by key. Its invocations
+// share the elements of a head, four at a time, so that no barrier is needed. Tokens of one sequence read a key and a
+// value once for all of the tile; those of others come after them, and the numbers of a query are added in the same
+// order either way.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
@@ -51,7 +52,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
     most[s] = LOWEST;
     rows[s] = seen(min(first + (s * SUBGROUP + lane) / ACROSS, p.tokens - 1u));
   }
-  // Tokens `begin` to `next` are neighbours in one sequence: the first of them sees the first key, and the last one the last.
+  // Tokens `begin` to `next` are neighbours in one sequence: the first of them sees the first key, and the last one the
+  // last.
   var begin = first;
   while (begin < last) {
     var next = begin + 1u;

@@ -1,7 +1,7 @@
-// y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x. For
-// devices without subgroups and for widths that are no multiple of 4; the others run gemm_1, gemm_8 and gemm_16.
+// y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x.
+// For devices without subgroups and for widths that are no multiple of 4; the others run gemm_1, gemm_8 and gemm_16.
 // An invocation makes 8 rows of one octet of columns. What it reads of x is the same for its whole workgroup, what it
-// reads of W (turned, see include/weights.wgsl) lies beside what its neighbours read. The rows have names of their own:
+// reads of W (packed, see include/weights.wgsl) lies beside what its neighbours read. The rows have names of their own:
 // SwiftShader keeps arrays in memory, which takes five times as long.
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
 #include "weights.wgsl"

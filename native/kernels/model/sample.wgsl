@@ -1,7 +1,7 @@
-// best[start + t] = an id drawn from softmax(logits[t] / temperature) over what top-k and then top-p leave: the `most` largest
-// logits (0: all; equals of the last one stay too), and of these the fewest largest whose probabilities reach `share`.
-// The number that draws is Philox at counter (step, sample, sequence, 0) keyed by the seed, so that what is drawn does not
-// depend on the batch. A temperature of 0 keeps what kernel nll found. A row a workgroup.
+// best[start + t] = an id drawn from softmax(logits[t] / temperature) over what top-k and then top-p leave: the `most`
+// largest logits (0: all; equals of the last one stay too), and of these the fewest largest whose probabilities reach
+// `share`. The number that draws is Philox at counter (step, sample, sequence, 0) keyed by the seed, so that what is
+// drawn does not depend on the batch. A temperature of 0 keeps what kernel `cross_entropy` found. A row a workgroup.
 struct Parameters { rows: u32, width: u32, start: u32 }
 #include "rows.wgsl"
 #include "philox.wgsl"
@@ -55,7 +55,8 @@ fn each(row: u32, lane: u32) {
     let all = above(base, lane, least, true, scale, largest);
     least = cut(base, lane, least, draw.share * all, true, scale, largest);
   }
-  // Every invocation weighs a stretch of neighbours, and the first one finds the stretch and the id where the number falls.
+  // Every invocation weighs a stretch of neighbours, and the first one finds the stretch and the id where the number
+  // falls.
   let stretch = (p.width + LANES - 1u) / LANES;
   var sum = 0.0;
   for (var i = lane * stretch; i < min((lane + 1u) * stretch, p.width); i++) {

@@ -1,5 +1,6 @@
-// Sums of a linear, a workgroup an input i: y[2 i] += sum |W[o, i]|, y[2 i + 1] += sum W[o, i]^2 over the rows o of a block;
-// or, where `by_output` is not 0, a workgroup a row of it, over all inputs. The first sums go to y from line `first` on.
+// Sums of a linear, a workgroup an input i: y[2 i] += sum |W[o, i]|, y[2 i + 1] += sum W[o, i]^2 over the rows o of a
+// block; or, where `by_output` is not 0, a workgroup a row of it, over all inputs. The first sums go to y from line
+// `first` on.
 struct Parameters { rows: u32, width: u32, by_output: u32, first: u32 } // rows: lines that are summed, width: of one
 #include "weights.wgsl"
 #include "rows.wgsl"

@@ -1,9 +1,9 @@
-// Statistics of the columns of x over groups of its rows, four columns of a group an invocation. Each group leaves `WORDS` rows
-// of `width` words, from which the host adds up in float64: a shift s (its first value), sum(v - s), sum((v - s)^2),
-// sum|v|, sum(v^2), and how many |v| are above tau. v is x held within ±limit. Squared distances are taken from one of the
-// values, so that a mean far from zero cancels nothing.
-// `groups` has from word `list` on the starts of the groups in what follows (groups + 1 of them), then rows. Groups `first` to
-// `first + count` are measured; their words go to y from word `start` on.
+// Statistics of the columns of x over groups of its rows, four columns of a group an invocation. Each group leaves
+// `WORDS` rows of `width` words, from which the host adds up in float64: a shift s (its first value), sum(v - s),
+// sum((v - s)^2), sum|v|, sum(v^2), and how many |v| are above tau. v is x held within ±limit. Squared distances are
+// taken from one of the values, so that a mean far from zero cancels nothing.
+// `groups` has from word `list` on the starts of the groups in what follows (groups + 1 of them), then rows. Groups
+// `first` to `first + count` are measured; their words go to y from word `start` on.
 struct Parameters { width: u32, list: u32, groups: u32, first: u32, count: u32, start: u32, tau: f32, limit: f32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> groups: array<u32>;

@@ -1,5 +1,5 @@
-// Puts zeros into some rows, or columns, of a matrix as a checkpoint stores it; an element an invocation. Two elements of a
-// 16-bit type share a word, so it is changed as a whole.
+// Puts zeros into some rows, or columns, of a matrix as a checkpoint stores it; an element an invocation. Two elements
+// of a 16-bit type share a word, so it is changed as a whole.
 struct Parameters { rows: u32, columns: u32, count: u32, by_column: u32 } // count: of the list
 override DTYPE: u32; // 0 F32, 1 F16, 2 BF16
 @group(0) @binding(0) var<storage, read> p: Parameters;

@@ -1,23 +1,27 @@
 /**
- * What a model is, as data: its tensors and their shapes, what can be pruned together, and the ops of a forward pass over
- * named activations. A family reads a config and gives this; nothing else in the library knows a family.
+ * What a model is, as data: its tensors and their shapes, what can be pruned together, and the ops of a forward pass
+ * over named activations. An architecture reads a config and gives this; nothing else in the library knows an
+ * architecture.
  *
- * A model is one or more stacks of layers. All of them are run by the same code: the language model, and before it, where
- * images are given, the tower that turns them into rows of its residual stream.
+ * A model is one or more stacks of layers. All of them are run by the same code: the language model, and before it,
+ * where images are given, the vision encoder that turns them into rows of its residual stream.
  */
 
-/** What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x * sigmoid(1.702 x). */
+/**
+ * What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x *
+ * sigmoid(1.702 x).
+ */
 export type Activation = 'silu' | 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu'
 
 /** An op of a forward pass. Activations are named; `table`, `weight` and `bias` are tensors. */
-export type Op =
+export type OpSpec =
   /**
-   * y = scale * the row of the table at the token's id, or at its position + `offset`; `add`: y += that. Ids that the table
-   * does not have leave y as it is.
+   * y = scale * the row of the table at the token's id, or at its position + `offset`; `add`: y += that. Ids that the
+   * table does not have leave y as it is.
    */
   | { op: 'embed'; y: string; table: string; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean }
   /** The first token of every sequence: y = weight. */
-  | { op: 'first'; y: string; weight: string }
+  | { op: 'class_token'; y: string; weight: string }
   /**
    * y = (x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus) + bias; m is the mean of x where the op is `centered`
    * (LayerNorm), else 0 (RMSNorm). `heads`: a row of x is so many, each normalised on its own.
@@ -36,14 +40,15 @@ export type Op =
   /** y = x · Wᵀ + bias. */
   | { op: 'linear'; x: string; y: string; weight: string; bias?: string }
   /**
-   * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys a
-   * token sees, its own among them; 0: all before it. `heads` and `groups`: where the layer has others than the stack.
+   * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys
+   * a token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the
+   * stack.
    */
-  | { op: 'attention'; q: string; k: string; v: string; y: string; window: number; heads?: number; groups?: number }
+  | { op: 'attention'; q: string; k: string; v: string; y: string; window: number; heads?: number; numKvHeads?: number }
   /** x = f(x). */
   | { op: 'activation'; kind: Activation; x: string }
   /** x = f(x) * y. */
-  | { op: 'gate'; kind: Activation; x: string; y: string }
+  | { op: 'glu'; kind: Activation; x: string; y: string }
   /** x += y. */
   | { op: 'add'; x: string; y: string }
 
@@ -56,7 +61,7 @@ export interface Units {
 }
 
 export interface Layer {
-  ops: Op[]
+  ops: OpSpec[]
   units: Units[]
 }
 
@@ -70,11 +75,14 @@ export interface Rotary {
 
 export interface Attention {
   heads: number
-  /** KV heads; `heads / groups` query heads share one. */
-  groups: number
+  /** KV heads; `heads / numKvHeads` query heads share one. */
+  numKvHeads: number
   headSize: number
-  /** Tokens of a sequence, all of which see one another; 0: a token sees itself and those before it. */
-  both: number
+  /**
+   * Tokens of every sequence of bidirectional attention, all of which see one another; 0: causal, a token sees itself
+   * and those before it.
+   */
+  sequenceLength: number
   rotary?: (length: number) => Rotary
 }
 
@@ -83,13 +91,13 @@ export interface Stack {
   activations: Readonly<Record<string, number>>
   attention: Attention
   /** What fills the residual stream. */
-  embed: Op[]
+  embed: OpSpec[]
   layers: Layer[]
   /** From the residual stream to what the stack gives. */
-  final: Op[]
+  final: OpSpec[]
 }
 
-/** The tower of a model that sees. An image is a sequence: a class token, then its patches in rows. */
+/** The vision encoder of a model that sees. An image is a sequence: a class token, then its patches in rows. */
 export interface Vision {
   stack: Stack
   channels: number
@@ -100,7 +108,10 @@ export interface Vision {
   patches: string
   /** Layers that the features have gone through; the others do not reach the output. */
   layers: number
-  /** The activation of features after `final`, and how many of an image's first rows are not given on: the class token's, or none. */
+  /**
+   * The activation of features after `final`, and how many of an image's first rows are not given on: the class
+   * token's, or none.
+   */
   features: string
   skipped: number
   /** The id that stands for an image. */
@@ -122,7 +133,7 @@ export interface ModelSpec {
 
 export type Config = Readonly<Record<string, unknown>>
 
-/** What a family is told beside the config. */
+/** What an architecture is told beside the config. */
 export interface Subject {
   /** In messages. */
   name: string
@@ -131,4 +142,4 @@ export interface Subject {
   has: (tensor: string) => boolean
 }
 
-export type Family = (config: Config, subject: Subject) => ModelSpec
+export type Architecture = (config: Config, subject: Subject) => ModelSpec

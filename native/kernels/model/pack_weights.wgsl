@@ -1,12 +1,13 @@
-// Turns a matrix [out, in], packed as in a checkpoint, into what include/weights.wgsl reads: [in, out] in panels.
-// An invocation writes one word of some neighbouring columns (inputs): an F32 element, or two rows of a 16-bit type. Where rows
-// are whole vectors it takes a vector of a row: 4 columns of F32, 8 of others. Neighbours in x read on in the same rows.
+// Transposes a matrix [out, in], packed as in a checkpoint, into what include/weights.wgsl reads: [in, out] in panels.
+// An invocation writes one word of some neighbouring columns (inputs): an F32 element, or two rows of a 16-bit type.
+// Where rows are whole vectors it takes a vector of a row: 4 columns of F32, 8 of others. Neighbours in x read on in
+// the same rows.
 struct Parameters { rows: u32, columns: u32, words: u32 } // of the source; words of a row of all panels
 override DTYPE: u32;
 override VECTORS: u32; // whether rows are whole vectors
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> source: array<vec4u>;
-@group(0) @binding(2) var<storage, read_write> turned: array<u32>;
+@group(0) @binding(2) var<storage, read_write> packed: array<u32>;
 
 fn half(row: u32, column: u32) -> u32 {
   if (row >= p.rows) { return 0u; }
@@ -34,18 +35,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       let i = word * p.columns + place;
       bits = source[i / 4u][i % 4u];
     }
-    turned[first + place * panel] = bits;
+    packed[first + place * panel] = bits;
   } else if (DTYPE == 0u) {
     let row = vector(word, place, 4u);
-    for (var k = 0u; k < 4u; k++) { turned[first + (4u * place + k) * panel] = row[k]; }
+    for (var k = 0u; k < 4u; k++) { packed[first + (4u * place + k) * panel] = row[k]; }
   } else {
     let low = vector(2u * word, place, 8u);
     let high = vector(2u * word + 1u, place, 8u);
     let even = (low & vec4u(0xffffu)) | (high << vec4u(16u));
     let odd = (low >> vec4u(16u)) | (high & vec4u(0xffff0000u));
     for (var k = 0u; k < 4u; k++) {
-      turned[first + (8u * place + 2u * k) * panel] = even[k];
-      turned[first + (8u * place + 2u * k + 1u) * panel] = odd[k];
+      packed[first + (8u * place + 2u * k) * panel] = even[k];
+      packed[first + (8u * place + 2u * k + 1u) * panel] = odd[k];
     }
   }
 }

@@ -1,5 +1,5 @@
-// How far rows move, a row a workgroup: with d = b - a, y[row] = (a·a, a·d, d·d). The host takes angles from that without
-// cancelling what a small step differs in.
+// How far rows move, a row a workgroup: with d = b - a, y[row] = (a·a, a·d, d·d). The host takes angles from that
+// without cancelling what a small step differs in.
 struct Parameters { rows: u32, width: u32 }
 #include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;

@@ -1,6 +1,6 @@
-// What the loss of a token is made of, in float64 by the caller: words[start + t] = sum(exp(logits[t] - largest)), the largest logit
-// and that of the target, so that the loss is log(sum) + largest - target; 1, 0, 0 where a token has no target. And best[start + t]
-// = the first index of the largest logit. A row a workgroup.
+// What the loss of a token is made of, in float64 by the caller: words[start + t] = sum(exp(logits[t] - largest)), the
+// largest logit and that of the target, so that the loss is log(sum) + largest - target; 1, 0, 0 where a token has no
+// target. And best[start + t] = the first index of the largest logit. A row a workgroup.
 struct Parameters { rows: u32, width: u32, start: u32 }
 #include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
@@ -11,8 +11,8 @@ struct Parameters { rows: u32, width: u32, start: u32 }
 
 const NONE = 0xffffffffu;
 const LOWEST = -3.0e38;
-// Most terms are smaller than what rounding takes from a sum that has the largest of them, and tens of thousands of them would
-// be lost one by one. So a few are added up, then a few of these sums, and then all of those.
+// Most terms are smaller than what rounding takes from a sum that has the largest of them, and tens of thousands of
+// them would be lost one by one. So a few are added up, then a few of these sums, and then all of those.
 const FEW = 16u;
 var<workgroup> index: atomic<u32>;
 

@@ -1,5 +1,5 @@
-// y[t] = scale * table[i] (+ y[t] where `add` is not 0); i is the id of t, or its position and an offset. Only for those i
-// whose rows, `first` to `first + held` of the table, are in this part of it.
+// y[t] = scale * table[i] (+ y[t] where `add` is not 0); i is the id of t, or its position and an offset. Only for
+// those i whose rows, `first` to `first + held` of the table, are in this part of it.
 struct Parameters {
   rows: u32, width: u32, first: u32, held: u32, by_position: u32, offset: u32, scale: f32, add: u32,
 }

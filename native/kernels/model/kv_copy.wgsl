@@ -1,4 +1,5 @@
-// Rows of the cache that sequences with the same beginning share are copied: row copies[i].y = row copies[i].x, a row a workgroup.
+// Rows of the cache that sequences with the same beginning share are copied: row copies[i].y = row copies[i].x, a row a
+// workgroup.
 struct Parameters { rows: u32, width: u32 }
 #include "rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;

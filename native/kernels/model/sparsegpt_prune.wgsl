@@ -1,8 +1,8 @@
-// Optimal brain surgeon on a block of columns, a row of the matrix an invocation. From left to right, what a pruned weight
-// gave is made up for by the weights to its right: e = w_j / U_jj, w_k -= e U_jk for k > j, and e is left for the columns
-// past the block (kernel carry). The matrix is turned: w[in, rows]. `u`: rows first .. first + count of U, upper.
-// `mask`: 1 where a weight stays, [count, rows]; with `of` > 0 of each `of` columns the `stay` with the largest (w / U_jj)^2
-// stay instead, of equal ones the last.
+// Optimal brain surgeon on a block of columns, a row of the matrix an invocation. From left to right, what a pruned
+// weight gave is made up for by the weights to its right: e = w_j / U_jj, w_k -= e U_jk for k > j, and e is left for
+// the columns past the block (kernel `sparsegpt_update`). The matrix is transposed: w[in, rows]. `u`: rows first ..
+// first + count of U, upper. `mask`: 1 where a weight stays, [count, rows]; with `of` > 0 of each `of` columns the
+// `stay` with the largest (w / U_jj)^2 stay instead, of equal ones the last.
 struct Parameters { rows: u32, inputs: u32, first: u32, count: u32, stay: u32, of_: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> u: array<f32>;

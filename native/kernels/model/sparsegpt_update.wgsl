@@ -1,5 +1,5 @@
-// What a block of pruned columns leaves to those behind it: w[k, row] -= sum over j of errors[j, row] * u[j, k], for columns k
-// from `first` on. An invocation makes 8 columns of a row; `u` has `count` rows of U.
+// What a block of pruned columns leaves to those behind it: w[k, row] -= sum over j of errors[j, row] * u[j, k], for
+// columns k from `first` on. An invocation makes 8 columns of a row; `u` has `count` rows of U.
 struct Parameters { rows: u32, inputs: u32, first: u32, count: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> u: array<f32>;

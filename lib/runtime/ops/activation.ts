@@ -1,0 +1,19 @@
+/** An activation function on its own, in place: kernel `unary`. */
+
+import type { Activation } from '../../architectures/index.js'
+import type { NativeDispatch } from '../../native/border.js'
+import { kindOf, perQuads } from './dispatch.js'
+import type { Op, SpecOf } from './op.js'
+
+/** x = f(x). */
+export const unary = (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
+  kernel: 'model/unary',
+  constants: kindOf(kind),
+  parameters: [Math.ceil((rows * width) / 4)],
+  buffers: [x],
+  grid: perQuads(rows * width),
+})
+
+export const activation: Op<SpecOf<'activation'>> = {
+  forward: (spec, { rows, activation, width }) => [unary(spec.kind, activation(spec.x), rows, width(spec.x))],
+}

@@ -1,0 +1,17 @@
+/** A sum, in place: the way back into the residual stream. */
+
+import type { NativeDispatch } from '../../native/border.js'
+import { perQuads } from './dispatch.js'
+import type { Op, SpecOf } from './op.js'
+
+/** x += y. */
+export const sum = (x: number, y: number, rows: number, width: number): NativeDispatch => ({
+  kernel: 'model/add',
+  parameters: [Math.ceil((rows * width) / 4)],
+  buffers: [y, x],
+  grid: perQuads(rows * width),
+})
+
+export const add: Op<SpecOf<'add'>> = {
+  forward: (spec, { rows, activation, width }) => [sum(activation(spec.x), activation(spec.y), rows, width(spec.x))],
+}

@@ -1,0 +1,19 @@
+/** A class token takes the place of the first of every sequence. */
+
+import type { NativeDispatch } from '../../native/border.js'
+import { type Block, dtypeOf, perRow } from './dispatch.js'
+import type { Op, SpecOf } from './op.js'
+
+/** y = weight, for tokens that are the first of their sequence. */
+export const firstTokens = (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
+  kernel: 'model/class_token',
+  constants: dtypeOf(weight),
+  parameters: [rows, weight.rows],
+  buffers: [weight.buffer, tokens, y],
+  grid: perRow(rows),
+})
+
+export const classToken: Op<SpecOf<'class_token'>> = {
+  forward: (spec, { rows, tokens, activation, blocks }) =>
+    blocks(spec.weight).map((block) => firstTokens(block, tokens, activation(spec.y), rows)),
+}

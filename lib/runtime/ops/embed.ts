@@ -1,0 +1,36 @@
+/** Rows of a table by the ids or positions of tokens: kernel `get_rows`. */
+
+import type { NativeDispatch } from '../../native/border.js'
+import { type Block, bits, dtypeOf, perRow } from './dispatch.js'
+import type { Op, SpecOf } from './op.js'
+
+/**
+ * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y +=
+ * them. One dispatch a block of it.
+ */
+export const getRows = (
+  table: Block,
+  tokens: number,
+  y: number,
+  at: { rows: number; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean },
+): NativeDispatch => ({
+  kernel: 'model/get_rows',
+  constants: dtypeOf(table),
+  parameters: [
+    at.rows,
+    table.columns,
+    table.first,
+    table.rows,
+    at.by === 'id' ? 0 : 1,
+    at.offset ?? 0,
+    bits(at.scale ?? 1),
+    at.add === true ? 1 : 0,
+  ],
+  buffers: [table.buffer, tokens, y],
+  grid: perRow(at.rows),
+})
+
+export const embed: Op<SpecOf<'embed'>> = {
+  forward: (spec, { rows, tokens, activation, blocks }) =>
+    blocks(spec.table).map((block) => getRows(block, tokens, activation(spec.y), { rows, ...spec })),
+}

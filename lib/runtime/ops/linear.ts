@@ -1,0 +1,48 @@
+/** Products with a matrix: kernel `gemm` in the form that suits the device and the number of rows. */
+
+import type { NativeDispatch } from '../../native/border.js'
+import { addBias } from './bias.js'
+import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
+import type { Op, SpecOf } from './op.js'
+
+/** Columns that an invocation makes. */
+const octet = 8
+
+/** The kernel that multiplies so many rows with a block, and the rows and columns that a workgroup of it makes. */
+function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix }: Forms) {
+  if (matrix > 0 && dtype === 'F16' && columns % 32 === 0 && rows > 8) {
+    return { kernel: `gemm_matrix_${matrix}`, tall: 2 * matrix, wide: panel, lanes }
+  }
+  if (lanes === 0 || columns % 4 !== 0) return { kernel: 'gemm', tall: 8, wide: 16 * octet, lanes }
+  const tall = rows === 1 ? 1 : rows <= 8 ? 8 : 16
+  return { kernel: `gemm_${tall}${f16 && dtype === 'F16' ? '_f16' : ''}`, tall, wide: lanes * octet, lanes }
+}
+
+/** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
+export const gemm = (
+  weight: Block,
+  x: number,
+  y: number,
+  { rows, stride, from = 0, forms = plainForms }: { rows: number; stride: number; from?: number; forms?: Forms },
+): NativeDispatch => {
+  const { kernel, tall, wide, lanes } = gemmForm(weight, rows, forms)
+  return {
+    kernel: `model/${kernel}`,
+    constants: { ...dtypeOf(weight), SUBGROUP: lanes },
+    parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
+    buffers: [weight.buffer, x, y],
+    grid: [Math.ceil(weight.rows / wide), Math.ceil(rows / tall), 1],
+  }
+}
+
+export const linear: Op<SpecOf<'linear'>> = {
+  forward(spec, context) {
+    const { rows, forms, activation } = context
+    const blocks = context.blocks(spec.weight)
+    const stride = blocks.reduce((sum, block) => sum + block.rows, 0)
+    return [
+      ...blocks.map((block) => gemm(block, activation(spec.x), activation(spec.y), { rows, stride, forms })),
+      ...addBias(spec, context),
+    ]
+  },
+}

@@ -1,0 +1,33 @@
+/** RMSNorm and LayerNorm, of rows or of the heads in them. */
+
+import type { NativeDispatch } from '../../native/border.js'
+import { addBias } from './bias.js'
+import { type Block, bits, dtypeOf, perRow } from './dispatch.js'
+import type { Op, SpecOf } from './op.js'
+
+/** y = RMSNorm(x), or LayerNorm(x) where it is `centered`, times weight + plus; rows of the weight's width. */
+export const normRows = (
+  weight: Block,
+  x: number,
+  y: number,
+  at: { rows: number; eps: number; centered?: boolean; plus?: number },
+): NativeDispatch => ({
+  kernel: 'model/norm',
+  constants: dtypeOf(weight),
+  parameters: [at.rows, weight.rows, bits(at.eps), bits(at.plus ?? 0), at.centered === true ? 1 : 0],
+  buffers: [weight.buffer, x, y],
+  grid: perRow(at.rows),
+})
+
+export const norm: Op<SpecOf<'norm'>> = {
+  forward(spec, context) {
+    const { rows, activation, blocks } = context
+    const many = rows * (spec.heads ?? 1)
+    return [
+      ...blocks(spec.weight).map((block) =>
+        normRows(block, activation(spec.x), activation(spec.y), { rows: many, ...spec }),
+      ),
+      ...addBias(spec, context),
+    ]
+  },
+}
