@@ -9,7 +9,8 @@
       'build/generated/include',
       '<!(node -p "require(\'node-addon-api\').include_dir")'
     ],
-    'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'NDEBUG'],
+    'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'NDEBUG',
+                'WEIGHTSMITH_VERSION="<!(node -p "require(\'./package.json\').version")"'],
     'cflags!': ['-fno-exceptions'],
     'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
     'cflags_cc': ['-std=c++20', '-O3', '-fexceptions', '-frtti', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-Wall', '-Wextra'],

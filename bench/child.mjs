@@ -81,8 +81,8 @@ async function loop({ device, recipe, out }) {
   }
   const timer = setInterval(tick, 1)
   let end = 0
-  const onProgress = ({ stage }) => {
-    if (stage === 'finish') end = performance.now()
+  const onProgress = ({ phase }) => {
+    if (phase === 'finish') end = performance.now()
   }
   const { run } = await merge(engine, recipe, { out, checksum: 'none', onProgress })
   clearInterval(timer)

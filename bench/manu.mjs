@@ -89,7 +89,7 @@ export async function manuTables({ deviceName, folder, runs, say }) {
       rows.push({ what: `taps, ${stream.kind} lines (${tokens} tokens)`, ms: 1e3 * plain, ratio, target: atMost(1.15) })
     }
     say('manu: a whole run')
-    const { seconds } = await timed(() => manu(engine, model, { ...sources, layers: 'all', ask: false, out }))
+    const { seconds } = await timed(() => manu(engine, model, { ...sources, layers: 'all', evaluate: false, out }))
     rmSync(out, { recursive: true })
     rows.push({ what: 'four streams, scores and output', ms: 1e3 * seconds })
     return [

@@ -18,11 +18,11 @@ export async function unlearning(engine, { here, out, lines }) {
     ...Object.fromEntries(sets.map((set) => [set, files(set)])),
     alpha: alphas,
     layers: 'all',
-    askLines: lines,
+    evalSamples: lines,
     compare: true,
     out: folder,
     overwrite: true,
-    onProgress: (done, total) => under(`unlearning: ${done} of ${total} lines`),
+    onProgress: ({ done, total }) => under(`unlearning: ${done} of ${total} lines`),
   })
   under('')
   console.log(`\nUnlearning by neurons: exact answers in percent, at most ${lines} lines a set.\n`)

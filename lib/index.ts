@@ -1,17 +1,10 @@
 /**
- * Weightsmith: merge, compare and check checkpoints of language models.
+ * Weightsmith: merge, run, evaluate, score, prune and verify language-model checkpoints.
  *
  * @example
  * await using engine = await Engine.open({ memory: '1GiB' })
  * const report = await merge(engine, 'recipe.yml', { out: 'merged' })
  */
-
-import type { Engine } from './engine/engine.js'
-import type { MergeOptions, MergeReport } from './merge/index.js'
-import { merge as mergeWith } from './merge/merge.js'
-import type { RecipeInput } from './merge/recipe/index.js'
-import { LongHeaders, mergeInThread, shortHeaders } from './merge/worker_client.js'
-import { version } from './native/version.js'
 
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
@@ -40,9 +33,16 @@ export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
 export { type EvalOptions, type EvalReport, evaluate, evaluateAll, type Metric, metrics } from './eval/evaluate.js'
-export { type Continuation, type GenerateOptions, generate, type Place, type Sampling } from './generation/generate.js'
+export {
+  type Continuation,
+  type GenerateOptions,
+  generate,
+  type SampleIndex,
+  type Sampling,
+} from './generation/generate.js'
 export {
   type Generated,
+  type GenerateProgress,
   type GenerateReport,
   type GenerateTextOptions,
   generateText,
@@ -51,6 +51,7 @@ export { type BatchOptions, type BatchReport, type BatchResult, batch } from './
 export type { BatchJob } from './merge/batch/index.js'
 export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './merge/explain.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge/index.js'
+export { merge } from './merge/merge.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './merge/methods/index.js'
 export {
   type FilteredValue,
@@ -59,7 +60,8 @@ export {
   type RecipeInput,
   recipeSchema,
 } from './merge/recipe/index.js'
-export type { LoadDType, NativeProgress as Progress, StoreDType } from './native/border.js'
+export type { LoadDType, StoreDType } from './native/border.js'
+export { version } from './native/version.js'
 export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune/prune.js'
 export {
   analysisPage,
@@ -73,11 +75,11 @@ export {
   type KeptMap,
   manuPage,
   type Page,
+  type PageSection,
+  type PageTable,
   prunePage,
   renderPage,
-  type Section,
   scorePage,
-  type Table,
   writePage,
 } from './report/index.js'
 export { forward, openModel } from './runtime/forward.js'
@@ -105,10 +107,11 @@ export {
   errors,
   WeightsmithError,
 } from './util/errors.js'
+export type { ProgressEvent } from './util/progress.js'
 export type { Collapse } from './workflows/imm/collapse.js'
-export type { Check, Command, ImmConfig, Said } from './workflows/imm/config.js'
+export type { AnswerCheck, Completion, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './workflows/imm/loop.js'
-export type { Accuracy, Evaluation, Kept } from './workflows/imm/steps.js'
+export type { Accuracy, Evaluation, FilteredSamples } from './workflows/imm/steps.js'
 export {
   type ManuAnswers,
   type ManuChoice,
@@ -120,20 +123,3 @@ export {
   manuModes,
   manuRows,
 } from './workflows/manu/index.js'
-export { version }
-
-/**
- * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final name when
- * all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder of what is finished.
- */
-export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
-  return engine.use(async ({ addon, device, memory }) => {
-    const settings = { memory, ...options }
-    try {
-      return await mergeWith({ addon: shortHeaders(addon), device }, recipe, settings)
-    } catch (error) {
-      if (error instanceof LongHeaders) return mergeInThread(device, recipe, settings)
-      throw error
-    }
-  })
-}

@@ -114,7 +114,7 @@ function errorsPage() {
 
 const removed = {
   weights: 'single weights (`--sparsity`, `--pattern`)',
-  widths: 'heads and neurons (`--keep`, `--widths`)',
+  widths: 'heads and neurons (`--keep-ratio`, `--allocation`)',
   blocks: 'blocks (`--remove`)',
 }
 
@@ -151,9 +151,9 @@ function pruningPage() {
     [
       '- `masked` (default): the same shapes with zeros, which loads wherever the original model loads. A removed block has ' +
         'zeros in the weights of what it adds to the residual stream.',
-      '- `compact` with the same widths in all layers (`--widths local`, `wanda-sp`), or with blocks removed: the config uses ' +
+      '- `compact` with the same widths in all layers (`--allocation uniform`, `wanda-sp`), or with blocks removed: the config uses ' +
         'its usual keys, so transformers, vLLM and others load it. Query heads are removed with their KV group.',
-      '- `compact` with different widths per layer (`--widths global`, the default of `flap`): the config has them as ' +
+      '- `compact` with different widths per layer (`--allocation global`, the default of `flap`): the config has them as ' +
         '`per_layer_config`. Weightsmith runs such a model. transformers (5.23) knows that key, but not for LLaMA, Mistral, ' +
         'Qwen and Gemma, and refuses it; vLLM and others do not load it.',
       '- Masked and compact results have the same logits except for rounding. `flap` needs a place for its biases, which LLaMA ' +

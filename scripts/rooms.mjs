@@ -37,7 +37,7 @@ export const rooms = {
       ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'data'],
       ...['engine', 'checkpoint', 'native', 'util'],
     ],
-    'workflows/manu': ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     report: ['workflows/imm', 'workflows/manu', 'prune', 'compare', 'eval', 'score', 'checkpoint', 'native', 'util'],
   },
   native: {
@@ -47,7 +47,7 @@ export const rooms = {
     io: ['base'],
     plan: ['base'],
     dawn: ['base'],
-    gpu: ['dawn', 'base', 'kernels'],
+    gpu: ['dawn', 'io', 'base', 'kernels'],
     graph: ['gpu', 'dawn', 'io', 'base'],
     steps: ['plan', 'linalg', 'base'],
     stream: ['steps', 'plan', 'graph', 'gpu', 'dawn', 'io', 'base'],

@@ -184,7 +184,9 @@ async function setup() {
     'CMakeLists.txt',
     'package-lock.json',
     'scripts/generate.mjs',
+    'scripts/layouts.mjs',
     'scripts/sources.mjs',
+    'package.json',
   ]
   await step('build/native.stamp', hashOf(nativeFiles), addonPath, async () => {
     const { generate } = await import('./generate.mjs')
@@ -192,6 +194,8 @@ async function setup() {
     buildAddon()
   })
 
+  const { generateLayouts } = await import('./generate.mjs')
+  generateLayouts()
   const sources = [
     ...listFiles('lib', '.ts', '.cts'),
     'tsconfig.json',

@@ -17,7 +17,7 @@ export function listFiles(folder, ...endings) {
     .sort()
 }
 
-export const generatedSources = ['kernels', 'host_steps', 'trampolines'].map((name) => `build/generated/${name}.cpp`)
+export const generatedSources = ['kernels', 'cpu_steps', 'trampolines'].map((name) => `build/generated/${name}.cpp`)
 
 export function nativeSources() {
   return [...listFiles('native', '.cpp'), ...generatedSources]

@@ -373,7 +373,7 @@ describe('a model with an adapter', () => {
 
   test('is refused where there is no adapter', async () => {
     expect(await failure(copyOf(`${model(1)}+${model(2)}`))).toMatch(/NOT_FOUND: There is no .*adapter_config\.json/)
-    expect(await failure(copyOf(`${model(1)}+nowhere`))).toMatch(/NOT_FOUND: The model nowhere is not there/)
+    expect(await failure(copyOf(`${model(1)}+nowhere`))).toMatch(/NOT_FOUND: Model nowhere not found; looked in /)
   })
 })
 

@@ -118,15 +118,15 @@ describe('imm analyze', () => {
     const dry = await analyze(engine, model('base'), [model('improved-1'), model('improved-2')], {
       data,
       dryRun: true,
-      onProgress: (_, __, what) => done.push(what),
+      onProgress: ({ phase }) => done.push(phase),
     })
     expect(done).toEqual([])
     expect(dry).toMatchObject({ dryRun: true, importance: [], models: [], forecast: { parts: 1 } })
-    const { tensors, bytes, memory, tokens } = dry.forecast!
+    const { tensors, bytesRead, deviceBytes, tokens } = dry.forecast!
     expect(tensors).toBe(2 * analysis.models[0]!.diff.tensors.length)
     // Two files of bfloat16 a comparison.
-    expect(bytes).toBe(2 * 2 * 2 * analysis.models[0]!.diff.total.parameters)
-    expect(memory).toBeGreaterThan(0)
+    expect(bytesRead).toBe(2 * 2 * 2 * analysis.models[0]!.diff.total.parameters)
+    expect(deviceBytes).toBeGreaterThan(0)
     expect(tokens).toBeGreaterThan(0)
     expect(dry.milliseconds).toBeGreaterThan(0)
     const page = join(folder, 'dry.html')

@@ -83,10 +83,10 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
     }
   })
 
-  test('elements gives every element to a host step, block by block, and given stores what one gives', async () => {
+  test('store_f32 gives every element to a CPU step, block by block, and load_f32 stores what one gives', async () => {
     for (const size of sizes) {
       const [a, b] = [1, 2].map((seed) => Float32Array.from(numbers(size, seed)))
-      const words = (await engine.kernel('elements').run({ inputs: [a!, b!] })) as Uint32Array
+      const words = (await engine.kernel('store_f32').run({ inputs: [a!, b!] })) as Uint32Array
       const got = new Float32Array(words.buffer, words.byteOffset, words.length)
       expect(got.length).toBe(4096 * Math.ceil(size / 2048))
       for (let i = 0; i < 2048 * Math.ceil(size / 2048); i++) {
@@ -94,7 +94,7 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
         if (got[at] !== (a![i] ?? 0) || got[at + 2048] !== (b![i] ?? 0)) expect({ size, i }).toBe('as it was')
       }
       const coefficients = Uint32Array.from([1, 0, 1, ...new Uint32Array(b!.buffer)])
-      expect(await engine.kernel('given').run({ inputs: [a!], coefficients })).toEqual(b)
+      expect(await engine.kernel('load_f32').run({ inputs: [a!], coefficients })).toEqual(b)
     }
   })
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
-import { openText } from '../lib/data/index.js'
+import { openTokenizer } from '../lib/data/index.js'
 import { checkpointOf } from '../lib/runtime/forward.js'
 import { f32, writeModel } from './checkpoint.js'
 import { cli } from './child.js'
@@ -216,7 +216,7 @@ describe('evaluate', () => {
   test('predicts every id of a text but the first once, in windows where it is longer than the context', async () => {
     const text = 'r:xsoxbyaf=faybxosx'
     // <s>, then an id a character; digits come first, letters after them, and what else there is.
-    const own = await openText(await checkpointOf(engine, base))
+    const own = await openTokenizer(await checkpointOf(engine, base))
     const ids = own.prompt(text)
     expect(ids).toHaveLength(20)
     await using model = await openModel(engine, base)
@@ -290,7 +290,7 @@ describe('evaluate', () => {
     await refused(dataset('null'), /Line 1/)
     await refused(dataset(good, { text: '' }), /Line 2 of .* text that is not empty/)
     await refused(dataset(''), /has no examples/)
-    await refused(join(folder, 'none.jsonl'), /There is no .*none\.jsonl/, 'ERR_WEIGHTSMITH_NOT_FOUND')
+    await refused(join(folder, 'none.jsonl'), /none\.jsonl not found/, 'ERR_WEIGHTSMITH_NOT_FOUND')
     await refused(dataset({ prompt: 'a'.repeat(256), answer: 'b' }), /Line 1 of .*data\.jsonl has 259 tokens.*256/)
     const stop = AbortSignal.abort()
     await expect(evaluate(engine, base, { data: calibration, signal: stop })).rejects.toMatchObject({

@@ -67,8 +67,8 @@ const drawn = fc.record({
   prompts: fc.array(ids, { minLength: 2, maxLength: 5 }),
   prune: fc.record({
     method: fc.constantFrom('flap' as const, 'wanda-sp' as const),
-    widths: fc.constantFrom('global' as const, 'local' as const),
-    keep: fc.constantFrom(0.5, 0.7),
+    allocation: fc.constantFrom('global' as const, 'uniform' as const),
+    keepRatio: fc.constantFrom(0.5, 0.7),
   }),
 })
 type Drawn = typeof drawn extends fc.Arbitrary<infer T> ? T : never

@@ -52,7 +52,7 @@ async function main(out: string): Promise<number> {
   const output: KernelOutput = await engine.kernel('linear').run({ inputs: [Float32Array.of(1)], coefficients: [2] })
   const recipe: RecipeInput = { merge_method: 'linear', models: [{ model: 'a', parameters: { weight: [0, 1] } }] }
   try {
-    const report: MergeReport = await merge(engine, recipe, { out, onProgress: ({ tensor, stage }) => void [tensor, stage] })
+    const report: MergeReport = await merge(engine, recipe, { out, onProgress: ({ item, phase }) => void [item, phase] })
     return report.bytes + (limit ?? 0) + output.length
   } catch (error) {
     if (error instanceof WeightsmithError && error.code === 'ERR_WEIGHTSMITH_NOT_FOUND') return 0

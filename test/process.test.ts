@@ -428,7 +428,7 @@ describe('an engine', () => {
 
   test('reports progress that grows to its totals', async () => {
     await using engine = await Engine.open()
-    const events: { bytesRead: number; bytesWritten: number; totalWrite: number; stage: string }[] = []
+    const events: { bytesRead: number; bytesWritten: number; totalWrite: number; phase: string }[] = []
     await merge(engine, large.recipe, { out: fresh('out'), sync: false, onProgress: (event) => events.push(event) })
     expect(events.length).toBeGreaterThan(0)
     for (const [i, event] of events.entries()) {
@@ -438,7 +438,7 @@ describe('an engine', () => {
       expect(event.bytesWritten).toBeGreaterThanOrEqual(before.bytesWritten)
     }
     const last = events.at(-1)!
-    expect(last.stage).toBe('finish')
+    expect(last.phase).toBe('finish')
     expect(last.bytesWritten).toBe(last.totalWrite)
   })
 })

@@ -55,7 +55,7 @@ function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
 
 describe('FLAP', () => {
   test.each(Object.entries(ratios))('keeps the golden heads and neurons for a share of %s', async (name, keep) => {
-    const { report } = await run({ method: 'flap', keep, dryRun: true })
+    const { report } = await run({ method: 'flap', keepRatio: keep, dryRun: true })
     const key = name.replace('/', '_')
     for (const [kind, mask] of [
       ['group', values(tensors.get(`alam_groups/${key}`) ?? never(key))],
@@ -73,9 +73,9 @@ describe('FLAP', () => {
   test('has the golden loss without compensation, and with the golden biases', async () => {
     const want = (bias: boolean) =>
       golden.grid.find((row) => row.depth === 8 && row.ratio === '1/2' && row.bias_compensation === bias)!.all
-    const plain = await run({ method: 'flap', keep: 1 / 2, bias: false })
+    const plain = await run({ method: 'flap', keepRatio: 1 / 2, bias: false })
     expect(Math.abs((await nll(plain.out)) / want(false) - 1)).toBeLessThan(1e-5)
-    const { out, tensors: pruned } = await run({ method: 'flap', keep: 1 / 2 })
+    const { out, tensors: pruned } = await run({ method: 'flap', keepRatio: 1 / 2 })
     for (const [name, key] of [
       ['self_attn.o_proj', 'o'],
       ['mlp.down_proj', 'down'],
@@ -95,9 +95,9 @@ describe('FLAP', () => {
   })
 
   test.each([
-    { keep: 1 / 2, widths: 'global', bias: true },
-    { keep: 5 / 8, widths: 'local', bias: true },
-    { keep: 5 / 8, widths: 'local', bias: false },
+    { keepRatio: 1 / 2, allocation: 'global', bias: true },
+    { keepRatio: 5 / 8, allocation: 'uniform', bias: true },
+    { keepRatio: 5 / 8, allocation: 'uniform', bias: false },
   ] as const)('says the same masked and compact, with %j', async (options) => {
     const masked = await run({ method: 'flap', ...options })
     const compact = await run({ method: 'flap', ...options, layout: 'compact' })
@@ -107,7 +107,7 @@ describe('FLAP', () => {
     expect(size(compact.tensors)).toBeLessThan(0.9 * size(masked.tensors))
     const config = JSON.parse(readFileSync(join(compact.out, 'config.json'), 'utf8')) as Record<string, unknown>
     const note = compact.report.notes.join()
-    if (options.widths === 'local') {
+    if (options.allocation === 'uniform') {
       expect(config).toMatchObject({
         head_dim: 32,
         num_attention_heads: 4,
@@ -128,7 +128,7 @@ describe('FLAP', () => {
   })
 
   test('keeps all for a share of 1', async () => {
-    const { report } = await run({ method: 'flap', keep: 1, dryRun: true })
+    const { report } = await run({ method: 'flap', keepRatio: 1, dryRun: true })
     expect(report.units!.every(({ dropped }) => dropped.length === 0)).toBe(true)
     expect(report.parameters.after).toBe(report.parameters.before)
   })
@@ -136,7 +136,7 @@ describe('FLAP', () => {
 
 describe('Wanda-sp', () => {
   test('drops as many in every layer, and what it drops is zero on both sides', async () => {
-    const { report, tensors: pruned } = await run({ method: 'wanda-sp', keep: 1 / 2 })
+    const { report, tensors: pruned } = await run({ method: 'wanda-sp', keepRatio: 1 / 2 })
     for (const { layer, kind, kept, dropped } of report.units!) {
       expect([kind, kept]).toEqual([kind, kind === 'group' ? 1 : 176])
       if (kind === 'group') continue
@@ -327,12 +327,12 @@ describe('prune', () => {
     await refused({ method: 'wanda', sparsity: 1 }, /would empty model\.layers\.0/)
     await refused({ method: 'wanda', sparsity: 0.5, pattern: '4:2' }, /"4:2"/)
     await refused({ method: 'magnitude', pattern: '2:3' }, /128 weights.*multiple of 3/)
-    await refused({ method: 'wanda-sp', keep: 1e-12 }, /would leave none/)
-    await refused({ method: 'flap', keep: 0 }, /keep 0/)
+    await refused({ method: 'wanda-sp', keepRatio: 1e-12 }, /would leave none/)
+    await refused({ method: 'flap', keepRatio: 0 }, /keepRatio to be above 0 .* received 0/)
     await refused({ method: 'bi', remove: 8 }, /1 to 7 can be removed, but 8/)
     await refused({ method: 'magnitude', layout: 'compact' }, /only heads, neurons and blocks/)
     await refused({ method: 'flap', scores: undefined }, /needs a score file/)
-    await refused({ method: 'wanda', keep: 0.5 }, /keep is not one of wanda; it belongs to flap, wanda-sp/)
+    await refused({ method: 'wanda', keepRatio: 0.5 }, /keepRatio is not one of wanda; it belongs to flap, wanda-sp/)
     await refused({ method: 'bi', tokens: 'all' }, /tokens is not one of bi; it belongs to ablation/)
     await refused({ method: 'taylor' as 'bi' }, /"taylor" was found/)
     await refused({ method: 'ablation' }, /no importance\/all; they were made with flap, wanda/, 'MISSING_TENSOR')
@@ -356,7 +356,7 @@ describe('prune', () => {
     const options = { method: 'wanda', scores, journalEvery: 2 ** 18 } as const
     const out = join(folder, 'killed')
     const body = `const engine = await Engine.open()
-      await prune(engine, process.argv[2], { ...JSON.parse(process.argv[3]), onProgress: (done, total) => {
+      await prune(engine, process.argv[2], { ...JSON.parse(process.argv[3]), onProgress: ({ done, total }) => {
         if (done > 0.7 * total) process.kill(process.pid, 'SIGKILL')
       } })`
     const killed = start([script(folder, 'kill', body), base, JSON.stringify({ ...options, out })])
@@ -387,7 +387,7 @@ describe('prune', () => {
     const flags = [
       '--method',
       'flap',
-      '--keep',
+      '--keep-ratio',
       '0.5',
       '--scores',
       scores,
@@ -400,7 +400,7 @@ describe('prune', () => {
     expect(code).toBe(0)
     expect(JSON.parse(stdout)).toMatchObject({ method: 'flap', layout: 'compact', dryRun: false })
     const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as { recipe: unknown }
-    expect(manifest.recipe).toMatchObject({ prune: { method: 'flap', keep: 0.5, bias: false } })
+    expect(manifest.recipe).toMatchObject({ prune: { method: 'flap', keepRatio: 0.5, bias: false } })
     expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/flap/)
     rmSync(out, { recursive: true })
   })

@@ -135,6 +135,30 @@ describe('regmean', () => {
     })
   }
 
+  test('shares large Gram matrices among threads', async () => {
+    const [tensor, n, out] = ['model.layers.0.mlp.down_proj.weight', 300, 4]
+    const u = numbers(n, 1)
+    const v = numbers(n, 2)
+    const element = (i: number, j: number) => u[i]! * u[j]! + v[i]! * v[j]! + (i === j ? 1 : 0)
+    // The second has three times the statistics of the first, so that it counts three times as much.
+    const weights = [200, 201].map((seed) => Float32Array.from(numbers(out * n, seed)))
+    const entries = weights.map((matrix, k) => {
+      const own = { model: join(folder, `large-${k}`), statistics: join(folder, `large-${k}.safetensors`) }
+      const sums = Float64Array.from({ length: n * n }, (_, at) => (1 + 2 * k) * element(Math.floor(at / n), at % n))
+      writeModel(own.model, { [tensor]: f32(matrix, [out, n]) })
+      writeSafetensors(own.statistics, { [`gram/${tensor}`]: f32(sums, [n, n]) })
+      return own
+    })
+    const roomy = await Engine.open({ memory: '256MiB' })
+    try {
+      const { tensors } = await run(entries, {}, roomy)
+      const want = Float64Array.from(weights[0]!, (value, i) => 0.25 * value + 0.75 * weights[1]![i]!)
+      near(values(tensors.get(tensor)!), want, 1e-5)
+    } finally {
+      await roomy.close()
+    }
+  })
+
   test('has the same bytes in one tile as in many', async () => {
     const roomy = await Engine.open({ memory: '256MiB' })
     try {

@@ -290,7 +290,7 @@ describe('verify', () => {
     const out = fresh('out')
     await merge(engine, { merge_method: 'passthrough', models: [{ model: large }] }, { out, sync: false })
     const events: number[] = []
-    await verify(out, { onProgress: ({ bytesRead }) => events.push(bytesRead) })
+    await verify(out, { onProgress: ({ done }) => events.push(done) })
     expect(events).toEqual([...events].sort((a, b) => a - b))
     expect(events.at(-1)).toBeGreaterThan(128 * MiB)
     const abort = new AbortController()

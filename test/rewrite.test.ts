@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from '@jest/globals'
-import { Engine, verify } from 'weightsmith'
+import { Engine, type ProgressEvent, verify } from 'weightsmith'
 import { type Content, type Cut, cutTensor, openCheckpoint } from '../lib/checkpoint/index.js'
 import { type RewriteOptions, rewrite } from '../lib/checkpoint/rewrite.js'
 import { readFolder, writeModel } from './checkpoint.js'
@@ -89,7 +89,7 @@ test('one that was ended goes on with the files and tensors that are finished, a
   await rewritten({}, { ...options, out: whole })
   for (const most of [10, 50, 60]) {
     const abort = new AbortController()
-    const onProgress = (done: number) => done > most && abort.abort()
+    const onProgress = ({ done }: ProgressEvent) => done > most && abort.abort()
     const ended = rewritten({}, { ...options, out, resume: most > 10, signal: abort.signal, onProgress })
     await expect(ended).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED', partial: `${out}.partial` })
     expect(existsSync(out)).toBe(false)
@@ -97,7 +97,7 @@ test('one that was ended goes on with the files and tensors that are finished, a
   await expect(rewritten({}, { ...options, out })).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_OUTPUT_EXISTS')
   // All of the weights are there, and none is written again.
   const written: number[] = []
-  await rewritten({}, { ...options, out, resume: true, onProgress: (now) => written.push(now) })
+  await rewritten({}, { ...options, out, resume: true, onProgress: ({ done }) => written.push(done) })
   expect(written).toEqual([])
   expect(contents(out)).toEqual(contents(whole))
   expect((await verify(out)).tensors).toBe(4)

@@ -3,7 +3,7 @@ import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync, wr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, openScores, type Scores, score, scoreMethods } from 'weightsmith'
+import { Engine, openScores, type ProgressEvent, type Scores, score, scoreMethods } from 'weightsmith'
 import { readSafetensors, values } from './checkpoint.js'
 import { cli } from './child.js'
 
@@ -216,14 +216,14 @@ describe('score', () => {
     const report = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
     expect(report).toMatchObject({ dryRun: true, parts: 1, examples: 64, tokens: golden.tokens })
     expect(report.milliseconds).toBeGreaterThan(0)
-    expect(report.memory).toBeGreaterThan(3e6)
+    expect(report.deviceBytes).toBeGreaterThan(3e6)
     expect(existsSync(out)).toBe(false)
   })
 
   test('leaves nothing behind when it is aborted, and replaces no file unasked', async () => {
     const out = join(folder, 'stopped.safetensors')
     const stop = new AbortController()
-    const onProgress = (done: number) => done > 8 && stop.abort()
+    const onProgress = ({ done }: ProgressEvent) => done > 8 && stop.abort()
     const options = { methods: ['ablation'], data, out, tokens: 128 }
     await expect(score(engine, base, { ...options, onProgress, signal: stop.signal })).rejects.toMatchObject({
       name: 'AbortError',
@@ -247,33 +247,33 @@ describe('score', () => {
     ] as const) {
       const out = join(folder, `${name}.safetensors`)
       const stop = new AbortController()
-      const onProgress = (done: number) => done > after && stop.abort()
+      const onProgress = ({ done }: ProgressEvent) => done > after && stop.abort()
       const stopped = score(own, base, {
         ...options,
         out,
         onProgress,
         signal: stop.signal,
       })
-      await expect(stopped).rejects.toMatchObject({ name: 'AbortError', partial: `${out}.standing` })
+      await expect(stopped).rejects.toMatchObject({ name: 'AbortError', partial: `${out}.resume` })
       expect(existsSync(out)).toBe(false)
       const other = score(own, base, { ...options, methods: ['wanda'], out, resume: true })
       await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_RESUME')
-      const standing = readFileSync(`${out}.standing`)
+      const standing = readFileSync(`${out}.resume`)
       for (const torn of [standing.subarray(0, -1), standing.subarray(1), Buffer.concat([standing, Buffer.alloc(8)])]) {
-        writeFileSync(`${out}.standing`, torn)
+        writeFileSync(`${out}.resume`, torn)
         const refused = score(own, base, { ...options, out, resume: true })
         await expect(refused).rejects.toMatchObject({
           code: 'ERR_WEIGHTSMITH_RESUME',
           message: expect.stringMatching(/torn/),
         })
       }
-      writeFileSync(`${out}.standing`, standing)
+      writeFileSync(`${out}.resume`, standing)
       const steps: number[] = []
       const again = { ...options, out, resume: true }
-      await score(own, base, { ...again, onProgress: (done, total) => steps.push(done / total) })
+      await score(own, base, { ...again, onProgress: ({ done, total }) => steps.push(done / total) })
       expect(steps[0]).toBeGreaterThan(0.1)
       expect(steps.at(-1)).toBe(1)
-      expect(existsSync(`${out}.standing`) || existsSync(`${out}.partial`)).toBe(false)
+      expect(existsSync(`${out}.resume`) || existsSync(`${out}.partial`)).toBe(false)
       const [got, want] = [readSafetensors(out), readSafetensors(whole)]
       for (const [tensor, { bytes }] of got)
         expect([tensor, bytes.equals(want.get(tensor)!.bytes)]).toEqual([tensor, true])
@@ -297,8 +297,8 @@ describe('score', () => {
     await refused([good], /"entropy" was found/, { methods: ['entropy'] })
     await refused([good], /Layer 8 .* 0 to 7/, { layers: [8] })
     await refused([good], /bi needs data/, { data: undefined })
-    await refused([good], /samples should be a whole number from 1, but "0"/, { samples: 0 })
-    await refused([good], /tau should be a number from 0/, { tau: Number.NaN })
+    await refused([good], /^Expected samples to be a whole number from 1, but received "0"/, { samples: 0 })
+    await refused([good], /^Expected tau to be a number from 0/, { tau: Number.NaN })
     // A tokenizer that knows more tokens than the model.
     const model = join(folder, 'model')
     cpSync(base, model, { recursive: true })

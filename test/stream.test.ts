@@ -25,13 +25,13 @@ describe('a model larger than the memory', () => {
     await using close = await Engine.open({ memory: '4MiB' })
     const near = await generateText(close, base, prompts, options)
     expect(near).toMatchObject({ parts: 1, continuations: want.continuations })
-    expect(near.bytes).toBeLessThan(want.bytes)
+    expect(near.deviceBytes).toBeLessThan(want.deviceBytes)
     for (const memory of ['3MiB', '1200KiB']) {
       await using small = await Engine.open({ memory })
       const got = await generateText(small, base, prompts, options)
       expect(got.continuations).toEqual(want.continuations)
       expect(got.parts).toBeGreaterThan(1)
-      expect(got.bytes).toBeLessThanOrEqual(small.memory)
+      expect(got.deviceBytes).toBeLessThanOrEqual(small.memory)
       // The less fits, the more is read.
       expect(got.reads).toBeGreaterThan(before)
       before = got.reads
@@ -92,14 +92,14 @@ describe('a model larger than the memory', () => {
         notes: none,
         parts,
         reads,
-        bytes,
+        deviceBytes,
         ...want
       } = await evaluate(engine, base, { data, metric })
       const got = await evaluate(small, base, { data, metric })
       expect(got).toMatchObject(want)
       expect(got.parts).toBeGreaterThan(parts)
       expect(got.reads).toBeGreaterThan(reads)
-      expect(got.bytes).toBeLessThan(bytes)
+      expect(got.deviceBytes).toBeLessThan(deviceBytes)
       expect(none).toEqual([])
       if (metric === 'exact-match') expect(got.notes[0]).toMatch(/larger than the memory.* MB of weights are read/)
     }

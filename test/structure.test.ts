@@ -138,7 +138,7 @@ describe('every merge method', () => {
     }
   }
 
-  test('uses kernels and host steps that exist, and every host step is used', () => {
+  test('uses kernels and CPU steps that exist, and every CPU step is used', () => {
     const addon = loadAddon()
     // The one that is no merge method's: `diff` reports how two checkpoints differ.
     const hosts = new Set(['diff'])
@@ -157,7 +157,7 @@ describe('every merge method', () => {
         }
       }
     }
-    expect(sorted(hosts)).toEqual(sorted(addon.hostSteps))
+    expect(sorted(hosts)).toEqual(sorted(addon.cpuSteps))
   })
 
   test('says what it is, where it comes from and what its parameters are', () => {

@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from '@jest/globals'
-import { openText, type Text } from '../lib/data/index.js'
+import { openTokenizer, type Tokenizer } from '../lib/data/index.js'
+import { StreamingDetokenizer } from '../lib/generation/detokenizer.js'
 
 interface Case {
   parts: Record<string, unknown>
@@ -29,7 +30,7 @@ const root = mkdtempSync(join(tmpdir(), 'weightsmith-text-'))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
 let folders = 0
-function open(definition: object, settings: object = {}, files: Record<string, string> = {}): Promise<Text> {
+function open(definition: object, settings: object = {}, files: Record<string, string> = {}): Promise<Tokenizer> {
   const folder = join(root, String(folders++))
   mkdirSync(folder)
   const all = {
@@ -38,7 +39,7 @@ function open(definition: object, settings: object = {}, files: Record<string, s
     ...files,
   }
   for (const [name, content] of Object.entries(all)) writeFileSync(join(folder, name), content)
-  return openText({ path: folder, name: 'it', config: {} } as Parameters<typeof openText>[0])
+  return openTokenizer({ path: folder, name: 'it', config: {} } as Parameters<typeof openTokenizer>[0])
 }
 
 describe.each(cases)('a tokenizer with $name', ({ name, definition, ids, texts, pairs }) => {
@@ -127,5 +128,58 @@ describe('text', () => {
     expect(both.decode(both.chat(messages))).toBe('b x')
     const one = await open(definitionOf('words'), settings)
     expect(one.decode(one.chat(messages))).toBe('a x')
+  })
+})
+
+describe('a streaming detokenizer', () => {
+  const at = { prompt: 0, sample: 0 }
+
+  test.each(cases)('of $name emits the text of all tokens, in pieces', async ({ definition }) => {
+    const tokenizer = await open(definition)
+    for (const given of goldens.texts) {
+      const [prompt, ids] = [tokenizer.prompt('a'), tokenizer.prompt(given)]
+      const pieces: string[] = []
+      const detokenizer = new StreamingDetokenizer(tokenizer.decode, () => prompt, {
+        stop: ['never said'],
+        onText: (piece) => pieces.push(piece),
+      })
+      for (const i of ids.keys()) expect(detokenizer.push(ids.slice(0, i + 1), at)).toBe(false)
+      const { text, stopped } = detokenizer.finish(ids, at)
+      expect([text, stopped]).toEqual([tokenizer.decode(ids, prompt), false])
+      expect(pieces.join('')).toBe(text)
+    }
+  })
+
+  test('decodes a token once as it comes, and once at the end', () => {
+    let decoded = 0
+    const decode = (ids: readonly number[]) => {
+      decoded += ids.length
+      return 'x'.repeat(ids.length)
+    }
+    const detokenizer = new StreamingDetokenizer(decode, () => [], { stop: ['y'] })
+    const ids = Array.from({ length: 1000 }, (_, i) => i)
+    for (const i of ids.keys()) detokenizer.push(ids.slice(0, i + 1), at)
+    expect(detokenizer.finish(ids, at).text).toHaveLength(1000)
+    expect(decoded).toBe(2000)
+  })
+
+  test('holds back what may begin a stop text, over tokens and characters', () => {
+    const words = ['a', 'b', '\ufffd', 'c', 'a', 'b', 'c']
+    const pieces: string[] = []
+    const decode = (ids: readonly number[]) =>
+      ids
+        .map((id) => words[id])
+        .join('')
+        .replace('\ufffdc', 'é')
+    const detokenizer = new StreamingDetokenizer(decode, () => [], {
+      stop: ['abc'],
+      onText: (piece) => pieces.push(piece),
+    })
+    const ids = [...words.keys()]
+    expect(ids.map((i) => detokenizer.push(ids.slice(0, i + 1), at))).toEqual([...Array(6).fill(false), true])
+    // 'a' once 'abé' cannot be its beginning; then all but the last two characters.
+    expect(pieces.join('')).toBe('abé')
+    expect(detokenizer.finish(ids, at)).toEqual({ text: 'abé', stopped: true })
+    expect(pieces.join('')).toBe('abé')
   })
 })

@@ -52,7 +52,7 @@ describe('a merge of thousands of tensors', () => {
     // Planned on the loop, most of the time would be spent there.
     expect(performance.eventLoopUtilization(before).utilization).toBeLessThan(0.3)
     expect(report).toMatchObject({ method: 'ties', tensors: { total: 3 * layers * experts + 1 } })
-    expect(events.at(-1)).toMatchObject({ stage: 'finish' })
+    expect(events.at(-1)).toMatchObject({ phase: 'finish', unit: 'bytes' })
     const file = `${fresh('recipe')}.yml`
     writeFileSync(file, JSON.stringify(recipe))
     const other = join(fresh('out'), 'same')

@@ -17,12 +17,12 @@ export interface Copy {
 
 /** What to copy: model files of `model`, tokenizer and template of the folder `tokenizer`. */
 export async function auxiliaryFiles(model: Checkpoint, tokenizer: string | undefined): Promise<Copy[]> {
-  const pick = async (folder: string | undefined, pattern: RegExp) => {
+  const sampleLines = async (folder: string | undefined, pattern: RegExp) => {
     if (folder === undefined) return []
     const names = (await readdir(folder)).filter((name) => pattern.test(name)).sort()
     return Promise.all(names.map(async (name) => ({ from: await inside(folder, name), name })))
   }
-  return [...(await pick(model.folder, modelFiles)), ...(await pick(tokenizer, tokenizerFiles))]
+  return [...(await sampleLines(model.folder, modelFiles)), ...(await sampleLines(tokenizer, tokenizerFiles))]
 }
 
 /** What moved layers change in a config. */

@@ -77,7 +77,7 @@ export async function readManifest(folder: string): Promise<Manifest> {
     manifest = JSON.parse((await readSmall(file, largestManifest)).toString('utf8'))
   } catch (cause) {
     if (codeOf(cause) === 'ERR_WEIGHTSMITH_NOT_FOUND') {
-      throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no manifest ${file}.`, { cause, file })
+      throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `Manifest ${file} not found.`, { cause, file })
     }
     if (cause instanceof WeightsmithError) throw cause
     throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The manifest ${file} is not valid: ${messageOf(cause)}.`, {

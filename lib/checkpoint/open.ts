@@ -248,7 +248,7 @@ async function statOf(path: string) {
 
 function readFailed(path: string, cause: unknown): never {
   if (codeOf(cause) === 'ENOENT') {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${path}.`, { cause, file: path })
+    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `${path} not found.`, { cause, file: path })
   }
   throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${path} cannot be read: ${messageOf(cause)}.`, {
     cause,

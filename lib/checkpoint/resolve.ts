@@ -22,7 +22,7 @@ export async function resolveModel(name: string, folder: string): Promise<string
   }
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_NOT_FOUND',
-    `The model ${name} is not there; looked for ${looked.join(' and ')}.`,
+    `Model ${name} not found; looked in ${looked.join(' and ')}.`,
     { file: path },
   )
 }

@@ -8,6 +8,7 @@ import type { Host } from '../native/host.js'
 import { version } from '../native/version.js'
 import { parseBytes } from '../util/bytes.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 import {
   auxiliaryFiles,
   type Checkpoint,
@@ -65,7 +66,8 @@ export interface RewriteOptions {
   /** Files that decide about the tensors beside the checkpoint. */
   reads?: Unfinished['inputs'] | undefined
   signal?: AbortSignal | undefined
-  onProgress?: ((done: number, total: number) => void) | undefined
+  /** Bytes written. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface Rewritten {
@@ -148,7 +150,7 @@ export async function rewrite(
             throwIfAborted(signal, 'The writing')
             await put(bytes)
             done += bytes.length
-            options.onProgress?.(done, layout.bytes)
+            options.onProgress?.({ phase: 'write', done, total: layout.bytes, unit: 'bytes', item: tensor.name })
           }
           const now = performance.now()
           if (!noted || (done - latest.bytes < every && now - latest.time < noteMilliseconds)) continue

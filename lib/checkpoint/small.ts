@@ -16,7 +16,7 @@ export async function readSmall(file: string, largest: number): Promise<Buffer> 
     return await readFile(file)
   } catch (cause) {
     if (codeOf(cause) === 'ENOENT') {
-      throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}.`, { cause, file })
+      throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `${file} not found.`, { cause, file })
     }
     throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${file} cannot be read: ${messageOf(cause)}.`, {
       cause,

@@ -87,10 +87,16 @@ async function refuseExisting(target: string, overwrite: boolean): Promise<void>
   if (info === undefined) return
   const kept = !info.isDirectory() ? 'a file' : (await readdir(target)).length > 0 ? 'a folder with files' : undefined
   if (kept !== undefined && (!overwrite || !info.isDirectory())) {
-    const hint = info.isDirectory() ? 'choose another folder or ask to overwrite it' : 'choose another name'
-    throw new WeightsmithError('ERR_WEIGHTSMITH_OUTPUT_EXISTS', `The output ${target} is ${kept} already; ${hint}.`, {
-      file: target,
-    })
+    const hint = info.isDirectory()
+      ? 'choose another folder, or replace it with overwrite (--overwrite)'
+      : 'choose another name'
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
+      `The output ${target} already exists as ${kept}; ${hint}.`,
+      {
+        file: target,
+      },
+    )
   }
 }
 
@@ -101,7 +107,7 @@ export async function checkDisk(target: string, bytes: number): Promise<void> {
   if (free >= bytes) return
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_DISK_FULL',
-    `The output ${target} takes ${bytes} bytes, but its disk has ${free} bytes free.`,
+    `The output ${target} needs ${bytes} bytes, but its disk has only ${free} bytes free.`,
     { file: target },
   )
 }
@@ -168,7 +174,7 @@ export class Stage {
     if (before !== undefined && !resume && !overwrite) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
-        `An unfinished output lies in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
+        `There is an unfinished output in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
           '(--overwrite).',
         { file: this.folder },
       )
@@ -283,7 +289,7 @@ async function refuseForeign(folder: string): Promise<void> {
   if (!linked && (names.length === 0 || names.includes(marker))) return
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
-    `The work folder ${folder} is there already: it holds files that are not of an unfinished output.`,
+    `The work folder ${folder} has files that do not belong to an unfinished output; move or delete it.`,
     { file: folder },
   )
 }

@@ -5,18 +5,19 @@
 
 import { readdir, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import type { NativeAddon, NativeHeader, NativeProgress } from '../native/border.js'
+import type { NativeAddon, NativeHeader } from '../native/border.js'
 import { untilDone } from '../native/job.js'
 import { loadAddon } from '../native/load.js'
 import { codeOf, messageOf, throwIfAborted, WeightsmithError } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 import { indexName, inside, isStorable, type Manifest, readManifest, torchName } from './index.js'
 
 export interface VerifyOptions {
   /** Count NaN and infinite values as problems. Defaults to true. */
   finite?: boolean | undefined
   signal?: AbortSignal | undefined
-  /** `tensor` is the file that is being read. */
-  onProgress?: ((progress: NativeProgress) => void) | undefined
+  /** Bytes read; `item` is the file. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface VerifyReport {
@@ -41,7 +42,7 @@ export async function verify(out: string, options: VerifyOptions = {}): Promise<
   let done = 0
   for (const { name, path, size, sha256 } of present) {
     const progress = (bytes: number) =>
-      options.onProgress?.({ bytesRead: done + bytes, bytesWritten: 0, totalRead: total, totalWrite: 0, tensor: name })
+      options.onProgress?.({ phase: 'verify', done: done + bytes, total, unit: 'bytes', item: name })
     try {
       const scan = await scanFile(addon, path, name.endsWith('.safetensors'), options.signal, progress)
       if (sha256 !== undefined && scan.sha256 !== sha256) {
@@ -175,7 +176,7 @@ function mismatch(folder: string, problems: string[]): WeightsmithError {
   const more = problems.length - shownProblems
   const list = problems.slice(0, shownProblems).join('; ') + (more > 0 ? `; and ${more} more` : '')
   const count = `${problems.length} problem${problems.length === 1 ? '' : 's'}`
-  return new WeightsmithError('ERR_WEIGHTSMITH_VERIFY', `${folder} is not as it was written, ${count}: ${list}.`, {
+  return new WeightsmithError('ERR_WEIGHTSMITH_VERIFY', `${folder} does not match its manifest, ${count}: ${list}.`, {
     file: folder,
     problems,
   })

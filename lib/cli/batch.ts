@@ -17,18 +17,18 @@ export function addBatch(program: Command): void {
     'run many recipes through one engine; a job that fails does not stop the others',
     'weightsmith batch recipes/ merged/ --jobs 4 --resume',
   )
-    .argument('<jobs>', 'a .jsonl file, one {"recipe": ..., "name": ...} a line, or a folder of recipes')
-    .argument('<out>', 'the folder to write, one folder a job')
-    .addOption(wholeNumber('--jobs', 'jobs under way at a time').default(4))
+    .argument('<jobs>', 'a .jsonl file with one {"recipe": ..., "name": ...} per line, or a folder of recipes')
+    .argument('<out>', 'the folder to write; each job gets a folder in it')
+    .addOption(wholeNumber('--jobs', 'number of jobs to run at a time').default(4))
     .option('--resume', 'skip jobs whose output is complete and made from the same recipe, seed and inputs')
     .addOption(dtype('the recipes'))
     .addOption(shardSize())
     .addOption(memory())
-    .addOption(seed('of the random numbers of methods that drop entries'))
+    .addOption(seed('random seed of the methods that drop entries'))
     .addOption(device())
-    .addOption(overwrite('replace output folders that are there'))
+    .addOption(overwrite('replace existing output folders'))
     .addOption(checksum())
-    .option('--check-finite', 'fail jobs whose result holds NaN or infinite values')
+    .option('--check-finite', 'fail jobs whose result has NaN or infinite values')
     .addOption(json())
     .action(run)
 }
@@ -63,7 +63,7 @@ function why({ error }: BatchResult): string {
   return error === undefined ? '' : `${error.message}${error.code === undefined ? '' : ` [${error.code}]`}`
 }
 
-/** A line on stderr for every failure, and every few seconds one on how far it is. */
+/** Writes a line to stderr for every failure, and one on the progress every few seconds. */
 function showJobs(quiet: boolean): (result: BatchResult, progress: { done: number; total: number }) => void {
   let last = performance.now()
   return (result, { done, total }) => {
@@ -71,6 +71,6 @@ function showJobs(quiet: boolean): (result: BatchResult, progress: { done: numbe
     if (result.status === 'failed') process.stderr.write(`batch: ${result.name} failed: ${printable(why(result))}\n`)
     if (performance.now() - last < lineEveryMilliseconds) return
     last = performance.now()
-    process.stderr.write(`batch: ${count(done)} of ${plural(total, 'job')} ended\n`)
+    process.stderr.write(`batch: ${count(done)} of ${plural(total, 'job')} done\n`)
   }
 }

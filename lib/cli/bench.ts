@@ -1,8 +1,9 @@
 /** `weightsmith bench`. */
 
 import type { Command } from 'commander'
-import { type BenchReport, bench } from '../engine/bench.js'
+import { type BenchReport, bench, kernelSource } from '../engine/bench.js'
 import { parseBytes } from '../util/bytes.js'
+import { wrongOption } from '../util/errors.js'
 import { bytes, milliseconds, rate, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, json, memory } from './options.js'
@@ -10,9 +11,10 @@ import { type Common, deviceText, print, verb, withEngine } from './verb.js'
 
 export function addBench(program: Command): void {
   verb(program, 'bench', 'time the kernels on this device', 'weightsmith bench linear --size 128MiB')
-    .argument('[kernel]', 'one kernel; all of them by default')
-    .option('--dtype <type>', 'float32, float16 or bfloat16', 'bfloat16')
-    .option('--size <size>', 'bytes of an input', '16MiB')
+    .argument('[kernel]', 'the kernel to time (default: all)')
+    .option('--dtype <type>', 'dtype of the inputs: float32, float16 or bfloat16', 'bfloat16')
+    .option('--size <size>', 'size of each input', '16MiB')
+    .option('--source', 'print the WGSL of the kernel, with its includes in place, and do not run it')
     .addOption(memory())
     .addOption(device())
     .addOption(json())
@@ -21,8 +23,12 @@ export function addBench(program: Command): void {
 
 async function run(
   kernel: string | undefined,
-  { dtype, size, ...flags }: Common & { dtype: string; size: string },
+  { dtype, size, source, ...flags }: Common & { dtype: string; size: string; source?: boolean },
 ): Promise<void> {
+  if (source) {
+    if (kernel === undefined) throw wrongOption('--source', 'a kernel before it, as in bench linear --source', 'none')
+    return print({ kernel, source: kernelSource(kernel) }, ({ source }) => source.trimEnd(), flags)
+  }
   const options = { kernel, dtype, size: parseBytes(size, 'size'), signal }
   print(await withEngine('bench', flags, (engine) => bench(engine, options)), text, flags)
 }
@@ -30,7 +36,7 @@ async function run(
 function text(report: BenchReport): string {
   return [
     `${deviceText(report.device)}, ${report.slots} slots; memcpy, one thread: ${rate(report.memcpy)}`,
-    `${bytes(report.size)} an input, ${report.dtype}; median of ${report.runs} runs, bytes read + written`,
+    `${bytes(report.size)} per input, ${report.dtype}; median of ${report.runs} runs, bytes read + written`,
     '',
     table(
       ['kernel', 'inputs', 'rate', 'x memcpy', 'time'],

@@ -12,11 +12,11 @@ export function addDiff(program: Command): void {
   verb(
     program,
     'diff',
-    'show how far checkpoint B has moved from A, per layer and per module',
+    'compare two checkpoints: how far B has moved from A, by layer and by module',
     'weightsmith diff ./base ./merged --report diff.html',
   )
-    .argument('<a>', 'where from')
-    .argument('<b>', 'where to')
+    .argument('<a>', 'the checkpoint to compare from, such as the base model')
+    .argument('<b>', 'the checkpoint to compare to')
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
@@ -31,15 +31,15 @@ async function run(a: string, b: string, flags: Common & Reported & { dryRun?: b
     return print(forecast, forecastText, flags)
   }
   const found = await withEngine('diff', flags, (engine, progress) =>
-    diff(engine, a, b, { signal, onProgress: progress.update }),
+    diff(engine, a, b, { signal, onProgress: progress.show }),
   )
   await writeReport(flags, () => diffPage(found))
   print(found, text, flags)
 }
 
-function forecastText({ tensors, bytes: read, memory, device, milliseconds: time }: DiffForecast): string {
+function forecastText({ tensors, bytesRead, deviceBytes, device, milliseconds: time }: DiffForecast): string {
   return (
-    `Would compare ${plural(tensors, 'tensor')}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} ` +
+    `Would compare ${plural(tensors, 'tensor')}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} ` +
     `of ${device}.`
   )
 }
@@ -74,7 +74,7 @@ function text(report: DiffReport): string {
     ),
   ]
   if (report.total.nonFinite > 0) {
-    lines.push('', `Warning: ${plural(report.total.nonFinite, 'NaN or infinite element')} left out.`)
+    lines.push('', `Warning: ${plural(report.total.nonFinite, 'NaN or infinite element')} left out of these figures.`)
   }
   for (const { tensor, reason } of report.skipped.slice(0, shownRows)) lines.push(`Not compared: ${tensor} ${reason}.`)
   const more = report.skipped.length - shownRows

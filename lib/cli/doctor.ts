@@ -13,7 +13,7 @@ export function addDoctor(program: Command): void {
     'show devices, drivers, limits and bandwidths, and what to install',
     'weightsmith doctor --folder /data',
   )
-    .option('--folder <path>', 'whose disk to measure', '.')
+    .option('--folder <path>', 'measure the disk of this folder', '.')
     .addOption(device())
     .addOption(json())
     .action(async ({ device, folder, ...flags }: Common & { folder: string }) =>
@@ -30,8 +30,8 @@ function text(report: DoctorReport): string {
     report.devices.length === 0 ? 'No devices.' : 'Devices, best first:',
     ...report.devices.flatMap((device) => [
       `  ${deviceText(device)}${device.description ? `: ${device.description}` : ''}`,
-      ...(device.problem === undefined ? [] : [`    passed over: ${device.problem}`]),
-      `    features: ${device.features.join(', ') || 'none of those used'}`,
+      ...(device.problem === undefined ? [] : [`    not used: ${device.problem}`]),
+      `    features: ${device.features.join(', ') || 'none that Weightsmith uses'}`,
       `    limits: ${Object.entries(device.limits)
         .map(([name, value]) => `${name} ${value}`)
         .join(', ')}`,
@@ -43,21 +43,21 @@ function text(report: DoctorReport): string {
       `In use: ${deviceText(engine.device)}, ${engine.slots} slots, opened in ${milliseconds(engine.openMilliseconds)}.`,
     )
     lines.push(`Models run on it with ${formsText(engine.forms)}.`)
-  } else lines.push('No engine can be opened.')
+  } else lines.push('No engine can be opened on this machine.')
   lines.push(`memcpy, one thread: ${rate(report.memcpy)}`)
   if (kernel) {
     lines.push(
       `kernel ${kernel.name}, ${kernel.dtype}: ${rate(kernel.bytesPerSecond)}, ${kernel.ofMemcpy.toFixed(2)} x memcpy`,
     )
   }
-  if ('problem' in disk) lines.push(`disk of ${disk.folder}: not measured, ${disk.problem}`)
+  if ('problem' in disk) lines.push(`disk of ${disk.folder}: not measured: ${disk.problem}`)
   else lines.push(`disk of ${disk.folder}: write + fsync ${rate(disk.write)}, read (cached) ${rate(disk.read)}`)
   if (report.advice.length > 0) lines.push('', ...report.advice.map((text) => `- ${text}`))
   return lines.join('\n')
 }
 
 function formsText({ lanes, f16, matrix }: NonNullable<DoctorReport['engine']>['forms']): string {
-  if (lanes === 0) return 'kernels that need no subgroups'
-  const more = [f16 ? ', f16 of its own' : '', matrix > 0 ? `, matrices of ${matrix} x ${matrix}` : '']
+  if (lanes === 0) return 'kernels without subgroups'
+  const more = [f16 ? ', native f16' : '', matrix > 0 ? `, ${matrix} x ${matrix} subgroup matrices` : '']
   return `subgroups of ${lanes}${more.join('')}`
 }

@@ -12,23 +12,26 @@ export function addEval(program: Command): void {
   verb(
     program,
     'eval',
-    'run a model over prompts and answers: loss, perplexity, share of exact answers or of right choices',
+    'measure a model on prompts and answers: loss, perplexity, exact match or multiple choice',
     'weightsmith eval ./merged --data test.jsonl --metric exact-match',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
     .requiredOption(
       '--data <file...>',
-      '.jsonl files, one {"prompt": ..., "answer": ...} a line, which are scored as one text, with the spaces they have, and maybe an "image"; for choice "choices"; for nll and ppl also {"text": ...}',
+      '.jsonl files with one {"prompt": ..., "answer": ...} per line, joined as they are; "image" is optional; choice needs "choices"; nll and ppl also take {"text": ...}',
     )
     .addOption(images())
-    .addOption(new Option('--metric <name>', 'what to measure').choices(metrics).default('nll'))
+    .addOption(new Option('--metric <name>', 'the metric').choices(metrics).default('nll'))
     .addOption(
-      wholeNumber('--max-tokens', 'most tokens of a continuation, its end among them (default: as the longest answer)'),
+      wholeNumber(
+        '--max-tokens',
+        'maximum number of tokens to generate, end token included (default: length of the longest answer)',
+      ),
     )
-    .addOption(wholeNumber('--window', 'tokens of a text that the model sees at a time (default: its context)'))
-    .addOption(wholeNumber('--stride', 'tokens that each window but the first predicts (default: all that is new)'))
-    .addOption(wholeNumber('--limit', 'only so many lines of each file'))
-    .option('--out <file>', 'a .jsonl file that gets what came out for every line')
+    .addOption(wholeNumber('--window', 'tokens of a text that the model sees at once (default: its context length)'))
+    .addOption(wholeNumber('--stride', 'tokens by which the window advances (default: one window)'))
+    .addOption(wholeNumber('--limit', 'use only the first N lines of each file'))
+    .option('--out <file>', 'write the result of every line to this .jsonl file')
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
@@ -46,7 +49,7 @@ async function run(
     evaluateAll(engine, model, {
       ...flags,
       signal,
-      onProgress: ({ done, total, data }) => progress.step(done, total, data),
+      onProgress: progress.show,
       ...(flags.report !== undefined && { onLine: (line) => lines.push(line) }),
     }),
   )
@@ -60,7 +63,7 @@ function text(reports: readonly EvalReport[]): string {
   if (first === undefined) return ''
   const { metric, dryRun, device, parts, model } = first
   const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
-  const where = `${parts === 1 ? '' : `${parts} parts of the model in turn, `}${bytes(first.bytes)} of ${device}`
+  const where = `${parts === 1 ? '' : `${parts} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
   const columns: [name: string, of: (report: EvalReport) => string][] = [
     ['data', ({ data }) => data],
     ['examples', ({ examples }) => count(examples)],
@@ -70,10 +73,10 @@ function text(reports: readonly EvalReport[]): string {
     const shown = (value: number | undefined) =>
       value === undefined ? '-' : metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
     columns.push([metric, ({ value }) => shown(value)])
-    if (metric === 'choice') columns.push(['a byte', ({ normalized }) => shown(normalized)])
+    if (metric === 'choice') columns.push(['per byte', ({ normalized }) => shown(normalized)])
     if (reports.some(({ answers }) => answers !== undefined)) columns.push(['answers', ({ answers }) => shown(answers)])
     if (reports.some(({ bitsPerByte }) => bitsPerByte !== undefined)) {
-      columns.push(['bits a byte', ({ bitsPerByte }) => bitsPerByte?.toFixed(6) ?? '-'])
+      columns.push(['bits per byte', ({ bitsPerByte }) => bitsPerByte?.toFixed(6) ?? '-'])
     }
   }
   return [

@@ -13,15 +13,15 @@ export function addExplain(program: Command): void {
   verb(
     program,
     'explain',
-    'show what a recipe would do and cost: parameters, passes, bytes, memory, disk, time',
+    'show what a recipe would do and what it would cost in memory, disk and time',
     'weightsmith explain ties.yml --memory 4GiB',
   )
     .argument('<recipe>', 'the recipe file')
-    .option('--out <folder>', 'where the output is to be', '.')
+    .option('--out <folder>', 'the folder that the output would go to', '.')
     .addOption(dtype())
     .addOption(shardSize())
     .addOption(memory())
-    .option('--measure', 'measure the disk and the kernels now; otherwise what doctor measured is taken')
+    .option('--measure', 'measure the disk and the kernels now instead of using what doctor measured')
     .addOption(device())
     .addOption(json())
     .action(async (recipe: string, flags: Common & ExplainOptions) => print(await explain(recipe, flags), text, flags))

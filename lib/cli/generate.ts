@@ -20,23 +20,31 @@ export function addGenerate(program: Command): void {
   verb(
     program,
     'generate',
-    'continue prompts, greedy or drawn; many go through the model together',
-    'weightsmith generate ./merged --data questions.jsonl --temperature 0.7 --samples 3 --out said.jsonl',
+    'continue prompts, in batches, by greedy decoding or sampling',
+    'weightsmith generate ./merged --data questions.jsonl --temperature 0.7 --samples 3 --out answers.jsonl',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
-    .argument('[prompts...]', 'what to continue')
-    .option('--data <file>', 'prompts: a .jsonl file ("prompt" or "messages"), a text with one a line, or - for stdin')
-    .addOption(wholeNumber('--max-tokens', 'most tokens of a continuation').default(64))
-    .addOption(realNumber('--temperature', 'what logits are divided by; 0 takes the likeliest token').default(0))
-    .addOption(wholeNumber('--top-k', 'only so many of the likeliest tokens; 0: all').default(0))
-    .addOption(realNumber('--top-p', 'only the likeliest tokens that together are as likely as this').default(1))
+    .argument('[prompts...]', 'the texts to continue')
+    .option(
+      '--data <file>',
+      'read prompts from a .jsonl file ("prompt" or "messages"), a text file with one per line, or - for stdin',
+    )
+    .addOption(wholeNumber('--max-tokens', 'maximum number of tokens to generate for each prompt').default(64))
+    .addOption(realNumber('--temperature', 'sampling temperature (0 = greedy)').default(0))
+    .addOption(wholeNumber('--top-k', 'sample from the K most likely tokens (0 = all)').default(0))
+    .addOption(
+      realNumber(
+        '--top-p',
+        'nucleus sampling: sample from the smallest set of tokens with total probability P',
+      ).default(1),
+    )
     .addOption(seed())
-    .addOption(wholeNumber('--samples', 'continuations of each prompt').default(1))
-    .option('--stop <text...>', 'texts that end a continuation')
-    .option('--chat', "prompts are messages in the model's chat template")
-    .addOption(wholeNumber('--limit', 'only so many prompts of the file'))
+    .addOption(wholeNumber('--samples', 'number of continuations of each prompt').default(1))
+    .option('--stop <text...>', 'stop a continuation when it produces one of these texts')
+    .option('--chat', "put each prompt into the model's chat template")
+    .addOption(wholeNumber('--limit', 'use only the first N prompts of the file'))
     .addOption(images())
-    .option('--out <file>', 'a .jsonl file, a continuation a line (default: stdout)')
+    .option('--out <file>', 'write one continuation per line to this .jsonl file (default: stdout)')
     .addOption(dryRun())
     .addOption(memory())
     .addOption(device())
@@ -71,7 +79,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
             ? { onText: (piece) => process.stdout.write(piece) }
             : toStdout
               ? { onEnd: (one) => process.stdout.write(`${JSON.stringify(lineOf(one))}\n`) }
-              : { onProgress: ({ done, total, tokens }) => progress.step(done, total, plural(tokens, 'token')) }),
+              : { onProgress: (event) => progress.show({ ...event, item: plural(event.tokens, 'token') }) }),
         },
       )
       // In the order of the prompts, whichever ended first.
@@ -90,7 +98,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
 /** Prompts of the command line, of a file, or of standard input. */
 async function promptsOf(given: readonly string[], data?: string, limit?: number): Promise<PromptLine[]> {
   if (given.length > 0 === (data !== undefined)) {
-    throw misuse('Give prompts either as arguments or by --data, one of both.')
+    throw misuse('Pass prompts as arguments or with --data, not both.')
   }
   if (data === undefined) return given.map((prompt, i) => ({ prompt, line: { prompt }, where: `Prompt ${i + 1}` }))
   return data === '-' ? readPrompts('standard input', limit, await standardInput()) : readPrompts(data, limit)
@@ -104,17 +112,17 @@ async function standardInput(): Promise<string> {
 
 function text(report: GenerateReport): string {
   const { prompts, promptTokens, dryRun } = report
-  const asked = `${plural(prompts, 'prompt')} of ${plural(promptTokens, 'token')}`
+  const given = `${plural(prompts, 'prompt')} of ${plural(promptTokens, 'token')}`
   const notes = report.notes.map((note) => `\n${note}`).join('')
   if (dryRun) {
     return (
-      `Would continue ${asked} with ${report.model}, which takes ${bytes(report.bytes)} on ${report.device}: at most about ` +
+      `Would continue ${given} with ${report.model}, which takes ${bytes(report.deviceBytes)} on ${report.device}: at most about ` +
       `${milliseconds(report.milliseconds)}.${notes}`
     )
   }
   const rate = report.tokens / (report.milliseconds / 1000)
   return (
-    `${plural(report.continuations.length, 'continuation')} of ${asked}: ${plural(report.tokens, 'token')} in ` +
-    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} a second, on ${report.device}.${notes}`
+    `${plural(report.continuations.length, 'continuation')} of ${given}: ${plural(report.tokens, 'token')} in ` +
+    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} per second, on ${report.device}.${notes}`
   )
 }

@@ -5,7 +5,9 @@ import { addAnalyze } from './imm_analyze.js'
 import { addRounds } from './imm_run.js'
 
 export function addImm(program: Command): void {
-  const imm = program.command('imm').description('iterative model merging: self-improvement without losing the rest')
+  const imm = program
+    .command('imm')
+    .description('iterative model merging (IMM): self-improvement without losing other skills')
   addAnalyze(imm)
   addRounds(imm)
 }

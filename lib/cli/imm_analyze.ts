@@ -12,13 +12,19 @@ export function addAnalyze(imm: Command): void {
   verb(
     imm,
     'analyze',
-    'show where improved models have changed, against how important the layers are to their base',
+    'compare where models have changed with how important those layers are to their base',
     'weightsmith imm analyze ./base ./round-1 ./round-2 --data train.jsonl --report analysis.html',
   )
-    .argument('<base>', 'the original model')
-    .argument('<improved...>', 'models that come from it')
-    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} a line, to measure the importance on')
-    .option('--scores <file>', 'a score file of the base (methods ablation, bi) instead of data')
+    .argument('<base>', 'the model they were trained from')
+    .argument('<improved...>', 'the models to compare with it')
+    .option(
+      '--data <file>',
+      'measure layer importance on this .jsonl file, one {"prompt": ..., "answer": ...} per line',
+    )
+    .option(
+      '--scores <file>',
+      'take layer importance from this score file of the base (methods ablation, bi) instead of --data',
+    )
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
@@ -30,7 +36,7 @@ export function addAnalyze(imm: Command): void {
 async function run(base: string, improved: string[], flags: Common & Reported & AnalyzeOptions): Promise<void> {
   const { data, scores, dryRun } = flags
   const found = await withEngine('analyze', flags, (engine, progress) =>
-    analyze(engine, base, improved, { data, scores, dryRun, signal, onProgress: progress.step }),
+    analyze(engine, base, improved, { data, scores, dryRun, signal, onProgress: progress.show }),
   )
   if (!dryRun) await writeReport(flags, () => analysisPage(found))
   print(found, text, flags)
@@ -42,15 +48,15 @@ function text(report: Analysis): string {
 
 function forecastText(
   { base, device, milliseconds: time }: Analysis,
-  { tensors, bytes: read, memory, parts = 0, tokens = 0 }: AnalysisForecast,
+  { tensors, bytesRead, deviceBytes, parts = 0, tokens = 0 }: AnalysisForecast,
 ): string {
-  const passes = parts > 1 ? `, ${parts} parts of it in turn` : ''
+  const passes = parts > 1 ? `, in ${parts} partitions` : ''
   const compared = `compare ${plural(tensors, 'tensor')} with`
   const work =
     parts === 0
       ? `${compared} ${base}`
       : `measure the importance of the layers of ${base} on ${plural(tokens, 'token')}${passes}, and ${compared} it`
-  return `Would ${work}, ${bytes(read)}: about ${milliseconds(time)}, within ${bytes(memory)} of ${device}.`
+  return `Would ${work}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} of ${device}.`
 }
 
 function analysisText({ base, data, importance, models, device, ...report }: Analysis): string {
@@ -91,7 +97,7 @@ function analysisText({ base, data, importance, models, device, ...report }: Ana
     ),
   ]
   if (importance.length === 0) {
-    lines.push('', 'Without --data or --scores there is no importance to compare the change with.')
+    lines.push('', 'Pass --data or --scores to compare the change with the importance of the layers.')
     return lines.join('\n')
   }
   const rho = (value: number | null) => value?.toFixed(3) ?? '-'

@@ -12,14 +12,14 @@ export function addRounds(group: Command): void {
   verb(
     group,
     'run',
-    'let a model learn from its own right answers in rounds, each merged with the original',
+    'improve a model in rounds: train it on its own correct answers, then merge it with the original',
     'weightsmith imm run examples/imm/config.yml improved --report imm.html',
   )
-    .argument('<config>', 'a YAML file: model, questions, generate, filter, train, merge, evaluate')
-    .argument('<out>', "the folder to write: every round's data, models and report")
-    .addOption(wholeNumber('--rounds', "rounds (default: the config's, or 3)"))
-    .option('--resume', 'go on with the run in the folder, at the step it stopped in; where there is none, begin')
-    .addOption(overwrite('begin again where a run is'))
+    .argument('<config>', 'a YAML file with the keys model, questions, generate, filter, train, merge and evaluate')
+    .argument('<out>', 'the folder to write: data, models and report of every round')
+    .addOption(wholeNumber('--rounds', 'number of rounds (default: that of the config, or 3)'))
+    .option('--resume', 'continue an interrupted run at the step where it stopped; start one if there is none')
+    .addOption(overwrite('discard the run in the folder and start again'))
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
@@ -33,8 +33,8 @@ async function run(config: string, out: string, flags: Common & Reported & Omit<
   const done = await withEngine('imm', flags, (engine, progress) =>
     imm(engine, config, {
       ...{ out, rounds, resume, overwrite, dryRun, signal },
-      onProgress: ({ round, rounds: last, step, done, total }) =>
-        progress.step(done, total, `round ${round} of ${last}, ${step}`),
+      onProgress: (event) =>
+        progress.show({ ...event, item: `round ${event.round} of ${event.rounds}, ${event.phase}` }),
     }),
   )
   if (!done.dryRun) await writeReport(flags, () => immPage(done))
@@ -44,8 +44,8 @@ async function run(config: string, out: string, flags: Common & Reported & Omit<
 function text(report: ImmReport): string {
   if (report.dryRun) {
     return (
-      `Would begin with ${report.model} and ${plural(report.questions, 'question')} a round; a round takes about ` +
-      `${bytes(report.bytesPerRound)} of ${report.out}.`
+      `Would start with ${report.model} and ${plural(report.questions, 'question')} per round; a round takes about ` +
+      `${bytes(report.bytesPerRound)} of disk in ${report.out}.`
     )
   }
   const { accuracy, collapse } = immTables(report)

@@ -10,7 +10,7 @@ export function addInspect(program: Command): void {
   verb(
     program,
     'inspect',
-    'show tensors, types, shapes, shards and config of a checkpoint',
+    'list the tensors, dtypes, shapes, shards and config of a checkpoint',
     'weightsmith inspect ./merged',
   )
     .argument('<checkpoint>', 'a folder, a .safetensors file or org/name in the local cache')

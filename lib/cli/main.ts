@@ -12,19 +12,20 @@ import { makeProgram } from './program.js'
 
 const misuses: ReadonlySet<string> = new Set(['ERR_WEIGHTSMITH_ARGUMENT', 'ERR_WEIGHTSMITH_RECIPE'])
 
-/** Tells what went wrong, and gives the exit code. */
+/** Prints the error and returns the exit code. */
 function fail(error: unknown): number {
   if (error instanceof CommanderError) return failMisuse(error)
   const code = codeOf(error)
   const interrupted = code === 'ERR_WEIGHTSMITH_ABORTED' ? interruptedBy() : undefined
-  const message = interrupted === undefined ? messageOf(error) : 'Interrupted; nothing unfinished has its final name.'
+  const message =
+    interrupted === undefined ? messageOf(error) : 'Interrupted. No partial output was left at the destination.'
   const { partial, problems } = error instanceof WeightsmithError ? error : {}
   const resume = partial === undefined ? undefined : resumeCommand()
   printError({ code: code ?? 'ERR_WEIGHTSMITH_INTERNAL', message, problems, partial, resume })
   const shownCode = code === undefined || interrupted !== undefined ? '' : ` [${code}]`
   process.stderr.write(`weightsmith: ${printable(message)}${shownCode}\n`)
   if (resume !== undefined) {
-    process.stderr.write(`weightsmith: What is finished is kept in ${partial}; to continue: ${resume}\n`)
+    process.stderr.write(`weightsmith: Finished work is kept in ${partial}. To continue: ${resume}\n`)
   }
   if (code === undefined && error instanceof Error && process.env.NODE_DEBUG?.includes('weightsmith')) {
     process.stderr.write(`${error.stack}\n`)
@@ -32,7 +33,7 @@ function fail(error: unknown): number {
   return interrupted ?? (code !== undefined && misuses.has(code) ? 2 : 1)
 }
 
-/** Words that no verb knows; commander has told people already. */
+/** Unknown words and options, which commander has printed already. */
 function failMisuse({ exitCode, message }: CommanderError): number {
   if (exitCode === 0) return 0
   printError({ code: 'ERR_WEIGHTSMITH_ARGUMENT', message: message.replace(/^error: /, '') })

@@ -42,38 +42,47 @@ export function addManu(program: Command): void {
   verb(
     program,
     'manu',
-    'unlearn by neurons: those that answer to what is to be forgotten become zeros, nothing is trained',
+    'unlearn a data set without training, by zeroing the neurons that respond to it (MANU)',
     'weightsmith manu ./llava --forget forget.jsonl --retain retain.jsonl --sweep 1,2,3,5 --max-retain-drop 1 --out ./unlearned',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
-    .requiredOption('--forget <files...>', '.jsonl files of what to forget; lines with an "image" are multimodal')
-    .requiredOption('--retain <files...>', '.jsonl files of what to retain')
-    .option('--utility <files...>', '.jsonl files that are asked before and after')
-    .addOption(images('the folder of each file'))
-    .option('--out <folder>', 'the checkpoint to write; with a sweep a folder of them')
+    .requiredOption('--forget <files...>', '.jsonl files with examples to forget; those with an "image" are multimodal')
+    .requiredOption('--retain <files...>', '.jsonl files with examples to retain')
+    .option('--utility <files...>', '.jsonl files with further examples to evaluate before and after')
+    .addOption(images('the folder of each data file'))
+    .option('--out <folder>', 'the checkpoint folder to write; with --sweep, a folder of checkpoints')
     .addOption(new Option('--mode <name>', 'how neurons are scored').choices(manuModes).default('code'))
-    .addOption(realNumber('--alpha', 'per cent of the neurons of each tower').default(2).conflicts('sweep'))
-    .option('--sweep <list>', 'several alphas, such as 1,2,3,5,10, from one measurement', alphas)
     .addOption(
-      realNumber('--max-retain-drop', 'write only the largest alpha that costs retain no more per cent of its answers'),
+      realNumber('--alpha', 'percentage of neurons to zero, in the text model and in the vision encoder')
+        .default(2)
+        .conflicts('sweep'),
     )
-    .option('--layers <list>', 'last3, all, or such as 0-3,7 (default: last3, in paper mode all)', layersOf)
-    .option('--weights <list>', 'of the importances, such as abs=2,freq=0,var=2,rms=2', weightsOf)
-    .addOption(realNumber('--tau', 'what |z| has to be above to count as active').default(0.1))
+    .option('--sweep <list>', 'several values of alpha, such as 1,2,3,5,10, from one measurement', alphas)
     .addOption(
-      new Option('--statistics <name>', 'over all tokens, or as the published code')
+      realNumber(
+        '--max-retain-drop',
+        'write only the largest alpha that lowers exact match on retain by at most this many percentage points',
+      ),
+    )
+    .option('--layers <list>', 'last3, all, or numbers such as 0-3,7 (default: last3; all in paper mode)', layersOf)
+    .option('--weights <list>', 'weights of the statistics in the score, such as abs=2,freq=0,var=2,rms=2', weightsOf)
+    .addOption(realNumber('--tau', 'activation threshold on |z|').default(0.1))
+    .addOption(
+      new Option('--statistics <name>', 'aggregate over all tokens (stream), or by batch as the published code does')
         .choices(manuStatistics)
         .default('stream'),
     )
-    .addOption(wholeNumber('--batch', 'lines of a batch, for those statistics').default(4))
-    .addOption(wholeNumber('--iterations', 'rounds, each of which measures again and takes alpha more').default(1))
-    .option('--compat-pool-layers', 'let modules of a kind share the statistics of all layers, as the published code')
-    .option('--compact', 'leave coupled neurons out instead of zeros')
-    .option('--compare', 'ask with as many random neurons, and those of the smallest weights, too')
-    .option('--no-ask', 'do not ask the sets before and after')
-    .option('--scores <file>', 'keeps what is measured; where it is there already, nothing is measured again')
-    .addOption(wholeNumber('--ask-lines', 'lines of each set that are asked, chosen by the seed (default: all)'))
-    .addOption(seed('of samples and random neurons'))
+    .addOption(wholeNumber('--batch', 'lines per batch, with batch statistics').default(4))
+    .addOption(wholeNumber('--iterations', 'number of rounds; each measures again and zeroes alpha more').default(1))
+    .option('--compat-pool-layers', 'pool the statistics of all layers by kind of module, as the published code does')
+    .option('--compact', 'remove neurons from the tensors instead of zeroing them')
+    .option('--compare', 'also evaluate with as many random neurons and with those of the smallest weights zeroed')
+    .option('--no-evaluate', 'skip the evaluation before and after')
+    .option('--scores <file>', 'cache of the measurements: read if it exists, written otherwise')
+    .addOption(
+      wholeNumber('--eval-samples', 'number of examples of each set to evaluate, chosen by the seed (default: all)'),
+    )
+    .addOption(seed('random seed of the samples and of the random neurons'))
     .addOption(report())
     .addOption(memory())
     .addOption(device())
@@ -92,7 +101,7 @@ async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags):
       alpha: sweep ?? flags.alpha,
       poolLayers: compatPoolLayers,
       signal,
-      onProgress: progress.step,
+      onProgress: progress.show,
     }),
   )
   await writeReport(flags, () => manuPage(found, manuRows(found)))
@@ -118,27 +127,25 @@ function weightsOf(list: string): Record<string, number> {
 }
 
 function text(report: ManuReport): string {
-  const { choices, before, streams, modules, within } = report
+  const { choices, before, streams, modules, allowedAlpha } = report
   const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
-  const device = `${report.parts === 1 ? 'the model' : `${report.parts} parts of the model in turn, each`} within ${bytes(report.memory)} of ${report.device}`
+  const device = `${report.parts === 1 ? 'the model' : `${report.parts} partitions in turn, each`} within ${bytes(report.deviceBytes)} of ${report.device}`
   const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
   if (report.dryRun) {
     return [
       `Would score ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode: about ` +
-        `${milliseconds(report.milliseconds.total)}, ${device}.`,
+        `${milliseconds(report.milliseconds)}, ${device}.`,
       `Lines: ${measured.join(', ')}.`,
       ...report.notes.map((note) => `Note: ${note}`),
     ].join('\n')
   }
   const lines = [
     `Scored ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode; ` +
-      `measured in ${milliseconds(report.milliseconds.measure)}, ${device}.`,
+      `measured in ${milliseconds(report.timings.measure)}, ${device}.`,
     `Lines: ${measured.join(', ')}.`,
   ]
   if (report.limited > 0) {
-    lines.push(
-      `${plural(report.limited, 'neuron')} hardly answer to what is to be retained: there eps decides the score.`,
-    )
+    lines.push(`${plural(report.limited, 'neuron')} hardly respond to the retain set; eps decides their score.`)
   }
   lines.push(
     '',
@@ -164,11 +171,11 @@ function text(report: ManuReport): string {
   )
   if (modules.length > shownModules) lines.push(`... and ${modules.length - shownModules} more (--json has all).`)
   if (before !== undefined) lines.push('', answersTable(report))
-  if (within !== undefined) {
+  if (allowedAlpha !== undefined) {
     lines.push(
-      within === null
+      allowedAlpha === null
         ? 'No alpha keeps retain within the limit; nothing was written.'
-        : `The largest alpha that keeps retain within the limit is ${within}.`,
+        : `The largest alpha that keeps retain within the limit is ${allowedAlpha}.`,
     )
   }
   for (const { alpha, out } of choices) if (out !== undefined) lines.push(`Wrote ${out}, without ${alpha} %.`)

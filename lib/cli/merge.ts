@@ -21,14 +21,14 @@ export function addMerge(program: Command): void {
     .addOption(dtype())
     .addOption(shardSize())
     .addOption(memory())
-    .addOption(seed('of the random numbers of methods that drop entries'))
+    .addOption(seed('random seed of the methods that drop entries'))
     .addOption(device())
     .addOption(dryRun('check everything and show the plan, write nothing'))
-    .addOption(overwrite('replace the output folder if it is there, and discard an unfinished one'))
-    .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
-    .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
+    .addOption(overwrite('replace an existing output folder, and discard an unfinished one'))
+    .option('--resume', 'continue an interrupted run; start from scratch if there is none')
+    .option('--journal-every <size>', 'record progress for --resume every so many bytes written (default: 256MiB)')
     .addOption(checksum())
-    .option('--check-finite', 'fail if the result holds NaN or infinite values')
+    .option('--check-finite', 'fail if the result has NaN or infinite values')
     .addOption(json())
     .action(run)
 }
@@ -40,7 +40,7 @@ async function run(recipe: string, out: string, flags: Common & Omit<MergeOption
   const plan = await describeMerge(prepared, options)
   if (flags.dryRun) return print(plan, text, flags)
   const report = await withEngine('merge', flags, (engine, progress) =>
-    engine.use((host) => runMerge(host, prepared, { ...options, onProgress: progress.update })),
+    engine.use((host) => runMerge(host, prepared, { ...options, onProgress: progress.show })),
   )
   print(report, text, flags)
 }
@@ -53,7 +53,8 @@ function text(report: MergeReport): string {
     `Method ${report.method} with seed ${report.seed}: ${plural(tensors.computed, 'tensor')} computed, ` +
       `${count(tensors.copied)} copied.`,
   ]
-  if (run && run.resumed > 0) lines.push(`Went on after ${plural(run.resumed, 'tensor')} of an earlier run.`)
+  if (run && run.resumed > 0)
+    lines.push(`Resumed: ${plural(run.resumed, 'tensor')} were already written by an earlier run.`)
   if (run) {
     const { total, read, compute, write, wait, sync, host } = run.time
     lines.push(

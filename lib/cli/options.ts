@@ -1,4 +1,4 @@
-/** Options that several verbs have, and readers of what is given to options. */
+/** Options that several verbs share, and the parsers of their values. */
 
 import { Option } from 'commander'
 import { wrongOption } from '../util/errors.js'
@@ -6,45 +6,45 @@ import { wrongOption } from '../util/errors.js'
 export const json = () => new Option('--json', 'print one JSON document to stdout')
 
 export const device = () =>
-  new Option('--device <name>', "auto, discrete, integrated, cpu, or a part of the device's name").env(
+  new Option('--device <name>', "auto, discrete, integrated, cpu, or part of the device's name").env(
     'WEIGHTSMITH_DEVICE',
   )
 
-export const memory = () => new Option('--memory <size>', 'what the buffers of a run may take together').default('1GiB')
+export const memory = () => new Option('--memory <size>', 'memory budget for GPU buffers').default('1GiB')
 
-export const seed = (about = 'of the random numbers') => wholeNumber('--seed', about).default(0)
+export const seed = (about = 'random seed') => wholeNumber('--seed', about).default(0)
 
 export const dtype = (before = 'the recipe') =>
-  new Option('--dtype <type>', `float32, float16 or bfloat16; goes before ${before}`)
+  new Option('--dtype <type>', `output dtype: float32, float16 or bfloat16; overrides ${before}`)
 
-export const shardSize = () => new Option('--shard-size <size>', 'largest size of a file (default: 5GB)')
+export const shardSize = () => new Option('--shard-size <size>', 'maximum size of an output file (default: 5GB)')
 
 export const checksum = () =>
-  new Option('--checksum <what>', 'SHA-256 of outputs, of inputs too, or of nothing')
+  new Option('--checksum <what>', 'compute SHA-256 of outputs, of inputs and outputs (full), or of nothing')
     .choices(['full', 'outputs', 'none'])
     .default('outputs')
 
 export const images = (otherwise = 'the folder of the data') =>
-  new Option('--images <path>', `folder of the images, or a safetensors file with them (default: ${otherwise})`)
+  new Option('--images <path>', `folder or safetensors file with the images (default: ${otherwise})`)
 
-export const dryRun = (about = 'check everything and show what it would take, but do nothing') =>
+export const dryRun = (about = 'check everything and estimate the cost, but write nothing') =>
   new Option('--dry-run', about)
 
-export const overwrite = (about = 'replace the output if it is there') => new Option('--overwrite', about)
+export const overwrite = (about = 'replace an existing output') => new Option('--overwrite', about)
 
-export const report = () => new Option('--report <file>', 'write a report with figures: one HTML file, without scripts')
+export const report = () => new Option('--report <file>', 'write a report with figures to this HTML file')
 
 /** A whole number from 0. */
 export function wholeNumber(flag: string, about: string): Option {
   return new Option(`${flag} <number>`, about).argParser((text) => whole(flag.slice(2), text))
 }
 
-/** A number; `what` says of what kind in the help. */
+/** A number; `what` is its placeholder in the help. */
 export function realNumber(flag: string, about: string, what = 'number'): Option {
   return new Option(`${flag} <${what}>`, about).argParser((text) => real(flag.slice(2), text))
 }
 
-/** Such as `0-3,7`: whole numbers and ranges of them, with commas. */
+/** Whole numbers and ranges, separated by commas, such as `0-3,7`. */
 export function wholeNumbers(option: string): (text: string) => number[] {
   return (text) =>
     words(text).flatMap((part) => {
@@ -56,7 +56,7 @@ export function wholeNumbers(option: string): (text: string) => number[] {
     })
 }
 
-/** What stands between commas. */
+/** A list separated by commas. */
 export function words(text: string): string[] {
   return text.split(',').filter((word) => word !== '')
 }

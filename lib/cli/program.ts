@@ -20,7 +20,7 @@ import { addVerify } from './verify.js'
 
 export function makeProgram(): Command {
   const program = new Command('weightsmith')
-    .description('Merge, run, score, prune and check checkpoints of language models.')
+    .description('Merge, run, evaluate, score, prune and verify language-model checkpoints.')
     .version(version)
     .exitOverride()
     .showHelpAfterError('(add --help for the options)')

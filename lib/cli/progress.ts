@@ -1,57 +1,46 @@
 /** Progress on stderr: a bar on a terminal, a line every few seconds elsewhere. stdout is for results. */
 
 import cliProgress from 'cli-progress'
-import type { NativeProgress } from '../native/border.js'
-import { bytes, printable } from './format.js'
+import type { ProgressEvent } from '../util/progress.js'
+import { bytes, count, printable } from './format.js'
 
 const lineEveryMilliseconds = 5000
 
 export interface Progress {
-  update(event: NativeProgress): void
-  /** Of work that is not counted in bytes. */
-  step(done: number, total: number, at?: string): void
+  show(event: ProgressEvent): void
   stop(): void
 }
 
 export function showProgress(what: string, quiet: boolean): Progress {
-  if (quiet) return { update: () => undefined, step: () => undefined, stop: () => undefined }
+  if (quiet) return { show: () => undefined, stop: () => undefined }
   return process.stderr.isTTY && process.env.TERM !== 'dumb' ? bar(what) : lines(what)
 }
 
-function done(event: NativeProgress): { moved: number; total: number } {
-  const total = event.totalRead + event.totalWrite
-  // A kernel that runs once more reads more than was planned.
-  return { moved: Math.min(total, event.bytesRead + event.bytesWritten), total }
-}
-
-/** Nothing for work whose steps are not known. */
-function stepText(moved: number, total: number): string {
-  return total === 0 ? '' : `step ${moved} of ${total}`
+/** `3 of 8 layers`; nothing for work of unknown extent. */
+function textOf({ done, total, unit }: ProgressEvent): string {
+  if (total === 0) return ''
+  return unit === 'bytes' ? `${bytes(done)} of ${bytes(total)}` : `${count(done)} of ${count(total)} ${unit}`
 }
 
 function bar(what: string): Progress {
   const view = new cliProgress.SingleBar({
-    format: `${what} [{bar}] {percentage} % | {text} | {tensor}`,
+    format: `${what} [{bar}] {percentage} % | {text} | {item}`,
     stream: process.stderr,
     hideCursor: true,
     clearOnComplete: true,
     stopOnComplete: false,
   })
   let started = false
-  const show = (moved: number, total: number, payload: { text: string; tensor: string }) => {
-    // what is made before the merge has totals of its own
-    if (started) {
-      view.setTotal(total)
-      view.update(moved, payload)
-    } else view.start(total, moved, payload)
-    started = true
-  }
   return {
-    update(event) {
-      const { moved, total } = done(event)
-      show(moved, total, { text: `${bytes(moved)} of ${bytes(total)}`, tensor: printable(event.tensor).slice(0, 48) })
+    show(event) {
+      const payload = { text: textOf(event), item: printable(event.item ?? event.phase).slice(0, 48) }
+      // Phases have totals of their own.
+      if (started) {
+        view.setTotal(event.total)
+        view.update(event.done, payload)
+      } else view.start(event.total, event.done, payload)
+      started = true
     },
-    step: (moved, total, at = '') => show(moved, total, { text: stepText(moved, total), tensor: at }),
     stop() {
       if (started) view.stop()
     },
@@ -60,18 +49,13 @@ function bar(what: string): Progress {
 
 function lines(what: string): Progress {
   let last = performance.now()
-  const show = (text: () => string) => {
-    if (performance.now() - last < lineEveryMilliseconds) return
-    last = performance.now()
-    process.stderr.write(`${what}: ${text()}\n`)
-  }
   return {
-    update: (event) =>
-      show(() => {
-        const { moved, total } = done(event)
-        return `${bytes(moved)} of ${bytes(total)}, ${printable(event.tensor)}`
-      }),
-    step: (moved, total, at = '') => show(() => [stepText(moved, total), at].filter((text) => text !== '').join(', ')),
+    show(event) {
+      if (performance.now() - last < lineEveryMilliseconds) return
+      last = performance.now()
+      const text = [textOf(event), printable(event.item ?? event.phase)].filter((part) => part !== '').join(', ')
+      process.stderr.write(`${what}: ${text}\n`)
+    },
     stop: () => undefined,
   }
 }

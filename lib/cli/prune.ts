@@ -13,55 +13,55 @@ export function addPrune(program: Command): void {
   verb(
     program,
     'prune',
-    'write a model without its least important weights, heads and neurons, or blocks',
-    'weightsmith prune ./base ./small --method flap --scores base.scores --keep 0.75 --layout compact',
+    'remove the least important weights, heads, neurons or blocks of a model',
+    'weightsmith prune ./base ./small --method flap --scores base.scores --keep-ratio 0.75 --layout compact',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
     .argument('<out>', 'the folder to write')
     .addOption(
-      new Option('--method <name>', 'how scores are made and what goes')
-        .choices(Object.keys(pruneMethods))
-        .makeOptionMandatory(),
+      new Option('--method <name>', 'the pruning method').choices(Object.keys(pruneMethods)).makeOptionMandatory(),
     )
-    .option('--scores <file>', 'a file that score wrote; every method but magnitude needs it')
+    .option('--scores <file>', 'score file from weightsmith score; every method but magnitude needs one')
     .addOption(
       realNumber(
         '--sparsity',
-        'magnitude, wanda, sparsegpt: share of the weights that become zeros (default: 0.5)',
-        'share',
+        'magnitude, wanda, sparsegpt: fraction of the weights to zero (default: 0.5)',
+        'fraction',
       ),
     )
-    .option('--pattern <n:m>', 'magnitude, wanda, sparsegpt: of each m neighbours in a row n stay, as in 2:4')
+    .option('--pattern <n:m>', 'magnitude, wanda, sparsegpt: keep n of every m consecutive weights, such as 2:4')
     .addOption(
       realNumber(
-        '--keep',
-        'flap, wanda-sp: share of the parameters of heads and neurons that stays (default: 0.75)',
-        'share',
+        '--keep-ratio',
+        'flap, wanda-sp: fraction of the parameters of heads and neurons to keep (default: 0.75)',
+        'fraction',
       ),
     )
     .addOption(
-      new Option('--widths <which>', 'flap, wanda-sp: one order over the model, or as many in every layer').choices([
-        'global',
-        'local',
+      new Option('--allocation <how>', 'flap, wanda-sp: rank units over the whole model, or within each layer').choices(
+        ['global', 'uniform'],
+      ),
+    )
+    .addOption(new Option('--metric <name>', 'flap: the importance metric').choices(['wifv', 'wifn', 'ifv']))
+    .option('--no-bias', 'flap: add no bias that compensates for pruned inputs')
+    .addOption(wholeNumber('--remove', 'bi, angular, ablation: number of blocks to remove (default: 1)'))
+    .addOption(
+      new Option('--tokens <which>', 'ablation: take the loss over all tokens or over those of answers').choices([
+        'all',
+        'answer',
       ]),
     )
-    .addOption(new Option('--metric <name>', 'flap: what fluctuates').choices(['wifv', 'wifn', 'ifv']))
-    .option('--no-bias', 'flap: do not make up for pruned inputs by a bias')
-    .addOption(wholeNumber('--remove', 'bi, angular, ablation: how many blocks go (default: 1)'))
     .addOption(
-      new Option('--tokens <which>', 'ablation: loss over all tokens or those of answers').choices(['all', 'answer']),
-    )
-    .addOption(
-      new Option('--layout <how>', 'zeros in the same shapes, or smaller tensors')
+      new Option('--layout <how>', 'keep shapes and write zeros (masked), or write smaller tensors (compact)')
         .choices(['masked', 'compact'])
         .default('masked'),
     )
     .addOption(memory())
     .addOption(device())
-    .addOption(dryRun('show what would go, write nothing'))
-    .option('--resume', 'continue the unfinished output of an earlier run, if there is one')
-    .option('--journal-every <size>', 'bytes written between two notes that --resume goes on from (default: 256MiB)')
-    .addOption(overwrite('replace the output folder if it is there'))
+    .addOption(dryRun('show what would be removed, write nothing'))
+    .option('--resume', 'continue an interrupted run; start from scratch if there is none')
+    .option('--journal-every <size>', 'record progress for --resume every so many bytes written (default: 256MiB)')
+    .addOption(overwrite('replace an existing output folder'))
     .addOption(report())
     .addOption(json())
     .action(run)
@@ -84,8 +84,7 @@ async function run(
       onUnits: (units) => {
         scored = units
       },
-      onProgress: (bytesWritten, totalWrite) =>
-        progress.update({ bytesRead: 0, totalRead: 0, bytesWritten, totalWrite, tensor: '' }),
+      onProgress: progress.show,
     })
     if (!found.dryRun) {
       const same = found.layout === 'masked'
@@ -111,11 +110,11 @@ function text(report: PruneReport): string {
   ])
   return [
     `${report.dryRun ? 'Would prune' : 'Pruned'} ${report.model} by ${report.method}, ${report.layout}: ${parameters(before)} parameters, ` +
-      `${parameters(after)} of them stay (${percent(after / before)}).`,
-    ...(report.blocks === undefined ? [] : [`Blocks that go: ${report.blocks.join(', ')}.`]),
-    ...(rows.length === 0 ? [] : [table(['layer', 'units', 'stay', 'go'], rows)]),
+      `${parameters(after)} remain (${percent(after / before)}).`,
+    ...(report.blocks === undefined ? [] : [`Removed blocks: ${report.blocks.join(', ')}.`]),
+    ...(rows.length === 0 ? [] : [table(['layer', 'units', 'kept', 'removed'], rows)]),
     ...report.notes,
-    ...(report.resumed ? [`Went on after ${plural(report.resumed, 'tensor')} of an earlier run.`] : []),
+    ...(report.resumed ? [`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`] : []),
     ...(report.dryRun ? [] : [`${bytes(report.bytes ?? 0)} in ${report.out}, ${milliseconds(report.milliseconds)}.`]),
   ].join('\n')
 }

@@ -6,7 +6,12 @@ import { json } from './options.js'
 import { print, verb } from './verb.js'
 
 export function addSchema(program: Command): void {
-  verb(program, 'schema', 'print the JSON Schema of recipes, for editors', 'weightsmith schema > recipe.schema.json')
+  verb(
+    program,
+    'schema',
+    'print the JSON Schema of recipes, for completion and checks in editors',
+    'weightsmith schema > recipe.schema.json',
+  )
     .addOption(json())
     .action(() => print(recipeSchema(), String, { json: true }))
 }

@@ -26,28 +26,28 @@ export function addScore(program: Command): void {
   verb(
     program,
     'score',
-    'measure how important layers, neurons, heads and weights are, into a score file for prune',
+    'measure the importance of layers, neurons, heads and weights, for prune',
     'weightsmith score ./base --method flap,bi --data train.jsonl --out base.scores',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
     .requiredOption(
       '--method <names>',
-      `what to measure: ${[...scoreMethods.keys()].join(', ')}; several with commas`,
+      `one or more of ${[...scoreMethods.keys()].join(', ')}, separated by commas`,
       words,
     )
-    .option('--data <file>', 'a .jsonl file, one {"prompt": ..., "answer": ...} or {"text": ...} a line')
+    .option('--data <file>', 'a .jsonl file with one {"prompt": ..., "answer": ...} or {"text": ...} per line')
     .addOption(images())
     .option('--out <file>', 'the score file to write')
     .option('--layers <list>', 'layers to measure, such as 0-3,7 (default: all)', wholeNumbers('layers'))
-    .addOption(realNumber('--tau', 'neurons are active where |x| > tau').default(0.1))
-    .addOption(wholeNumber('--tokens', 'tokens a pass (default: 1024)'))
-    .addOption(wholeNumber('--samples', 'so many lines of the data, chosen by the seed'))
-    .addOption(seed('of the choice of lines'))
+    .addOption(realNumber('--tau', 'activation threshold on |x|').default(0.1))
+    .addOption(wholeNumber('--tokens', 'tokens per forward pass (default: 1024)'))
+    .addOption(wholeNumber('--samples', 'number of data lines to use, chosen by the seed (default: all)'))
+    .addOption(seed('random seed of the choice of lines'))
     .addOption(memory())
     .addOption(device())
-    .option('--resume', 'go on where an interrupted run with the same options stood')
+    .option('--resume', 'continue an interrupted run with the same options; start from scratch if there is none')
     .addOption(dryRun())
-    .addOption(overwrite('replace the score file if it is there'))
+    .addOption(overwrite('replace an existing score file'))
     .addOption(report())
     .addOption(json())
     .action(run)
@@ -58,7 +58,7 @@ async function run(
   flags: Common & Reported & Omit<ScoreOptions, 'methods'> & { method: string[] },
 ): Promise<void> {
   const done = await withEngine('score', flags, async (engine, progress) => {
-    const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.step })
+    const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.show })
     const { out, dryRun } = found
     if (out !== undefined && !dryRun) {
       await writeReport(flags, async () => scorePage(found, await openScores(engine, out)))
@@ -69,11 +69,11 @@ async function run(
 }
 
 function text(report: ScoreReport): string {
-  const { methods, dryRun, examples, tokens, parts, memory } = report
+  const { methods, dryRun, examples, tokens, parts, deviceBytes } = report
   const what = `${methods.join(', ')} of ${report.model}, ${plural(report.layers.length, 'layer')}`
   const data = examples === 0 ? '' : ` on ${plural(examples, 'line')} with ${plural(tokens, 'token')}`
-  const device = `${parts === 1 ? 'the model' : `${parts} parts of the model in turn, each`} within ${bytes(memory)} of ${report.device}`
+  const device = `${parts === 1 ? 'the model' : `${parts} partitions in turn, each`} within ${bytes(deviceBytes)} of ${report.device}`
   return dryRun
-    ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores.`
-    : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytes)} of scores in ${report.out}.`
+    ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytesWritten)} of scores.`
+    : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytesWritten)} of scores in ${report.out}.`
 }

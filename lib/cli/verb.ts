@@ -1,4 +1,4 @@
-/** What verbs share: how they are declared, the engine and progress they work with, and how they print. */
+/** What verbs share: their declaration, engine, progress and output. */
 
 import type { Command } from 'commander'
 import { type DeviceInfo, Engine } from '../engine/engine.js'
@@ -23,7 +23,7 @@ export function verb(parent: Command, name: string, about: string, example: stri
   return parent.command(name).description(about).addHelpText('after', `\nExample:\n  ${example}`)
 }
 
-/** Opens an engine for the time of `work`, and clears the progress when it ends. */
+/** Opens an engine, runs `work` with it, closes it and clears the progress. */
 export async function withEngine<T>(
   what: string,
   { json = false, device, memory, report }: Common & Reported,
@@ -36,7 +36,7 @@ export async function withEngine<T>(
   const progress = showProgress(what, json)
   try {
     if (!json && engine.device.type === 'cpu') {
-      process.stderr.write(`No GPU is in use: ${deviceText(engine.device)}.\n`)
+      process.stderr.write(`Running without a GPU, on ${deviceText(engine.device)}.\n`)
     }
     return await work(engine, progress)
   } finally {
@@ -46,7 +46,7 @@ export async function withEngine<T>(
 }
 
 export function deviceText({ name, type, backend, driver }: DeviceInfo): string {
-  const origin = driver === 'bundled' ? 'bundled driver' : type === 'cpu' ? 'software driver of the system' : type
+  const origin = driver === 'bundled' ? 'bundled driver' : type === 'cpu' ? 'software driver' : type
   return `${name} (${[backend, origin].join(', ')})`
 }
 

@@ -12,11 +12,11 @@ export function addVerify(program: Command): void {
   verb(
     program,
     'verify',
-    'check an output against its manifest: sizes, SHA-256, layout, type, index, and finite values',
+    'check an output against its manifest: sizes, SHA-256, layout, dtypes, index, finite values',
     'weightsmith verify ./merged',
   )
-    .argument('<out>', 'a folder that merge wrote')
-    .option('--allow-non-finite', 'take NaN and infinite values as they are')
+    .argument('<out>', 'a folder written by merge')
+    .option('--allow-non-finite', 'accept NaN and infinite values')
     .addOption(json())
     .action(run)
 }
@@ -26,7 +26,7 @@ async function run(out: string, flags: Common & { allowNonFinite?: boolean }): P
   beginWork()
   try {
     const finite = flags.allowNonFinite !== true
-    const found = await verify(out, { finite, signal, onProgress: progress.update })
+    const found = await verify(out, { finite, signal, onProgress: progress.show })
     progress.stop()
     print(found, text, flags)
   } finally {
@@ -37,7 +37,7 @@ async function run(out: string, flags: Common & { allowNonFinite?: boolean }): P
 function text(report: VerifyReport): string {
   const hashed = report.files.filter((file) => file.hashed).length
   return (
-    `${report.folder} is as it was written: ${plural(report.files.length, 'file')}, ${hashed} of them checked by SHA-256, ` +
+    `${report.folder} matches its manifest: ${plural(report.files.length, 'file')}, ${hashed} of them checked by SHA-256, ` +
     `${plural(report.tensors, 'tensor')}.`
   )
 }

@@ -11,6 +11,7 @@ import type { Engine } from '../engine/engine.js'
 import type { Scores } from '../score/index.js'
 import { openScores, score } from '../score/score.js'
 import { misuse, WeightsmithError } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 import { type DiffReport, type DiffStats, diff, forecastDiff } from './diff.js'
 
 export interface AnalyzeOptions {
@@ -21,8 +22,8 @@ export interface AnalyzeOptions {
   /** Check all, and say what it would take, but compare and measure nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
-  /** Models that are compared and, before them, the layers the importance is measured on. */
-  onProgress?: ((done: number, total: number, what: string) => void) | undefined
+  /** `importance`: layers of the base; then `compare`: models. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 /** One way to say how important the layers of the base are, a value a layer: the larger, the more. */
@@ -74,9 +75,9 @@ export interface AnalysisForecast {
   /** Tensors that would be compared, of all models. */
   tensors: number
   /** Bytes that would be read to compare them. */
-  bytes: number
+  bytesRead: number
   /** Most bytes that are on the device at a time. */
-  memory: number
+  deviceBytes: number
   /** Parts in which the base goes through the device, where its importance would be measured. */
   parts?: number
   /** Tokens of the data that it would be measured on. */
@@ -96,7 +97,7 @@ export async function analyze(
   const { data, signal, onProgress } = options
   const begin = performance.now()
   if (improved.length === 0) {
-    throw misuse('At least one improved model is needed, and none is given.')
+    throw misuse('Pass at least one improved model.')
   }
   const common = { base, ...(data === undefined ? {} : { data }), device: engine.device.name }
   if (options.dryRun) {
@@ -111,7 +112,7 @@ export async function analyze(
   const importance = await importanceOf(engine, base, options)
   const models: AnalyzedModel[] = []
   for (const [i, model] of improved.entries()) {
-    onProgress?.(i, improved.length, model)
+    onProgress?.({ phase: 'compare', done: i, total: improved.length, unit: 'models', item: model })
     const report = await diff(engine, base, model, { signal })
     const layers = layersOf(report, importance[0]?.values.length)
     models.push({ model, layers, against: importance.map((one) => concentration(one, layers)), diff: report })
@@ -131,15 +132,15 @@ async function forecastOf(
       ? undefined
       : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
   const forecast: AnalysisForecast = {
-    ...{ tensors: 0, bytes: 0, memory: measured?.memory ?? 0 },
+    ...{ tensors: 0, bytesRead: 0, deviceBytes: measured?.deviceBytes ?? 0 },
     ...(measured && { parts: measured.parts, tokens: measured.tokens }),
   }
   let milliseconds = measured?.milliseconds ?? 0
   for (const model of improved) {
     const one = await forecastDiff(engine, base, model, { signal })
     forecast.tensors += one.tensors
-    forecast.bytes += one.bytes
-    forecast.memory = Math.max(forecast.memory, one.memory)
+    forecast.bytesRead += one.bytesRead
+    forecast.deviceBytes = Math.max(forecast.deviceBytes, one.deviceBytes)
     milliseconds += one.milliseconds
   }
   return { forecast, milliseconds }
@@ -167,7 +168,7 @@ export async function importanceOf(engine: Engine, base: string, options: Analyz
       data,
       out,
       signal,
-      onProgress: (done, total) => onProgress?.(done, total, 'importance'),
+      onProgress: (event) => onProgress?.({ ...event, phase: 'importance' }),
     })
     return await readImportance(await openScores(engine, out, base))
   } finally {

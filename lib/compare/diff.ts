@@ -16,9 +16,10 @@ import {
 } from '../checkpoint/index.js'
 import { resolveModel } from '../checkpoint/resolve.js'
 import type { Engine } from '../engine/engine.js'
-import type { NativeAddon, NativePlan, NativeProgress } from '../native/border.js'
+import type { NativeAddon, NativePlan } from '../native/border.js'
 import { untilDone } from '../native/job.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { byteProgress, type ProgressEvent } from '../util/progress.js'
 
 export interface DiffStats {
   tensors: number
@@ -63,7 +64,7 @@ export interface DiffReport {
 
 export interface DiffOptions {
   signal?: AbortSignal | undefined
-  onProgress?: ((progress: NativeProgress) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 /**
@@ -76,7 +77,9 @@ export async function diff(engine: Engine, a: string, b: string, options: DiffOp
   return engine.use(async ({ addon, device, memory }) => {
     const { left, right, pairs, skipped } = await openPair(addon, a, b)
     throwIfAborted(signal, what)
-    const job = device.run({ ...plan(left, right, pairs), memory }, onProgress)
+    const job = device.run({ ...plan(left, right, pairs), memory }, (counts) =>
+      onProgress?.(byteProgress('compare', counts)),
+    )
     const { results, time } = await untilDone(job, signal)
     const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
     return { a, b, device: device.info.name, ...report(rows), skipped, milliseconds: time.total }
@@ -87,9 +90,9 @@ export interface DiffForecast {
   /** Tensors that would be compared. */
   tensors: number
   /** Bytes that would be read. */
-  bytes: number
+  bytesRead: number
   /** Bytes that the slots of the run would take. */
-  memory: number
+  deviceBytes: number
   device: string
   /** An estimate, from a part of the largest tensor. */
   milliseconds: number
@@ -117,9 +120,9 @@ export async function forecastDiff(
       const { time, bytesRead } = await untilDone(device.run(sample), signal)
       pace = time.total / bytesRead
     }
-    const { bytesRead: bytes } = all
-    const milliseconds = pace * bytes
-    return { tensors: pairs.length, bytes, memory: all.memory, device: device.info.name, milliseconds }
+    const { bytesRead } = all
+    const milliseconds = pace * bytesRead
+    return { tensors: pairs.length, bytesRead, deviceBytes: all.memory, device: device.info.name, milliseconds }
   })
 }
 

@@ -2,7 +2,7 @@
 
 import { messageOf, WeightsmithError } from '../util/errors.js'
 import { readIfThere } from './files.js'
-import type { Message, Prompt } from './text.js'
+import type { Message, Prompt } from './tokenizer.js'
 
 /** What a model is given, and what it is to say. */
 export interface Example {
@@ -172,5 +172,5 @@ function parseLines<T extends object>(
 async function readText(file: string): Promise<string> {
   const text = await readIfThere(file)
   if (text !== undefined) return text
-  throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `There is no ${file}.`, { file })
+  throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `${file} not found.`, { file })
 }

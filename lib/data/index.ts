@@ -1,6 +1,7 @@
 /** Data sets and texts as models take them: tokenizers, lines of files, and whole sequences in batches. */
 
+export { type Batch, batchesOf, packed, placed } from './batching.js'
 export { type Choice, type Example, type PromptLine, readChoices, readExamples, readPrompts } from './examples.js'
-export { checkIds, idsOf, type Line, pairOf, readDataLines, readLines, Sight } from './lines.js'
-export { type Batch, batchesOf, pick, readSequences } from './sequences.js'
-export { type Message, openText, type Prompt, type Text } from './text.js'
+export { checkIds, ImageLoader, idsOf, type Line, pairOf, readDataLines, readLines } from './lines.js'
+export { readSequences, sampleLines } from './sequences.js'
+export { type Message, openTokenizer, type Prompt, type Tokenizer } from './tokenizer.js'

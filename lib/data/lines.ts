@@ -8,7 +8,7 @@ import { type Model, rowsOf, type Sequence } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type Example, readExamples, readExamplesAndTexts } from './examples.js'
 import { type ImageSource, Images } from './images/index.js'
-import type { Pair, Text } from './text.js'
+import type { Pair, Tokenizer } from './tokenizer.js'
 
 export interface Line {
   /** For a line that is a text alone: all of it. */
@@ -30,27 +30,27 @@ export function idsOf({ prompt, answer, end }: Line): number[] {
 }
 
 /** The examples of a file. */
-export async function readLines(file: string, text: Text, limit?: number): Promise<Line[]> {
-  return (await readExamples(file, limit)).map((example) => lineOf(example, file, text))
+export async function readLines(file: string, tokenizer: Tokenizer, limit?: number): Promise<Line[]> {
+  return (await readExamples(file, limit)).map((example) => lineOf(example, file, tokenizer))
 }
 
 /** The examples and texts of a file. A text is what the tokenizer makes of it, and nothing follows. */
-export async function readDataLines(file: string, text: Text, limit?: number): Promise<Line[]> {
+export async function readDataLines(file: string, tokenizer: Tokenizer, limit?: number): Promise<Line[]> {
   return (await readExamplesAndTexts(file, limit)).map((item) => {
-    if (!('text' in item)) return lineOf(item, file, text)
+    if (!('text' in item)) return lineOf(item, file, tokenizer)
     const where = `Line ${item.line} of ${file}`
-    return { prompt: text.prompt(item.text), answer: [], end: [], bytes: Buffer.byteLength(item.text), where }
+    return { prompt: tokenizer.prompt(item.text), answer: [], end: [], bytes: Buffer.byteLength(item.text), where }
   })
 }
 
-function lineOf({ prompt, answer, image, split, line }: Example, file: string, text: Text): Line {
+function lineOf({ prompt, answer, image, split, line }: Example, file: string, tokenizer: Tokenizer): Line {
   const where = `Line ${line} of ${file}`
-  return { ...pairOf(text, prompt, answer, where), end: text.ends.slice(0, 1), image, split, where }
+  return { ...pairOf(tokenizer, prompt, answer, where), end: tokenizer.ends.slice(0, 1), image, split, where }
 }
 
 /** Ids of a prompt and its answer. Throws ERR_WEIGHTSMITH_ARGUMENT where nothing stands before the answer, whose first id nothing predicts. */
-export function pairOf(text: Text, prompt: string, answer: string, where: string): Pair {
-  const pair = text.pair(prompt, answer)
+export function pairOf(tokenizer: Tokenizer, prompt: string, answer: string, where: string): Pair {
+  const pair = tokenizer.pair(prompt, answer)
   if (pair.prompt.length > 0) return pair
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_ARGUMENT',
@@ -81,7 +81,7 @@ export function checkIds(
 }
 
 /** Reads the images of a file's lines. */
-export class Sight {
+export class ImageLoader {
   private constructor(private readonly images: Images | undefined) {}
 
   /** `root`: where images are, the folder of the file if nothing is said. Throws ERR_WEIGHTSMITH_ARGUMENT for a model without a tower. */
@@ -93,9 +93,9 @@ export class Sight {
       lines,
       root = dirname(file),
     }: { file: string; lines: readonly Pick<Line, 'image' | 'where'>[]; root?: string | undefined },
-  ): Promise<Sight> {
+  ): Promise<ImageLoader> {
     const seen = lines.find(({ image }) => image !== undefined)
-    if (seen === undefined) return new Sight(undefined)
+    if (seen === undefined) return new ImageLoader(undefined)
     const { vision } = model.spec
     if (vision === undefined) {
       throw new WeightsmithError(
@@ -103,11 +103,11 @@ export class Sight {
         `${seen.where} has an image, but ${checkpoint.name} is a ${model.spec.architecture}, which sees none.`,
       )
     }
-    return new Sight(await engine.use(({ addon }) => Images.open(addon, checkpoint, vision.size, { root })))
+    return new ImageLoader(await engine.use(({ addon }) => Images.open(addon, checkpoint, vision.size, { root })))
   }
 
   /** Whether no line has an image. */
-  get blind(): boolean {
+  get isEmpty(): boolean {
     return this.images === undefined
   }
 

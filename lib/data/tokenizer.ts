@@ -1,112 +1,163 @@
 /**
- * tokenizer.json in words that Hugging Face's reader in JavaScript takes as their library in Rust does. Of what cuts a text
- * before its model sees it, that reader is right about `Split` by a pattern alone: others know ASCII only, cut elsewhere or not
- * at all. So every cut is written as such a `Split`. Meanings: tokenizers/src/pre_tokenizers of huggingface/tokenizers.
+ * Tokenizes the text of a model: the tokenizer of its folder, by Hugging Face's own reader of tokenizer.json in JavaScript
+ * (no native part, no dependency of its own), its chat template by theirs of Jinja (likewise).
  */
 
-/** A part of tokenizer.json. */
-type Part = Readonly<Record<string, unknown>>
+import { join } from 'node:path'
+import { Template } from '@huggingface/jinja'
+import { Tokenizer as TokenizerJson } from '@huggingface/tokenizers'
+import type { Checkpoint } from '../checkpoint/index.js'
+import { messageOf, WeightsmithError } from '../util/errors.js'
+import { readIfThere } from './files.js'
+import { asRead } from './tokenizer_json.js'
 
-/** Punctuation: that of ASCII, and of Unicode. */
-const mark = '[\\p{P}\\x21-\\x2F\\x3A-\\x40\\x5B-\\x60\\x7B-\\x7E]'
-/** GPT-2's words. */
-const words = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-
-/** Throws an Error for what cannot be said so. */
-export function asRead(definition: Part): Part {
-  return { ...definition, pre_tokenizer: cutter(definition.pre_tokenizer), decoder: joiner(definition.decoder) }
+export interface Message {
+  role: string
+  content: string
 }
 
-function cutter(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null) return value
-  const part = value as Part
-  switch (part.type) {
-    case 'Sequence':
-      return inOrder(((part.pretokenizers ?? []) as unknown[]).map(cutter))
-    case 'Digits':
-      return isolated(part.individual_digits === true ? '\\p{N}' : '\\p{N}+')
-    case 'Punctuation':
-      return split(mark, part.behavior ?? 'Isolated')
-    case 'Whitespace':
-      return only(
-        '[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]+|[^\\s\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]+',
-      )
-    case 'WhitespaceSplit':
-      return only('\\S+')
-    case 'BertPreTokenizer':
-      return inOrder([only('\\S+'), isolated(mark)])
-    case 'ByteLevel':
-      return bytes(part)
-    case 'Metaspace':
-      return spaces(part)
-    case 'Split':
-      return split(patternOf(part.pattern as Part), part.behavior, part.invert === true)
-    default:
-      return part
+/** What a model is to go on with: a text, or messages, which need `chat`. */
+export type Prompt = string | readonly Message[]
+
+export interface Tokenizer {
+  /** Ids of a prompt, with what the tokenizer puts before and after a text. */
+  prompt(text: string): number[]
+  /** Ids of messages in the model's chat template, up to where its answer begins. */
+  chat(messages: readonly Message[]): number[]
+  /**
+   * Ids of a prompt and of an answer as they are in the text that both are together, without what the tokenizer puts after a text.
+   * The answer begins with the first id that the prompt alone, without the spaces at its end, does not have there: spaces
+   * between the two are the answer's. Where the prompt's ids stay as they are, that is what lm-evaluation-harness scores.
+   */
+  pair(prompt: string, answer: string): Pair
+  /** The text of ids without special ones, as it goes on after the ids `after`: some tokenizers take a space from the front of a text. */
+  decode(ids: readonly number[], after?: readonly number[]): string
+  /** Ids that end an answer, the usual one first. */
+  ends: number[]
+}
+
+export interface Pair {
+  prompt: number[]
+  answer: number[]
+}
+
+/** The tokenizer of a checkpoint's folder; ends come from its generation config, else from its config. */
+export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> {
+  const { folder = checkpoint.path, config = {} } = checkpoint
+  const file = join(folder, 'tokenizer.json')
+  const definition = await readJson(file)
+  if (definition === undefined) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `${file} not found; it is needed to tokenize text.`, {
+      file,
+    })
+  }
+  const settings = (await readJson(join(folder, 'tokenizer_config.json'))) ?? {}
+  const generation = (await readJson(join(folder, 'generation_config.json'))) ?? {}
+  const codec = codecOf(definition, settings, file)
+  const ends = [generation.eos_token_id ?? config.eos_token_id]
+    .flat()
+    .filter((id): id is number => typeof id === 'number')
+  let template: Template | undefined
+  // As in transformers, a file of its own goes first.
+  const own = (await readIfThere(join(folder, 'chat_template.jinja'))) ?? templateOf(settings.chat_template)
+  return {
+    prompt: (text) => codec.whole(text),
+    chat: (messages) => {
+      if (own === undefined) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_ARGUMENT',
+          `The model ${checkpoint.name} has no chat template in tokenizer_config.json or chat_template.jinja; give it plain prompts.`,
+        )
+      }
+      try {
+        template ??= new Template(own)
+        const text = template.render({ ...tokensOf(settings), messages, add_generation_prompt: true })
+        return codec.bare(text)
+      } catch (cause) {
+        const message = `The chat template of ${checkpoint.name} cannot be used: ${messageOf(cause)}.`
+        throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', message, { cause })
+      }
+    },
+    pair: (prompt, answer) => {
+      const [alone, whole] = [codec.whole(prompt.trimEnd()), codec.begin(prompt + answer)]
+      const other = alone.findIndex((id, i) => id !== whole[i])
+      const cut = other < 0 ? alone.length : other
+      return { prompt: whole.slice(0, cut), answer: whole.slice(cut) }
+    },
+    decode: (ids, after = []) => {
+      const last = after.findLast((id) => codec.decode([id]) !== '')
+      const before = last === undefined ? [] : [last]
+      return codec.decode([...before, ...ids]).slice(codec.decode(before).length)
+    },
+    ends,
   }
 }
 
-/** Spaces as a character of their own, each of which begins a piece. */
-function spaces(part: Part): Part {
-  const { replacement = '\u2581', add_prefix_space: prefix, prepend_scheme: scheme = 'always' } = part
-  const marked = { ...part, prepend_scheme: prefix === false ? 'never' : scheme }
-  return part.split === false ? marked : inOrder([marked, split(escaped(String(replacement)), 'MergedWithNext')])
-}
-
-/** Bytes as characters; the space before a text comes before it is cut. */
-function bytes(part: Part): Part {
-  const { add_prefix_space: prefix, use_regex: cut = true } = part
-  return inOrder([
-    ...(prefix === true ? [{ type: 'Metaspace', replacement: ' ', prepend_scheme: 'always' }] : []),
-    ...(cut === false ? [] : [isolated(words)]),
-    { ...part, add_prefix_space: false, use_regex: false },
-  ])
-}
-
-function patternOf(pattern: Part): string {
-  return typeof pattern.Regex === 'string' ? pattern.Regex : escaped(String(pattern.String))
-}
-
-const escaped = (text: string) => text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
-
-/** What becomes of the matches of a pattern; `invert`: of what lies between them. */
-function split(pattern: string, behavior: unknown, invert = false): Part {
-  const upTo = `(?:(?!${pattern})[\\s\\S])*`
-  switch (behavior) {
-    case 'Removed':
-      return invert ? only(pattern) : { ...isolated(pattern), behavior }
-    case 'Isolated':
-      return isolated(pattern)
-    case 'Contiguous':
-      return isolated(`(?:${pattern})+`)
-    case 'MergedWithPrevious':
-    case 'MergedWithNext':
-      return isolated((behavior === 'MergedWithNext') === invert ? `${upTo}(?:${pattern})` : `(?:${pattern})${upTo}`)
-    default:
-      throw new Error(`a text cannot be split with the behavior ${JSON.stringify(behavior)}`)
+/** The tokenizer's own functions. Throws ERR_WEIGHTSMITH_FORMAT for a file that cannot be used, and for a text that it has no ids for. */
+function codecOf(definition: Record<string, unknown>, settings: Record<string, unknown>, file: string) {
+  const refuse = (what: string, cause?: unknown) =>
+    new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} cannot be used: ${what}.`, { cause, file })
+  let tokenizer: TokenizerJson
+  try {
+    // The reader takes what is unknown from the settings, the file has it in its model.
+    const { unk_token: unknown = settings.unk_token } = (definition.model ?? {}) as Record<string, unknown>
+    tokenizer = new TokenizerJson(asRead(definition), { ...settings, unk_token: unknown })
+  } catch (cause) {
+    throw refuse(messageOf(cause), cause)
+  }
+  const encode = (text: string, special: boolean): number[] => {
+    const { ids, tokens } = tokenizer.encode(text, { add_special_tokens: special })
+    const unknown = ids.findIndex((id: unknown) => typeof id !== 'number')
+    if (unknown >= 0) throw refuse(`it has no id for ${JSON.stringify(tokens[unknown])}, nor one for what is unknown`)
+    return ids
+  }
+  return {
+    /** With what the tokenizer puts before and after a text. */
+    whole: (text: string) => encode(text, true),
+    bare: (text: string) => encode(text, false),
+    /** With what it puts before a text alone: more is to follow. */
+    begin: (text: string) => {
+      const [whole, bare] = [encode(text, true), encode(text, false)]
+      const first = whole.findIndex((_, i) => bare.every((id, k) => id === whole[i + k]))
+      return first < 0 ? whole : whole.slice(0, first + bare.length)
+    },
+    /** Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as they are. */
+    decode: (ids: readonly number[]) => {
+      const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined)
+      const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false }
+      return known.length === 0 ? '' : tokenizer.decode(known, options)
+    },
   }
 }
 
-/** Matches and what lies between them. */
-function isolated(pattern: string): Part {
-  return { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false }
+/** A template, or the one of several that is called default. */
+function templateOf(value: unknown): string | undefined {
+  if (typeof value === 'string') return value
+  if (!Array.isArray(value)) return undefined
+  const named = value as { name?: unknown; template?: unknown }[]
+  const { template } = named.find(({ name }) => name === 'default') ?? {}
+  return typeof template === 'string' ? template : undefined
 }
 
-/** Matches alone. */
-function only(pattern: string): Part {
-  return { type: 'Split', pattern: { Regex: pattern }, behavior: 'Removed', invert: true }
+/** Special tokens by their names, which templates write. */
+function tokensOf(settings: Record<string, unknown>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(settings).flatMap(([name, value]) => {
+      if (!name.endsWith('_token')) return []
+      const text = typeof value === 'string' ? value : (value as { content?: unknown } | null)?.content
+      return typeof text === 'string' ? [[name, text]] : []
+    }),
+  )
 }
 
-function inOrder(pretokenizers: readonly unknown[]): Part {
-  return { type: 'Sequence', pretokenizers }
-}
-
-/** A decoder of texts before which no space was put takes none away. */
-function joiner(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null) return value
-  const part = value as Part
-  if (part.type === 'Sequence') return { ...part, decoders: ((part.decoders ?? []) as unknown[]).map(joiner) }
-  const bare = part.type === 'Metaspace' && (part.prepend_scheme === 'never' || part.add_prefix_space === false)
-  if (!bare) return part
-  return { type: 'Replace', pattern: { String: part.replacement ?? '\u2581' }, content: ' ' }
+async function readJson(file: string): Promise<Record<string, unknown> | undefined> {
+  const text = await readIfThere(file)
+  if (text === undefined) return undefined
+  try {
+    const value: unknown = JSON.parse(text)
+    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
+    throw new Error('it is not an object')
+  } catch (cause) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is not valid: ${messageOf(cause)}.`, { cause, file })
+  }
 }

@@ -6,6 +6,7 @@
 import { mkdir, open, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { layout } from '../native/layouts.js'
 import { messageOf } from '../util/errors.js'
 import type { Engine } from './engine.js'
 
@@ -92,7 +93,7 @@ async function kernelSpeed(engine: Engine, name: string, data: Uint16Array): Pro
   const count = Math.max(2, spec.inputs.min)
   const size = data.byteLength
   const inputs = Array.from({ length: count }, () => ({ dtype: 'BF16' as const, data }))
-  const written = spec.writes === 'output' ? size : 4 * spec.writes(count) * Math.ceil(data.length / 2048)
+  const written = spec.writes === 'output' ? size : 4 * spec.writes(count) * Math.ceil(data.length / layout.block)
   let best = 0
   for (let run = 0; run < 5; run++) {
     const call = { inputs, outDtype: 'BF16' as const, coefficients: spec.example(count) }

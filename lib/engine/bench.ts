@@ -2,8 +2,9 @@
 
 import { bytesOf, isStorable, parseDType } from '../checkpoint/index.js'
 import type { StoreDType } from '../native/border.js'
-import { loadAddon } from '../native/load.js'
-import { wrongOption } from '../util/errors.js'
+import { layout } from '../native/layouts.js'
+import { kernelFolder, loadAddon } from '../native/load.js'
+import { WeightsmithError, wrongOption } from '../util/errors.js'
 import type { DeviceInfo, Engine } from './engine.js'
 import { type KernelSpec, kernels } from './kernel_registry.js'
 
@@ -46,6 +47,18 @@ export async function bench(
   return report
 }
 
+/** The WGSL of any kernel as Dawn compiles it, with its includes in place. */
+export function kernelSource(kernel: string): string {
+  const { kernels: names, kernelSource } = loadAddon()
+  if (!names.includes(kernel)) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_KERNEL',
+      `There is no kernel "${kernel}"; there are ${names.join(', ')}.`,
+    )
+  }
+  return kernelSource(kernel, kernelFolder().kernels)
+}
+
 async function time(
   engine: Engine,
   spec: KernelSpec,
@@ -66,7 +79,7 @@ async function time(
   const median = times[Math.floor(runs / 2)] ?? 0
   const size = data[0]?.byteLength ?? 0
   const elements = size / bytesOf(dtype)
-  const written = spec.writes === 'output' ? size : 4 * spec.writes(count) * Math.ceil(elements / 2048)
+  const written = spec.writes === 'output' ? size : 4 * spec.writes(count) * Math.ceil(elements / layout.block)
   return {
     kernel: spec.name,
     inputs: count,

@@ -8,7 +8,7 @@
 import type { NativeAddon, NativeDevice, NativeDeviceInfo, NativeOpenOptions } from '../native/border.js'
 import { type BundledDriver, bundledCommand, bundledDriver } from '../native/driver.js'
 import type { Host } from '../native/host.js'
-import { dawnLibrary, loadAddon } from '../native/load.js'
+import { dawnLibrary, kernelFolder, loadAddon } from '../native/load.js'
 import { parseBytes } from '../util/bytes.js'
 import { messageOf, WeightsmithError } from '../util/errors.js'
 import { Kernel } from './kernel.js'
@@ -151,6 +151,8 @@ export function nativeOptions(options: EngineOptions, bundled: BundledDriver | u
     device: options.device || process.env.WEIGHTSMITH_DEVICE || 'auto',
     slots: options.slots ?? 'auto',
     ...(options.maxBufferBytes === undefined ? {} : { maxBufferBytes: options.maxBufferBytes }),
+    ...kernelFolder(),
+    toggles: (process.env.WEIGHTSMITH_DAWN_TOGGLES ?? '').split(',').filter((name) => name !== ''),
     verbose: options.verbose ?? false,
   }
 }

@@ -3,6 +3,8 @@
  * native/kernels/merge/NAME.wgsl, whose head has the formula, plus one entry here.
  */
 
+import { layout } from '../native/layouts.js'
+
 export interface KernelSpec {
   name: string
   about: string
@@ -137,7 +139,7 @@ const list: KernelSpec[] = [
     example: () => Uint32Array.of(1, 0, 2048),
   },
   {
-    name: 'fusion',
+    name: 'arcee_fusion',
     about: 'The model where it differs by enough from the base, and the base elsewhere',
     inputs: { min: 2, max: 2 },
     writes: 'output',
@@ -153,15 +155,15 @@ const list: KernelSpec[] = [
     example: (inputs) => [1e-6, ...Array.from({ length: inputs >> 1 }, () => 0.5)],
   },
   {
-    name: 'elements',
+    name: 'store_f32',
     about: 'The elements themselves, as f32',
     inputs: { min: 1, max: 8 },
-    writes: (inputs) => 2048 * inputs,
+    writes: (inputs) => layout.block * inputs,
     coefficients: 'none',
     example: () => [],
   },
   {
-    name: 'given',
+    name: 'load_f32',
     about: 'Elements that are given as coefficients',
     inputs: { min: 1, max: 8 },
     writes: 'output',
@@ -190,7 +192,7 @@ const list: KernelSpec[] = [
     name: 'select_sample',
     about: 'A fixed sample of the magnitude keys of each difference',
     inputs: { min: 2, max: 17 },
-    writes: (inputs) => 32 * (inputs - 1),
+    writes: (inputs) => layout.sampleWords * (inputs - 1),
     coefficients: 'none',
     example: () => [],
   },
@@ -198,7 +200,7 @@ const list: KernelSpec[] = [
     name: 'select',
     about: 'Counts the magnitude keys above a bracket and lists those inside it',
     inputs: { min: 2, max: 17 },
-    writes: (inputs) => 128 * (inputs - 1),
+    writes: (inputs) => layout.selectWords * (inputs - 1),
     coefficients: 'a bracket (u32 bits): lowest key, width, shift, 1 for a bracket of one key',
     example: (inputs) => Uint32Array.from(models(inputs).flatMap(() => [bits(0.0101), 2 ** 12, 0, 0])),
   },

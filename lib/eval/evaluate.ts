@@ -1,14 +1,15 @@
-/** `evaluate`: how well a model says the answers of a data set, or a text. */
+/** `evaluate`: loss, perplexity, exact match or multiple choice of a model on a data set. */
 
 import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
-import { openText, Sight } from '../data/index.js'
+import { ImageLoader, openTokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
 import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
 import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
+import type { ProgressEvent } from '../util/progress.js'
 import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
 
 export { type Metric, metrics } from './index.js'
@@ -27,23 +28,23 @@ export interface EvalOptions {
    * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
    */
   metric?: Metric | undefined
-  /** Most tokens of a greedy continuation, its end among them. Defaults to what the longest answer takes. */
+  /** Maximum number of tokens to generate, end token included. Defaults to the length of the longest answer. */
   maxTokens?: number | undefined
-  /** Most tokens that the model sees of a text at a time. Defaults to its context. */
+  /** Tokens of a text that the model sees at once. Defaults to its context length. */
   window?: number | undefined
   /** Tokens that every window of a text but the first predicts; those before them are context. Defaults to `window`. */
   stride?: number | undefined
-  /** Only so many lines, from the first on. */
+  /** Use only the first lines, this many. Defaults to all. */
   limit?: number | undefined
-  /** A .jsonl file that gets what came out for every line. */
+  /** A .jsonl file to write the result of every line to. */
   out?: string | undefined
-  /** Check all, and say what it would take, but run no data. */
+  /** Check everything and estimate the cost, but run no data. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
-  /** What came out for every line, once its data set is done; `out` gets the same. */
+  /** Called with the result of every line, once its data set is done; `out` gets the same. */
   onLine?: ((line: Readonly<Record<string, unknown>>) => void) | undefined
-  /** After every batch, or every continuation. */
-  onProgress?: ((event: { done: number; total: number; data: string }) => void) | undefined
+  /** Called after every batch, or every continuation; `item` is the data set. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface EvalReport {
@@ -63,8 +64,8 @@ export interface EvalReport {
   /** For `choice`: the share with losses divided by the lengths of choices in bytes. */
   normalized?: number
   /** Bytes that the model, or as much of it as is there at a time, takes on the device. */
-  bytes: number
-  /** In which the model goes through the device: 1 where it fits the memory. */
+  deviceBytes: number
+  /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
   parts: number
   /** Bytes of weights that are read from the files again: for every token that is said, or for the data set; 0 where they fit. */
   reads: number
@@ -92,15 +93,16 @@ export async function evaluateAll(
 ): Promise<EvalReport[]> {
   const { metric = 'nll', signal, dryRun = false } = options
   const checkpoint = await checkpointOf(engine, path)
-  const text = await openText(checkpoint)
+  const tokenizer = await openTokenizer(checkpoint)
   const { spec } = modelOf(engine, checkpoint, {})
-  checkOptions(options, { ends: text.ends, spec, checkpoint })
+  checkOptions(options, { ends: tokenizer.ends, spec, checkpoint })
   const sets: DataSet[] = []
-  for (const file of options.data) sets.push(await readSet(file, { text, spec, checkpoint }, { ...options, metric }))
+  for (const file of options.data)
+    sets.push(await readSet(file, { tokenizer, spec, checkpoint }, { ...options, metric }))
   const longest = Math.max(...sets.map((set) => set.longest))
   const total = Math.max(...sets.map((set) => set.total))
   const cached = metric === 'exact-match'
-  const { model, ...device } = await fitModel(engine, checkpoint, { longest, total, cached })
+  const { model, bytes: deviceBytes, ...device } = await fitModel(engine, checkpoint, { longest, total, cached })
   const reports: EvalReport[] = []
   const out = options.out === undefined || dryRun ? undefined : await createLines(options.out)
   try {
@@ -109,6 +111,7 @@ export async function evaluateAll(
       const { file, examples } = set
       const common = { model: path, data: file, metric, dryRun, examples }
       const takes = {
+        deviceBytes,
         ...device,
         notes: cached && device.parts > 1 ? [streamingNotice(path, device.reads)] : [],
         device: engine.device.name,
@@ -125,10 +128,11 @@ export async function evaluateAll(
       const seen = set.kind === 'choices' ? set.questions : set.lines
       const work = {
         model,
-        text,
-        sight: await Sight.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
+        tokenizer,
+        loader: await ImageLoader.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
         check: () => throwIfAborted(signal, 'The evaluation'),
-        step: (done: number) => options.onProgress?.({ done, total: examples, data: file }),
+        step: (done: number) =>
+          options.onProgress?.({ phase: 'evaluate', done, total: examples, unit: 'examples', item: file }),
       }
       const { lines, ...result } = await measure(work, set)
       const outcomes = lines.map((line, i) => ({ data: file, example: i + 1, ...line }))
@@ -158,14 +162,17 @@ function checkOptions(
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
-  if (!metrics.includes(metric)) throw misuse(`The metric should be ${metrics.join(', ')}, but "${metric}" was found.`)
+  if (!metrics.includes(metric))
+    throw misuse(`Expected metric to be one of ${metrics.join(', ')}, but received "${metric}".`)
   for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
     const value = options[name]
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue
-    throw misuse(`${name} should be a whole number from 1, not ${value}.`)
+    throw misuse(`Expected ${name} to be a whole number from 1, but received ${value}.`)
   }
   if (window > spec.context) {
-    throw misuse(`A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context}.`)
+    throw misuse(
+      `A window of ${window} tokens is longer than the context of ${checkpoint.name}, ${spec.context} tokens.`,
+    )
   }
   if (stride > window) throw misuse(`A stride of ${stride} tokens is longer than the window of ${window}.`)
   if (metric === 'exact-match' && ends.length === 0) {

@@ -1,8 +1,10 @@
 /** The metrics: what a loaded model makes of a data set. */
 
-import type { Line, Sight, Text } from '../data/index.js'
+import { packed } from '../data/batching.js'
+import type { ImageLoader, Line, Tokenizer } from '../data/index.js'
 import { generate } from '../generation/generate.js'
 import { type Model, rowsOf, type Sequence, type Token } from '../runtime/index.js'
+import { isGreedyMatch } from './exact_match.js'
 import type { Asked, DataSet, Piece, Question } from './sets.js'
 
 /** Ids of a prompt or text that are shown of a line. */
@@ -18,16 +20,16 @@ export interface Measured {
   lines: Record<string, unknown>[]
 }
 
-export interface Work {
+export interface EvalJob {
   model: Model
-  text: Text
-  sight: Sight
+  tokenizer: Tokenizer
+  loader: ImageLoader
   check: () => void
   /** Called with the lines that are done. */
   step: (done: number) => void
 }
 
-export function measure(work: Work, set: DataSet): Promise<Measured> {
+export function measure(work: EvalJob, set: DataSet): Promise<Measured> {
   switch (set.kind) {
     case 'losses':
       return losses(work, set.lines, set.pieces)
@@ -40,12 +42,12 @@ export function measure(work: Work, set: DataSet): Promise<Measured> {
 
 /** Mean losses over all tokens and over those of answers. */
 async function losses(
-  { model, text, sight, check, step }: Work,
+  { model, tokenizer, loader, check, step }: EvalJob,
   lines: readonly Line[],
   pieces: readonly Piece[],
 ): Promise<Measured> {
   const results = lines.map(({ prompt }) => {
-    return { prompt: text.decode(prompt.slice(0, shownIds)), nll: 0, tokens: 0, answer_nll: 0, answer_tokens: 0 }
+    return { prompt: tokenizer.decode(prompt.slice(0, shownIds)), nll: 0, tokens: 0, answer_nll: 0, answer_tokens: 0 }
   })
   const add = (batch: readonly Piece[], tokens: readonly Token[], nll: Float32Array) => {
     let at = 0
@@ -67,7 +69,7 @@ async function losses(
     step((batch.at(-1)?.line ?? 0) + 1)
   }
   const pack = async (batch: readonly Piece[]) => {
-    const sequences = batch.map(async ({ ids, line }) => sight.sequence(ids, lines[line] ?? { where: '' }))
+    const sequences = batch.map(async ({ ids, line }) => loader.sequence(ids, lines[line] ?? { where: '' }))
     const tokens = model.pack(await Promise.all(sequences))
     let at = -1
     for (const { ids, next } of batch) {
@@ -77,9 +79,9 @@ async function losses(
     }
     return tokens
   }
-  const packed = batches(pieces, ({ ids }) => rowsOf(model.spec, ids), model.tokens)
+  const batches = packed(pieces, { rowsOf: ({ ids }) => rowsOf(model.spec, ids), limit: model.tokens })
   // All together, so that a model larger than the memory is read once; but images are held for one batch at a time.
-  for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
+  for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {
     const tokens: Token[][] = []
     for (const batch of walked) tokens.push(await pack(batch))
     await model.layerwisePass(tokens, {
@@ -103,18 +105,18 @@ async function losses(
 
 /** Share of the lines whose greedy continuation is the answer. */
 async function matches(
-  { model, text, sight, check, step }: Work,
+  { model, tokenizer, loader, check, step }: EvalJob,
   lines: readonly Asked[],
   most: number,
 ): Promise<Measured> {
-  const ends = new Set(text.ends)
+  const ends = new Set(tokenizer.ends)
   const results: { prompt: string; answer: string; said: string; ended: boolean; right: boolean }[] = []
   let tokens = 0
   let done = 0
   const rows = ({ prompt }: Asked) => rowsOf(model.spec, prompt) + most
   // Images are read for a batch at a time.
-  for (const batch of sight.blind ? [lines] : batches(lines, rows, model.tokens)) {
-    const prompts = await Promise.all(batch.map((line) => sight.sequence(line.prompt, line)))
+  for (const batch of loader.isEmpty ? [lines] : packed(lines, { rowsOf: rows, limit: model.tokens })) {
+    const prompts = await Promise.all(batch.map((line) => loader.sequence(line.prompt, line)))
     const continuations = await generate(model, prompts, {
       maxNewTokens: most,
       eosTokenIds: ends,
@@ -123,9 +125,9 @@ async function matches(
     })
     for (const [i, { prompt, answer, whole }] of batch.entries()) {
       const { ids = [], ended = false } = continuations[i] ?? {}
-      const right = ended && text.decode([...prompt, ...ids]) === whole
-      const shown = text.decode(prompt.slice(0, shownIds))
-      results.push({ prompt: shown, answer, said: text.decode(ids, prompt), ended, right })
+      const right = isGreedyMatch(tokenizer, { prompt, whole }, { ids, ended })
+      const shown = tokenizer.decode(prompt.slice(0, shownIds))
+      results.push({ prompt: shown, answer, said: tokenizer.decode(ids, prompt), ended, right })
       tokens += ids.length
     }
   }
@@ -133,7 +135,7 @@ async function matches(
 }
 
 /** Share of the questions whose likeliest option is the answer, as the losses are and a byte of the option. */
-async function choices({ model, sight, check, step }: Work, questions: readonly Question[]): Promise<Measured> {
+async function choices({ model, loader, check, step }: EvalJob, questions: readonly Question[]): Promise<Measured> {
   const all = questions.flatMap(({ options, image, where }, question) =>
     options.map(({ prompt, answer }) => ({ prompt, answer, image, where, question })),
   )
@@ -142,7 +144,7 @@ async function choices({ model, sight, check, step }: Work, questions: readonly 
     const known = new Map<number, Promise<Sequence>>()
     const sequences = batch.map(async (option) => {
       // The options of a question share its image.
-      const seen = known.get(option.question) ?? sight.sequence(option.prompt, option)
+      const seen = known.get(option.question) ?? loader.sequence(option.prompt, option)
       known.set(option.question, seen)
       const prompt = await seen
       return 'ids' in prompt
@@ -163,9 +165,12 @@ async function choices({ model, sight, check, step }: Work, questions: readonly 
   }
   const found: number[] = []
   let tokens = 0
-  const packed = batches(all, ({ prompt, answer }) => rows(prompt) + answer.length, model.tokens)
+  const batches = packed(all, {
+    rowsOf: ({ prompt, answer }) => rows(prompt) + answer.length,
+    limit: model.tokens,
+  })
   // As for losses: all together, but with images a batch at a time.
-  for (const walked of sight.blind ? [packed] : packed.map((batch) => [batch])) {
+  for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {
     const work: Awaited<ReturnType<typeof pack>>[] = []
     for (const batch of walked) work.push(await pack(batch))
     await model.layerwisePass(
@@ -204,22 +209,6 @@ async function choices({ model, sight, check, step }: Work, questions: readonly 
 
 function smallest(values: readonly number[]): number {
   return values.indexOf(Math.min(...values))
-}
-
-/** Neighbours together, as many as have room. */
-function batches<T>(items: readonly T[], sizeOf: (item: T) => number, most: number): T[][] {
-  const result: T[][] = []
-  let room = 0
-  for (const item of items) {
-    const size = sizeOf(item)
-    room -= size
-    if (room < 0 || result.length === 0) {
-      result.push([])
-      room = most - size
-    }
-    result.at(-1)?.push(item)
-  }
-  return result
 }
 
 function sum(values: Iterable<number>): number {

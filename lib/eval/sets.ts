@@ -12,7 +12,7 @@ import {
   readChoices,
   readDataLines,
   readExamples,
-  type Text,
+  type Tokenizer,
 } from '../data/index.js'
 import { rowsOf } from '../runtime/index.js'
 
@@ -70,7 +70,7 @@ export interface SetOptions {
 
 export async function readSet(
   file: string,
-  { text, spec, checkpoint }: { text: Text; spec: ModelSpec; checkpoint: Checkpoint },
+  { tokenizer, spec, checkpoint }: { tokenizer: Tokenizer; spec: ModelSpec; checkpoint: Checkpoint },
   options: SetOptions,
 ): Promise<DataSet> {
   const { metric, limit, maxTokens } = options
@@ -83,7 +83,7 @@ export async function readSet(
     const questions = (await readChoices(file, limit)).map(({ prompt, choices, answer, image, line }) => {
       const where = `Line ${line} of ${file}`
       const options = choices.map((choice) => {
-        const pair = pairOf(text, prompt, choice, where)
+        const pair = pairOf(tokenizer, prompt, choice, where)
         check([...pair.prompt, ...pair.answer], where)
         return { text: choice, ...pair }
       })
@@ -97,18 +97,18 @@ export async function readSet(
   if (metric === 'exact-match') {
     const examples = await readExamples(file, limit)
     const lines = examples.map(({ prompt, answer, image, line }): Asked => {
-      const [ids, where] = [text.prompt(prompt), `Line ${line} of ${file}`]
+      const [ids, where] = [tokenizer.prompt(prompt), `Line ${line} of ${file}`]
       check(ids, where)
-      return { prompt: ids, image, where, answer, whole: text.decode(text.prompt(prompt + answer)) }
+      return { prompt: ids, image, where, answer, whole: tokenizer.decode(tokenizer.prompt(prompt + answer)) }
     })
     const longest = (most: number, { prompt, answer }: Example) =>
-      Math.max(most, text.pair(prompt, answer).answer.length)
+      Math.max(most, tokenizer.pair(prompt, answer).answer.length)
     const most = maxTokens ?? examples.reduce(longest, 0) + 1
     const lengths = lines.map(({ prompt }) => rowsOf(spec, prompt) + most)
     return { kind: 'matches', file, examples: lines.length, ...sized(lengths), lines, most }
   }
   const { window = spec.context, stride = window } = options
-  const lines = await readDataLines(file, text, limit)
+  const lines = await readDataLines(file, tokenizer, limit)
   const pieces = lines.flatMap((line, i) => {
     if (line.bytes !== undefined) {
       check(line.prompt.slice(0, window), line.where)

@@ -23,16 +23,16 @@ export interface GenerateOptions {
   /** Without it, every continuation is the likeliest id after id. */
   sampling?: Sampling | undefined
   /** Called with the ids of a continuation after each of them; true ends it. */
-  stop?: ((ids: readonly number[], at: Place) => boolean) | undefined
+  stop?: ((ids: readonly number[], at: SampleIndex) => boolean) | undefined
   /** Called with every continuation that is finished. */
-  onEnd?: ((continuation: Continuation, at: Place) => void) | undefined
+  onEnd?: ((continuation: Continuation, at: SampleIndex) => void) | undefined
   /** Called before every pass; what it throws ends the work. */
   check?: (() => void) | undefined
   /** Called after every pass with the ids that were said so far, of all continuations. */
   onPass?: ((ids: number) => void) | undefined
 }
 
-export interface Place {
+export interface SampleIndex {
   prompt: number
   sample: number
 }
@@ -44,7 +44,7 @@ export interface Continuation {
 }
 
 interface Growing extends Continuation {
-  at: Place
+  at: SampleIndex
   tokens: readonly Token[]
   /** Its rows of the cache. */
   start: number
@@ -107,7 +107,7 @@ export async function generate(
   let growing: Growing[] = []
   let next = 0
   /** Samples of a prompt whose first one has to go through the model before them. */
-  let deferred: Place[] = []
+  let deferred: SampleIndex[] = []
 
   /** The next sequences, as far as there is room for them beside those that grow. */
   const begin = () => {
@@ -115,10 +115,10 @@ export async function generate(
     const copies: { from: number; to: number }[] = []
     const known = new Map(growing.map((one) => [one.at.prompt, one]))
     const fresh = new Set<number>()
-    const later: Place[] = []
+    const later: SampleIndex[] = []
     let left = room - growing.length
     /** Whether there was room, or it can wait for a sample that has just begun. */
-    const take = (at: Place): boolean => {
+    const take = (at: SampleIndex): boolean => {
       const tokens = packed[at.prompt] ?? []
       const first = known.get(at.prompt)
       if (first === undefined && fresh.has(at.prompt)) {

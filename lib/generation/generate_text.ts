@@ -1,48 +1,55 @@
-/** `generateText`: what a model goes on to say after prompts, greedy or drawn. */
+/** `generateText`: continues prompts, by greedy decoding or sampling. */
 
 import type { ImageSource } from '../data/images/index.js'
-import { checkIds, type Message, openText, type Prompt, Sight, type Text } from '../data/index.js'
+import { checkIds, ImageLoader, type Message, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
 import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
-import { generate, type Place } from './generate.js'
+import type { ProgressEvent } from '../util/progress.js'
+import { StreamingDetokenizer } from './detokenizer.js'
+import { generate, type SampleIndex } from './generate.js'
 
 export interface GenerateTextOptions {
-  /** Most tokens of a continuation. Defaults to 64. */
+  /** Maximum number of tokens of a continuation. Defaults to 64. */
   maxTokens?: number | undefined
-  /** What logits are divided by before an id is drawn; 0 takes the likeliest one. Defaults to 0. */
+  /** Sampling temperature; 0 is greedy decoding. Defaults to 0. */
   temperature?: number | undefined
-  /** Only so many of the likeliest ids; 0: all. Defaults to 0. */
+  /** Sample from the K most likely tokens; 0: all. Defaults to 0. */
   topK?: number | undefined
-  /** Only the likeliest ids whose probabilities together reach this. Defaults to 1. */
+  /** Nucleus sampling: the smallest set of most likely tokens with this total probability. Defaults to 1. */
   topP?: number | undefined
-  /** Of the random numbers: the same seed draws the same, whatever the batch. Defaults to 0. */
+  /** Random seed: the same seed gives the same texts, whatever the batch. Defaults to 0. */
   seed?: number | undefined
-  /** Continuations of each prompt. Defaults to 1. */
+  /** Number of continuations of each prompt. Defaults to 1. */
   samples?: number | undefined
   /** Texts that end a continuation; they are not part of it. */
   stop?: readonly string[] | undefined
-  /** Prompts are messages of a user in the model's chat template; lists of messages always are. */
+  /** Put each prompt into the model's chat template; lists of messages always are. */
   chat?: boolean | undefined
-  /** Where images of prompts are: a folder, or a safetensors file with the tensor `images`. Defaults to the working folder. */
+  /** Folder of the images, or a safetensors file with the tensor `images`. Defaults to the working folder. */
   images?: string | undefined
-  /** Check all, and say how many tokens and bytes it takes, but run nothing. */
+  /** Check everything and estimate the cost, but run nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
-  /** After every pass, which says one token of every continuation that is under way: those that are done, of all. */
-  onProgress?: ((event: { done: number; total: number; tokens: number; reads: number }) => void) | undefined
-  /** Every continuation as it ends. */
+  /** Called after every decoding step with the continuations that are finished, of all. */
+  onProgress?: ((event: GenerateProgress) => void) | undefined
+  /** Called with every continuation as it ends. */
   onEnd?: ((continuation: Generated) => void) | undefined
-  /** The text of continuations as it grows. */
-  onText?: ((piece: string, at: Place) => void) | undefined
+  /** Called with the text of continuations as it grows. */
+  onText?: ((piece: string, at: SampleIndex) => void) | undefined
 }
 
-export interface Generated extends Place {
+export interface GenerateProgress extends ProgressEvent {
+  /** Generated so far. */
+  tokens: number
+}
+
+export interface Generated extends SampleIndex {
   text: string
   tokens: number
-  /** `end`: the model ended it; `stop`: a stop text did; `length`: it may be no longer. */
+  /** `end`: an end token; `stop`: a stop text; `length`: it reached `maxTokens`. */
   finish: 'end' | 'stop' | 'length'
 }
 
@@ -56,8 +63,8 @@ export interface GenerateReport {
   /** That were generated. */
   tokens: number
   /** Bytes of the model, its cache and its activations on the device, or of as much of it as is there at a time. */
-  bytes: number
-  /** In which the model goes through the device: 1 where it fits the memory. */
+  deviceBytes: number
+  /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
   parts: number
   /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
   reads: number
@@ -89,24 +96,33 @@ export async function generateText(
   const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
   const sampling = samplingOf(options)
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
-  if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'There is no prompt.')
+  if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
   const begin = performance.now()
   const checkpoint = await checkpointOf(engine, path)
-  const text = await openText(checkpoint)
+  const tokenizer = await openTokenizer(checkpoint)
   const lines = prompts.map((given, i) => {
     const asked: PromptWithImage = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }
     const { prompt, image, where = `Prompt ${i + 1}` } = asked
-    return { prompt: idsOf(text, prompt, options.chat === true), image, where }
+    return { prompt: idsOf(tokenizer, prompt, options.chat === true), image, where }
   })
   const probe = modelOf(engine, checkpoint, {})
   for (const { prompt, where } of lines) checkIds({ spec: probe.spec, checkpoint }, prompt, where)
-  const sight = await Sight.open(engine, { model: probe, checkpoint }, { file: '.', lines, root: options.images })
-  const ids = await Promise.all(lines.map((line) => sight.sequence(line.prompt, line)))
+  const loader = await ImageLoader.open(
+    engine,
+    { model: probe, checkpoint },
+    { file: '.', lines, root: options.images },
+  )
+  const ids = await Promise.all(lines.map((line) => loader.sequence(line.prompt, line)))
   const lengths = lines.map((line) => rowsOf(probe.spec, line.prompt))
   const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths) + maxTokens
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
-  const { model, bytes, parts, reads } = await fitModel(engine, checkpoint, { longest, total, cached: true })
+  const {
+    model,
+    bytes: deviceBytes,
+    parts,
+    reads,
+  } = await fitModel(engine, checkpoint, { longest, total, cached: true })
   const report: GenerateReport = {
     model: path,
     dryRun,
@@ -114,7 +130,7 @@ export async function generateText(
     promptTokens,
     continuations: [],
     tokens: 0,
-    bytes,
+    deviceBytes,
     parts,
     reads,
     notes: parts === 1 ? [] : [streamingNotice(path, reads)],
@@ -132,20 +148,29 @@ export async function generateText(
     }
     return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
   }
-  const speaker = new Speaker((ids, { prompt }) => text.decode(ids, lines[prompt]?.prompt), options)
+  const detokenizer = new StreamingDetokenizer(tokenizer.decode, ({ prompt }) => lines[prompt]?.prompt ?? [], options)
   try {
     await generate(model, ids, {
       maxNewTokens: maxTokens,
-      eosTokenIds: new Set(text.ends),
+      eosTokenIds: new Set(tokenizer.ends),
       sampling,
-      stop: (said, at) => speaker.hear(said, at),
-      onEnd: (continuation, at) => {
-        const one = speaker.finish(continuation, at)
+      stop: (ids, at) => detokenizer.push(ids, at),
+      onEnd: ({ ids, ended }, at) => {
+        const { text, stopped } = detokenizer.finish(ids, at)
+        const finish = stopped ? 'stop' : ended ? 'end' : 'length'
+        const one: Generated = { ...at, text, tokens: ids.length, finish }
         report.tokens += one.tokens
         report.continuations.push(one)
         onEnd?.(one)
       },
-      onPass: (tokens) => onProgress?.({ done: report.continuations.length, total: count, tokens, reads }),
+      onPass: (tokens) =>
+        onProgress?.({
+          phase: 'generate',
+          done: report.continuations.length,
+          total: count,
+          unit: 'continuations',
+          tokens,
+        }),
       check: () => throwIfAborted(signal, 'The generation'),
     })
   } finally {
@@ -156,53 +181,10 @@ export async function generateText(
   return report
 }
 
-/** Turns ids into texts as they come, and listens for what stops them. */
-class Speaker {
-  /** What was said so far of sequences that are heard piece by piece. */
-  private readonly said = new Map<string, string>()
-
-  constructor(
-    private readonly textOf: (ids: readonly number[], at: Place) => string,
-    private readonly options: Pick<GenerateTextOptions, 'stop' | 'onText'>,
-  ) {}
-
-  /** Whether a stop text is there. */
-  hear(ids: readonly number[], at: Place): boolean {
-    const { stop = [], onText } = this.options
-    if (stop.length === 0 && onText === undefined) return false
-    const { text, stopped } = this.cut(this.textOf(ids, at))
-    // What may be the beginning of a stop text, or of a character, waits.
-    const hold = Math.max(0, ...stop.map(({ length }) => length - 1))
-    if (!stopped && !text.endsWith('\ufffd')) this.say(text.slice(0, text.length - hold), at)
-    return stopped
-  }
-
-  finish({ ids, ended }: { ids: number[]; ended: boolean }, at: Place): Generated {
-    const { text, stopped } = this.cut(this.textOf(ids, at))
-    this.say(text, at)
-    return { ...at, text, tokens: ids.length, finish: stopped ? 'stop' : ended ? 'end' : 'length' }
-  }
-
-  private cut(text: string): { text: string; stopped: boolean } {
-    const found = (this.options.stop ?? []).map((stop) => text.indexOf(stop)).filter((at) => at >= 0)
-    return found.length === 0 ? { text, stopped: false } : { text: text.slice(0, Math.min(...found)), stopped: true }
-  }
-
-  private say(text: string, at: Place): void {
-    const { onText } = this.options
-    if (onText === undefined) return
-    const key = `${at.prompt} ${at.sample}`
-    const before = this.said.get(key)?.length ?? 0
-    if (text.length <= before) return
-    this.said.set(key, text)
-    onText(text.slice(before), at)
-  }
-}
-
-function idsOf(text: Text, prompt: Prompt, chat: boolean): number[] {
-  if (typeof prompt === 'string' && !chat) return text.prompt(prompt)
+function idsOf(tokenizer: Tokenizer, prompt: Prompt, chat: boolean): number[] {
+  if (typeof prompt === 'string' && !chat) return tokenizer.prompt(prompt)
   const messages: readonly Message[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
-  return text.chat(messages)
+  return tokenizer.chat(messages)
 }
 
 function samplingOf({ temperature = 0, topK = 0, topP = 1, seed = 0, samples = 1, stop = [] }: GenerateTextOptions) {

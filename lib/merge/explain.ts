@@ -16,10 +16,11 @@ import {
   readMeasurements,
 } from '../engine/bandwidth.js'
 import { Engine } from '../engine/engine.js'
+import { layout } from '../native/layouts.js'
 import { loadAddon } from '../native/load.js'
 import { checkOptions, determinismOf, type MergeOptions, Models, prepareMerge, typeName } from './index.js'
 import type { TensorParameters } from './methods/index.js'
-import { joinPlans, levelToNative, type PlannedTensor, toNative } from './plan/index.js'
+import { joinPlans, type PlannedTensor, prepassToNative, toNative } from './plan/index.js'
 import { loadRecipe, type RecipeInput } from './recipe/index.js'
 
 const mebi = 2 ** 20
@@ -95,11 +96,11 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
     ...settings,
     folders: outputs.map(({ label = '' }) => join(disk, label)),
     checksum: settings.checksum !== 'none',
-    levels: joint.levels.map(({ bytes }, i) => ({ path: `level-${i}`, size: bytes })),
+    prepasses: joint.prepasses.map(({ bytes }, i) => ({ path: `prepass-${i}`, size: bytes })),
   }
   const native = toNative(joint, join, run)
   const forecast = addon.forecast(native.plan, { maxBinding, slots })
-  const before = joint.levels.map((_, i) => addon.forecast(levelToNative(joint, i, run), { maxBinding, slots }))
+  const before = joint.prepasses.map((_, i) => addon.forecast(prepassToNative(joint, i, run), { maxBinding, slots }))
   const passes = new Map(
     native.owners.flatMap((owners, job) => owners.map(({ tensor }) => [tensor, forecast.passes[job] ?? 1] as const)),
   )
@@ -109,7 +110,7 @@ export async function explain(recipe: string | RecipeInput, options: ExplainOpti
   const weights = joint.plans.reduce((sum, { layout }) => sum + layout.bytes, 0)
   const moved = {
     read: [forecast, ...before].reduce((sum, { bytesRead }) => sum + bytesRead, 0),
-    written: joint.levels.reduce((sum, { bytes }) => sum + bytes, weights),
+    written: joint.prepasses.reduce((sum, { bytes }) => sum + bytes, weights),
   }
   const inputs = new Set([...checkpoints.values()].map(({ path }) => path))
   const [first] = joint.plans
@@ -248,7 +249,7 @@ function computeTime(tensors: PlannedTensor[], { kernels }: DeviceSpeed) {
     for (const { kernel, writes } of program?.kernels ?? []) {
       const rate = kernels[kernel] ?? kernels.linear
       if (kernels[kernel] === undefined) unmeasured.add(kernel)
-      const result = writes === 'output' ? bytes : 4 * writes * Math.ceil(elements / 2048)
+      const result = writes === 'output' ? bytes : 4 * writes * Math.ceil(elements / layout.block)
       if (rate !== undefined) milliseconds += ((read + result) / rate) * 1e3
     }
   }

@@ -3,6 +3,7 @@
  * first byte is written; afterwards, whatever ends the run early leaves nothing under the final name.
  */
 
+import type { Engine } from '../engine/engine.js'
 import { throwIfAborted } from '../util/errors.js'
 import {
   checkOptions,
@@ -21,13 +22,32 @@ import {
   summary,
 } from './index.js'
 import { loadRecipe, type RecipeInput } from './recipe/index.js'
+import { LongHeaders, mergeInThread, shortHeaders } from './worker_client.js'
+
+/**
+ * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final name
+ * when all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder of what is
+ * finished.
+ */
+export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
+  return engine.use(async ({ addon, device, memory }) => {
+    const settings = { memory, ...options }
+    try {
+      return await mergeOn({ addon: shortHeaders(addon), device }, recipe, settings)
+    } catch (error) {
+      if (error instanceof LongHeaders) return mergeInThread(device, recipe, settings)
+      throw error
+    }
+  })
+}
 
 /** What a merge works with. */
 export interface MergeHost extends RunHost {
   addon: Reader & RunHost['addon']
 }
 
-export async function merge(
+/** As `merge`, on a device that is open already, in this thread. */
+export async function mergeOn(
   host: MergeHost,
   source: string | RecipeInput,
   options: MergeOptions,

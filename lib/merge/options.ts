@@ -4,12 +4,13 @@ import { parseDType } from '../checkpoint/index.js'
 import type { NativeProgress } from '../native/border.js'
 import { parseBytes } from '../util/bytes.js'
 import { wrongOption } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 
 export type Checksum = 'full' | 'outputs' | 'none'
 
-export interface MergeProgress extends NativeProgress {
-  /** `prepare`: results of earlier stages and the like, which the merge reads. */
-  stage: 'prepare' | 'run' | 'finish'
+export interface MergeProgress extends ProgressEvent, NativeProgress {
+  /** `prepare`: prepasses, whose results the merge reads. */
+  phase: 'prepare' | 'run' | 'finish'
 }
 
 export interface MergeOptions {

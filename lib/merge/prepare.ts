@@ -60,7 +60,7 @@ export async function checkTargets(
     outputs.push({ ...output, target })
   }
   const joint = joinPlans(outputs.map(({ plan }) => plan))
-  const bytes = [...outputs.map(({ plan }) => plan.layout.bytes), ...joint.levels.map((level) => level.bytes)]
+  const bytes = [...outputs.map(({ plan }) => plan.layout.bytes), ...joint.prepasses.map((prepass) => prepass.bytes)]
   const [first] = outputs
   if (first !== undefined) {
     await checkDisk(

@@ -17,11 +17,12 @@ import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeRe
 import { untilDone } from '../native/job.js'
 import { version } from '../native/version.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { byteProgress } from '../util/progress.js'
 import { writeFiles } from './files.js'
-import { makeLevels } from './levels.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
 import { isDerived, type JointPlan, toNative } from './plan/index.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
+import { runPrepasses } from './prepasses.js'
 import { type MergeReport, type StagedOutput, typeName } from './report.js'
 
 /** What a run works with. */
@@ -118,7 +119,7 @@ function describeRun(
     [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
     origins.map(({ checkpoint, tensor }) =>
       isDerived(tensor)
-        ? tensor.parts.map((part) => [part.key, part.elements, part.program, part.coefficients])
+        ? tensor.operands.map((operand) => [operand.key, operand.elements, operand.program, operand.coefficients])
         : [checkpoint.files[tensor.file]?.path, tensor.begin, tensor.dtype],
     ),
   ])
@@ -152,18 +153,18 @@ async function compute(
   const settings = checkOptions(options)
   const { signal, onProgress } = options
   const folders = stages.map(({ folder }) => folder)
-  const { memory, places, discard } = await makeLevels(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
+  const { memory, places, discard } = await runPrepasses(joint, { ...settings, folder: folders[0] ?? '' }, (native) =>
     untilDone(
-      device.run(native, (event) => onProgress?.({ ...event, stage: 'prepare' })),
+      device.run(native, (event) => onProgress?.({ ...event, ...byteProgress('prepare', event), phase: 'prepare' })),
       signal,
     ),
   )
   const checksum = settings.checksum !== 'none'
-  const native = toNative(joint, join, { ...settings, memory, folders, levels: places, journal, checksum })
+  const native = toNative(joint, join, { ...settings, memory, folders, prepasses: places, journal, checksum })
   let latest: NativeProgress | undefined
   const job = device.run(native.plan, (event) => {
     latest = event
-    onProgress?.({ ...event, stage: 'run' })
+    onProgress?.({ ...event, ...byteProgress('run', event), phase: 'run' })
   })
   const result = await untilDone(job, signal)
   await discard()
@@ -172,7 +173,7 @@ async function compute(
     return owner === undefined ? [] : [{ plan: owner.plan, tensor: owner.tensor.name, count }]
   })
   if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
-  if (latest) onProgress?.({ ...latest, stage: 'finish' })
+  if (latest) onProgress?.({ ...latest, ...byteProgress('finish', latest), phase: 'finish' })
   return { result, nonFinite }
 }
 

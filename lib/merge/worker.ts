@@ -3,7 +3,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadAddon } from '../native/load.js'
 import { messageOf } from '../util/errors.js'
-import { merge } from './merge.js'
+import { mergeOn } from './merge.js'
 import type { ThreadMessage, ThreadTask } from './worker_client.js'
 
 async function run({ device, recipe, options }: ThreadTask): Promise<void> {
@@ -12,7 +12,7 @@ async function run({ device, recipe, options }: ThreadTask): Promise<void> {
   parentPort?.once('message', () => stop.abort())
   try {
     const addon = loadAddon()
-    const report = await merge({ addon, device: addon.join(device) }, recipe, {
+    const report = await mergeOn({ addon, device: addon.join(device) }, recipe, {
       ...options,
       signal: stop.signal,
       onProgress: (progress) => post({ progress }),

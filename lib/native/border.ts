@@ -66,6 +66,10 @@ export interface NativeOpenOptions {
   slots: 'auto' | 'mapped' | 'staging'
   /** Upper bounds put on the device's limits, for tests of tiling. */
   maxBufferBytes?: number
+  /** A folder laid out as native/kernels that kernels are read from; absent: those that the addon holds. */
+  kernels?: string
+  /** Toggles of Dawn, for debugging; `-name` disables one. */
+  toggles: string[]
   /** Print Dawn's own warnings to stderr. */
   verbose: boolean
 }
@@ -155,7 +159,7 @@ export interface NativeJournal {
 }
 
 /**
- * What is done with one class of tensors: kernels in order, each streaming over all tiles of a tensor. A host step
+ * What is done with one class of tensors: kernels in order, each streaming over all tiles of a tensor. A CPU step
  * (float64, C++, native/steps/NAME.cpp) reads the partial results of one kernel and gives the
  * coefficients of the next; without one, every kernel gets the job's coefficients rounded to f32.
  */
@@ -163,10 +167,10 @@ export interface NativeProgram {
   host?: string
   /**
    * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients of
-   * their own, which the host step gives.
+   * their own, which the CPU step gives.
    */
   lines?: NativeLines
-  /** The host steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */
+  /** The CPU steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */
   shared?: boolean
   /** Its kernels look at whole rows: jobs say how long one is. */
   rows?: boolean
@@ -221,7 +225,7 @@ export interface NativeReport {
   nonFiniteJobs: { job: number; variant: number; count: number }[]
   /** SHA-256 (hex) an output, where asked for. */
   checksums: string[]
-  /** What the host steps of report-only programs returned: one row of numbers a job (diff). */
+  /** What the CPU steps of report-only programs returned: one row of numbers a job (diff). */
   results: Float64Array[]
 }
 
@@ -264,7 +268,7 @@ export interface NativeAddon {
   version: string
   errorCodes: string[]
   kernels: string[]
-  hostSteps: string[]
+  cpuSteps: string[]
   /** The class that native errors are thrown as. Set once at load. */
   setErrorClass(cls: new (code: string, message: string) => Error): void
   readHeader(path: string): Promise<NativeHeader>
@@ -284,5 +288,7 @@ export interface NativeAddon {
   open(options: NativeOpenOptions): Promise<NativeDevice>
   /** Upper U [n, n] with (G + d I)⁻¹ = Uᵀ U, in float64 and rounded; d: damping times the mean of G's diagonal. */
   inverseFactor(gram: Float32Array, size: number, damping: number): Promise<Float32Array<ArrayBuffer>>
+  /** A kernel's text as Dawn compiles it, includes expanded; of a folder as in `NativeOpenOptions`. */
+  kernelSource(name: string, folder?: string): string
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>
 }

@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { messageOf, WeightsmithError } from '../util/errors.js'
 import type { NativeAddon } from './border.js'
 import { here } from './root.cjs'
@@ -56,6 +56,12 @@ export function loadAddon(): NativeAddon {
   addon.setErrorClass(WeightsmithError as new (code: string, message: string) => WeightsmithError)
   loaded = addon
   return addon
+}
+
+/** The folder that kernels are read from instead of the addon, so that an edit of one needs no build: `WEIGHTSMITH_KERNELS`. */
+export function kernelFolder(): { kernels?: string } {
+  const folder = process.env.WEIGHTSMITH_KERNELS
+  return folder ? { kernels: resolve(folder) } : {}
 }
 
 /** The library that contains Dawn: `WEIGHTSMITH_DAWN`, or dawn.node of the `webgpu` package. */

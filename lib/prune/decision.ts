@@ -84,9 +84,9 @@ export interface Choice {
   /** Weights: `2:4`, of each 4 neighbours in a row 2 stay; goes before `sparsity`. */
   pattern?: string | undefined
   /** Heads and neurons: the share of their parameters that stays. Defaults to 0.75. */
-  keep?: number | undefined
+  keepRatio?: number | undefined
   /** Heads and neurons: one order over the whole model (`global`, default of flap), or as many in every layer (`local`). */
-  widths?: 'global' | 'local' | undefined
+  allocation?: 'global' | 'uniform' | undefined
   /** Of flap: `wifv` (default), `wifn` or `ifv`. */
   metric?: Exclude<WidthMetric, 'wanda-sp'> | undefined
   /** Of flap: add what pruned inputs gave on average as a bias. Defaults to true. */

@@ -9,7 +9,7 @@ import {
   columnScores,
   type KeptUnits,
   keepGlobal,
-  keepLocal,
+  keepUniform,
   means,
   type ScoredUnits,
   type WidthMetric,
@@ -41,11 +41,11 @@ async function scoreUnits(scores: Scores, { checkpoint, spec }: Subject, metric:
 export async function pruneWidths(subject: Subject, options: Choice): Promise<Decision> {
   const { checkpoint, spec } = subject
   const scores = subject.scores as Scores
-  const { method, keep = 0.75, metric = 'wifv', layout = 'masked' } = options
+  const { method, keepRatio = 0.75, metric = 'wifv', layout = 'masked' } = options
   const flap = method === 'flap'
-  const { widths = flap ? 'global' : 'local', bias = flap } = options
+  const { allocation = flap ? 'global' : 'uniform', bias = flap } = options
   const scored = await scoreUnits(scores, subject, flap ? metric : 'wanda-sp')
-  const kept = widths === 'global' ? keepGlobal(scored, keep, spec) : keepLocal(scored, keep)
+  const kept = allocation === 'global' ? keepGlobal(scored, keepRatio, spec) : keepUniform(scored, keepRatio)
   const tensors = new Map<string, Content | null>()
   let removed = 0
   for (const { units, kept: stays } of kept) {
@@ -76,7 +76,7 @@ export async function pruneWidths(subject: Subject, options: Choice): Promise<De
     removed,
     about:
       `Heads and neurons with the least scores by ${method} are ${layout === 'compact' ? 'left out' : 'zeros'}: of their ` +
-      `parameters a share of ${keep} was to stay, ${widths === 'global' ? 'over the whole model' : 'in every layer'}.`,
+      `parameters a share of ${keepRatio} was to stay, ${allocation === 'global' ? 'over the whole model' : 'in every layer'}.`,
     units: kept.map(({ layer, units: { kind }, kept: stays }) => ({
       layer,
       kind,
@@ -109,7 +109,7 @@ function narrowed({ checkpoint, spec }: Subject, kept: readonly KeptUnits[], not
       ? 'All layers have the same widths, and the config says them with the usual keys: transformers, vLLM and others load it.'
       : 'Layers have widths of their own, which per_layer_config of the config says. Weightsmith runs it; transformers (5.23) ' +
           'knows that key, but not for this family, and refuses it; vLLM and others do not load it. For them write it ' +
-          'masked, or with local widths.',
+          'masked, or with uniform allocation.',
   )
   return config
 }

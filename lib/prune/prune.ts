@@ -4,6 +4,7 @@ import { type Rewritten, rewrite } from '../checkpoint/rewrite.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { readScores } from '../score/index.js'
+import type { ProgressEvent } from '../util/progress.js'
 import {
   argument,
   type Choice,
@@ -32,7 +33,7 @@ export interface PruneOptions extends Choice {
   /** Heads and neurons with their scores, before anything is written; in the order of the report's `units`. */
   onUnits?: ((units: NonNullable<Decision['scored']>) => void) | undefined
   /** Bytes written, of all. */
-  onProgress?: ((done: number, total: number) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface PruneReport
@@ -99,7 +100,7 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
 
 /** What goes by the method. */
 function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
-  const { method, layout = 'masked', widths = 'global', keep = 1 } = choice
+  const { method, layout = 'masked', allocation = 'global', keepRatio = 1 } = choice
   if (!Object.hasOwn(pruneMethods, method)) {
     throw argument(`A method of pruning is one of ${Object.keys(pruneMethods).join(', ')}, but "${method}" was found.`)
   }
@@ -110,8 +111,10 @@ function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
   }
   needScores(choice)
   if (!['masked', 'compact'].includes(layout)) throw argument(`The layout is masked or compact, not "${layout}".`)
-  if (!['global', 'local'].includes(widths)) throw argument(`The widths are global or local, not "${widths}".`)
-  if (!(keep > 0 && keep <= 1)) throw argument(`To keep ${keep} of heads and neurons is not between 0 and 1.`)
+  if (!['global', 'uniform'].includes(allocation))
+    throw argument(`Expected allocation to be global or uniform, but received "${allocation}".`)
+  if (!(keepRatio > 0 && keepRatio <= 1))
+    throw argument(`Expected keepRatio to be above 0 and at most 1, but received ${keepRatio}.`)
   if (kind === 'weights' && layout === 'compact') {
     throw argument('Single weights become zeros; only heads, neurons and blocks can be left out (--layout compact).')
   }
@@ -122,8 +125,8 @@ function checkChoice(choice: Choice): 'weights' | 'widths' | 'blocks' {
 const belongs = {
   sparsity: ['weights'],
   pattern: ['weights'],
-  keep: ['widths'],
-  widths: ['widths'],
+  keepRatio: ['widths'],
+  allocation: ['widths'],
   metric: ['flap'],
   bias: ['flap', 'wanda-sp'],
   remove: ['blocks'],

@@ -2,6 +2,7 @@
 
 import { type Checkpoint, type CheckpointTensor, type Content, isStorable, kernelCode } from '../checkpoint/index.js'
 import type { NativeDevice, NativePlan, NativeProgram, StoreDType } from '../native/border.js'
+import { trimCoefficients } from '../native/trim.js'
 import { WeightsmithError } from '../util/errors.js'
 
 export interface Sparsity {
@@ -18,7 +19,7 @@ export function parsePattern(text: string): { stay: number; of: number } {
   if (match !== null && stay >= 1 && stay < of && of <= 32) return { stay, of }
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_ARGUMENT',
-    `A pattern is N:M, of each M neighbours up to 32 N stay, as in 2:4, but "${text}" was found.`,
+    `Expected an N:M pattern with N < M <= 32, such as 2:4, but received "${text}".`,
   )
 }
 
@@ -62,6 +63,17 @@ export function sparseTensor(
   }
 }
 
+/** The largest weights of a tensor, as they are. */
+const trimOf = (share: number) =>
+  trimCoefficients({
+    lambda: 1,
+    normalize: false,
+    rescale: false,
+    consensus: 'sum',
+    weights: [1],
+    densities: [1 - share],
+  })
+
 function plan(
   checkpoint: Checkpoint,
   { name, dtype, shape, begin, end, file }: CheckpointTensor,
@@ -92,7 +104,7 @@ function plan(
             { place: 0, offset: 0, dtype },
             { ...source, place: 1 },
           ],
-          variants: [{ coefficients: [1, 0, 0, 0, 1, 1 - share], output }],
+          variants: [{ coefficients: trimOf(share), output }],
         },
       ],
     }

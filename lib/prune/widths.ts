@@ -97,7 +97,7 @@ export function keepGlobal(scored: readonly ScoredUnits[], share: number, spec: 
  * Every layer keeps the same number of units of a kind: all but int((1 - share) * count), those with the lowest scores (of
  * equal ones the first). Throws ERR_WEIGHTSMITH_ARGUMENT where that would leave none.
  */
-export function keepLocal(scored: readonly ScoredUnits[], share: number): KeptUnits[] {
+export function keepUniform(scored: readonly ScoredUnits[], share: number): KeptUnits[] {
   return scored.map(({ layer, units, columns }) => {
     const dropped = Math.floor((1 - share) * units.count + 1e-9)
     if (dropped >= units.count) {

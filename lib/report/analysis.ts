@@ -3,7 +3,7 @@
 import type { Analysis } from '../compare/analyze.js'
 import { changeMap } from './diff.js'
 import { shortName } from './html.js'
-import type { Page, Section } from './page.js'
+import type { Page, PageSection } from './page.js'
 
 const rho = (value: number | null) => (value === null ? '–' : value.toFixed(3))
 const percent = (value: number) => `${(100 * value).toFixed(1)} %`
@@ -17,7 +17,7 @@ const importanceLabels = {
 /** The page of `analyze`: change and importance over the layers, then a map of layers and modules for each model. */
 export function analysisPage({ base, data, importance, models, device }: Analysis): Page {
   const modules = models[0]?.diff.modules.map(({ module }) => module) ?? []
-  const sections: Section[] = [
+  const sections: PageSection[] = [
     {
       title: 'Change and importance over the layers',
       text:

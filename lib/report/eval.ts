@@ -2,7 +2,7 @@
 
 import type { EvalReport } from '../eval/evaluate.js'
 import { shortName } from './html.js'
-import type { Page, Section } from './page.js'
+import type { Page, PageSection } from './page.js'
 
 /** What came out for a line; see `onLine` of the evaluation. */
 type Outcome = Readonly<Record<string, unknown>>
@@ -31,7 +31,7 @@ export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outc
       ['by the length of choices', (report) => value(report.normalized)],
     ] as [string, (report: EvalReport) => string][]
   ).filter(([, of]) => reports.some((report) => of(report) !== '-'))
-  const sections: Section[] = [
+  const sections: PageSection[] = [
     {
       title: 'Data sets',
       text: abouts[metric],
@@ -63,7 +63,7 @@ export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outc
 }
 
 /** Losses of the lines of each data set, and the lines with the largest. */
-function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Section[] {
+function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): PageSection[] {
   const losses = outcomes
     .filter(({ tokens }) => Number(tokens) > 0)
     .map((line) => ({ ...line, loss: Number(line.nll) / Number(line.tokens) }) as Outcome & { loss: number })
@@ -98,7 +98,7 @@ function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome
 }
 
 /** By how much the right choice is likelier than the best of the others. */
-function marginSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Section[] {
+function marginSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): PageSection[] {
   const margin = ({ losses, answer }: Outcome) => {
     const own = losses as number[]
     const others = own.filter((_, i) => i !== answer)
@@ -125,7 +125,7 @@ function errorSections(
   reports: readonly EvalReport[],
   outcomes: readonly Outcome[],
   metric: 'exact-match' | 'choice',
-): Section[] {
+): PageSection[] {
   const wrong = outcomes.filter(({ right }) => right !== true)
   const each = Math.ceil(shown / reports.length)
   const few = reports.flatMap(({ data }) => wrong.filter((line) => line.data === data).slice(0, each))

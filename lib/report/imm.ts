@@ -2,13 +2,13 @@
 
 import type { Collapse } from '../workflows/imm/collapse.js'
 import type { ImmReport, RoundReport } from '../workflows/imm/loop.js'
-import type { Curves, Page, Section, Table } from './page.js'
+import type { Curves, Page, PageSection, PageTable } from './page.js'
 
 const share = (value: number | null | undefined) =>
   value === null || value === undefined ? '-' : `${(100 * value).toFixed(1)} %`
 
 /** Accuracies a round, of the trained model and, after it, of the merged one; then signs of collapse, a set a row. */
-export function immTables({ rounds }: Pick<ImmReport, 'rounds'>): { accuracy: Table; collapse: Table } {
+export function immTables({ rounds }: Pick<ImmReport, 'rounds'>): { accuracy: PageTable; collapse: PageTable } {
   return {
     accuracy: {
       kind: 'table',
@@ -81,7 +81,7 @@ export function immPage(report: ImmReport): Page {
     ),
   ].filter(({ curves }) => curves.length > 0)
   const figure: Curves = { kind: 'curves', x: 'round', panels }
-  const sections: Section[] = [
+  const sections: PageSection[] = [
     { title: 'Accuracy', text: 'Means over the sets. Round 0 is the original model.', figure: accuracy },
     ...(panels.length > 0 ? [{ title: 'Over the rounds', figure }] : []),
   ]

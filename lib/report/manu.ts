@@ -1,7 +1,7 @@
 /** The report of `manu`: what is forgotten and kept at every alpha, and which layers and modules carry the forget set. */
 
 import type { ManuAnswers, ManuReport } from '../workflows/manu/index.js'
-import type { Page, Section } from './page.js'
+import type { Page, PageSection } from './page.js'
 
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`
 
@@ -11,7 +11,7 @@ export function manuPage(report: ManuReport, rows: readonly { name: string; answ
   const columns = before?.map(({ set, kind }) => ({ set, kind, name: `${set} ${kind}` })) ?? []
   const of = (answers: readonly ManuAnswers[], column: { set: string; kind: string }) =>
     answers.find(({ set, kind }) => set === column.set && kind === column.kind)
-  const sections: Section[] = []
+  const sections: PageSection[] = []
   if (before !== undefined) {
     sections.push({
       title: 'Exact answers and losses',

@@ -6,18 +6,18 @@ export interface Page {
   summary?: string | undefined
   /** Names and values under the title: models, method, device. */
   facts?: readonly (readonly [name: string, value: string])[] | undefined
-  sections: readonly Section[]
+  sections: readonly PageSection[]
 }
 
-export interface Section {
+export interface PageSection {
   title: string
   text?: string | undefined
   figure?: Figure | undefined
 }
 
-export type Figure = Table | HeatMap | Curves | Histogram | KeptMap
+export type Figure = PageTable | HeatMap | Curves | Histogram | KeptMap
 
-export interface Table {
+export interface PageTable {
   kind: 'table'
   head: readonly string[]
   /** Columns of numbers stand to the right. */

@@ -4,7 +4,7 @@ import type { DiffReport } from '../compare/diff.js'
 import type { PruneReport } from '../prune/prune.js'
 import { changeMap } from './diff.js'
 import { shortName } from './html.js'
-import type { Page, Section } from './page.js'
+import type { Page, PageSection } from './page.js'
 
 const kinds = { neuron: 'neurons', group: 'groups of heads' } as const
 const percent = (value: number) => `${(100 * value).toFixed(2)} %`
@@ -18,7 +18,7 @@ export function prunePage(
   { units: scored = [], changed }: { units?: UnitScores | undefined; changed?: DiffReport | undefined } = {},
 ): Page {
   const { model, out, method, parameters, units = [], notes } = report
-  const sections: Section[] = []
+  const sections: PageSection[] = []
   for (const kind of [...new Set(units.map((unit) => unit.kind))]) {
     const rows = units.filter((unit) => unit.kind === kind)
     sections.push({
@@ -97,7 +97,7 @@ const measured: Partial<Record<PruneReport['method'], string>> = {
   angular: 'angular distance over the run that begins here',
 }
 
-function blockSections({ blocks, blockScores = [], method }: PruneReport): Section[] {
+function blockSections({ blocks, blockScores = [], method }: PruneReport): PageSection[] {
   if (blocks === undefined) return []
   const gone = new Set(blocks)
   const depth = method === 'angular' ? blockScores.length + blocks.length - 1 : blockScores.length

@@ -4,7 +4,7 @@ import { layerOf, type Module, moduleOf, modules } from '../checkpoint/index.js'
 import type { Scores } from '../score/index.js'
 import type { ScoreReport } from '../score/score.js'
 import { shortName } from './html.js'
-import type { Page, Section } from './page.js'
+import type { Page, PageSection } from './page.js'
 
 /** Vectors of a score file, one value an input or output of a linear: what is before the linear's name, and what it is. */
 const vectors: readonly [prefix: string, title: string, about: string][] = [
@@ -32,7 +32,7 @@ export async function scorePage(report: ScoreReport, scores: Scores): Promise<Pa
     const values = await scores.read(tensor)
     panels.push({ label, curves: [{ name, points: points(values) }] })
   }
-  const sections: Section[] = []
+  const sections: PageSection[] = []
   if (panels.length > 0) {
     sections.push({
       title: 'Importance of the layers',
@@ -62,7 +62,10 @@ function points(values: ArrayLike<number>): [number, number][] {
   )
 }
 
-async function vectorSections(scores: Scores, [prefix, title, about]: (typeof vectors)[number]): Promise<Section[]> {
+async function vectorSections(
+  scores: Scores,
+  [prefix, title, about]: (typeof vectors)[number],
+): Promise<PageSection[]> {
   const cells: { row: string; column: Module; value: number; note: string }[] = []
   const rows = new Map<string, number>()
   const byModule = new Map<Module, Float32Array[]>()

@@ -12,7 +12,7 @@ export {
   type SamplingParams,
   tokenWords,
 } from './kernels.js'
-export type { LayerwiseOptions, Observers, Standing } from './layerwise_pass.js'
+export type { LayerwiseOptions, Observers, ResumePoint } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
 export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
 export { rowsOf, type Sequence } from './pack.js'

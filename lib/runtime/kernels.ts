@@ -5,7 +5,8 @@
  */
 
 import type { NativeDispatch } from '../native/border.js'
-import { type Block, bits, dtypeOf, opKernels, packedWords, perRow } from './ops/index.js'
+import { bitsOf, packParameters } from '../native/parameters.js'
+import { type Block, dtypeOf, opKernels, packedWords, perRow } from './ops/index.js'
 
 /**
  * What a token is, as words of the buffer of tokens: its id, the first row of its sequence in the cache, its own row
@@ -41,7 +42,7 @@ export function packSamplingParams(all: readonly (SamplingParams | undefined)[])
     if (params === undefined) continue
     const { temperature, topK, topP, seed, sequence, sample, step } = params
     const key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
-    table.set([bits(temperature), topK, bits(topP), step, sample, sequence, ...key], samplingWords * i)
+    table.set([bitsOf(temperature), topK, bitsOf(topP), step, sample, sequence, ...key], samplingWords * i)
   }
   return table
 }
@@ -75,7 +76,7 @@ export const modelKernels = {
     return {
       kernel: 'model/pack_weights',
       constants: { ...dtypeOf(to), VECTORS: whole ? 1 : 0 },
-      parameters: [to.rows, to.columns, width],
+      parameters: packParameters('model/pack_weights', { rows: to.rows, columns: to.columns, words: width }),
       buffers: [source, to.buffer],
       grid: [whole ? to.columns / vector : to.columns, Math.ceil(width / 64), 1],
     }
@@ -94,7 +95,12 @@ export const modelKernels = {
     return {
       kernel: 'model/zero_rows_columns',
       constants: dtypeOf({ dtype }),
-      parameters: [rows, columns, count, by === 'column' ? 1 : 0],
+      parameters: packParameters('model/zero_rows_columns', {
+        rows,
+        columns,
+        count,
+        by_column: by === 'column' ? 1 : 0,
+      }),
       buffers: [list, matrix],
       grid: [Math.ceil((by === 'column' ? rows : columns) / 64), lines, more],
     }
@@ -106,7 +112,7 @@ export const modelKernels = {
     { rows, width, first }: { rows: number; width: number; first: number },
   ): NativeDispatch => ({
     kernel: 'model/scatter_image_features',
-    parameters: [rows, width, first],
+    parameters: packParameters('model/scatter_image_features', { rows, width, first }),
     buffers: [tokens, features, y],
     grid: perRow(rows),
   }),
@@ -114,7 +120,7 @@ export const modelKernels = {
   /** Rows of the cache to other rows of it: pairs of `from` and `to`. */
   kvCopy: (copies: number, cache: number, count: number, width: number): NativeDispatch => ({
     kernel: 'model/kv_copy',
-    parameters: [count, width],
+    parameters: packParameters('model/kv_copy', { rows: count, width }),
     buffers: [copies, cache],
     grid: perRow(count),
   }),
@@ -125,7 +131,7 @@ export const modelKernels = {
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
     kernel: 'model/cross_entropy',
-    parameters: [rows, width, from],
+    parameters: packParameters('model/cross_entropy', { rows, width, start: from }),
     buffers: [tokens, logits, losses, best],
     grid: perRow(rows),
   }),
@@ -136,7 +142,7 @@ export const modelKernels = {
     { rows, width, from }: { rows: number; width: number; from: number },
   ): NativeDispatch => ({
     kernel: 'model/sample',
-    parameters: [rows, width, from],
+    parameters: packParameters('model/sample', { rows, width, start: from }),
     buffers: [sampling, logits, best],
     grid: perRow(rows),
   }),
@@ -149,7 +155,14 @@ export const modelKernels = {
     at: Record<'rows' | 'inputs' | 'first' | 'count' | 'stay' | 'of', number>,
   ): NativeDispatch => ({
     kernel: 'model/sparsegpt_prune',
-    parameters: [at.rows, at.inputs, at.first, at.count, at.stay, at.of],
+    parameters: packParameters('model/sparsegpt_prune', {
+      rows: at.rows,
+      inputs: at.inputs,
+      first: at.first,
+      count: at.count,
+      stay: at.stay,
+      of_: at.of,
+    }),
     buffers: [u, mask, w, errors],
     grid: [Math.ceil(at.rows / 64), 1, 1],
   }),
@@ -160,7 +173,12 @@ export const modelKernels = {
     at: Record<'rows' | 'inputs' | 'first' | 'count', number>,
   ): NativeDispatch => ({
     kernel: 'model/sparsegpt_update',
-    parameters: [at.rows, at.inputs, at.first, at.count],
+    parameters: packParameters('model/sparsegpt_update', {
+      rows: at.rows,
+      inputs: at.inputs,
+      first: at.first,
+      count: at.count,
+    }),
     buffers: [u, errors, w],
     grid: [Math.ceil(at.rows / 64), Math.ceil((at.inputs - at.first) / 8), 1],
   }),
@@ -174,7 +192,16 @@ export const modelKernels = {
     at: Record<'width' | 'list' | 'groups' | 'first' | 'count' | 'start' | 'tau' | 'limit', number>,
   ): NativeDispatch => ({
     kernel: 'model/column_stats',
-    parameters: [at.width, at.list, at.groups, at.first, at.count, at.start, bits(at.tau), bits(at.limit)],
+    parameters: packParameters('model/column_stats', {
+      width: at.width,
+      list: at.list,
+      groups: at.groups,
+      first: at.first,
+      count: at.count,
+      start: at.start,
+      tau: at.tau,
+      limit: at.limit,
+    }),
     buffers: [groups, x, y],
     grid: [Math.ceil(at.width / 64), at.count, 1],
   }),
@@ -188,7 +215,7 @@ export const modelKernels = {
     { width, first, rows, list, picked }: Record<'width' | 'first' | 'rows' | 'list' | 'picked', number>,
   ): NativeDispatch => ({
     kernel: 'model/gram',
-    parameters: [width, first, rows, list, picked],
+    parameters: packParameters('model/gram', { width, first, rows, list, picked }),
     buffers: [picks, x, y],
     grid: [Math.ceil(width / 64), Math.ceil(rows / 8), 1],
   }),
@@ -196,7 +223,7 @@ export const modelKernels = {
   /** y[rows, 3] = a·a, a·(b - a), (b - a)·(b - a) of every row. */
   residualDelta: ({ a, b, y }: { a: number; b: number; y: number }, rows: number, width: number): NativeDispatch => ({
     kernel: 'model/residual_delta',
-    parameters: [rows, width],
+    parameters: packParameters('model/residual_delta', { rows, width }),
     buffers: [a, b, y],
     grid: perRow(rows),
   }),
@@ -205,7 +232,12 @@ export const modelKernels = {
   weightSums: (weight: Block, y: number, by: 'input' | 'output' = 'input'): NativeDispatch => ({
     kernel: 'model/weight_sums',
     constants: dtypeOf(weight),
-    parameters: by === 'output' ? [weight.rows, weight.columns, 1, weight.first] : [weight.columns, weight.rows, 0, 0],
+    parameters: packParameters(
+      'model/weight_sums',
+      by === 'output'
+        ? { rows: weight.rows, width: weight.columns, by_output: 1, first: weight.first }
+        : { rows: weight.columns, width: weight.rows, by_output: 0, first: 0 },
+    ),
     buffers: [weight.buffer, y],
     grid: perRow(by === 'output' ? weight.rows : weight.columns),
   }),

@@ -29,7 +29,7 @@ export interface Observers {
 }
 
 /** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
-export interface Standing {
+export interface ResumePoint {
   partition: number
   batch: number
   streams(): AsyncIterable<[number, Float32Array<ArrayBuffer>]>
@@ -50,12 +50,12 @@ export interface LayerwiseOptions {
   /** Called before every pass; what it throws ends the layerwise pass. */
   check?: (() => void) | undefined
   /** Where an earlier layerwise pass of the same kind stood. */
-  from?: Standing | undefined
+  from?: ResumePoint | undefined
   /**
    * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
    * are made it can do so between partitions alone.
    */
-  onStanding?: ((standing: Standing, last: boolean) => Promise<void>) | undefined
+  onResumePoint?: ((point: ResumePoint, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
   onStep?: ((done: number, total: number) => void) | undefined
 }
@@ -99,7 +99,7 @@ export async function layerwisePass(
   options: LayerwiseOptions,
 ): Promise<void> {
   const { spec } = model
-  const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onStanding, from } = options
+  const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onResumePoint, from } = options
   const { visionOnly = false } = options
   const partitions = visionOnly ? model.partitions.slice(0, 1) : model.partitions
   const depth = spec.language.layers.length
@@ -113,8 +113,8 @@ export async function layerwisePass(
   let warm: Promise<void> | undefined
   const grams = observers.some((one) => one.grams !== undefined)
   /** What is done of a batch cannot be told apart from the rest of it. */
-  let between: Standing | undefined
-  const stand = (partition: number, batch: number): Standing => ({
+  let between: ResumePoint | undefined
+  const stand = (partition: number, batch: number): ResumePoint => ({
     partition,
     batch,
     async *streams() {
@@ -142,7 +142,7 @@ export async function layerwisePass(
           continue
         }
         if (!grams || batch === 0) between = stand(number, batch)
-        if (between !== undefined && done > 0) await onStanding?.(between, false)
+        if (between !== undefined && done > 0) await onResumePoint?.(between, false)
         /** Streams that sets begin with, in this partition. */
         const begins = new Map<number, Float32Array<ArrayBuffer>>()
         const waits = (layer: number) =>
@@ -175,7 +175,7 @@ export async function layerwisePass(
       for (const { grams } of observers) if (grams) await loaded.grams(grams.add)
     }
   } catch (error) {
-    if (between !== undefined && (between.partition > 0 || between.batch > 0)) await onStanding?.(between, true)
+    if (between !== undefined && (between.partition > 0 || between.batch > 0)) await onResumePoint?.(between, true)
     throw error
   } finally {
     warming.abort()

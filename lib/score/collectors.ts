@@ -8,7 +8,7 @@ import type { Batch } from '../data/index.js'
 import { ColumnStatistics, chunks, groupMean, type Observers, type StatisticSpec, type Tap } from '../runtime/index.js'
 
 /** Where collectors keep what they add up, so that an interrupted run can go on from there. */
-export class Kept {
+export class SavedArrays {
   readonly arrays: (Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>)[] = []
 
   readonly f64 = (length: number): Float64Array<ArrayBuffer> => this.add(new Float64Array(length))
@@ -21,7 +21,7 @@ export class Kept {
 }
 
 export interface Setting {
-  kept: Kept
+  kept: SavedArrays
   spec: ModelSpec
   batches: readonly Batch[]
   /** Layers that are measured. */

@@ -1,6 +1,6 @@
 /** Importance scores: what is measured, and the files it is kept in. */
 
-export { type Collector, Kept } from './collectors.js'
+export { type Collector, SavedArrays } from './collectors.js'
 export { fingerprint, readScores, type ScoreInfo, type Scores, ScoreWriter } from './file.js'
 export { chosenMethods, type ScoreMethod, scoreMethods } from './methods.js'
-export { readStanding, removeStanding, writeStanding } from './standing.js'
+export { readResumePoint, removeResumePoint, writeResumePoint } from './resume_point.js'

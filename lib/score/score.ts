@@ -9,17 +9,18 @@ import { version } from '../native/version.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
 import {
   chosenMethods,
   fingerprint,
-  Kept,
+  readResumePoint,
   readScores,
-  readStanding,
-  removeStanding,
+  removeResumePoint,
+  SavedArrays,
   type ScoreInfo,
   type Scores,
   ScoreWriter,
-  writeStanding,
+  writeResumePoint,
 } from './index.js'
 
 export interface ScoreOptions {
@@ -50,13 +51,13 @@ export interface ScoreOptions {
    * parts of the model.
    */
   resume?: boolean | undefined
-  /** Replace a file that is there. */
+  /** Replace an existing file. */
   overwrite?: boolean | undefined
-  /** Say what a run would take, and write nothing. */
+  /** Check everything and estimate the cost, but write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Layers that batches have been through, of all. */
-  onProgress?: ((done: number, total: number) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface ScoreReport {
@@ -69,9 +70,9 @@ export interface ScoreReport {
   layers: number[]
   /** Parts in which the model goes through the device, and bytes that the largest takes there. */
   parts: number
-  memory: number
+  deviceBytes: number
   /** Bytes of scores. */
-  bytes: number
+  bytesWritten: number
   device: string
   /** Of the run; with `dryRun` an estimate from one layer. */
   milliseconds: number
@@ -95,8 +96,8 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
   const methods = chosenMethods(options.methods)
   const needing = methods.find((method) => method.data)
   if (needing !== undefined && data === undefined)
-    throw misuse(`The method ${needing.name} needs data, and none is given.`)
-  if (out === undefined && !dryRun) throw misuse('A file to write the scores to is needed, and none is given.')
+    throw misuse(`The method ${needing.name} needs data; pass a .jsonl file as data.`)
+  if (out === undefined && !dryRun) throw misuse('Pass the score file to write as out.')
   if (out !== undefined && !dryRun && !overwrite && (await stat(out).catch(() => undefined)) !== undefined) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
@@ -116,7 +117,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
   const model = modelOf(engine, checkpoint, { tokens: Math.max(longest, options.tokens ?? usualTokens) })
   try {
     const batches = batchesOf(model, sequences)
-    const kept = new Kept()
+    const kept = new SavedArrays()
     const setting = { kept, spec: model.spec, batches, layers, tau }
     let writer: ScoreWriter | undefined
     const collectors = methods.map((method) =>
@@ -128,7 +129,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       collectors.flatMap((collector) => [...collector.collected(), ...(collector.written ?? [])]),
     )
     const tokens = batches.reduce((sum, batch) => sum + batch.tokens.length, 0)
-    const { parts, bytes: memory } = await model.forecast({ mode: 'layerwise', observers })
+    const { parts, bytes: deviceBytes } = await model.forecast({ mode: 'layerwise', observers })
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
@@ -138,8 +139,8 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       tokens,
       layers,
       parts,
-      memory,
-      bytes: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
+      deviceBytes,
+      bytesWritten: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
       device: engine.device.name,
     }
     if (out === undefined || dryRun) {
@@ -156,11 +157,11 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       parameters: { layers, tau, seed },
       device: report.device,
     }
-    const place = `${resolve(out)}.standing`
+    const place = `${resolve(out)}.resume`
     const run = createHash('sha256')
       .update(JSON.stringify([info, model.tokens, parts]))
       .digest('hex')
-    const from = options.resume === true ? await readStanding(place, run, kept.arrays) : undefined
+    const from = options.resume === true ? await readResumePoint(place, run, kept.arrays) : undefined
     writer = await ScoreWriter.open(out, info, tensors, from !== undefined)
     let noted = from !== undefined
     let latest = performance.now()
@@ -175,13 +176,13 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
             for (const { losses } of collectors) losses?.(batch, nll, skip)
           },
           check: () => throwIfAborted(signal, 'The scoring'),
-          onStanding: async (standing, last) => {
+          onResumePoint: async (point, last) => {
             if (!last && performance.now() - latest < noteEvery) return
-            await writeStanding(place, run, standing, kept.arrays)
+            await writeResumePoint(place, run, point, kept.arrays)
             noted = true
             latest = performance.now()
           },
-          onStep: onProgress,
+          onStep: (done, total) => onProgress?.({ phase: 'score', done, total, unit: 'layers' }),
         },
       )
       const written = new Set<string>()
@@ -191,7 +192,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       }
       throwIfAborted(signal, 'The scoring')
       await writer.finish()
-      await removeStanding(place)
+      await removeResumePoint(place)
     } catch (error) {
       if (noted) await writer.leave()
       else await writer.discard()
@@ -237,7 +238,7 @@ function checkLayers(layers: readonly number[] | undefined, { spec }: Model, nam
   const depth = spec.language.layers.length
   const chosen = [...new Set(layers ?? spec.language.layers.keys())].sort((a, b) => a - b)
   const wrong = chosen.find((layer) => !Number.isInteger(layer) || layer < 0 || layer >= depth)
-  if (wrong !== undefined) throw misuse(`Layer ${wrong} is asked for, but ${name} has the layers 0 to ${depth - 1}.`)
-  if (chosen.length === 0) throw misuse('No layer is asked for.')
+  if (wrong !== undefined) throw misuse(`Layer ${wrong} does not exist; ${name} has layers 0 to ${depth - 1}.`)
+  if (chosen.length === 0) throw misuse('Name at least one layer.')
   return chosen
 }

@@ -11,21 +11,19 @@ export const errors = {
       'Do what the message says: build the addon with `npm run setup`, install the package it names, or set `WEIGHTSMITH_DAWN`.',
   },
   ERR_WEIGHTSMITH_NO_DEVICE: {
-    meaning: 'No device fits what was asked for.',
-    remedy: 'Run `weightsmith doctor`: it lists the devices there are and the command that installs a driver.',
+    meaning: 'No device matches the request.',
+    remedy: 'Run `weightsmith doctor`: it lists the available devices and the command that installs a driver.',
   },
   ERR_WEIGHTSMITH_DEVICE_LOST: {
     meaning: 'The device was lost while work was running.',
-    remedy:
-      'Start the work again: the engine opens a new device by itself. If it happens again, give less memory or another device.',
+    remedy: 'Try again: the engine reopens the device. If it happens again, lower `memory` or choose another device.',
   },
   ERR_WEIGHTSMITH_OUT_OF_MEMORY: {
-    meaning: 'Memory of the host or of the device does not suffice.',
-    remedy:
-      'Give the amount the message asks for with `memory` (`--memory`), or less where the device is the one that ran out.',
+    meaning: 'The host or the device does not have enough memory.',
+    remedy: 'Raise `memory` (`--memory`) to the amount in the message, or lower it if the device ran out.',
   },
   ERR_WEIGHTSMITH_KERNEL: {
-    meaning: 'A kernel is unknown, does not compile or is called with arguments it does not take.',
+    meaning: 'A kernel is unknown, does not compile, or was called with the wrong arguments.',
     remedy: 'Correct the call; `kernels` lists every kernel with its inputs and coefficients.',
   },
   ERR_WEIGHTSMITH_DISPOSED: {
@@ -33,98 +31,97 @@ export const errors = {
     remedy: 'Open an engine with `Engine.open()` and close it only after the last call.',
   },
   ERR_WEIGHTSMITH_ABORTED: {
-    meaning: 'An AbortSignal or an interruption ended the work.',
-    remedy: 'Nothing, if it was meant; otherwise start the work again, with `resume` where the error has `partial`.',
+    meaning: 'The work was ended by an AbortSignal or an interruption.',
+    remedy: 'None if it was intended. Otherwise run it again, with `resume` if the error has `partial`.',
   },
   ERR_WEIGHTSMITH_INTERNAL: {
-    meaning: 'A promise of this package to itself is broken.',
-    remedy: 'Report it with the message and the recipe: it is a bug.',
+    meaning: 'An internal invariant failed.',
+    remedy: 'This is a bug: report it with the message and the recipe.',
   },
   ERR_WEIGHTSMITH_IO_READ: {
     meaning: 'A file cannot be read.',
-    remedy:
-      'Look at the file the message names: its permissions, its disk, and whether something changes it meanwhile.',
+    remedy: 'Check the file in the message: its permissions, its disk, and whether another program is changing it.',
   },
   ERR_WEIGHTSMITH_IO_WRITE: {
     meaning: 'A file cannot be written.',
-    remedy: 'Look at the folder the message names: its permissions and its disk.',
+    remedy: 'Check the folder in the message: its permissions and its disk.',
   },
   ERR_WEIGHTSMITH_DISK_FULL: {
-    meaning: 'The disk has no room for the output.',
-    remedy: 'Free the bytes the message names, or write to another disk.',
+    meaning: 'The disk is too full for the output.',
+    remedy: 'Free the space that the message asks for, or write to another disk.',
   },
   ERR_WEIGHTSMITH_FORMAT: {
     meaning:
       'A file is not valid safetensors, its config or manifest is not valid JSON, or an adapter is not one that can be merged.',
     remedy:
-      'Get the file again; a checkpoint in another format has to be converted to safetensors first. An adapter is written behind the model it was trained for (`base+adapter`).',
+      'Download the file again, or convert the checkpoint to safetensors. To merge an adapter, write it after the model it was trained for (`base+adapter`).',
   },
   ERR_WEIGHTSMITH_INDEX: {
     meaning: 'A shard index contradicts itself, its shards or the safety rules for paths.',
-    remedy: 'Get the index and all shards again, from one version of the model.',
+    remedy: 'Download the index and all shards again, from one revision of the model.',
   },
   ERR_WEIGHTSMITH_MISSING_TENSOR: {
     meaning: 'A tensor that one model has is absent from another, or one that an architecture needs is absent.',
-    remedy: 'Merge models of one architecture; look at those that the message names with `weightsmith inspect`.',
+    remedy: 'Merge models of one architecture; compare those in the message with `weightsmith inspect`.',
   },
   ERR_WEIGHTSMITH_SHAPE_MISMATCH: {
-    meaning: 'A tensor has different shapes in two models, or another one than its config says.',
-    remedy: 'Merge models of the same shapes; differing vocabularies are the usual reason.',
+    meaning: 'A tensor has different shapes in two models, or a shape that contradicts the config.',
+    remedy: 'Merge models of the same shapes. The usual cause is vocabularies of different sizes.',
   },
   ERR_WEIGHTSMITH_DTYPE: {
-    meaning:
-      'A storage type cannot be computed with or written, a model is quantised, or tensors that are no floats differ between models.',
-    remedy: 'Convert the model to F32, F16 or BF16, or ask for one of these as the output type.',
+    meaning: 'A dtype is not supported, a model is quantised, or integer tensors differ between models.',
+    remedy: 'Convert the model to F32, F16 or BF16, or choose one of these as the output dtype.',
   },
   ERR_WEIGHTSMITH_RECIPE: {
     meaning: 'A recipe is not valid.',
     remedy:
-      'Correct the key that the message names; `weightsmith schema` prints a JSON Schema that editors complete and check with.',
+      'Correct the key in the message. `weightsmith schema` prints a JSON Schema for completion and checks in editors.',
   },
   ERR_WEIGHTSMITH_ARGUMENT: {
     meaning: 'An argument of a call or of the command line is not valid.',
-    remedy: 'Correct the argument that the message names; `--help` lists the options.',
+    remedy: 'Correct the argument in the message; `--help` lists the options.',
   },
   ERR_WEIGHTSMITH_OUTPUT_EXISTS: {
-    meaning: 'The output folder is there already, or an unfinished output is.',
-    remedy: 'Choose another folder, ask for `overwrite` (`--overwrite`), or go on with `resume` (`--resume`).',
+    meaning: 'The output already exists, or an unfinished one does.',
+    remedy:
+      'Choose another folder, replace it with `overwrite` (`--overwrite`), or continue with `resume` (`--resume`).',
   },
   ERR_WEIGHTSMITH_OUTPUT_INSIDE_INPUT: {
-    meaning: 'Output and input folders contain one another.',
+    meaning: 'The output folder contains an input, or lies in one.',
     remedy: 'Choose an output folder outside of every model.',
   },
   ERR_WEIGHTSMITH_NOT_FOUND: {
-    meaning: 'A file, folder or model is not where it was looked for.',
-    remedy: 'Correct the name: the message lists every place that was looked in. Nothing is downloaded.',
+    meaning: 'A file, folder or model was not found.',
+    remedy: 'Correct the name; the message lists every place searched. Nothing is downloaded.',
   },
   ERR_WEIGHTSMITH_NON_FINITE: {
-    meaning: 'A result holds NaN or infinite values and `checkFinite` is on.',
-    remedy:
-      'Look at the inputs of the tensor that the message names, and at weights that are too large for the output type.',
+    meaning: 'A result has NaN or infinite values, and `checkFinite` is on.',
+    remedy: 'Check the inputs of the tensor in the message, and for weights too large for the output dtype.',
   },
   ERR_WEIGHTSMITH_VERIFY: {
     meaning: 'An output does not match its manifest.',
-    remedy: 'Do not use the output; merge again. `problems` of the error lists what was changed or lost.',
+    remedy: 'Do not use the output; write it again. `problems` of the error lists what has changed or is missing.',
   },
   ERR_WEIGHTSMITH_OUTSIDE: {
-    meaning: 'A link leads out of the folder that was named.',
-    remedy: 'Put the file itself into the folder, or name the folder that holds it.',
+    meaning: 'A symbolic link leads out of its folder.',
+    remedy: 'Copy the file into the folder, or pass the folder that it is in.',
   },
   ERR_WEIGHTSMITH_BUSY: {
     meaning: 'Another process or job is writing the same output.',
     remedy: 'Wait for it to end, or choose another folder.',
   },
   ERR_WEIGHTSMITH_INPUT_CHANGED: {
-    meaning: 'An input was changed or replaced while it was in use, or since the run that is to be resumed.',
-    remedy: 'Let the inputs rest and start over, with `overwrite` (`--overwrite`) where an unfinished output is left.',
+    meaning: 'An input has changed during the run, or since the run being resumed.',
+    remedy:
+      'Leave the inputs unchanged and start over, with `overwrite` (`--overwrite`) if there is an unfinished output.',
   },
   ERR_WEIGHTSMITH_RESUME: {
-    meaning: 'An unfinished output cannot be continued as asked: the recipe or an option is another one.',
-    remedy: 'Resume with what the run was begun with, or start over with `overwrite` (`--overwrite`).',
+    meaning: 'An unfinished output cannot be continued, because the recipe or an option has changed.',
+    remedy: 'Resume with the recipe and options of the first run, or start over with `overwrite` (`--overwrite`).',
   },
   ERR_WEIGHTSMITH_COMMAND: {
-    meaning: 'A command of a workflow (a trainer, a generator, a filter) cannot be started or has failed.',
-    remedy: 'Read its last lines in the message, correct what they say, and go on with `resume` (`--resume`).',
+    meaning: 'A command of a workflow (trainer, generator or filter) failed or could not be started.',
+    remedy: 'Fix what the last lines of its output report, then continue with `resume` (`--resume`).',
   },
 } as const satisfies Record<`ERR_WEIGHTSMITH_${string}`, ErrorGuide>
 
@@ -147,16 +144,16 @@ export interface ErrorDetails {
   problems?: string[] | undefined
 }
 
-/** What this package throws; `code` is stable, the message is for people: one sentence with names and figures. */
+/** The error this package throws: `code` is stable; the message is a sentence for people, with names and figures. */
 export class WeightsmithError extends Error {
   /** `AbortError` for ERR_WEIGHTSMITH_ABORTED, as everywhere on the web platform; else `WeightsmithError`. */
   override readonly name: string
   readonly code: ErrorCode
   readonly file?: string
   readonly tensor?: string
-  /** Of a `verify` that failed: everything that does not match. */
+  /** From a failed `verify`: everything that does not match. */
   readonly problems?: string[]
-  /** Of a run that can be continued with `resume`: what lies there of its output. */
+  /** The unfinished output of a run that can be continued with `resume`. */
   partial?: string
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
@@ -174,9 +171,9 @@ export function misuse(message: string, details?: ErrorDetails): WeightsmithErro
   return new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', message, details)
 }
 
-/** An option that cannot be used: ERR_WEIGHTSMITH_ARGUMENT; `expected` goes on after "should be". */
+/** An option with a wrong value: ERR_WEIGHTSMITH_ARGUMENT. `expected` completes "Expected NAME to be ...". */
 export function wrongOption(name: string, expected: string, found: unknown): WeightsmithError {
-  return misuse(`The option ${name} should be ${expected}, but "${String(found)}" was found.`)
+  return misuse(`Expected ${name} to be ${expected}, but received "${String(found)}".`)
 }
 
 /** A file or folder that cannot be written: ERR_WEIGHTSMITH_DISK_FULL or _IO_WRITE. */

@@ -14,7 +14,7 @@
 #include "addon/to_js.h"
 #include "gpu/kernel_source.h"
 #include "linalg/cholesky.h"
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 namespace weightsmith {
 namespace {
@@ -27,7 +27,7 @@ Napi::Value forecastOf(const Napi::CallbackInfo& info) {
   });
 }
 
-// A Gram matrix, its size and damping; see base/factor.h.
+// A Gram matrix, its size and damping; see linalg/cholesky.h.
 Napi::Value factorOf(const Napi::CallbackInfo& info) {
   const auto values = info[0].As<Napi::Float32Array>();
   return PromiseWorker<std::vector<float>>::start(
@@ -40,6 +40,14 @@ Napi::Value factorOf(const Napi::CallbackInfo& info) {
         std::copy(factor.begin(), factor.end(), result.Data());
         return result;
       });
+}
+
+// The text of a kernel as Dawn gets it; of a folder, where one is named.
+Napi::Value sourceOf(const Napi::CallbackInfo& info) {
+  return guard(info.Env(), [&]() -> Napi::Value {
+    const KernelSource source(info[0].ToString().Utf8Value(), info[1].IsString() ? info[1].ToString().Utf8Value() : "");
+    return Napi::String::New(info.Env(), source.text());
+  });
 }
 
 // One thread, bytes read + written a second, best of five: the yardstick of the benches.
@@ -75,17 +83,18 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     for (uint32_t i = 0; i < values.size(); i++) array.Set(i, Napi::String::New(env, values[i]));
     return array;
   };
-  exports.Set("version", "0.1.0");
+  exports.Set("version", WEIGHTSMITH_VERSION);
   std::vector<std::string> codes;
   for (const char* code : allCodes()) codes.emplace_back(code);
   exports.Set("errorCodes", strings(codes));
   exports.Set("kernels", strings(kernelNames()));
-  exports.Set("hostSteps", strings(hostStepNames()));
+  exports.Set("cpuSteps", strings(cpuStepNames()));
   exports.Set("setErrorClass", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
                 data(info.Env()).errorClass = Napi::Persistent(info[0].As<Napi::Function>());
               }));
   exports.Set("forecast", Napi::Function::New(env, forecastOf));
   exports.Set("inverseFactor", Napi::Function::New(env, factorOf));
+  exports.Set("kernelSource", Napi::Function::New(env, sourceOf));
   exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));
   return exports;
 }

@@ -4,9 +4,9 @@
 #include <memory>
 #include <vector>
 
+#include "addon/engine_registry.h"
 #include "addon/environment.h"
 #include "addon/from_js.h"
-#include "addon/lobby.h"
 #include "addon/to_js.h"
 #include "engine/engine.h"
 
@@ -34,7 +34,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info) {
     engine_ = std::move(*info[0].As<Napi::External<std::shared_ptr<Engine>>>().Data());
     owner_ = info[1].As<Napi::Boolean>().Value();
-    if (owner_) id_ = Lobby::instance().add(engine_);
+    if (owner_) id_ = EngineRegistry::instance().add(engine_);
     data(info.Env()).devices.insert(this);
   }
   ~NativeDevice() override {
@@ -145,7 +145,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       return promise<uint64_t>(
           info.Env(),
           [sizes = sizesFrom(info[0])](const RunContext& context) {
-            return context.residents.add(std::make_unique<Resident>(context.device, sizes));
+            return context.buffers.add(std::make_unique<DeviceBuffers>(context.device, sizes));
           },
           [](Napi::Env env, uint64_t& id) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(id)); });
     });
@@ -157,7 +157,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       return promise<Bytes>(
           info.Env(),
           [id = residentNumber(info), work = workFrom(info[1].As<Napi::Object>())](const RunContext& context) {
-            return context.residents.at(id).run(context.pipelines, context.readers, work);
+            return context.buffers.at(id).run(context.pipelines, context.readers, work);
           },
           [](Napi::Env env, Bytes& reads) -> Napi::Value {
             Napi::Array array = Napi::Array::New(env, reads.size());
@@ -176,7 +176,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       return promise<bool>(
           info.Env(),
           [id = residentNumber(info)](const RunContext& context) {
-            context.residents.remove(id);
+            context.buffers.remove(id);
             return true;
           },
           [](Napi::Env env, bool&) -> Napi::Value { return env.Undefined(); });
@@ -231,7 +231,7 @@ Napi::Value deviceOf(Napi::Env env, std::shared_ptr<Engine>& engine, bool owner)
 Napi::Value join(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guard(env, [&]() -> Napi::Value {
-    auto engine = Lobby::instance().find(static_cast<uint64_t>(info[0].ToNumber().Int64Value()));
+    auto engine = EngineRegistry::instance().find(static_cast<uint64_t>(info[0].ToNumber().Int64Value()));
     return deviceOf(env, engine, false);
   });
 }

@@ -157,6 +157,9 @@ OpenOptions openOptions(const Napi::Object& value) {
   options.device = optionalText(value, "device");
   options.slots = optionalText(value, "slots");
   if (value.Get("maxBufferBytes").IsNumber()) options.maxBufferBytes = natural(value, "maxBufferBytes");
+  options.kernels = optionalText(value, "kernels");
+  const Napi::Array toggles = list(value, "toggles");
+  for (uint32_t i = 0; i < toggles.Length(); i++) options.toggles.push_back(toggles.Get(i).ToString().Utf8Value());
   options.verbose = flag(value, "verbose");
   return options;
 }
@@ -248,13 +251,13 @@ std::vector<uint64_t> sizesFrom(const Napi::Value& value) {
   return sizes;
 }
 
-ResidentWork workFrom(const Napi::Object& value) {
-  ResidentWork work;
+DeviceWork workFrom(const Napi::Object& value) {
+  DeviceWork work;
   const Napi::Array writes = list(value, "writes");
   for (uint32_t i = 0; i < writes.Length(); i++) {
     Napi::HandleScope scope(value.Env());
     const Napi::Object entry = item(writes, i);
-    ResidentWrite write;
+    BufferWrite write;
     write.buffer = word(entry, "buffer");
     write.offset = natural(entry, "offset");
     const Napi::Value memory = entry.Get("memory");
@@ -274,7 +277,7 @@ ResidentWork workFrom(const Napi::Object& value) {
   for (uint32_t i = 0; i < dispatches.Length(); i++) {
     Napi::HandleScope scope(value.Env());
     const Napi::Object entry = item(dispatches, i);
-    ResidentDispatch dispatch;
+    KernelDispatch dispatch;
     dispatch.kernel = text(entry, "kernel");
     dispatch.constants = constantsFrom(entry);
     dispatch.parameters = words(entry, "parameters");

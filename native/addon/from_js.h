@@ -20,6 +20,6 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
 
 // Sizes of buffers, in bytes.
 std::vector<uint64_t> sizesFrom(const Napi::Value& value);
-ResidentWork workFrom(const Napi::Object& value);
+DeviceWork workFrom(const Napi::Object& value);
 
 }  // namespace weightsmith

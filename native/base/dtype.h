@@ -33,9 +33,6 @@ enum class DType : uint8_t {
   I64,
 };
 
-/// Code of mixed inputs in a kernel's IN_DTYPE: each input's own code is in the segment record.
-constexpr uint32_t kMixedDType = 15;
-
 /// The type with that safetensors name, as in "BF16".
 std::optional<DType> parseDType(std::string_view name);
 

@@ -50,11 +50,6 @@ void Completion::wait() {
   }
 }
 
-bool Completion::failed() const {
-  const std::lock_guard lock(mutex_);
-  return first_.has_value();
-}
-
 ThreadPool::ThreadPool(size_t threads) {
   const size_t count = std::max<size_t>(threads, 1);
   threads_.reserve(count);
@@ -92,6 +87,15 @@ void ThreadPool::submit(Completion& completion, std::function<void()> task) {
     submit([&completion, task = std::move(task)] { completion.done(run(task)); });
   } catch (...) {
     completion.done();
+    throw;
+  }
+}
+
+void ThreadPool::submitAll(Completion& completion, const std::function<void()>& task) {
+  try {
+    for (size_t i = 0; i < threads_.size(); i++) submit(completion, task);
+  } catch (...) {
+    completion.wait();  // for those that began: they may use what the caller is about to give up
     throw;
   }
 }

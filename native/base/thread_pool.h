@@ -1,5 +1,5 @@
-// A fixed set of threads for file reads, writes and hashes, and a count of unfinished tasks that carries the first
-// failure back to the thread that waits.
+// A fixed set of threads for file reads, writes, hashes and large matrices, and a count of unfinished tasks that
+// carries the first failure back to the thread that waits.
 #pragma once
 
 #include <condition_variable>
@@ -26,11 +26,8 @@ class Completion {
   /// Blocks until every added task is done; throws the first error. The completion can then be used again.
   void wait();
 
-  /// Whether a task has failed, so that others need not start.
-  bool failed() const;
-
  private:
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::condition_variable idle_;
   size_t pending_ = 0;
   std::optional<Error> first_;
@@ -50,6 +47,9 @@ class ThreadPool {
 
   /// Queues a task that may throw: it is added to `completion`, which gets its error and must outlive it.
   void submit(Completion& completion, std::function<void()> task);
+
+  /// Queues such a task once for every thread, for work that its runs divide among each other.
+  void submitAll(Completion& completion, const std::function<void()>& task);
 
  private:
   void work();

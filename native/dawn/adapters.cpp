@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 #include "dawn/library.h"
-#include "dawn/quiet.h"
+#include "dawn/suppress_stderr.h"
 
 // Declared in Dawn's header, but not among the functions that can be asked for by name.
 dawn::native::DawnInstanceDescriptor::DawnInstanceDescriptor() { sType = wgpu::SType::DawnInstanceDescriptor; }
@@ -233,7 +233,7 @@ DriverEnvironment::~DriverEnvironment() {
 }
 
 Adapters::Adapters(const OpenOptions& options) : instance(createInstance(options)) {
-  std::optional<QuietStderr> quiet;
+  std::optional<SuppressStderr> quiet;
   if (!options.verbose) quiet.emplace();
   Log::instance().begin();
   candidates = ask(instance);

@@ -18,6 +18,8 @@ struct OpenOptions {
   std::string device = "auto";
   std::string slots = "auto";
   uint64_t maxBufferBytes = 0;
+  std::string kernels;               // a folder to read kernels from; empty: those of the addon
+  std::vector<std::string> toggles;  // of Dawn, for debugging; `-name` is one that is disabled
   bool verbose = false;
 };
 

@@ -73,10 +73,8 @@ std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Can
   wgpu::Limits limits;
   candidate.adapter.GetLimits(&limits);
   self->maxBinding_ = limits.maxStorageBufferBindingSize;
-  self->maxBuffer_ = limits.maxBufferSize;
   if (options.maxBufferBytes) {
     self->maxBinding_ = std::min(self->maxBinding_, options.maxBufferBytes);
-    self->maxBuffer_ = std::min(self->maxBuffer_, options.maxBufferBytes);
     self->facts_.limits["maxStorageBufferBindingSize"] = static_cast<double>(self->maxBinding_);
   }
   const bool canMap = candidate.adapter.HasFeature(wgpu::FeatureName::HostMappedPointer);
@@ -94,10 +92,18 @@ std::unique_ptr<Device> Device::openOn(const wgpu::Instance& instance, const Can
     if (candidate.adapter.HasFeature(feature)) features.push_back(feature);
   }
   // Every byte of a slot is written before it is read, so clearing buffers at first use is wasted time.
-  const char* const off[] = {"lazy_clear_resource_on_first_use"};
+  std::vector<const char*> on, off{"lazy_clear_resource_on_first_use"};
+  for (const std::string& toggle : options.toggles) {
+    if (toggle.starts_with('-'))
+      off.push_back(toggle.c_str() + 1);
+    else
+      on.push_back(toggle.c_str());
+  }
   wgpu::DawnTogglesDescriptor toggles;
-  toggles.disabledToggleCount = 1;
-  toggles.disabledToggles = off;
+  toggles.enabledToggleCount = on.size();
+  toggles.enabledToggles = on.data();
+  toggles.disabledToggleCount = off.size();
+  toggles.disabledToggles = off.data();
   wgpu::DeviceDescriptor descriptor;
   descriptor.nextInChain = &toggles;
   descriptor.requiredLimits = &limits;

@@ -35,7 +35,6 @@ class Device {
   // Kernels read the slot's own memory, without copies.
   bool mapped() const { return mapped_; }
   uint64_t maxBinding() const { return maxBinding_; }
-  uint64_t maxBuffer() const { return maxBuffer_; }
 
   // Blocks this thread until the future is done. Throws DEVICE_LOST if the device goes away meanwhile.
   void wait(wgpu::Future future) const;
@@ -50,7 +49,6 @@ class Device {
   // Gives back the memory of buffers that are gone; nothing to do where none is. Dawn keeps it until its events are
   // looked at, which waiting for a future does not do.
   void reclaim() const;
-  bool lost() const { return state_->lost.load(); }
   // From any thread; the thread that uses the device loses it, at its next check.
   void forceLoss() const;
 
@@ -82,7 +80,6 @@ class Device {
   DeviceInfo facts_;
   bool mapped_ = false;
   uint64_t maxBinding_ = 0;
-  uint64_t maxBuffer_ = 0;
   mutable bool dropped_ = false;  // of the thread that uses the device, as buffers are
 };
 

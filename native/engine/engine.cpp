@@ -28,7 +28,7 @@ std::optional<Error> attempt(const std::function<void()>& work) {
 }  // namespace
 
 Engine::Engine(const OpenOptions& options)
-    : device_(Device::open(options)), facts_(device_->facts()), mapped_(device_->mapped()) {
+    : device_(Device::open(options)), facts_(device_->facts()), mapped_(device_->mapped()), kernels_(options.kernels) {
   thread_ = std::thread([this] {
     work();
     {
@@ -86,7 +86,7 @@ void Engine::work() {
   ThreadPool readers(kReaders), writers(kWriters), hashers(kHashers);
   std::optional<Pipelines> pipelines;
   BufferCache cache;
-  Residents residents;
+  BufferRegistry buffers;
   while (true) {
     std::shared_ptr<Task> task;
     bool closing = false;
@@ -105,8 +105,8 @@ void Engine::work() {
     } else {
       error = attempt([&] {
         device_->check();
-        if (!pipelines) pipelines.emplace(*device_);
-        const RunContext context{*device_, *pipelines, readers, writers, hashers, cache, residents};
+        if (!pipelines) pipelines.emplace(*device_, kernels_);
+        const RunContext context{*device_, *pipelines, readers, writers, hashers, cache, buffers};
         task->work(context);
       });
       // Whatever came of the task. A device that is lost here says so to the next one.

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 
 #include "base/error.h"
@@ -49,6 +50,7 @@ class Engine {
   std::unique_ptr<Device> device_;
   const DeviceInfo facts_;
   const bool mapped_;
+  const std::string kernels_;  // folder they are read from; empty: those of the addon
   std::mutex mutex_;
   std::condition_variable wake_, ended_;
   std::deque<std::shared_ptr<Task>> queue_;

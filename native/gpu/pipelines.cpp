@@ -1,14 +1,14 @@
 #include "gpu/pipelines.h"
 
-#include <algorithm>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
-#include "gpu/kernel_source.h"
 
 namespace weightsmith {
 
-Pipelines::Pipelines(const Device& device) : device_(device) {
+Pipelines::Pipelines(const Device& device, std::string kernels) : device_(device), kernels_(std::move(kernels)) {
   // Every tile kernel has the same four bindings: inputs, output, table, counts.
   std::vector<wgpu::BindGroupLayoutEntry> entries(4);
   for (uint32_t i = 0; i < 4; i++) {
@@ -32,14 +32,14 @@ const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Con
   const auto known = pipelines_.find(key);
   if (known != pipelines_.end()) return known->second;
 
-  const auto source = kernelSource(kernel);
-  if (source.empty()) throw Error(Code::KERNEL, "There is no kernel named '" + kernel + "'.");
+  auto found = modules_.find(kernel);
+  if (found == modules_.end()) found = modules_.emplace(kernel, Module{KernelSource(kernel, kernels_), nullptr}).first;
+  auto& [source, module] = found->second;
   const auto& device = device_.handle();
   device.PushErrorScope(wgpu::ErrorFilter::Validation);
-  auto& module = modules_[kernel];
   if (!module) {
     wgpu::ShaderSourceWGSL wgsl;
-    wgsl.code = wgpu::StringView(source);
+    wgsl.code = wgpu::StringView(source.text());
     wgpu::ShaderModuleDescriptor descriptor;
     descriptor.nextInChain = &wgsl;
     descriptor.label = wgpu::StringView(kernel);
@@ -50,7 +50,7 @@ const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Con
   all.try_emplace("LANES", device_.facts().type == "cpu" ? 8 : 64);
   for (const auto& [name, value] : all) {
     // Dawn refuses a constant that the shader does not declare; kernels declare only what they use.
-    if (source.find("override " + name) == std::string_view::npos) continue;
+    if (source.text().find("override " + name) == std::string::npos) continue;
     wgpu::ConstantEntry entry;
     entry.key = wgpu::StringView(name);
     entry.value = value;
@@ -71,8 +71,9 @@ const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Con
                                         message = std::string(text.data ? std::string_view(text) : "");
                                     }));
   if (!message.empty()) {
-    modules_.erase(kernel);
-    throw Error(Code::KERNEL, "The kernel " + kernel + " does not compile on " + device_.facts().name + ": " + message);
+    message = "The kernel " + kernel + " does not compile on " + device_.facts().name + ": " + source.located(message);
+    modules_.erase(found);
+    throw Error(Code::KERNEL, message);
   }
   return pipelines_.emplace(key, pipeline).first->second;
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "dawn/device.h"
+#include "gpu/kernel_source.h"
 
 namespace weightsmith {
 
@@ -16,17 +17,24 @@ using Constants = std::map<std::string, double>;
 
 class Pipelines {
  public:
-  explicit Pipelines(const Device& device);
-  // Throws Error KERNEL with Dawn's message when the kernel does not compile.
+  // `kernels`: the folder that kernels are read from; empty for those of the addon.
+  Pipelines(const Device& device, std::string kernels);
+  // Throws Error KERNEL with Dawn's message, and the places of its files, when the kernel does not compile.
   const wgpu::ComputePipeline& get(const std::string& kernel, const Constants& constants,
                                    Bindings bindings = Bindings::tile);
   const wgpu::BindGroupLayout& layout() const { return layout_; }
 
  private:
+  struct Module {
+    KernelSource source;
+    wgpu::ShaderModule compiled;
+  };
+
   const Device& device_;
   wgpu::BindGroupLayout layout_;
   wgpu::PipelineLayout pipelineLayout_;
-  std::map<std::string, wgpu::ShaderModule> modules_;
+  std::string kernels_;
+  std::map<std::string, Module> modules_;
   std::map<std::pair<std::string, Constants>, wgpu::ComputePipeline> pipelines_;
 };
 

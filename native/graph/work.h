@@ -10,7 +10,7 @@
 namespace weightsmith {
 
 // Bytes of a file, or of memory, that go into a buffer.
-struct ResidentWrite {
+struct BufferWrite {
   uint32_t buffer = 0;
   uint64_t offset = 0;  // in the buffer
   std::string path;     // empty: from `memory`
@@ -19,7 +19,7 @@ struct ResidentWrite {
   std::vector<uint8_t> memory;
 };
 
-struct ResidentDispatch {
+struct KernelDispatch {
   std::string kernel;
   std::map<std::string, double> constants;
   std::vector<uint32_t> parameters;  // binding 0
@@ -27,16 +27,16 @@ struct ResidentDispatch {
   std::array<uint32_t, 3> grid{1, 1, 1};
 };
 
-struct ResidentRead {
+struct BufferRead {
   uint32_t buffer = 0;
   uint64_t offset = 0;
   uint64_t bytes = 0;
 };
 
-struct ResidentWork {
-  std::vector<ResidentWrite> writes;
-  std::vector<ResidentDispatch> dispatches;
-  std::vector<ResidentRead> reads;
+struct DeviceWork {
+  std::vector<BufferWrite> writes;
+  std::vector<KernelDispatch> dispatches;
+  std::vector<BufferRead> reads;
 };
 
 }  // namespace weightsmith

@@ -28,7 +28,6 @@ class Value {
   Value() = default;
   explicit Value(Data data) : data_(std::move(data)) {}
 
-  bool isNull() const { return std::holds_alternative<std::nullptr_t>(data_); }
   const bool* boolean() const { return std::get_if<bool>(&data_); }
   /// A number written without fraction and exponent, at most 2^53 either way.
   const int64_t* integer() const { return std::get_if<int64_t>(&data_); }

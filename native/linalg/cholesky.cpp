@@ -3,17 +3,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 
 namespace weightsmith {
 namespace {
 
-constexpr size_t kPanel = 64;
-constexpr size_t kRows = 8;
+constexpr size_t kPanel = 64;  // columns that are eliminated together: they stay in the cache
+constexpr size_t kRows = 8;    // each row of V serves as many
 constexpr size_t kLanes = 4;
 // Smaller matrices are not worth a thread.
 constexpr size_t kAlone = 256;
@@ -28,71 +28,104 @@ double dot(const double* a, const double* b, size_t count) {
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// Work on 0 .. count - 1, shared among threads; what each does depends on its number alone.
-void share(size_t count, size_t n, const std::function<void(size_t)>& work) {
-  const size_t threads = n < kAlone ? 1 : std::max(1u, std::thread::hardware_concurrency());
-  std::atomic<size_t> next{0};
-  const auto run = [&] {
-    for (size_t i = next++; i < count; i = next++) work(i);
-  };
-  std::vector<std::thread> others;
-  for (size_t t = 1; t < threads; t++) others.emplace_back(run);
-  run();
-  for (auto& thread : others) thread.join();
+}  // namespace
+
+Cholesky::Cholesky(std::vector<double> matrix, size_t n) : v_(std::move(matrix)), n_(n) {
+  if (n >= kAlone) pool_.emplace(std::thread::hardware_concurrency());
 }
 
-// Upper V with H = V V^T in place of the upper half of H, a panel of columns at a time, from the last one.
-void decompose(std::vector<double>& h, size_t n) {
-  const auto row = [&](size_t i) { return h.data() + i * n; };
-  for (size_t end = n; end > 0;) {
+void Cholesky::share(size_t count, const std::function<void(size_t)>& work) const {
+  if (!pool_) {
+    for (size_t i = 0; i < count; i++) work(i);
+    return;
+  }
+  std::atomic<size_t> next{0};
+  Completion completion;
+  pool_->submitAll(completion, [&] {
+    for (size_t i = next++; i < count; i = next++) work(i);
+  });
+  completion.wait();
+}
+
+std::optional<Cholesky::Dependent> Cholesky::factor(double tolerance) {
+  std::vector<double> least(n_);
+  for (size_t i = 0; i < n_; i++) least[i] = tolerance * row(i)[i];
+  for (size_t end = n_; end > 0;) {
     const size_t begin = end > kPanel ? end - kPanel : 0;
     for (size_t j = end; j-- > begin;) {
-      const double square = row(j)[j] - dot(row(j) + j + 1, row(j) + j + 1, end - j - 1);
-      if (!(square > 0)) {
-        throw Error(Code::ARGUMENT, "The Gram matrix is not positive definite: its input " + std::to_string(j) +
-                                        " leaves " + std::to_string(square) + ".");
-      }
-      row(j)[j] = std::sqrt(square);
-      const auto column = [&](size_t i) {
+      const double pivot = row(j)[j] - dot(row(j) + j + 1, row(j) + j + 1, end - j - 1);
+      if (!(pivot > least[j])) return Dependent{j, pivot};
+      row(j)[j] = std::sqrt(pivot);
+      for (size_t i = 0; i < j; i++) {
         row(i)[j] = (row(i)[j] - dot(row(i) + j + 1, row(j) + j + 1, end - j - 1)) / row(j)[j];
-      };
-      for (size_t i = 0; i < j; i++) column(i);
+      }
     }
-    share(begin, n, [&](size_t i) {
+    share(begin, [&](size_t i) {
       for (size_t j = i; j < begin; j++) row(i)[j] -= dot(row(i) + begin, row(j) + begin, end - begin);
     });
     end = begin;
   }
+  return std::nullopt;
 }
 
-}  // namespace
-
-std::vector<float> inverseFactor(std::span<const float> gram, size_t n, double damping) {
-  std::vector<double> v(gram.begin(), gram.end());
-  double mean = 0;
-  for (size_t i = 0; i < n; i++) {
-    if (v[i * n + i] == 0) v[i * n + i] = 1;
-    mean += v[i * n + i] / static_cast<double>(n);
-  }
-  for (size_t i = 0; i < n; i++) v[i * n + i] += damping * mean;
-  decompose(v, n);
-  // Rows of U = V^-1, some together, so that a row of V is read once for all of them.
-  std::vector<float> factor(n * n);
-  share((n + kRows - 1) / kRows, n, [&](size_t group) {
+void Cholesky::solve(std::span<double> rows) const {
+  const size_t count = rows.size() / n_;
+  share((count + kRows - 1) / kRows, [&](size_t group) {
     const size_t first = group * kRows;
-    const size_t rows = std::min(kRows, n - first);
-    std::vector<double> sums(kRows * n);
-    for (size_t k = first; k < n; k++) {
-      const double* line = v.data() + k * n;
-      for (size_t r = 0; r < rows && first + r <= k; r++) {
-        double* sum = sums.data() + r * n;
-        const double u = ((first + r == k ? 1.0 : 0.0) - sum[k]) / line[k];
-        factor[(first + r) * n + k] = static_cast<float>(u);
-        for (size_t j = k + 1; j < n; j++) sum[j] += u * line[j];
+    const size_t last = std::min(count, first + kRows);
+    // z V^T = g from the last number on, then y V = z from the first.
+    for (size_t k = n_; k-- > 0;) {
+      const double* line = row(k);
+      for (size_t r = first; r < last; r++) {
+        double* z = rows.data() + r * n_;
+        z[k] = (z[k] - dot(z + k + 1, line + k + 1, n_ - k - 1)) / line[k];
+      }
+    }
+    for (size_t k = 0; k < n_; k++) {
+      const double* line = row(k);
+      for (size_t r = first; r < last; r++) {
+        double* y = rows.data() + r * n_;
+        y[k] /= line[k];
+        for (size_t j = k + 1; j < n_; j++) y[j] -= y[k] * line[j];
       }
     }
   });
-  return factor;
+}
+
+std::vector<float> Cholesky::inverse() const {
+  std::vector<float> inverse(n_ * n_);
+  share((n_ + kRows - 1) / kRows, [&](size_t group) {
+    const size_t first = group * kRows;
+    const size_t rows = std::min(kRows, n_ - first);
+    std::vector<double> sums(kRows * n_);
+    for (size_t k = first; k < n_; k++) {
+      const double* line = row(k);
+      for (size_t r = 0; r < rows && first + r <= k; r++) {
+        double* sum = sums.data() + r * n_;
+        const double u = ((first + r == k ? 1.0 : 0.0) - sum[k]) / line[k];
+        inverse[(first + r) * n_ + k] = static_cast<float>(u);
+        for (size_t j = k + 1; j < n_; j++) sum[j] += u * line[j];
+      }
+    }
+  });
+  return inverse;
+}
+
+std::vector<float> inverseFactor(std::span<const float> gram, size_t n, double damping) {
+  std::vector<double> h(gram.begin(), gram.end());
+  double mean = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (h[i * n + i] == 0) h[i * n + i] = 1;
+    mean += h[i * n + i] / static_cast<double>(n);
+  }
+  for (size_t i = 0; i < n; i++) h[i * n + i] += damping * mean;
+  Cholesky cholesky(std::move(h), n);
+  if (const auto dependent = cholesky.factor(0)) {
+    throw Error(Code::ARGUMENT, "The Gram matrix is not positive definite: its input " +
+                                    std::to_string(dependent->column) + " leaves " + std::to_string(dependent->pivot) +
+                                    ".");
+  }
+  return cholesky.inverse();
 }
 
 }  // namespace weightsmith

@@ -7,11 +7,9 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "layout.h"
 
 namespace weightsmith {
-
-// Elements a block; reductions and random numbers count blocks from a tensor's first element.
-constexpr uint64_t kBlock = 2048;
 
 // A file, or memory that the caller keeps alive until the run ends.
 struct Place {
@@ -35,7 +33,7 @@ struct Lines {
 
 struct Program {
   std::string host;     // empty: none
-  bool shared = false;  // the host steps of its jobs know each other: each kernel sees all jobs before the next starts
+  bool shared = false;  // the CPU steps of its jobs know each other: each kernel sees all jobs before the next starts
   bool rows = false;    // its kernels look at whole rows
   Lines lines;          // that have coefficients of their own
   std::vector<KernelStep> kernels;

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 #include "steps/selection.h"
 
 namespace weightsmith {
@@ -51,10 +51,10 @@ class RowSums {
   double more_ = 0;
 };
 
-class ArceeFusion final : public HostStep {
+class ArceeFusion final : public CpuStep {
  public:
-  explicit ArceeFusion(const HostJob& job)
-      : HostStep(job),
+  explicit ArceeFusion(const CpuJob& job)
+      : CpuStep(job),
         size_(job.lines.size),
         rows_(size_ ? job.elements / size_ : 0),
         sampling_(size_ ? 2 : 0),
@@ -73,12 +73,12 @@ class ArceeFusion final : public HostStep {
     if (kernel < sampling_) {
       addRows(kernel, partials, firstBlock);
     } else if (kernel == sampling_) {
-      constexpr size_t words = Selection::kSampleWords;
+      constexpr size_t words = kSampleWords;
       for (size_t i = 0; (i + 1) * words <= partials.size(); ++i) {
         for (Selection& selection : selections_) selection.sample(partials.subspan(i * words, words), firstBlock + i);
       }
     } else {
-      constexpr size_t words = Selection::kSelectWords;
+      constexpr size_t words = kSelectWords;
       for (size_t i = 0; (i + 1) * words <= partials.size(); ++i) {
         selections_[i % 3].hits(partials.subspan(i * words, words), firstBlock + i / 3);
       }
@@ -171,6 +171,6 @@ class ArceeFusion final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_arcee_fusion(const HostJob& job) { return std::make_unique<ArceeFusion>(job); }
+std::unique_ptr<CpuStep> make_arcee_fusion(const CpuJob& job) { return std::make_unique<ArceeFusion>(job); }
 
 }  // namespace weightsmith

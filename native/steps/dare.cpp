@@ -25,9 +25,9 @@ std::vector<double> rankLimits(double density, double epsilon, uint64_t row) {
   return {(1 - density + epsilon) * 0x1p32, 2 * epsilon * 0x1p32 / static_cast<double>(row - 1)};
 }
 
-class Dare final : public HostStep {
+class Dare final : public CpuStep {
  public:
-  using HostStep::HostStep;
+  using CpuStep::CpuStep;
 
   std::vector<uint32_t> begin() override {
     const size_t models = job_.inputs - 1;
@@ -45,7 +45,7 @@ class Dare final : public HostStep {
 
 }  // namespace
 
-std::vector<uint32_t> dareWords(const HostJob& job, std::span<const double> rescale) {
+std::vector<uint32_t> dareWords(const CpuJob& job, std::span<const double> rescale) {
   const size_t models = job.inputs - 1;
   const std::span<const double> weights = std::span(job.coefficients).subspan(4, models);
   const bool ranked = job.coefficients.size() > 4 + 2 * models;
@@ -76,6 +76,6 @@ std::vector<uint32_t> dareWords(const HostJob& job, std::span<const double> resc
   return words;
 }
 
-std::unique_ptr<HostStep> make_dare(const HostJob& job) { return std::make_unique<Dare>(job); }
+std::unique_ptr<CpuStep> make_dare(const CpuJob& job) { return std::make_unique<Dare>(job); }
 
 }  // namespace weightsmith

@@ -4,11 +4,11 @@
 #include <span>
 #include <vector>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 namespace weightsmith {
 
 // `rescale`: the factor of each model's kept elements.
-std::vector<uint32_t> dareWords(const HostJob& job, std::span<const double> rescale);
+std::vector<uint32_t> dareWords(const CpuJob& job, std::span<const double> rescale);
 
 }  // namespace weightsmith

@@ -9,9 +9,9 @@
 namespace weightsmith {
 namespace {
 
-class DareL1 final : public HostStep {
+class DareL1 final : public CpuStep {
  public:
-  explicit DareL1(const HostJob& job) : HostStep(job), models_(job.inputs - 1), sums_(2 * models_) {
+  explicit DareL1(const CpuJob& job) : CpuStep(job), models_(job.inputs - 1), sums_(2 * models_) {
     // At once: growing would take up to three times as much for a moment.
     if (job.lines.size) masks_.reserve((job.elements + kBlock - 1) / kBlock * kRows * models_);
   }
@@ -55,6 +55,6 @@ class DareL1 final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_dare_l1(const HostJob& job) { return std::make_unique<DareL1>(job); }
+std::unique_ptr<CpuStep> make_dare_l1(const CpuJob& job) { return std::make_unique<DareL1>(job); }
 
 }  // namespace weightsmith

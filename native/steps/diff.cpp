@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <bit>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 namespace weightsmith {
 namespace {
 
-class Diff final : public HostStep {
+class Diff final : public CpuStep {
  public:
-  using HostStep::HostStep;
+  using CpuStep::CpuStep;
 
   void consume(size_t, std::span<const uint32_t> partials, uint64_t) override {
     for (size_t i = 0; i + kWords <= partials.size(); i += kWords) {
@@ -30,6 +30,6 @@ class Diff final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_diff(const HostJob& job) { return std::make_unique<Diff>(job); }
+std::unique_ptr<CpuStep> make_diff(const CpuJob& job) { return std::make_unique<Diff>(job); }
 
 }  // namespace weightsmith

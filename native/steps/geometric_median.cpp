@@ -45,6 +45,6 @@ std::vector<double> geometricMedian(const Gram& gram, std::span<const double> pa
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_geometric_median(const HostJob& job) { return makeGramStep(job, geometricMedian); }
+std::unique_ptr<CpuStep> make_geometric_median(const CpuJob& job) { return makeGramStep(job, geometricMedian); }
 
 }  // namespace weightsmith

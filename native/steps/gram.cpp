@@ -5,10 +5,10 @@
 namespace weightsmith {
 namespace {
 
-class GramStep final : public HostStep {
+class GramStep final : public CpuStep {
  public:
-  GramStep(const HostJob& job, Combine combine)
-      : HostStep(job),
+  GramStep(const CpuJob& job, Combine combine)
+      : CpuStep(job),
         combine_(combine),
         vectors_(job.inputs - (job.coefficients.at(0) != 0 ? 1 : 0)),
         pairs_(vectors_ * (vectors_ + 1) / 2),
@@ -87,7 +87,7 @@ double Gram::dot(std::span<const double> a, std::span<const double> b) const {
   return sum;
 }
 
-std::unique_ptr<HostStep> makeGramStep(const HostJob& job, Combine combine) {
+std::unique_ptr<CpuStep> makeGramStep(const CpuJob& job, Combine combine) {
   return std::make_unique<GramStep>(job, combine);
 }
 

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 namespace weightsmith {
 
@@ -34,6 +34,6 @@ class Gram {
 using Combine = std::vector<double> (*)(const Gram& gram, std::span<const double> parameters);
 
 // Kernels: gram, then linear (or delta, with a base). Coefficients: 1 with a base, else 0; then the method's own.
-std::unique_ptr<HostStep> makeGramStep(const HostJob& job, Combine combine);
+std::unique_ptr<CpuStep> makeGramStep(const CpuJob& job, Combine combine);
 
 }  // namespace weightsmith

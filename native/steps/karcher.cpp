@@ -54,6 +54,6 @@ std::vector<double> karcher(const Gram& gram, std::span<const double> parameters
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_karcher(const HostJob& job) { return makeGramStep(job, karcher); }
+std::unique_ptr<CpuStep> make_karcher(const CpuJob& job) { return makeGramStep(job, karcher); }
 
 }  // namespace weightsmith

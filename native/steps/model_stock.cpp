@@ -24,6 +24,6 @@ std::vector<double> modelStock(const Gram& gram, std::span<const double>) {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_model_stock(const HostJob& job) { return makeGramStep(job, modelStock); }
+std::unique_ptr<CpuStep> make_model_stock(const CpuJob& job) { return makeGramStep(job, modelStock); }
 
 }  // namespace weightsmith

@@ -24,6 +24,6 @@ std::vector<double> multislerp(const Gram& gram, std::span<const double> paramet
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_multislerp(const HostJob& job) { return makeGramStep(job, multislerp); }
+std::unique_ptr<CpuStep> make_multislerp(const CpuJob& job) { return makeGramStep(job, multislerp); }
 
 }  // namespace weightsmith

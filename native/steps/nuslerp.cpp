@@ -20,6 +20,6 @@ std::vector<double> nuslerp(const Gram& gram, std::span<const double> parameters
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_nuslerp(const HostJob& job) { return makeGramStep(job, nuslerp); }
+std::unique_ptr<CpuStep> make_nuslerp(const CpuJob& job) { return makeGramStep(job, nuslerp); }
 
 }  // namespace weightsmith

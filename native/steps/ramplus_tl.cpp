@@ -2,14 +2,14 @@
 // Kernels: ram_counts, ram. Coefficients: epsilon, r, alpha.
 #include <algorithm>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 namespace weightsmith {
 namespace {
 
-class RamPlus final : public HostStep {
+class RamPlus final : public CpuStep {
  public:
-  explicit RamPlus(const HostJob& job) : HostStep(job), counts_(2 * (job.inputs - 1)) {}
+  explicit RamPlus(const CpuJob& job) : CpuStep(job), counts_(2 * (job.inputs - 1)) {}
 
   void consume(size_t, std::span<const uint32_t> partials, uint64_t) override {
     for (size_t i = 0; i < partials.size(); ++i) counts_[i % counts_.size()] += partials[i];
@@ -34,6 +34,6 @@ class RamPlus final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_ramplus_tl(const HostJob& job) { return std::make_unique<RamPlus>(job); }
+std::unique_ptr<CpuStep> make_ramplus_tl(const CpuJob& job) { return std::make_unique<RamPlus>(job); }
 
 }  // namespace weightsmith

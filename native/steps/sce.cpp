@@ -5,7 +5,7 @@
 #include <bit>
 #include <optional>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 #include "steps/selection.h"
 
 namespace weightsmith {
@@ -18,10 +18,10 @@ constexpr double kLeastWeight = 1e-37;
 // In the first select pass: a bracket of the key of 0, above which are the elements that differ.
 constexpr uint32_t kZeroKey = 1;
 
-class Sce final : public HostStep {
+class Sce final : public CpuStep {
  public:
-  explicit Sce(const HostJob& job)
-      : HostStep(job), models_(job.inputs - 1), squaresKernel_(job.coefficients.at(0) < 1 ? 2 : 0), squares_(models_) {}
+  explicit Sce(const CpuJob& job)
+      : CpuStep(job), models_(job.inputs - 1), squaresKernel_(job.coefficients.at(0) < 1 ? 2 : 0), squares_(models_) {}
 
   // The sample pass reads no words. With nothing to select every key is above the threshold.
   std::vector<uint32_t> begin() override { return {0, 0, 0}; }
@@ -31,7 +31,7 @@ class Sce final : public HostStep {
       for (size_t i = 0; i < partials.size(); ++i) squares_[i % models_] += std::bit_cast<float>(partials[i]);
       return;
     }
-    const size_t words = kernel == 0 ? Selection::kSampleWords : Selection::kSelectWords;
+    const size_t words = kernel == 0 ? kSampleWords : kSelectWords;
     for (size_t i = 0; (i + 1) * words <= partials.size(); ++i) {
       const auto block = partials.subspan(i * words, words);
       if (kernel == 0)
@@ -49,8 +49,8 @@ class Sce final : public HostStep {
     if (!selection_) {
       const auto keep = static_cast<uint64_t>(job_.coefficients[0] * static_cast<double>(different_));
       selection_.emplace(job_.elements, keep);
-      for (size_t i = 0; i < sample_.size(); i += Selection::kSampleWords) {
-        selection_->sample(std::span(sample_).subspan(i, Selection::kSampleWords), i / Selection::kSampleWords);
+      for (size_t i = 0; i < sample_.size(); i += kSampleWords) {
+        selection_->sample(std::span(sample_).subspan(i, kSampleWords), i / kSampleWords);
       }
       sample_ = {};
       selection_->aim();
@@ -106,6 +106,6 @@ class Sce final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_sce(const HostJob& job) { return std::make_unique<Sce>(job); }
+std::unique_ptr<CpuStep> make_sce(const CpuJob& job) { return std::make_unique<Sce>(job); }
 
 }  // namespace weightsmith

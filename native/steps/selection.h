@@ -9,8 +9,6 @@ namespace weightsmith {
 
 class Selection {
  public:
-  static constexpr size_t kSampleWords = 32;   // a block, in the sample pass
-  static constexpr size_t kSelectWords = 128;  // a block, in a select pass
   static constexpr size_t kBracketWords = 4;
 
   // `elements` to choose from, in blocks that follow each other from 0 on; only the last block of a tensor is partial.

@@ -3,7 +3,7 @@
 #include <bit>
 #include <cmath>
 
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 namespace weightsmith {
 namespace {
@@ -11,9 +11,9 @@ namespace {
 constexpr double kParallel = 0.9995;  // beyond this |cos| the sines lose their figures: interpolate linearly
 constexpr double kSmallNorm = 1e-8;   // a vector this short is left as it is
 
-class Slerp final : public HostStep {
+class Slerp final : public CpuStep {
  public:
-  using HostStep::HostStep;
+  using CpuStep::CpuStep;
 
   void consume(size_t, std::span<const uint32_t> partials, uint64_t) override {
     for (size_t i = 0; i + 3 <= partials.size(); i += 3) {
@@ -44,6 +44,6 @@ class Slerp final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_slerp(const HostJob& job) { return std::make_unique<Slerp>(job); }
+std::unique_ptr<CpuStep> make_slerp(const CpuJob& job) { return std::make_unique<Slerp>(job); }
 
 }  // namespace weightsmith

@@ -1,20 +1,17 @@
 // TIES and breadcrumbs: the exact cuts of each model's delta (within a tensor, or within all tensors that share the
 // step), then the words of the `ties` kernel. Kernels: select_sample, select, ties_facts (for a rescale or drawn
 // elections only), ties.
-// Coefficients: lambda, normalize, consensus (see consensus.wgsl), rescale, weight a model, density a model, and for
-// breadcrumbs gamma a model.
+// Coefficients: TRIM_LAMBDA to TRIM_WEIGHTS of layout.wgsl.
 #include <algorithm>
 #include <bit>
 #include <map>
 
 #include "steps/consensus.h"
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 #include "steps/selection.h"
 
 namespace weightsmith {
 namespace {
-
-constexpr double kSum = 0, kMergekit = 1, kReference = 4;
 
 // How many elements a cut keeps of all the tensors it is made over: int(density * elements). Where densities differ
 // between the tensors, of the sum of their shares.
@@ -39,10 +36,10 @@ struct Trim {
   std::vector<double> facts;             // sums of the words of `ties_facts`
 };
 
-class Ties final : public HostStep {
+class Ties final : public CpuStep {
  public:
-  explicit Ties(const HostJob& job)
-      : HostStep(job), models_(job.inputs - 1), bands_(job.coefficients.size() > 4 + 2 * models_) {
+  explicit Ties(const CpuJob& job)
+      : CpuStep(job), models_(job.inputs - 1), bands_(job.coefficients.size() > kTrimWeights + 2 * models_) {
     const auto* first = static_cast<const Ties*>(job.first);
     trim_ = first ? first->trim_ : std::make_shared<Trim>();
     trim_->densities.resize(models_);
@@ -73,14 +70,14 @@ class Ties final : public HostStep {
     const uint64_t block = job_.firstBlock + firstBlock;
     const size_t cuts = bands_ ? 2 : 1;
     if (kernel == 0) {
-      constexpr size_t words = Selection::kSampleWords;
+      constexpr size_t words = kSampleWords;
       for (size_t i = 0; (i + 1) * words <= partials.size(); ++i) {
         for (size_t c = 0; c < cuts; ++c) {
           selections[i % models_ * cuts + c].sample(partials.subspan(i * words, words), block + i / models_);
         }
       }
     } else if (kernel == 1) {
-      constexpr size_t words = Selection::kSelectWords;
+      constexpr size_t words = kSelectWords;
       for (size_t i = 0; (i + 1) * words <= partials.size(); ++i) {
         selections[i % selections.size()].hits(partials.subspan(i * words, words), block + i / selections.size());
       }
@@ -111,24 +108,24 @@ class Ties final : public HostStep {
   }
 
  private:
-  double densityOf(size_t model) const { return job_.coefficients.at(4 + models_ + model); }
+  double densityOf(size_t model) const { return job_.coefficients.at(kTrimWeights + models_ + model); }
   // Nothing is trimmed at density 1, outliers included.
   double gammaOf(size_t model) const {
-    return bands_ && densityOf(model) < 1 ? job_.coefficients.at(4 + 2 * models_ + model) : 0;
+    return bands_ && densityOf(model) < 1 ? job_.coefficients.at(kTrimWeights + 2 * models_ + model) : 0;
   }
 
   void cutWords(const Selection& selection, std::vector<uint32_t>& words) const {
-    const uint64_t before = job_.firstBlock * 2048;
+    const uint64_t before = job_.firstBlock * kBlock;
     const uint64_t cut = selection.cut() > before ? selection.cut() - before : 0;
     words.insert(words.end(), {selection.threshold(), static_cast<uint32_t>(cut), static_cast<uint32_t>(cut >> 32)});
   }
 
   std::vector<uint32_t> finalWords(bool facts) const {
-    const double lambda = job_.coefficients[0];
-    const bool normalize = job_.coefficients[1] != 0;
-    const double consensus = job_.coefficients[2];
-    const bool rescale = facts && job_.coefficients[3] != 0;
-    const std::span<const double> weights = std::span(job_.coefficients).subspan(4, models_);
+    const double lambda = job_.coefficients[kTrimLambda];
+    const bool normalize = job_.coefficients[kTrimNormalize] != 0;
+    const auto consensus = static_cast<uint64_t>(job_.coefficients[kTrimConsensus]);
+    const bool rescale = facts && job_.coefficients[kTrimRescale] != 0;
+    const std::span<const double> weights = std::span(job_.coefficients).subspan(kTrimWeights, models_);
     const size_t cuts = bands_ ? 2 : 1;
     std::vector<uint32_t> words;
     for (size_t i = 0; i < models_; ++i) {
@@ -138,16 +135,16 @@ class Ties final : public HostStep {
       words.push_back(std::bit_cast<uint32_t>(static_cast<float>(weights[i] * factor)));
     }
     std::vector<double> scales;
-    if (consensus == kSum)
+    if (consensus == kConsensusSum)
       scales = {normalize ? lambda / sumDivisor(weights) : lambda};
-    else if (consensus == kMergekit)
+    else if (consensus == kConsensusMergekit)
       scales = agreementScales(lambda, normalize, weights);
     else
       scales = countScales(lambda, normalize, models_);
     const auto table = floatWords(scales);
     words.insert(words.end(), table.begin(), table.end());
     const size_t votes = 2 * models_;
-    if (consensus == kReference) words.push_back(trim_->facts[votes] < trim_->facts[votes + 1] ? 1 : 0);
+    if (consensus == kConsensusReference) words.push_back(trim_->facts[votes] < trim_->facts[votes + 1] ? 1 : 0);
     return words;
   }
 
@@ -158,6 +155,6 @@ class Ties final : public HostStep {
 
 }  // namespace
 
-std::unique_ptr<HostStep> make_ties(const HostJob& job) { return std::make_unique<Ties>(job); }
+std::unique_ptr<CpuStep> make_ties(const CpuJob& job) { return std::make_unique<Ties>(job); }
 
 }  // namespace weightsmith

@@ -4,11 +4,11 @@
 
 namespace weightsmith {
 
-Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
+ProgramCursor::ProgramCursor(const Plan& plan, const Group& group, uint32_t variant)
     : program_(plan.programs[group.program]), tiles_(group.tiles.size()) {
-  const auto make = program_.host.empty() ? nullptr : findHostStep(program_.host);
+  const auto make = program_.host.empty() ? nullptr : findCpuStep(program_.host);
   if (!make && !program_.host.empty()) {
-    throw Error(Code::INTERNAL, "There is no host step named '" + program_.host + "'.");
+    throw Error(Code::INTERNAL, "There is no CPU step named '" + program_.host + "'.");
   }
   uint64_t blocks = 0;
   for (const Tile& tile : group.tiles) {
@@ -24,7 +24,7 @@ Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
         state.words = floatWords(coefficients);
         continue;
       }
-      HostJob host{coefficients, job.inputs.size(), job.elements, job.row, program_.lines};
+      CpuJob host{coefficients, job.inputs.size(), job.elements, job.row, program_.lines};
       if (program_.shared) {
         host.first = jobs_[0].host.get();
         host.firstBlock = before;
@@ -37,7 +37,7 @@ Stages::Stages(const Plan& plan, const Group& group, uint32_t variant)
   }
 }
 
-void Stages::consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results) {
+void ProgramCursor::consume(const Tile& tile, const uint32_t* partials, std::vector<std::vector<double>>& results) {
   const size_t words = step().words;
   for (const Segment& segment : tile.segments) {
     JobState& state = jobs_[positions_.at(segment.job)];
@@ -53,7 +53,7 @@ void Stages::consume(const Tile& tile, const uint32_t* partials, std::vector<std
   }
 }
 
-bool Stages::tileDone(std::vector<std::vector<double>>& results) {
+bool ProgramCursor::tileDone(std::vector<std::vector<double>>& results) {
   if (++tilesDone_ < tiles_) return false;
   tilesDone_ = 0;
   bool again = false;

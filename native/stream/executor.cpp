@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "stream/completed_jobs.h"
 #include "stream/cursor.h"
-#include "stream/ledger.h"
 #include "stream/store.h"
 #include "stream/table.h"
 #include "stream/tiling.h"
@@ -96,8 +96,8 @@ class Execution {
  private:
   // Outputs are new, or go on from an earlier run; what that has finished is left out of this one.
   void openOutputs() {
-    if (plan_.journal) ledger_.emplace(plan_);
-    const bool keep = ledger_ && ledger_->resumes();
+    if (plan_.journal) completed_.emplace(plan_);
+    const bool keep = completed_ && completed_->resumes();
     for (const Place& place : plan_.outputs) {
       outputs_.push_back(
           std::make_unique<Output>(place, plan_.checksum ? &context_.hashers : nullptr, keep, plan_.sync));
@@ -105,10 +105,10 @@ class Execution {
     finished_.resize(plan_.jobs.size());
     if (!keep) return;
     if (!std::all_of(outputs_.begin(), outputs_.end(), [](const auto& output) { return output->kept(); })) {
-      ledger_->startOver();
+      completed_->startOver();
       return;
     }
-    finished_ = ledger_->finished();
+    finished_ = completed_->finished();
     for (size_t i = 0; i < finished_.size(); i++) {
       if (!finished_[i]) continue;
       report_.resumed++;
@@ -117,13 +117,13 @@ class Execution {
         if (output) outputs_[output->place]->known(output->offset, bytesOf(output->dtype, plan_.jobs[i].elements));
       }
     }
-    for (const NonFinite& values : ledger_->nonFinite()) report(values);
+    for (const NonFinite& values : completed_->nonFinite()) report(values);
   }
 
   // A tensor that is larger than a tile is read again for each kernel of its program; a tile that holds whole tensors
   // stays in its slot for all of them.
   void schedule() {
-    stages_.resize(tiling_.groups.size());
+    cursors_.resize(tiling_.groups.size());
     for (size_t g = 0; g < tiling_.groups.size(); g++) {
       const Group& group = tiling_.groups[g];
       for (size_t round = 0; round < roundsOf(plan_, group); round++) {
@@ -177,7 +177,7 @@ class Execution {
     for (auto& output : outputs_) output->abandon();
     try {
       // What was finished before the run ended is not computed again by the next one.
-      if (ledger_) ledger_->note(outputs_);
+      if (completed_) completed_->note(outputs_);
     } catch (const Error&) {
       // Then it is computed again.
     }
@@ -200,7 +200,7 @@ class Execution {
       RingSlot& item = *slots_[position];
       wait(item.reads);
       process(visit, item);
-      if (ledger_ && ledger_->due()) context_.hashers.submit(notes_, [this] { ledger_->note(outputs_); });
+      if (completed_ && completed_->due()) context_.hashers.submit(notes_, [this] { completed_->note(outputs_); });
       progress(false);
     }
   }
@@ -290,21 +290,21 @@ class Execution {
       for (uint32_t v = 0; v < leader.variants.size(); v++) write(tile, v, item.slot->input(), true, item.writes);
       return;
     }
-    auto& variants = stages_[visit.group];
+    auto& variants = cursors_[visit.group];
     if (variants.empty()) {
       for (uint32_t v = 0; v < leader.variants.size(); v++) {
-        variants.push_back(std::make_unique<Stages>(plan_, group, v));
+        variants.push_back(std::make_unique<ProgramCursor>(plan_, group, v));
       }
     }
     bool fresh = true, roundOver = false, allDone = true;
     for (uint32_t v = 0; v < variants.size(); v++) {
-      Stages& stages = *variants[v];
-      while (!stages.done()) {
-        if (dispatch(group, tile, v, stages, item, fresh)) fresh = false;
-        roundOver = stages.tileDone(report_.results);
+      ProgramCursor& cursor = *variants[v];
+      while (!cursor.done()) {
+        if (dispatch(group, tile, v, cursor, item, fresh)) fresh = false;
+        roundOver = cursor.tileDone(report_.results);
         if (group.tiles.size() > 1) break;  // the other tiles come first
       }
-      allDone = allDone && stages.done();
+      allDone = allDone && cursor.done();
     }
     outstanding_[visit.group]--;
     if (allDone)
@@ -314,9 +314,10 @@ class Execution {
   }
 
   // False where the kernel concerns nothing in the tile.
-  bool dispatch(const Group& group, const Tile& tile, uint32_t variant, Stages& stages, RingSlot& item, bool fresh) {
-    const KernelStep& step = stages.step();
-    const auto table = parameterTable(plan_, group, tile, stages);
+  bool dispatch(const Group& group, const Tile& tile, uint32_t variant, ProgramCursor& cursor, RingSlot& item,
+                bool fresh) {
+    const KernelStep& step = cursor.step();
+    const auto table = parameterTable(plan_, group, tile, cursor);
     if (table.size() * 4 > tiling_.table) {
       throw Error(Code::INTERNAL, "A parameter table of " + std::to_string(table.size() * 4) +
                                       " bytes exceeds its slot of " + std::to_string(tiling_.table) + " bytes.");
@@ -342,7 +343,7 @@ class Execution {
     report_.compute += since(start);
     if (step.words) {
       start = Clock::now();
-      stages.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
+      cursor.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
       report_.host += since(start);
       return true;
     }
@@ -356,7 +357,7 @@ class Execution {
     return plan_.jobs[segment.job].variants[variant].output->dtype;
   }
 
-  // One more round over the group's tiles, where a host step asked for more than one a kernel.
+  // One more round over the group's tiles, where a CPU step asked for more than one a kernel.
   void repeat(size_t group) {
     const size_t tiles = tiling_.groups[group].tiles.size();
     for (size_t t = tiles; t-- > 0;) {
@@ -370,7 +371,7 @@ class Execution {
     for (const Segment& segment : tile.segments) {
       const uint32_t count = *counts++;
       if (!count) continue;
-      if (ledger_) ledger_->found({segment.job, variant, count});
+      if (completed_) completed_->found({segment.job, variant, count});
       report({segment.job, variant, count});
     }
   }
@@ -402,7 +403,7 @@ class Execution {
         const auto start = Clock::now();
         for (const Piece& piece : batch) {
           piece.output->write(piece.offset, piece.data, piece.size);
-          if (ledger_) ledger_->wrote(piece.job, piece.size);
+          if (completed_) completed_->wrote(piece.job, piece.size);
         }
         bytesWritten_ += bytes;
         write_.add(since(start));
@@ -438,7 +439,7 @@ class Execution {
   void finish() {
     const auto start = Clock::now();
     // From here on a run that ends early has nothing to compute again.
-    if (ledger_) ledger_->note(outputs_);
+    if (completed_) completed_->note(outputs_);
     if (plan_.sync) {
       for (auto& output : outputs_) output->sync();
     }
@@ -462,12 +463,12 @@ class Execution {
   const Plan& plan_;
   const std::atomic<bool>& abort_;
   const std::function<void(const Progress&)>& onProgress_;
-  std::optional<Ledger> ledger_;
+  std::optional<CompletedJobs> completed_;
   std::vector<bool> finished_;  // by an earlier run
   Tiling tiling_;
   std::vector<std::unique_ptr<Input>> inputs_;
   std::vector<std::unique_ptr<Output>> outputs_;
-  std::vector<std::vector<std::unique_ptr<Stages>>> stages_;  // of a group that is under way, one a variant
+  std::vector<std::vector<std::unique_ptr<ProgramCursor>>> cursors_;  // of a group that is under way, one a variant
   std::deque<Visit> pending_;
   std::vector<size_t> outstanding_;  // visits a group that are pending or under way
   std::vector<std::unique_ptr<RingSlot>> slots_;

@@ -9,7 +9,7 @@
 #include "dawn/device.h"
 #include "gpu/pipelines.h"
 #include "gpu/slot.h"
-#include "graph/resident.h"
+#include "graph/device_buffers.h"
 #include "plan/plan.h"
 
 namespace weightsmith {
@@ -27,7 +27,7 @@ struct RunContext {
   ThreadPool& writers;
   ThreadPool& hashers;
   BufferCache& cache;
-  Residents& residents;
+  BufferRegistry& buffers;
 };
 
 // `abort` is looked at before every tile. Throws Error; outputs are then incomplete.

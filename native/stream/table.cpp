@@ -6,49 +6,52 @@
 
 namespace weightsmith {
 
-std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const Tile& tile, const Stages& stages) {
+std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const Tile& tile,
+                                     const ProgramCursor& cursor) {
   size_t coefficients = 0;
   uint32_t blocks = 0;
   for (const Segment& segment : tile.segments) {
-    if (!stages.concerns(segment.job)) continue;
-    coefficients = std::max(coefficients, stages.words(segment.job).size());
+    if (!cursor.concerns(segment.job)) continue;
+    coefficients = std::max(coefficients, cursor.words(segment.job).size());
     blocks += segment.blocks;
   }
   const uint32_t record = recordWords(group.inputs, coefficients);
-  const uint32_t map = 8, records = map + blocks;
+  const uint32_t map = kTableWords, records = map + blocks;
   std::vector<uint32_t> table(records + tile.segments.size() * record);
-  table[1] = blocks;
-  table[2] = map;
-  table[3] = records;
-  table[4] = record;
-  table[5] = static_cast<uint32_t>(plan.seed);
-  table[6] = static_cast<uint32_t>(plan.seed >> 32);
+  table[kTableBlocks] = blocks;
+  table[kTableMap] = map;
+  table[kTableRecords] = records;
+  table[kTableRecordWords] = record;
+  table[kTableSeed] = static_cast<uint32_t>(plan.seed);
+  table[kTableSeed + 1] = static_cast<uint32_t>(plan.seed >> 32);
   uint32_t block = 0;
   for (uint32_t s = 0; s < tile.segments.size(); s++) {
     const Segment& segment = tile.segments[s];
-    if (!stages.concerns(segment.job)) continue;
+    if (!cursor.concerns(segment.job)) continue;
     const Job& job = plan.jobs[segment.job];
     uint32_t* row = &table[records + s * record];
     const uint64_t firstElement = segment.firstBlock * kBlock;
-    row[0] = static_cast<uint32_t>(segment.elements);
-    row[1] = block;
-    row[2] = static_cast<uint32_t>(firstElement);
-    row[3] = static_cast<uint32_t>(firstElement >> 32);
-    row[4] = static_cast<uint32_t>(segment.outputOffset / 16);
-    row[5] = s;
+    row[kRecordElements] = static_cast<uint32_t>(segment.elements);
+    row[kRecordFirstBlock] = block;
+    row[kRecordFlat] = static_cast<uint32_t>(firstElement);
+    row[kRecordFlat + 1] = static_cast<uint32_t>(firstElement >> 32);
+    row[kRecordOutput] = static_cast<uint32_t>(segment.outputOffset / 16);
+    row[kRecordSegment] = s;
     for (uint32_t i = 0; i < group.inputs; i++) {
-      row[6 + i] = static_cast<uint32_t>(segment.inputOffsets[i] / 16) | *kernelCode(job.inputs[i].dtype) << 28;
+      row[kRecordSources + i] = static_cast<uint32_t>(segment.inputOffsets[i] / 16) | *kernelCode(job.inputs[i].dtype)
+                                                                                          << kSourceDtype;
       const uint64_t key = tensorKey(job.name, i);
-      row[6 + group.inputs + 2 * i] = static_cast<uint32_t>(key);
-      row[6 + group.inputs + 2 * i + 1] = static_cast<uint32_t>(key >> 32);
+      uint32_t* const hash = row + kRecordSources + group.inputs + 2 * i;
+      hash[0] = static_cast<uint32_t>(key);
+      hash[1] = static_cast<uint32_t>(key >> 32);
     }
-    const auto& words = stages.words(segment.job);
-    std::copy(words.begin(), words.end(), row + 6 + 3 * group.inputs);
+    const auto& words = cursor.words(segment.job);
+    std::copy(words.begin(), words.end(), row + recordWords(group.inputs, 0));
     std::fill_n(&table[map + block], segment.blocks, s);
     block += segment.blocks;
-    const auto part = stages.part(segment);
+    const auto part = cursor.part(segment);
     if (part.empty()) continue;
-    const size_t here = records + s * record + 6 + 3 * group.inputs;
+    const size_t here = records + s * record + recordWords(group.inputs, 0);
     table[here] = static_cast<uint32_t>(table.size() - here);
     table.insert(table.end(), part.begin(), part.end());
   }

@@ -10,6 +10,7 @@
 namespace weightsmith {
 
 // Covers the segments that the kernel at hand concerns; word 1 is the number of their blocks.
-std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const Tile& tile, const Stages& stages);
+std::vector<uint32_t> parameterTable(const Plan& plan, const Group& group, const Tile& tile,
+                                     const ProgramCursor& cursor);
 
 }  // namespace weightsmith

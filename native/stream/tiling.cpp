@@ -9,7 +9,7 @@
 namespace weightsmith {
 namespace {
 
-constexpr uint64_t kMaxCoefficients = 512;     // words of a segment record, generous for what host steps return
+constexpr uint64_t kMaxCoefficients = 512;     // words of a segment record, generous for what CPU steps return
 constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile: large enough to hide dispatch costs
 
 // What is read before a tile for the sake of its first row starts at a multiple of 16 bytes in any dtype.
@@ -51,7 +51,7 @@ Tile emptyTile(const Kind& kind) {
   if (kind.program < 0) return tile;
   tile.inputCode = *kernelCode(kind.inputs[0]);
   for (const DType dtype : kind.inputs) {
-    if (dtype != kind.inputs[0]) tile.inputCode = kMixedDType;
+    if (dtype != kind.inputs[0]) tile.inputCode = kDtypeMixed;
   }
   if (kind.output) tile.outputCode = *kernelCode(*kind.output);
   return tile;
@@ -70,11 +70,11 @@ uint64_t bytesBefore(const Source& source, const Segment& segment) {
 }
 
 uint32_t recordWords(size_t inputs, size_t coefficients) {
-  return static_cast<uint32_t>(6 + 3 * inputs + coefficients);
+  return static_cast<uint32_t>(kRecordSources + kRecordInputWords * inputs + coefficients);
 }
 
 TilingLimits limitsOf(const Plan& plan, uint64_t maxBinding, bool mapped) {
-  // The rest is for what host steps keep of a large tensor: the masks of a cut, samples, hits.
+  // The rest is for what CPU steps keep of a large tensor: the masks of a cut, samples, hits.
   const uint64_t tiles = plan.memory - std::min<uint64_t>(plan.memory / 4, 64 << 20);
   return {maxBinding, tiles / (mapped ? 1 : 2)};
 }
@@ -114,7 +114,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
           result = std::max<uint64_t>(result, step.words ? step.words * 4ull : bytesOf(*kind.output, kBlock));
         }
       }
-      uint64_t table = copy ? 0 : 4 * (1 + 8 + recordWords(job.inputs.size(), 0));
+      uint64_t table = copy ? 0 : 4 * (1 + kTableWords + recordWords(job.inputs.size(), 0));
       uint64_t memory = limits.memory;
       if (!copy && plan.programs[job.program].lines.size) {
         const Lines& lines = plan.programs[job.program].lines;
@@ -217,7 +217,8 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
       }
       if (host) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(
-          tiling.table, 4 * (8 + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
+          tiling.table,
+          4 * (kTableWords + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
       tiling.counts = std::max<uint64_t>(tiling.counts, 4 * tile.segments.size());
     }
   }

@@ -28,7 +28,7 @@ export const arceeFusion: Method = {
     const keyed = [
       { kernel: 'select_sample', writes: sampleWords(1), constants },
       { kernel: 'select', writes: selectWords(3), constants: { ...constants, CUTS: 3 } },
-      { kernel: 'fusion', writes: 'output' as const, constants },
+      { kernel: 'arcee_fusion', writes: 'output' as const, constants },
     ]
     // The divergence of a single row is a factor of all its entries, which changes nothing.
     if (!lines) return { program: { host: 'arcee_fusion', kernels: keyed }, coefficients: [] }

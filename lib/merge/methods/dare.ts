@@ -4,6 +4,7 @@
  */
 
 import type { NativeKernelStep, NativeProgram } from '../../native/border.js'
+import { layout } from '../../native/layouts.js'
 import { normalized, weightedDeltas } from './combine.js'
 import { density, lambda, type Method, mostVoters, normalize, num, type Step, weight } from './method.js'
 
@@ -37,7 +38,7 @@ export function dareStep(dare: Dare): Step {
     const shares = dare.normalize ? normalized(weights) : weights
     return weightedDeltas(shares.map((w) => dare.lambda * w))
   }
-  const consensus = dare.consensus === 'ties' ? 1 : 0
+  const consensus = dare.consensus === 'ties' ? layout.consensusMergekit : layout.consensusSum
   const ranked = epsilons.length > 0
   const masked =
     dare.rescale === 'l1' && dare.shape.reduce((product, size) => product * size, weights.length) <= mostMasked
@@ -54,7 +55,11 @@ export function dareStep(dare: Dare): Step {
           ...(masked ? { lines: { size: rowElements, across: false } } : {}),
           kernels: [
             // L1 norms of a difference before and after the drop, two words a model; a word a row of what is kept
-            { kernel: 'dare_norms', writes: (2 + (masked ? 2048 / rowElements : 0)) * weights.length, constants },
+            {
+              kernel: 'dare_norms',
+              writes: (2 + (masked ? layout.block / rowElements : 0)) * weights.length,
+              constants,
+            },
             apply,
           ],
         }

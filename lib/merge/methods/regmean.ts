@@ -5,6 +5,7 @@
  */
 
 import type { NativeProgram } from '../../native/border.js'
+import { layout } from '../../native/layouts.js'
 import { shares, weightedSum } from './combine.js'
 import { type Made, type Method, num, weight } from './method.js'
 
@@ -74,8 +75,8 @@ function sharesOf(models: number): NativeProgram {
     host: 'regmean',
     lines: { size: 1, across: false },
     kernels: [
-      { kernel: 'elements', writes: 2048 * models },
-      { kernel: 'given', writes: 'output' },
+      { kernel: 'store_f32', writes: layout.block * models },
+      { kernel: 'load_f32', writes: 'output' },
     ],
   }
 }

@@ -5,13 +5,14 @@
  */
 
 import type { NativeLines } from '../../native/border.js'
+import { layout } from '../../native/layouts.js'
 import type { Step } from './method.js'
 
 /** Inputs such a method can have besides a base. */
 export const mostVectors = 15
 
 export interface Span {
-  /** Host step that turns inner products into factors. */
+  /** CPU step that turns inner products into factors. */
   host: string
   /** Whether the vectors are the differences from input 0. */
   origin: boolean
@@ -68,10 +69,10 @@ function count(shape: readonly number[]): number {
 
 /** Lines that a block of 2,048 elements can touch. */
 function slotsOf(lines: NativeLines): number {
-  return lines.across ? Math.min(lines.size, 2048) : rowSlots(lines)
+  return lines.across ? Math.min(lines.size, layout.block) : rowSlots(lines)
 }
 
 /** Rows that a block of 2,048 elements can touch. */
 export function rowSlots({ size }: NativeLines): number {
-  return Math.ceil(2047 / size) + 1
+  return Math.ceil((layout.block - 1) / size) + 1
 }

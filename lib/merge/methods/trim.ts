@@ -4,22 +4,12 @@
  */
 
 import type { NativeKernelStep } from '../../native/border.js'
+import { consensusCodes, type TrimCoefficients, trimCoefficients } from '../../native/trim.js'
 import { normalized, weightedDeltas } from './combine.js'
 import type { ParameterSpec, Step } from './method.js'
 import { sampleWords, selectWords } from './select.js'
 
-/** Codes of the consensus in the coefficients and in include/consensus.wgsl. */
-const consensusCodes = { sum: 0, mergekit: 1, total: 2, frequency: 3, reference: 4 } as const
-
-export interface Trim {
-  weights: number[]
-  densities: number[]
-  /** Share of the largest entries that go too; absent: none do, and there is one cut a model. */
-  gammas?: number[]
-  lambda: number
-  normalize: boolean
-  rescale: boolean
-  consensus: keyof typeof consensusCodes
+export interface Trim extends TrimCoefficients {
   /** What the densities are shares of. */
   scope: 'tensor' | 'model'
 }
@@ -52,15 +42,7 @@ export function trimStep(trim: Trim): Step {
         { kernel: 'ties', writes: 'output', constants: { ...constants, CONSENSUS: consensusCodes[consensus] } },
       ],
     },
-    coefficients: [
-      lambda,
-      trim.normalize ? 1 : 0,
-      consensusCodes[consensus],
-      trim.rescale ? 1 : 0,
-      ...weights,
-      ...densities,
-      ...gammas,
-    ],
+    coefficients: trimCoefficients(trim),
   }
 }
 

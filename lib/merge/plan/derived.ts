@@ -13,7 +13,7 @@ export function sameShape(a: readonly number[], b: readonly number[]): boolean {
 }
 
 /** How a run of elements is made; without a program the bytes of the one origin are copied. */
-export interface Part {
+export interface Operand {
   /** First element. */
   first: number
   elements: number
@@ -25,8 +25,8 @@ export interface Part {
 }
 
 export interface DerivedTensor extends CheckpointTensor {
-  /** What is not in any part is zero. */
-  parts: Part[]
+  /** What is not in any operand is zero. */
+  operands: Operand[]
   /** In the order of the network: the tensors whose programs share facts with this one's, so all of them are made. */
   together?: DerivedTensor[]
   /** The type that a tensor made from it has by default: that of the stored weights behind it. */
@@ -34,7 +34,7 @@ export interface DerivedTensor extends CheckpointTensor {
 }
 
 export function isDerived(tensor: CheckpointTensor): tensor is DerivedTensor {
-  return 'parts' in tensor
+  return 'operands' in tensor
 }
 
 /** The type of the stored weights. */
@@ -42,9 +42,9 @@ export function storedType(tensor: CheckpointTensor): string {
   return isDerived(tensor) ? tensor.as : tensor.dtype
 }
 
-/** The one part that makes all of a tensor. */
-export function solePart({ parts }: DerivedTensor): Part | undefined {
-  return parts.length === 1 ? parts[0] : undefined
+/** The one operand that makes all of a tensor. */
+export function soleOperand({ operands }: DerivedTensor): Operand | undefined {
+  return operands.length === 1 ? operands[0] : undefined
 }
 
 /** Factors of a program that is a weighted sum of its inputs. */
@@ -74,12 +74,12 @@ function joinSums(
   }
   let joined = false
   for (const [i, origin] of origins.entries()) {
-    const part = isDerived(origin.tensor) ? solePart(origin.tensor) : undefined
-    const inner = part?.program && factorsOf(part.program, part.coefficients)
-    if (part === undefined || inner === undefined) add(origin, outer[i] ?? 0)
+    const operand = isDerived(origin.tensor) ? soleOperand(origin.tensor) : undefined
+    const inner = operand?.program && factorsOf(operand.program, operand.coefficients)
+    if (operand === undefined || inner === undefined) add(origin, outer[i] ?? 0)
     else {
       joined = true
-      for (const [j, source] of part.origins.entries()) add(source, (outer[i] ?? 0) * (inner[j] ?? 0))
+      for (const [j, source] of operand.origins.entries()) add(source, (outer[i] ?? 0) * (inner[j] ?? 0))
     }
   }
   if (!joined || sums.size > mostInputs) return undefined
@@ -93,15 +93,15 @@ function joinSums(
   return joinSums(linear, flat.coefficients, flat.origins) ?? flat
 }
 
-type Work = Omit<Part, 'first' | 'elements' | 'key'> & { key?: string }
+type Work = Omit<Operand, 'first' | 'elements' | 'key'> & { key?: string }
 
 /** Joins a step with those that make what it reads, where that is exact: copies, and sums of sums. */
 export function fused(work: Work): Work {
   const { program = linear, coefficients, origins } = work
   const [only] = origins
   if (program === linear && coefficients.length === 1 && coefficients[0] === 1 && only && isDerived(only.tensor)) {
-    const part = solePart(only.tensor)
-    if (part?.program !== undefined && !part.program.shared) return fused(part)
+    const operand = soleOperand(only.tensor)
+    if (operand?.program !== undefined && !operand.program.shared) return fused(operand)
   }
   const sum = joinSums(program, coefficients, origins)
   return sum === undefined ? work : { ...work, ...sum }
@@ -128,23 +128,23 @@ export class Files {
   }
 }
 
-/** What has to be made before the merge, in order: tensors of a level read those of the levels before it. */
-export interface Level {
+/** What has to be made before the merge, in order: tensors of a prepass read those of the prepasses before it. */
+export interface Prepass {
   bytes: number
   /** Byte offsets. */
   places: Map<DerivedTensor, number>
 }
 
-export function levelsOf(origins: Iterable<Origin>): Level[] {
+export function prepassesOf(origins: Iterable<Origin>): Prepass[] {
   const depths = new Map<DerivedTensor, number>()
   const depthOf = (tensor: DerivedTensor): number => {
     const known = depths.get(tensor)
     if (known !== undefined) return known
     const { together } = tensor
     let depth = 0
-    const parts = together === undefined ? tensor.parts : together.flatMap((one) => one.parts)
-    for (const part of parts) {
-      for (const origin of part.origins) {
+    const operands = together === undefined ? tensor.operands : together.flatMap((one) => one.operands)
+    for (const operand of operands) {
+      for (const origin of operand.origins) {
         if (isDerived(origin.tensor)) depth = Math.max(depth, 1 + depthOf(origin.tensor))
       }
     }
@@ -152,13 +152,13 @@ export function levelsOf(origins: Iterable<Origin>): Level[] {
     return depth
   }
   for (const { tensor } of origins) if (isDerived(tensor)) depthOf(tensor)
-  const levels: Level[] = []
+  const prepasses: Prepass[] = []
   for (const [tensor, depth] of depths) {
-    while (levels.length <= depth) levels.push({ bytes: 0, places: new Map() })
-    const level = levels[depth]
-    if (level === undefined) continue
-    level.places.set(tensor, level.bytes)
-    level.bytes += Math.ceil((tensor.end - tensor.begin) / 64) * 64
+    while (prepasses.length <= depth) prepasses.push({ bytes: 0, places: new Map() })
+    const prepass = prepasses[depth]
+    if (prepass === undefined) continue
+    prepass.places.set(tensor, prepass.bytes)
+    prepass.bytes += Math.ceil((tensor.end - tensor.begin) / 64) * 64
   }
-  return levels
+  return prepasses
 }

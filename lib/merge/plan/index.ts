@@ -3,7 +3,7 @@
 export { isDerived } from './derived.js'
 export { type JointPlan, joinPlans } from './joint.js'
 export { withAdapter } from './lora.js'
-export { levelToNative, type NativeRun, toNative } from './native.js'
+export { type NativeRun, prepassToNative, toNative } from './native.js'
 export { type MergePlan, planMerge } from './plan.js'
 export type { Origin, PlannedTensor } from './planned.js'
 export { isVocabulary } from './vocabulary.js'

@@ -1,6 +1,6 @@
 /** Plans that run together: what they derive alike is made once. */
 
-import { type DerivedTensor, isDerived, type Level, levelsOf } from './derived.js'
+import { type DerivedTensor, isDerived, type Prepass, prepassesOf } from './derived.js'
 import type { MergePlan } from './plan.js'
 import type { Origin } from './planned.js'
 
@@ -8,13 +8,13 @@ import type { Origin } from './planned.js'
 export interface JointPlan {
   plans: MergePlan[]
   /** Tensors to make before, for all of them. */
-  levels: Level[]
+  prepasses: Prepass[]
 }
 
 /** Plans of several recipes for the same models; what they derive alike is made once. */
 export function joinPlans(plans: MergePlan[]): JointPlan {
   const [first, ...others] = plans
-  if (first === undefined || others.length === 0) return { plans, levels: first?.levels ?? [] }
+  if (first === undefined || others.length === 0) return { plans, prepasses: first?.prepasses ?? [] }
   const known = new Interned()
   const joined = plans.map((plan) => ({
     ...plan,
@@ -23,7 +23,10 @@ export function joinPlans(plans: MergePlan[]): JointPlan {
       origins: tensor.origins.map((origin) => known.origin(origin)),
     })),
   }))
-  return { plans: joined, levels: levelsOf(joined.flatMap(({ tensors }) => tensors.flatMap(({ origins }) => origins))) }
+  return {
+    plans: joined,
+    prepasses: prepassesOf(joined.flatMap(({ tensors }) => tensors.flatMap(({ origins }) => origins))),
+  }
 }
 
 /** Derived tensors that are made alike, as one. */
@@ -40,13 +43,16 @@ class Interned {
     const seen = this.seen.get(tensor)
     if (seen !== undefined) return seen
     if (tensor.together !== undefined) return tensor
-    const parts = tensor.parts.map((part) => ({ ...part, origins: part.origins.map((origin) => this.origin(origin)) }))
+    const operands = tensor.operands.map((operand) => ({
+      ...operand,
+      origins: operand.origins.map((origin) => this.origin(origin)),
+    }))
     const key = JSON.stringify([
       tensor.dtype,
       tensor.shape,
-      parts.map(({ origins, ...part }) => [part, origins.map((origin) => this.keyOf(origin))]),
+      operands.map(({ origins, ...operand }) => [operand, origins.map((origin) => this.keyOf(origin))]),
     ])
-    const one = this.known.get(key) ?? { ...tensor, parts }
+    const one = this.known.get(key) ?? { ...tensor, operands }
     this.known.set(key, one)
     this.seen.set(tensor, one)
     this.numbers.set(one, this.numbers.get(one) ?? this.numbers.size)

@@ -183,7 +183,7 @@ function adapted(
     begin: 0,
     end: 4 * elements,
     as: storedType(weight),
-    parts: [
+    operands: [
       {
         first: 0,
         elements,

@@ -13,7 +13,7 @@ import type {
   NativeVariant,
 } from '../../native/border.js'
 import { WeightsmithError } from '../../util/errors.js'
-import { type DerivedTensor, isDerived, type Level } from './derived.js'
+import { type DerivedTensor, isDerived, type Prepass } from './derived.js'
 import type { JointPlan } from './joint.js'
 import type { Origin, PlannedTensor } from './planned.js'
 
@@ -24,8 +24,8 @@ export interface RunOptions {
   seed: number
   checksum: boolean
   sync: boolean
-  /** Where the tensors of each level lie. */
-  levels: NativePlace[]
+  /** Where the tensors of each prepass lie. */
+  prepasses: NativePlace[]
   /** Where finished jobs are noted, if they are. */
   journal?: NativeJournal | undefined
 }
@@ -42,11 +42,11 @@ interface Owned {
 }
 
 export function toNative(
-  { plans, levels }: JointPlan,
+  { plans, prepasses }: JointPlan,
   join: (folder: string, name: string) => string,
   run: RunOptions,
 ): NativeRun {
-  const sources = new Sources(levels, run.levels)
+  const sources = new Sources(prepasses, run.prepasses)
   const outputs: NativePlan['outputs'] = []
   const jobs: Owned[] = []
   const known = new Map<string, Owned>()
@@ -122,34 +122,34 @@ function rowOf(program: NativeProgram | undefined, shape: number[]): { row?: num
   return program?.rows ? { row: shape.at(-1) ?? 1 } : {}
 }
 
-/** What makes the tensors of one level, at `run.levels[index]`. */
-export function levelToNative(
-  { levels: all }: Pick<JointPlan, 'levels'>,
+/** What makes the tensors of one prepass, at `run.prepasses[index]`. */
+export function prepassToNative(
+  { prepasses: all }: Pick<JointPlan, 'prepasses'>,
   index: number,
-  run: Pick<RunOptions, 'levels' | 'memory' | 'seed'>,
+  run: Pick<RunOptions, 'prepasses' | 'memory' | 'seed'>,
 ): NativePlan {
-  const { levels, memory, seed } = run
-  const output = levels[index]
-  const level = all[index]
-  if (output === undefined || level === undefined) {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `There is no level ${index} to make.`)
+  const { prepasses, memory, seed } = run
+  const output = prepasses[index]
+  const prepass = all[index]
+  if (output === undefined || prepass === undefined) {
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `There is no prepass ${index} to make.`)
   }
-  const sources = new Sources(all, levels)
+  const sources = new Sources(all, prepasses)
   const jobs: NativeTensorJob[] = []
-  for (const [tensor, place] of level.places) {
+  for (const [tensor, place] of prepass.places) {
     const width = isLoadable(tensor.dtype) ? bytesOf(tensor.dtype) : 1
-    for (const part of tensor.parts) {
-      if (part.elements === 0) continue
+    for (const operand of tensor.operands) {
+      if (operand.elements === 0) continue
       jobs.push({
-        name: part.key,
-        program: sources.programOf(part.program, tensor.together),
-        elements: part.elements,
-        ...rowOf(part.program, tensor.shape),
-        inputs: part.origins.map((origin) => sources.inputOf(origin)),
+        name: operand.key,
+        program: sources.programOf(operand.program, tensor.together),
+        elements: operand.elements,
+        ...rowOf(operand.program, tensor.shape),
+        inputs: operand.origins.map((origin) => sources.inputOf(origin)),
         variants: [
           {
-            coefficients: part.coefficients,
-            output: { place: 0, offset: place + part.first * width, dtype: tensor.dtype },
+            coefficients: operand.coefficients,
+            output: { place: 0, offset: place + operand.first * width, dtype: tensor.dtype },
           },
         ],
       })
@@ -169,7 +169,7 @@ class Sources {
   private readonly shared = new Map<unknown, Map<string, number>>()
 
   constructor(
-    private readonly levels: Level[],
+    private readonly prepasses: Prepass[],
     private readonly made: NativePlace[],
   ) {}
 
@@ -196,10 +196,10 @@ class Sources {
   }
 
   private madeAt(tensor: DerivedTensor): { place: number; offset: number } {
-    const index = this.levels.findIndex(({ places }) => places.has(tensor))
+    const index = this.prepasses.findIndex(({ places }) => places.has(tensor))
     const made = this.made[index]
     if (made === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} is not made.`)
-    return { place: this.placeOf(`level ${index}`, made), offset: this.levels[index]?.places.get(tensor) ?? 0 }
+    return { place: this.placeOf(`prepass ${index}`, made), offset: this.prepasses[index]?.places.get(tensor) ?? 0 }
   }
 
   private placeOf(key: string, place: NativePlace): number {

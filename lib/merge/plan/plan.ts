@@ -20,7 +20,16 @@ import type { StoreDType } from '../../native/border.js'
 import { WeightsmithError } from '../../util/errors.js'
 import type { Step } from '../methods/index.js'
 import type { Recipe } from '../recipe/index.js'
-import { fused, isDerived, type Level, levelsOf, linear, type Part, solePart, storedType } from './derived.js'
+import {
+  fused,
+  isDerived,
+  linear,
+  type Operand,
+  type Prepass,
+  prepassesOf,
+  soleOperand,
+  storedType,
+} from './derived.js'
 import type { Effective } from './parameters.js'
 import type { Origin, PlannedTensor } from './planned.js'
 import { refuseChanged } from './quantised.js'
@@ -46,7 +55,7 @@ export interface MergePlan {
   /** Whose tokenizer the output gets. */
   tokenizer?: { folder: string; extra: AddedToken[] }
   /** Tensors to make before the merge. */
-  levels: Level[]
+  prepasses: Prepass[]
   /** Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read. */
   same: Origin[][]
   notes: string[]
@@ -81,8 +90,8 @@ export function planMerge(
     known.set(name, stageCheckpoint(name, { ...planned, dtype: stage.dtype ?? planned.dtype }))
   }
   const { tensors, dtype, ...planned } = planOne(recipe, options.dtype ?? recipe.dtype)
-  const levels = levelsOf(tensors.flatMap(({ origins }) => origins))
-  const staged = levels.reduce((sum, { places }) => sum + places.size, 0)
+  const prepasses = prepassesOf(tensors.flatMap(({ origins }) => origins))
+  const staged = prepasses.reduce((sum, { places }) => sum + places.size, 0)
   if (staged > 0) planned.notes.push(`${staged} tensors are made before the merge, in float32.`)
   return {
     tensors,
@@ -93,7 +102,7 @@ export function planMerge(
     untied: planned.untied,
     ...(planned.vocabulary === undefined ? {} : { vocabulary: planned.vocabulary }),
     ...(planned.tokenizer === undefined ? {} : { tokenizer: planned.tokenizer }),
-    levels,
+    prepasses,
     same: same.filter(({ length }) => length > 1),
     notes: planned.notes,
   }
@@ -120,10 +129,10 @@ function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTe
     (merged !== undefined && merged.by.method.needsBase !== false) || origins.length > 1 ? storedAs(stored) : stored
   const dtype = asked ?? kept
   // what one program makes is better made in its place than copied there
-  const lies = sole !== undefined && !(isDerived(sole.tensor) && solePart(sole.tensor))
+  const lies = sole !== undefined && !(isDerived(sole.tensor) && soleOperand(sole.tensor))
   if (lies && sole.tensor.dtype === dtype) return { ...copyOf(same, sole), parameters }
   const computed = asked ?? storedAs(stored)
-  const given: Omit<Part, 'first' | 'elements' | 'key'> & { key?: string } =
+  const given: Omit<Operand, 'first' | 'elements' | 'key'> & { key?: string } =
     'copy' in step
       ? { program: linear, coefficients: [1], origins: origins.slice(step.copy, step.copy + 1) }
       : prepared(step, [...origins, ...statistics], made)

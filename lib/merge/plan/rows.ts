@@ -6,7 +6,7 @@
 
 import { bytesOf, isLoadable, isStorable } from '../../checkpoint/index.js'
 import { WeightsmithError } from '../../util/errors.js'
-import { type DerivedTensor, isDerived, linear, type Part, storedType } from './derived.js'
+import { type DerivedTensor, isDerived, linear, type Operand, storedType } from './derived.js'
 import type { Origin } from './planned.js'
 
 /** A tensor of the output whose rows are tokens, as far as this file needs to know it. */
@@ -53,7 +53,7 @@ export function arrange({ name, origins }: Table, index: number, wanted: (Row | 
   const complete = tokens === rows
   const computed = types.size > 1 || !complete || runs.some(({ row }) => row.length > 1)
   const dtype = types.size <= 1 && (isStorable(only) || !computed) ? only : 'F32'
-  const derived = (label: string, count: number, parts: Part[]): DerivedTensor => ({
+  const derived = (label: string, count: number, operands: Operand[]): DerivedTensor => ({
     name: label,
     file: -1,
     dtype,
@@ -61,9 +61,9 @@ export function arrange({ name, origins }: Table, index: number, wanted: (Row | 
     begin: 0,
     end: count * columns * widthOf(dtype),
     as: storedType(own.tensor),
-    parts,
+    operands,
   })
-  const parts = runs.flatMap(({ id, count, row }): Part[] => {
+  const operands = runs.flatMap(({ id, count, row }): Operand[] => {
     if (row.length === 0) return []
     const sources = row.flatMap(({ origin, row: start }): Origin[] => {
       const from = origins[origin]
@@ -84,12 +84,12 @@ export function arrange({ name, origins }: Table, index: number, wanted: (Row | 
     ]
   })
   if (complete) {
-    return { checkpoint: own.checkpoint, tensor: derived(name, rows, parts) }
+    return { checkpoint: own.checkpoint, tensor: derived(name, rows, operands) }
   }
-  const table: Origin = inPlace ? own : { checkpoint: own.checkpoint, tensor: derived(name, wanted.length, parts) }
+  const table: Origin = inPlace ? own : { checkpoint: own.checkpoint, tensor: derived(name, wanted.length, operands) }
   const mean = meanRow(table, wanted.length, columns, tokens)
   const gaps = Array.from({ length: rows }, (_, id) => id).filter((id) => wanted[id] === undefined)
-  const filled = gaps.map((id): Part => {
+  const filled = gaps.map((id): Operand => {
     const copy = dtype === 'F32'
     return {
       first: id * columns,
@@ -100,7 +100,7 @@ export function arrange({ name, origins }: Table, index: number, wanted: (Row | 
       key: name,
     }
   })
-  return { checkpoint: own.checkpoint, tensor: derived(name, rows, [...parts, ...filled]) }
+  return { checkpoint: own.checkpoint, tensor: derived(name, rows, [...operands, ...filled]) }
 }
 
 const wide = 16
@@ -119,7 +119,7 @@ function meanRow(table: Origin, rows: number, columns: number, tokens: number): 
     // rows [0, cut) have one slice more than those behind
     const slices = Math.ceil(left / next)
     const cut = left - (slices - 1) * next
-    const part = (first: number, end: number, count: number): Part[] =>
+    const operand = (first: number, end: number, count: number): Operand[] =>
       end <= first || count === 0
         ? []
         : [
@@ -140,7 +140,7 @@ function meanRow(table: Origin, rows: number, columns: number, tokens: number): 
       begin: 0,
       end: 4 * next * columns,
       as: 'F32',
-      parts: [...part(0, cut, slices), ...part(cut, next, slices - 1)],
+      operands: [...operand(0, cut, slices), ...operand(cut, next, slices - 1)],
     }
     from = { checkpoint: table.checkpoint, tensor }
     if (last) return from

@@ -61,6 +61,6 @@ export function stageCheckpoint(
 
 function derivedFrom(tensor: PlannedTensor): DerivedTensor {
   const { name, shape, elements, program, coefficients, origins, key = name } = tensor
-  const part = { first: 0, elements, coefficients, origins, key, ...(program === undefined ? {} : { program }) }
-  return { name, file: -1, dtype: 'F32', shape, begin: 0, end: 4 * elements, as: tensor.dtype, parts: [part] }
+  const operand = { first: 0, elements, coefficients, origins, key, ...(program === undefined ? {} : { program }) }
+  return { name, file: -1, dtype: 'F32', shape, begin: 0, end: 4 * elements, as: tensor.dtype, operands: [operand] }
 }

@@ -3,7 +3,7 @@
 import { type Checkpoint, type CheckpointTensor, kernelCode } from '../../checkpoint/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 import type { Method, Step, TensorParameters } from '../methods/index.js'
-import { type DerivedTensor, linear, type Part, sameShape } from './derived.js'
+import { type DerivedTensor, linear, type Operand, sameShape } from './derived.js'
 import type { Origin } from './planned.js'
 import type { OutputSource } from './tensors.js'
 
@@ -58,13 +58,13 @@ export function prepared(
   { inputs, made = [], program, coefficients }: Exclude<Step, { copy: number }>,
   origins: readonly Origin[],
   known: MadeTensors,
-): Pick<Part, 'program' | 'coefficients' | 'origins'> {
+): Pick<Operand, 'program' | 'coefficients' | 'origins'> {
   const all = [...origins]
-  for (const { inputs: from, elements, ...part } of made) {
+  for (const { inputs: from, elements, ...operand } of made) {
     const read = picked(origins, from)
     const [first] = read
     if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A tensor is made of nothing.')
-    const key = JSON.stringify([part, read.map(({ checkpoint, tensor }) => [checkpoint.path, tensor.name])])
+    const key = JSON.stringify([operand, read.map(({ checkpoint, tensor }) => [checkpoint.path, tensor.name])])
     const { name } = first.tensor
     const tensor = known.get(key) ?? {
       name,
@@ -74,7 +74,7 @@ export function prepared(
       begin: 0,
       end: 4 * elements,
       as: 'F32',
-      parts: [{ ...part, first: 0, elements, origins: read, key: name }],
+      operands: [{ ...operand, first: 0, elements, origins: read, key: name }],
     }
     known.set(key, tensor)
     all.push({ checkpoint: first.checkpoint, tensor, whole: elements })
@@ -95,7 +95,7 @@ function inFloat32(origin: Origin): Origin {
   const { name, dtype, shape } = origin.tensor
   if (dtype === 'F32') return origin
   const elements = shape.reduce((a, b) => a * b, 1)
-  const part = { first: 0, elements, program: linear, coefficients: [1], origins: [origin], key: name }
+  const operand = { first: 0, elements, program: linear, coefficients: [1], origins: [origin], key: name }
   const tensor: DerivedTensor = {
     name,
     file: -1,
@@ -104,7 +104,7 @@ function inFloat32(origin: Origin): Origin {
     begin: 0,
     end: 4 * elements,
     as: 'F32',
-    parts: [part],
+    operands: [operand],
   }
   return { checkpoint: origin.checkpoint, tensor }
 }

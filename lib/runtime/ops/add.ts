@@ -1,13 +1,14 @@
 /** A sum, in place: the way back into the residual stream. */
 
 import type { NativeDispatch } from '../../native/border.js'
+import { packParameters } from '../../native/parameters.js'
 import { perQuads } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
 /** x += y. */
 export const sum = (x: number, y: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/add',
-  parameters: [Math.ceil((rows * width) / 4)],
+  parameters: packParameters('model/add', { quads: Math.ceil((rows * width) / 4) }),
   buffers: [y, x],
   grid: perQuads(rows * width),
 })

@@ -3,14 +3,15 @@
  */
 
 import type { NativeDispatch } from '../../native/border.js'
-import { bits, type Forms, perRow, plainForms } from './dispatch.js'
+import { packParameters } from '../../native/parameters.js'
+import { type Forms, perRow, plainForms } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 import { rope } from './rope.js'
 
 /** Rows of x to their rows in the cache. */
 export const kvStore = (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/kv_store',
-  parameters: [rows, width],
+  parameters: packParameters('model/kv_store', { rows, width }),
   buffers: [tokens, x, cache],
   grid: perRow(rows),
 })
@@ -27,7 +28,15 @@ export const attend = (
 ): NativeDispatch => {
   const { lanes } = at.forms ?? plainForms
   const common = {
-    parameters: [at.rows, at.heads, at.numKvHeads, at.size, bits(at.scale), at.window, at.sequenceLength],
+    parameters: packParameters('model/attention', {
+      tokens: at.rows,
+      heads: at.heads,
+      groups: at.numKvHeads,
+      size: at.size,
+      scale: at.scale,
+      window: at.window,
+      both: at.sequenceLength,
+    }),
     buffers: [tokens, q, keys, values, y],
   }
   if (lanes === 0 || at.size % 4 !== 0 || at.size > 32 * lanes) {

@@ -1,6 +1,7 @@
 /** A bias on every row, in place; part of `linear` and `norm`. */
 
 import type { NativeDispatch } from '../../native/border.js'
+import { packParameters } from '../../native/parameters.js'
 import { type Block, dtypeOf, perRow } from './dispatch.js'
 import type { StackContext } from './op.js'
 
@@ -8,7 +9,7 @@ import type { StackContext } from './op.js'
 export const bias = (weight: Block, y: number, rows: number): NativeDispatch => ({
   kernel: 'model/bias',
   constants: dtypeOf(weight),
-  parameters: [rows, weight.rows],
+  parameters: packParameters('model/bias', { rows, width: weight.rows }),
   buffers: [weight.buffer, y],
   grid: perRow(rows),
 })

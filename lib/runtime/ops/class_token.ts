@@ -1,6 +1,7 @@
 /** A class token takes the place of the first of every sequence. */
 
 import type { NativeDispatch } from '../../native/border.js'
+import { packParameters } from '../../native/parameters.js'
 import { type Block, dtypeOf, perRow } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
@@ -8,7 +9,7 @@ import type { Op, SpecOf } from './op.js'
 export const firstTokens = (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
   kernel: 'model/class_token',
   constants: dtypeOf(weight),
-  parameters: [rows, weight.rows],
+  parameters: packParameters('model/class_token', { rows, width: weight.rows }),
   buffers: [weight.buffer, tokens, y],
   grid: perRow(rows),
 })

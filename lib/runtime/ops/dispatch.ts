@@ -37,14 +37,6 @@ export function packedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'colu
   return 4 * columns * packedWords(rows, dtype)
 }
 
-const words = new DataView(new ArrayBuffer(4))
-
-/** The bits of an f32. */
-export function bits(value: number): number {
-  words.setFloat32(0, value)
-  return words.getUint32(0)
-}
-
 /** The forms in which a device runs the kernels that have several. */
 export interface Forms {
   /** Invocations of a subgroup, whose neighbours read for each other; 0: the kernels that run anywhere. */

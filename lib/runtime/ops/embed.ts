@@ -1,7 +1,8 @@
 /** Rows of a table by the ids or positions of tokens: kernel `get_rows`. */
 
 import type { NativeDispatch } from '../../native/border.js'
-import { type Block, bits, dtypeOf, perRow } from './dispatch.js'
+import { packParameters } from '../../native/parameters.js'
+import { type Block, dtypeOf, perRow } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
 /**
@@ -16,16 +17,16 @@ export const getRows = (
 ): NativeDispatch => ({
   kernel: 'model/get_rows',
   constants: dtypeOf(table),
-  parameters: [
-    at.rows,
-    table.columns,
-    table.first,
-    table.rows,
-    at.by === 'id' ? 0 : 1,
-    at.offset ?? 0,
-    bits(at.scale ?? 1),
-    at.add === true ? 1 : 0,
-  ],
+  parameters: packParameters('model/get_rows', {
+    rows: at.rows,
+    width: table.columns,
+    first: table.first,
+    held: table.rows,
+    by_position: at.by === 'id' ? 0 : 1,
+    offset: at.offset ?? 0,
+    scale: at.scale ?? 1,
+    add: at.add === true ? 1 : 0,
+  }),
   buffers: [table.buffer, tokens, y],
   grid: perRow(at.rows),
 })

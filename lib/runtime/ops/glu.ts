@@ -2,6 +2,7 @@
 
 import type { Activation } from '../../architectures/index.js'
 import type { NativeDispatch } from '../../native/border.js'
+import { packParameters } from '../../native/parameters.js'
 import { kindOf, perQuads } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
@@ -9,7 +10,7 @@ import type { Op, SpecOf } from './op.js'
 export const gated = (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/glu',
   constants: kindOf(kind),
-  parameters: [Math.ceil((rows * width) / 4)],
+  parameters: packParameters('model/glu', { quads: Math.ceil((rows * width) / 4) }),
   buffers: [y, x],
   grid: perQuads(rows * width),
 })

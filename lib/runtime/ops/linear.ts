@@ -1,6 +1,7 @@
 /** Products with a matrix: kernel `gemm` in the form that suits the device and the number of rows. */
 
 import type { NativeDispatch } from '../../native/border.js'
+import { packParameters } from '../../native/parameters.js'
 import { addBias } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
@@ -29,7 +30,14 @@ export const gemm = (
   return {
     kernel: `model/${kernel}`,
     constants: { ...dtypeOf(weight), SUBGROUP: lanes },
-    parameters: [rows, weight.columns, weight.rows, weight.first, stride, from],
+    parameters: packParameters('model/gemm', {
+      rows,
+      inner: weight.columns,
+      columns: weight.rows,
+      first: weight.first,
+      stride,
+      start: from,
+    }),
     buffers: [weight.buffer, x, y],
     grid: [Math.ceil(weight.rows / wide), Math.ceil(rows / tall), 1],
   }

@@ -1,8 +1,9 @@
 /** RMSNorm and LayerNorm, of rows or of the heads in them. */
 
 import type { NativeDispatch } from '../../native/border.js'
+import { packParameters } from '../../native/parameters.js'
 import { addBias } from './bias.js'
-import { type Block, bits, dtypeOf, perRow } from './dispatch.js'
+import { type Block, dtypeOf, perRow } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
 /** y = RMSNorm(x), or LayerNorm(x) where it is `centered`, times weight + plus; rows of the weight's width. */
@@ -14,7 +15,13 @@ export const normRows = (
 ): NativeDispatch => ({
   kernel: 'model/norm',
   constants: dtypeOf(weight),
-  parameters: [at.rows, weight.rows, bits(at.eps), bits(at.plus ?? 0), at.centered === true ? 1 : 0],
+  parameters: packParameters('model/norm', {
+    rows: at.rows,
+    width: weight.rows,
+    eps: at.eps,
+    plus: at.plus ?? 0,
+    centered: at.centered === true ? 1 : 0,
+  }),
   buffers: [weight.buffer, x, y],
   grid: perRow(at.rows),
 })

@@ -4,7 +4,7 @@
  */
 
 import { answerIn, isRight } from './check.js'
-import type { Check, Said } from './config.js'
+import type { AnswerCheck, Completion } from './config.js'
 
 export interface Collapse {
   questions: number
@@ -21,12 +21,12 @@ export interface Collapse {
   gap: number
 }
 
-export function collapseOf(said: readonly Said[], check?: Check, pattern?: string): Collapse {
-  const questions = new Map<string, Said[]>()
-  for (const one of said) questions.set(one.prompt, [...(questions.get(one.prompt) ?? []), one])
+export function collapseOf(completions: readonly Completion[], check?: AnswerCheck, pattern?: string): Collapse {
+  const questions = new Map<string, Completion[]>()
+  for (const one of completions) questions.set(one.prompt, [...(questions.get(one.prompt) ?? []), one])
   const all = [...questions.values()]
-  const mean = (of: (samples: Said[]) => number) => all.reduce((sum, one) => sum + of(one), 0) / (all.length || 1)
-  const right = ({ text, answer }: Said) => isRight(text, answer, check, pattern)
+  const mean = (of: (samples: Completion[]) => number) => all.reduce((sum, one) => sum + of(one), 0) / (all.length || 1)
+  const right = ({ text, answer }: Completion) => isRight(text, answer, check, pattern)
   const pass1 = mean((samples) => samples.filter(right).length / samples.length)
   const passK = mean((samples) => (samples.some(right) ? 1 : 0))
   return {

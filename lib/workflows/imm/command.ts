@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process'
 import { createWriteStream } from 'node:fs'
 import { aborted, WeightsmithError } from '../../util/errors.js'
-import type { Command } from './config.js'
+import type { ImmCommand } from './config.js'
 
 const tailLines = 12
 const tailBytes = 8192
@@ -11,7 +11,7 @@ const tailBytes = 8192
 /** Runs a command in a folder. Throws ERR_WEIGHTSMITH_COMMAND where it cannot be started or does not end with 0. */
 export async function runCommand(
   what: string,
-  command: Command,
+  command: ImmCommand,
   { places, folder, log, signal }: { places: Record<string, string>; folder: string; log: string; signal: AbortSignal },
 ): Promise<void> {
   const words = command.map((word) => word.replace(/\{(\w+)\}/g, (all, name: string) => places[name] ?? all))

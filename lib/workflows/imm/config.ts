@@ -1,4 +1,4 @@
-/** What a run of IMM is told: the same as YAML or as an object, in which steps may be functions too. */
+/** The config of a run of IMM, as YAML or as an object, in which steps may be functions too. */
 
 import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
@@ -7,8 +7,8 @@ import { describe } from '../../merge/recipe/checks.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
 import { codeOf, messageOf, WeightsmithError } from '../../util/errors.js'
 
-/** What the model said to a question. */
-export interface Said {
+/** A text that the model generated for a question. */
+export interface Completion {
   prompt: string
   /** The reference. */
   answer: string
@@ -17,7 +17,7 @@ export interface Said {
 }
 
 /** Words of a command, run without a shell; `{model}` and the like stand for paths. */
-export type Command = readonly string[]
+export type ImmCommand = readonly string[]
 
 export interface Sampling {
   samples?: number | undefined
@@ -29,7 +29,7 @@ export interface Sampling {
   chat?: boolean | undefined
 }
 
-export type Check = 'exact' | 'numeric' | 'regex'
+export type AnswerCheck = 'exact' | 'numeric' | 'regex'
 
 export interface ImmConfig {
   /** The original model M0: a path, or `org/name` in the local cache. */
@@ -47,8 +47,8 @@ export interface ImmConfig {
    * lines `{"prompt": ..., "answer": ..., "text": ...}`; or a function.
    */
   generate?:
-    | (Sampling & { command?: Command | undefined })
-    | ((step: { model: string; questions: string; round: number; signal: AbortSignal }) => Promise<Said[]>)
+    | (Sampling & { command?: ImmCommand | undefined })
+    | ((step: { model: string; questions: string; round: number; signal: AbortSignal }) => Promise<Completion[]>)
     | undefined
   /**
    * What is kept: texts that are the answer (`exact`, the default), whose last number is the answer's last number (`numeric`), in
@@ -56,12 +56,12 @@ export interface ImmConfig {
    * keeps; or a function.
    */
   filter?:
-    | { check?: Check | undefined; pattern?: string | undefined; command?: Command | undefined }
-    | ((said: Said) => boolean | Promise<boolean>)
+    | { check?: AnswerCheck | undefined; pattern?: string | undefined; command?: ImmCommand | undefined }
+    | ((completion: Completion) => boolean | Promise<boolean>)
     | undefined
   /** A command with `{model}`, `{data}` (lines of prompt and answer) and `{out}`, which is to hold the trained model; or a function. */
   train:
-    | { command: Command }
+    | { command: ImmCommand }
     | ((step: { model: string; data: string; out: string; round: number; signal: AbortSignal }) => Promise<void>)
   /** IMM's merge of the original and the trained model; or any `recipe`, in which `{base}` and `{improved}` stand for them. */
   merge?:

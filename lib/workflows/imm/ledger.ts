@@ -93,10 +93,6 @@ export class Ledger {
     return notes[name] as T
   }
 
-  has(round: number, name: string): boolean {
-    return name in (this.notes.rounds[round] ?? {})
-  }
-
   async finish(result: unknown): Promise<void> {
     this.notes.result = result
     await this.save()

@@ -10,14 +10,15 @@ import { readExamples } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
 import { version } from '../../native/version.js'
 import { throwIfAborted, WeightsmithError } from '../../util/errors.js'
+import type { ProgressEvent } from '../../util/progress.js'
 import { type ImmConfig, readConfig, type Settings } from './config.js'
 import { Ledger } from './ledger.js'
 import {
   type Evaluation,
   evaluateStep,
+  type FilteredSamples,
   filterStep,
   generateStep,
-  type Kept,
   mergeStep,
   type Run,
   trainStep,
@@ -32,7 +33,7 @@ export interface ImmOptions {
   resume?: boolean | undefined
   /** Begin again where a run is. */
   overwrite?: boolean | undefined
-  /** Check all and say what it takes, write nothing. */
+  /** AnswerCheck all and say what it takes, write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   onProgress?: ((event: ImmProgress) => void) | undefined
@@ -40,20 +41,18 @@ export interface ImmOptions {
   onRound?: ((report: RoundReport) => void) | undefined
 }
 
-export interface ImmProgress {
+export interface ImmProgress extends ProgressEvent {
   round: number
   rounds: number
-  step: 'generate' | 'filter' | 'train' | 'merge' | 'evaluate'
-  /** Parts of the step, where it has any. */
-  done: number
-  total: number
+  /** The step of the round. */
+  phase: 'generate' | 'filter' | 'train' | 'merge' | 'evaluate'
 }
 
 export interface RoundReport {
   round: number
   /** The merged model; of round 0 the original. */
   model: string
-  data?: Kept
+  data?: FilteredSamples
   evaluation: Evaluation
   /** What the trained model was before the merge. */
   trained?: { model: string; evaluation: Evaluation }
@@ -133,16 +132,16 @@ async function run(engine: Engine, { settings, original, ledger, options }: Work
   let working = original
   for (let round = 0; round <= settings.rounds; round++) {
     const folder = await ledger.round(round)
-    const step = <T>(name: ImmProgress['step'], work: (run: Run) => Promise<T>, note: string = name) =>
+    const step = <T>(name: ImmProgress['phase'], work: (run: Run) => Promise<T>, note: string = name) =>
       ledger.step(round, note, async () => {
         throwIfAborted(signal, 'The run')
-        const onProgress = (done: number, total: number) =>
-          options.onProgress?.({ round, rounds: settings.rounds, step: name, done, total })
-        onProgress(0, 0)
+        const onProgress = (event: Omit<ProgressEvent, 'phase'>) =>
+          options.onProgress?.({ ...event, phase: name, round, rounds: settings.rounds })
+        onProgress({ done: 0, total: 0, unit: 'examples' })
         return work({ engine, settings, original, signal, onProgress })
       })
 
-    let data: Kept | undefined
+    let data: FilteredSamples | undefined
     if (round > 0) {
       await step('generate', (run) => generateStep(run, working, round, folder))
       data = await step('filter', (run) => filterStep(run, folder))

@@ -11,10 +11,11 @@ import { generateText } from '../../generation/generate_text.js'
 import { merge } from '../../merge/merge.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
 import { messageOf, misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
+import type { ProgressEvent } from '../../util/progress.js'
 import { isRight } from './check.js'
 import { type Collapse, collapseOf } from './collapse.js'
 import { runCommand } from './command.js'
-import type { Said, Sampling, Settings } from './config.js'
+import type { Completion, Sampling, Settings } from './config.js'
 
 export interface Accuracy {
   data: string
@@ -32,7 +33,7 @@ export interface Evaluation {
   collapse?: { id?: Collapse; ood?: Collapse }
 }
 
-export interface Kept {
+export interface FilteredSamples {
   generated: number
   /** That passed the check, and of these the different ones. */
   right: number
@@ -46,7 +47,7 @@ export interface Run {
   /** The folder of M0. */
   original: string
   signal: AbortSignal
-  onProgress: (done: number, total: number) => void
+  onProgress: (event: ProgressEvent) => void
 }
 
 const lineOf = (value: object) => `${JSON.stringify(value)}\n`
@@ -57,8 +58,8 @@ export async function generateStep(run: Run, model: string, round: number, folde
   const { generate, questions } = settings
   const out = join(folder, 'generated.jsonl')
   if (typeof generate === 'function') {
-    const said = await generate({ model, questions, round, signal })
-    await writeFile(out, said.map(lineOf).join(''))
+    const completions = await generate({ model, questions, round, signal })
+    await writeFile(out, completions.map(lineOf).join(''))
   } else if (generate.command !== undefined) {
     const log = join(folder, 'generate.log')
     const places = { model, questions, out }
@@ -66,37 +67,37 @@ export async function generateStep(run: Run, model: string, round: number, folde
   } else {
     const examples = await readExamples(questions, settings.limit)
     const sampling = { samples: 3, temperature: 0.7, ...generate }
-    const said = await draw(run, model, examples, sampling, settings.seed + round)
-    await writeFile(out, said.map(lineOf).join(''))
+    const completions = await draw(run, model, examples, sampling, settings.seed + round)
+    await writeFile(out, completions.map(lineOf).join(''))
   }
-  return (await readSaid(out)).length
+  return (await readCompletions(out)).length
 }
 
 /** The lines that pass the check, each once, as data for the trainer. */
-export async function filterStep({ settings, signal }: Run, folder: string): Promise<Kept> {
+export async function filterStep({ settings, signal }: Run, folder: string): Promise<FilteredSamples> {
   const { filter } = settings
-  const said = await readSaid(join(folder, 'generated.jsonl'))
-  let right: Said[] = []
+  const completions = await readCompletions(join(folder, 'generated.jsonl'))
+  let right: Completion[] = []
   if (typeof filter === 'function') {
-    for (const one of said) if (await filter(one)) right.push(one)
+    for (const one of completions) if (await filter(one)) right.push(one)
   } else if (filter.command !== undefined) {
     const [data, out] = [join(folder, 'generated.jsonl'), join(folder, 'kept.jsonl')]
     const log = join(folder, 'filter.log')
     await runCommand('filter', filter.command, { places: { data, out }, folder: settings.folder, log, signal })
-    right = await readSaid(out)
+    right = await readCompletions(out)
   } else {
-    right = said.filter(({ text, answer }) => isRight(text, answer, filter.check, filter.pattern))
+    right = completions.filter(({ text, answer }) => isRight(text, answer, filter.check, filter.pattern))
   }
   const lines = new Set(right.map(({ prompt, text }) => lineOf({ prompt, answer: text })))
   if (lines.size === 0) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_ARGUMENT',
-      `Nothing is left to train on: none of the ${said.length} texts in ${folder} passes the filter. Look at generated.jsonl there.`,
+      `Nothing is left to train on: none of the ${completions.length} texts in ${folder} passes the filter. Look at generated.jsonl there.`,
       { file: folder },
     )
   }
   await writeFile(join(folder, 'data.jsonl'), [...lines].join(''))
-  return { generated: said.length, right: right.length, kept: lines.size }
+  return { generated: completions.length, right: right.length, kept: lines.size }
 }
 
 /** The model that the trainer makes of another one and the data; checked against the original. */
@@ -149,7 +150,7 @@ export async function mergeStep(run: Run, trained: readonly string[], folder: st
   const recipe = await recipeOf(run, trained)
   await writeFile(join(folder, 'recipe.json'), `${JSON.stringify(recipe, null, 2)}\n`)
   const options = { out, overwrite: true, seed: settings.seed, folder: settings.folder, signal }
-  await engine.use(({ addon, device, memory }) => merge({ addon, device }, recipe, { memory, ...options }))
+  await merge(engine, recipe, options)
   return out
 }
 
@@ -214,13 +215,15 @@ export async function evaluateStep(run: Run, model: string, whole: boolean): Pro
   const { samples = 4, temperature = 0.8, limit = 50 } = collapse
   if (!whole || samples < 2) return evaluation
   const signs = async (sets: readonly string[]) => {
-    const said: Said[] = []
+    const completions: Completion[] = []
     for (const file of sets) {
       const sampling = { ...samplingOf(run), samples, temperature }
-      said.push(...(await draw(run, model, await readExamples(file, limit), sampling, run.settings.seed)))
+      completions.push(...(await draw(run, model, await readExamples(file, limit), sampling, run.settings.seed)))
     }
     const { filter } = run.settings
-    return typeof filter === 'function' ? collapseOf(said) : collapseOf(said, filter.check, filter.pattern)
+    return typeof filter === 'function'
+      ? collapseOf(completions)
+      : collapseOf(completions, filter.check, filter.pattern)
   }
   evaluation.collapse = {
     ...(id.length > 0 ? { id: await signs(id) } : {}),
@@ -234,7 +237,7 @@ async function accuracies(run: Run, model: string, files: readonly string[]): Pr
   const { engine, settings, signal, onProgress } = run
   const { filter, evaluate } = settings
   const { limit, max_tokens: maxTokens } = evaluate
-  const watch = { signal, onProgress: ({ done, total }: { done: number; total: number }) => onProgress(done, total) }
+  const watch = { signal, onProgress }
   const values = new Map<string, number>()
   if (files.length === 0) return values
   if (typeof filter === 'function' || filter.check === undefined || filter.check === 'exact') {
@@ -243,15 +246,15 @@ async function accuracies(run: Run, model: string, files: readonly string[]): Pr
     return values
   }
   for (const file of files) {
-    const said = await draw(
+    const completions = await draw(
       run,
       model,
       await readExamples(file, limit),
       { ...samplingOf(run), samples: 1, temperature: 0, max_tokens: maxTokens },
       0,
     )
-    const right = said.filter(({ text, answer }) => isRight(text, answer, filter.check, filter.pattern))
-    values.set(file, right.length / said.length)
+    const right = completions.filter(({ text, answer }) => isRight(text, answer, filter.check, filter.pattern))
+    values.set(file, right.length / completions.length)
   }
   return values
 }
@@ -267,12 +270,12 @@ async function draw(
   examples: readonly Example[],
   { samples, temperature, top_k, top_p, max_tokens, stop, chat }: Sampling,
   seed: number,
-): Promise<Said[]> {
+): Promise<Completion[]> {
   const prompts = examples.map(({ prompt }) => prompt)
   const options = { samples, temperature, topK: top_k, topP: top_p, maxTokens: max_tokens, stop, chat, seed, signal }
   const { continuations } = await generateText(engine, model, prompts, {
     ...options,
-    onProgress: ({ done, total }) => onProgress(done, total),
+    onProgress,
   })
   return continuations.map(({ prompt, sample, text }) => {
     const { prompt: asked = '', answer = '' } = examples[prompt] ?? {}
@@ -280,7 +283,7 @@ async function draw(
   })
 }
 
-async function readSaid(file: string): Promise<Said[]> {
+async function readCompletions(file: string): Promise<Completion[]> {
   const text = await readFile(file, 'utf8').catch((cause: unknown) => {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_COMMAND',
@@ -294,9 +297,9 @@ async function readSaid(file: string): Promise<Said[]> {
   return text.split('\n').flatMap((line, i) => {
     if (line.trim() === '') return []
     try {
-      const { prompt, answer, text: said, sample = 0 } = JSON.parse(line) as Partial<Said>
+      const { prompt, answer, text: said, sample = 0 } = JSON.parse(line) as Partial<Completion>
       if ([prompt, answer, said].every((value) => typeof value === 'string')) {
-        return [{ prompt, answer, text: said, sample } as Said]
+        return [{ prompt, answer, text: said, sample } as Completion]
       }
     } catch {
       // It is said below.

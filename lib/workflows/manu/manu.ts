@@ -4,13 +4,13 @@
  */
 
 import type { Engine } from '../../engine/engine.js'
-import { ask, compare } from './ask.js'
 import { type Choice, choose, type ModuleScores, score } from './choose.js'
+import { compare, evaluate } from './evaluate.js'
 import { type Measured, measure } from './measure.js'
 import { checked, type ManuOptions } from './options.js'
 import { checkTargets, write } from './output.js'
 import { type ManuAnswers, type ManuReport, meanOf } from './report.js'
-import { passesOf, type Stream } from './streams.js'
+import { manuBatches, type Stream } from './streams.js'
 import { none, Subject } from './subject.js'
 
 /**
@@ -25,7 +25,7 @@ export async function manu(engine: Engine, path: string, options: ManuOptions): 
   await checkTargets(subject)
   if (dryRun === true) return plan(subject)
 
-  const before = await ask(subject, none)
+  const before = await evaluate(subject, none)
   // All alphas share the measurement of the model as it is.
   const streams = await measure(subject, none)
   const scores = score(subject, streams)
@@ -38,13 +38,13 @@ export async function manu(engine: Engine, path: string, options: ManuOptions): 
     }
     choices.push({ ...chosen, ...(await compare(subject, chosen)) })
   }
-  const within = largestWithin(subject, choices, before)
-  await write(subject, choices, within)
-  return report(subject, { before, choices, within, scores, total: performance.now() - begin })
+  const allowedAlpha = largestAllowed(subject, choices, before)
+  await write(subject, choices, allowedAlpha)
+  return report(subject, { before, choices, allowedAlpha, scores, total: performance.now() - begin })
 }
 
 /** The largest alpha within the limit; undefined where there is no limit, null where none is within it. */
-function largestWithin(
+function largestAllowed(
   { settings: { maxRetainDrop } }: Subject,
   choices: readonly Choice[],
   before: ManuAnswers[] | undefined,
@@ -58,13 +58,13 @@ function largestWithin(
 
 /** What a run would do, and about how long it takes: a pass of each kind of lines is timed. */
 async function plan(subject: Subject): Promise<ManuReport> {
-  const { milliseconds, settings, asking } = subject
-  const { measured, asked, end } = subject.streams
+  const { timings, settings, evaluations } = subject
+  const { measured, evaluated, end } = subject.streams
   const model = subject.without(none)
   try {
     subject.forecast = await model.forecast({ mode: 'layerwise', observers: [{ statistics: () => [] }] })
     for (const { kind, rows } of measured.filter(({ set }) => set === 'forget')) {
-      const { value: pass } = await passesOf(model, rows, { end: [], batch: 1 }).next()
+      const { value: pass } = await manuBatches(model, rows, { end: [], batch: 1 }).next()
       if (pass === undefined) continue
       const own = (stream: Stream) => stream.kind === kind
       const each = async (visionOnly: boolean) => {
@@ -75,13 +75,14 @@ async function plan(subject: Subject): Promise<ManuReport> {
         return (performance.now() - begin) / pass.tokens.length
       }
       const visionOnly = kind === 'multimodal' && settings.mode !== 'paper'
-      milliseconds.measure += (await each(visionOnly)) * subject.count(measured.filter(own), []) * settings.iterations
-      if (asking > 0) milliseconds.ask += (await each(false)) * subject.count(asked.filter(own), end) * asking
+      timings.measure += (await each(visionOnly)) * subject.count(measured.filter(own), []) * settings.iterations
+      if (evaluations > 0)
+        timings.evaluate += (await each(false)) * subject.count(evaluated.filter(own), end) * evaluations
     }
   } finally {
     await model.close()
   }
-  return report(subject, { choices: [], scores: new Map(), total: milliseconds.measure + milliseconds.ask })
+  return report(subject, { choices: [], scores: new Map(), total: timings.measure + timings.evaluate })
 }
 
 function report(
@@ -89,12 +90,12 @@ function report(
   found: {
     before?: ManuAnswers[] | undefined
     choices: readonly Choice[]
-    within?: number | null | undefined
+    allowedAlpha?: number | null | undefined
     scores: ModuleScores
     total: number
   },
 ): ManuReport {
-  const { before, choices, within, scores, total } = found
+  const { before, choices, allowedAlpha, scores, total } = found
   const modules = subject.candidates.map((module) => ({
     ...{ name: module.name, tower: module.tower, layer: module.layer, neurons: module.neurons },
     selected: choices.map(({ selected }) => selected.get(module)?.length ?? 0),
@@ -111,11 +112,12 @@ function report(
     limited: modules.reduce((sum, { limited }) => sum + limited, 0),
     ...(before && { before }),
     choices: choices.map(({ selected: _, ...choice }) => choice),
-    ...(within === undefined ? {} : { within }),
+    ...(allowedAlpha === undefined ? {} : { allowedAlpha }),
     notes: subject.notes,
     parts: subject.forecast.parts,
-    memory: subject.forecast.bytes,
+    deviceBytes: subject.forecast.bytes,
     device: subject.engine.device.name,
-    milliseconds: { ...subject.milliseconds, total },
+    milliseconds: total,
+    timings: subject.timings,
   }
 }

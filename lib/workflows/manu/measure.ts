@@ -8,7 +8,7 @@ import { fingerprint, readScores, ScoreWriter } from '../../score/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 import type { Module } from './neurons.js'
 import { groupsOf, overBatches, overStream, parts, type Statistics } from './statistics.js'
-import { type Kind, passesOf, type Stream } from './streams.js'
+import { type Kind, manuBatches, type Stream } from './streams.js'
 import { kindsOf, type Neurons, none, type Subject } from './subject.js'
 
 /** By stream, then by the modules that share them. */
@@ -28,7 +28,7 @@ export async function measure(subject: Subject, chosen: Neurons): Promise<Measur
   const result = known ?? (await measureStreams(subject, chosen))
   if (known !== undefined) subject.step(subject.streams.measured.reduce((sum, { rows }) => sum + rows.length, 0))
   if (file !== undefined && known === undefined) await write(subject, file, result)
-  subject.milliseconds.measure += performance.now() - begin
+  subject.timings.measure += performance.now() - begin
   return result
 }
 
@@ -76,7 +76,7 @@ async function measureStream(
     subject.step(now.reduce((sum, { lines }) => sum + lines, 0))
   }
   const together = statistics === 'batch' ? batch : 1
-  for await (const { tokens, lines, images } of passesOf(model, rows, { end: [], batch: together })) {
+  for await (const { tokens, lines, images } of manuBatches(model, rows, { end: [], batch: together })) {
     const groups = { language: groupsOf(lines, statistics, batch), vision: groupsOf(images, statistics, batch) }
     const measures = modules.flatMap((module) => {
       const collector = collectors.get(sharedBy(subject, module))

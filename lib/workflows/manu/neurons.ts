@@ -75,7 +75,7 @@ function rowsOf({ rows, columns }: Units, { ops }: Layer, { tensors }: ModelSpec
     })
 }
 
-/** Whether a layer is among those asked for. */
+/** Whether a layer is one of `layers`. */
 export function isChosen(layers: Layers, layer: number, depth: number): boolean {
   if (layers === 'all') return true
   return layers === 'last3' ? layer >= depth - 3 : layers.includes(layer)

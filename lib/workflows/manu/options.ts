@@ -1,6 +1,7 @@
-/** Options of `manu`: what is asked for, and what they are by default. */
+/** Options of `manu`, their defaults and their checks. */
 
 import { misuse } from '../../util/errors.js'
+import type { ProgressEvent } from '../../util/progress.js'
 import type { Layers } from './neurons.js'
 import type { Weights } from './scores.js'
 import { parts } from './statistics.js'
@@ -11,27 +12,27 @@ export type ManuMode = (typeof manuModes)[number]
 export const manuStatistics = ['stream', 'batch'] as const
 
 export interface ManuOptions {
-  /** .jsonl files; lines with an `image` are multimodal, the others text-only. */
+  /** .jsonl files with examples to forget; those with an `image` are multimodal, the others text-only. */
   forget: readonly string[]
   retain: readonly string[]
-  /** Only asked, before and after. */
+  /** Further examples to evaluate before and after. */
   utility?: readonly string[] | undefined
-  /** Where images are: a folder, or a safetensors file with the tensor `images`. Defaults to the folder of each file. */
+  /** Folder of the images, or a safetensors file with the tensor `images`. Defaults to the folder of each data file. */
   images?: string | undefined
-  /** Folder of the result; with several alphas each gets a folder in it. Not needed with `dryRun`. */
+  /** Folder to write; with several alphas, each gets a folder in it. Not needed with `dryRun`. */
   out?: string | undefined
   /**
    * `code`: as the published code scores rows of linears (the default); `paper`: as the paper does; `coupled`: the code's score
    * for what comes out between the matrices of an MLP, whose neurons go with their rows and columns.
    */
   mode?: ManuMode | undefined
-  /** Per cent of the neurons of the layers, in each tower apart. Several: one output each, from one measurement. Defaults to 2. */
+  /** Percentage of neurons to zero, in the text model and in the vision encoder. Several: one output each, from one measurement. Defaults to 2. */
   alpha?: number | readonly number[] | undefined
   /** Layers of each tower. Defaults to `last3`, in paper mode to `all`. */
   layers?: Layers | undefined
-  /** Of the four importances. Default in paper mode to 1 each, else to 2, and 0 for `freq`. */
+  /** Weights of the four statistics in the score. Default to 1 each in paper mode, else to 2, and 0 for `freq`. */
   weights?: Partial<Weights> | undefined
-  /** |z| above it counts for `freq`. Defaults to 0.1. */
+  /** Activation threshold on |z|, for `freq`. Defaults to 0.1. */
   tau?: number | undefined
   /** Over all tokens of a stream at once (the default), or `batch`: at each position of each batch, then the mean. */
   statistics?: (typeof manuStatistics)[number] | undefined
@@ -46,34 +47,41 @@ export interface ManuOptions {
   iterations?: number | undefined
   /** As in the published code, modules of a kind share the statistics of all layers. Defaults to false. */
   poolLayers?: boolean | undefined
-  /** Ask forget, retain and utility before and after. Defaults to true. */
-  ask?: boolean | undefined
-  /** Lines of each set and kind that are asked, chosen by the seed. Defaults to all. */
-  askLines?: number | undefined
-  /** Ask after taking as many neurons at random, and those of the smallest weights, too. */
+  /** Evaluate forget, retain and utility before and after. Defaults to true. */
+  evaluate?: boolean | undefined
+  /** Number of examples of each set and kind to evaluate, chosen by the seed. Defaults to all. */
+  evalSamples?: number | undefined
+  /** Also evaluate with as many random neurons, and with those of the smallest weights, zeroed. */
   compare?: boolean | undefined
-  /** Of several alphas, write only the largest whose mean accuracy on retain falls by no more per cent than this. */
+  /** Write only the largest alpha that lowers mean exact match on retain by at most this many percentage points. */
   maxRetainDrop?: number | undefined
-  /** Of samples and random neurons. Defaults to 0. */
+  /** Random seed of the samples and of the random neurons. Defaults to 0. */
   seed?: number | undefined
   /**
-   * Keeps the statistics in a score file: where it is there already, it is read instead of running the streams again. It has to
-   * be of the same model, lines and layers.
+   * Cache of the statistics, a score file: read if it exists, written otherwise. It has to be of the same model, lines and layers.
    */
   scores?: string | undefined
   overwrite?: boolean | undefined
-  /** Say what a run would measure, and what it takes. */
+  /** Check everything and estimate the cost, but measure and write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Lines that have been through the model, of all. */
-  onProgress?: ((done: number, total: number) => void) | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export type Settings = ReturnType<typeof checked>
 
 /** With all defaults. Throws ERR_WEIGHTSMITH_ARGUMENT for what cannot be used. */
 export function checked(options: ManuOptions) {
-  const { mode = 'code', iterations = 1, tau = 0.1, statistics = 'stream', batch = 4, seed = 0, ask = true } = options
+  const {
+    mode = 'code',
+    iterations = 1,
+    tau = 0.1,
+    statistics = 'stream',
+    batch = 4,
+    seed = 0,
+    evaluate = true,
+  } = options
   const alphas = [...new Set([options.alpha ?? 2].flat())].sort((a, b) => a - b)
   const layers = options.layers ?? (mode === 'paper' ? 'all' : 'last3')
   const weights: Weights = {
@@ -85,23 +93,23 @@ export function checked(options: ManuOptions) {
     !manuModes.includes(mode) && `the mode should be ${manuModes.join(', ')}, not ${mode}`,
     !manuStatistics.includes(statistics) && `statistics should be ${manuStatistics.join(' or ')}, not ${statistics}`,
     alphas.some((alpha) => !(alpha >= 0 && alpha <= 100)) && `alpha should be 0 to 100 per cent, not ${alphas}`,
-    alphas.length === 0 && 'no alpha is given',
+    alphas.length === 0 && 'pass at least one alpha',
     !whole(iterations, 1) && `iterations should be a whole number from 1, not ${iterations}`,
     iterations > 1 && alphas.length > 1 && 'a sweep over alpha has one iteration',
     options.compact === true && mode !== 'coupled' && `only coupled neurons can be left out, not those of mode ${mode}`,
     !whole(batch, 1) && `batch should be a whole number from 1, not ${batch}`,
-    options.askLines !== undefined &&
-      !whole(options.askLines, 1) &&
-      `askLines should be a whole number from 1, not ${options.askLines}`,
+    options.evalSamples !== undefined &&
+      !whole(options.evalSamples, 1) &&
+      `evalSamples should be a whole number from 1, not ${options.evalSamples}`,
     !(tau >= 0) && `tau should be a number from 0, not ${tau}`,
     !whole(seed, 0) && `seed should be a whole number from 0, not ${seed}`,
     parts.some((part) => !Number.isFinite(weights[part])) && 'weights should be numbers',
-    options.maxRetainDrop !== undefined && !ask && 'maxRetainDrop needs the sets to be asked',
+    options.maxRetainDrop !== undefined && !evaluate && 'maxRetainDrop needs the evaluation; leave evaluate on',
     options.out === undefined &&
       options.dryRun !== true &&
-      options.ask === false &&
-      'nothing would be asked or written',
+      options.evaluate === false &&
+      'there is nothing to do; pass out, or leave evaluate on',
   ].find((what) => what !== false)
-  if (wrong !== undefined) throw misuse(`An option cannot be used: ${wrong}.`)
-  return { ...options, mode, alphas, layers, weights, iterations, tau, statistics, batch, seed, ask }
+  if (wrong !== undefined) throw misuse(`Invalid option: ${wrong}.`)
+  return { ...options, mode, alphas, layers, weights, iterations, tau, statistics, batch, seed, evaluate }
 }

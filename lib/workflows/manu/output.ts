@@ -28,13 +28,17 @@ function noWidths(path: string): WeightsmithError {
 }
 
 /** Writes those choices that are to be written, and says where. */
-export async function write(subject: Subject, choices: Choice[], within: number | null | undefined): Promise<void> {
+export async function write(
+  subject: Subject,
+  choices: Choice[],
+  allowedAlpha: number | null | undefined,
+): Promise<void> {
   const { engine, checkpoint, settings } = subject
   const { out, overwrite, signal, seed, mode, layers, weights, iterations, forget, retain, compact } = settings
   if (out === undefined) return
-  const several = choices.length > 1 && within === undefined
+  const several = choices.length > 1 && allowedAlpha === undefined
   for (const choice of choices) {
-    if (within !== undefined && choice.alpha !== within) continue
+    if (allowedAlpha !== undefined && choice.alpha !== allowedAlpha) continue
     const { alpha, neurons, selected, towers } = choice
     const tensors = new Map<string, Content>()
     for (const [name, cut] of compact ? keptOf(selected) : cutsOf(selected)) {

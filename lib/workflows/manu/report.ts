@@ -46,17 +46,19 @@ export interface ManuReport {
   limited: number
   before?: ManuAnswers[]
   choices: ManuChoice[]
-  /** With `maxRetainDrop`: the largest alpha within it, if there is one. */
-  within?: number | null
+  /** With `maxRetainDrop`: the largest alpha within it; null if there is none. */
+  allowedAlpha?: number | null
   notes: string[]
   /** Parts in which the model goes through the device, and bytes of the largest. */
   parts: number
-  memory: number
+  deviceBytes: number
   device: string
-  milliseconds: { measure: number; ask: number; total: number }
+  milliseconds: number
+  /** Milliseconds of these. */
+  timings: { measure: number; evaluate: number }
 }
 
-/** Names and answers of every model that was asked: as it was, and without the chosen and other neurons. */
+/** Names and answers of every model that was evaluated: as it was, and without the chosen and other neurons. */
 export function manuRows({ before, choices }: ManuReport): { name: string; answers: ManuAnswers[] }[] {
   return [
     ...(before ? [{ name: 'before', answers: before }] : []),

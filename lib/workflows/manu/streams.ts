@@ -1,9 +1,18 @@
-/** The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are asked. */
+/** The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are evaluated. */
 
 import type { Checkpoint } from '../../checkpoint/index.js'
-import { type Line, openText, pick, readLines, Sight } from '../../data/index.js'
+import {
+  type Batch,
+  ImageLoader,
+  type Line,
+  openTokenizer,
+  packed,
+  placed,
+  readLines,
+  sampleLines,
+} from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { type Model, rowsOf, type Token } from '../../runtime/index.js'
+import { type Model, rowsOf } from '../../runtime/index.js'
 import { misuse } from '../../util/errors.js'
 
 export const sets = ['forget', 'retain', 'utility'] as const
@@ -12,7 +21,7 @@ export const kinds = ['multimodal', 'text'] as const
 export type Kind = (typeof kinds)[number]
 
 export interface Row extends Line {
-  sight: Sight
+  loader: ImageLoader
 }
 
 /** Lines of one set and kind. */
@@ -32,29 +41,29 @@ export interface Sources {
 export interface Streams {
   /** Forget and retain; as many lines of a kind to retain as to forget. */
   measured: Stream[]
-  asked: Stream[]
+  evaluated: Stream[]
   /** Ids after an answer. */
   end: number[]
 }
 
 /**
  * Lines with an image are multimodal. Where lines of a file say to which split they belong, `train` is measured and `test` is
- * asked. Throws ERR_WEIGHTSMITH_ARGUMENT where forget and retain share a line, or one of them alone has none of a kind.
+ * evaluated. Throws ERR_WEIGHTSMITH_ARGUMENT where forget and retain share a line, or one of them alone has none of a kind.
  */
 export async function readStreams(
   engine: Engine,
   { model, checkpoint }: { model: Model; checkpoint: Checkpoint },
   sources: Sources,
-  { seed, askLines }: { seed: number; askLines?: number | undefined },
+  { seed, evalSamples }: { seed: number; evalSamples?: number | undefined },
 ): Promise<Streams> {
-  const text = await openText(checkpoint)
+  const tokenizer = await openTokenizer(checkpoint)
   const all = new Map<SetName, Row[]>()
   for (const set of sets) {
     const rows: Row[] = []
     for (const file of sources[set] ?? []) {
-      const lines = await readLines(file, text)
-      const sight = await Sight.open(engine, { model, checkpoint }, { file, lines, root: sources.images })
-      rows.push(...lines.map((line) => ({ ...line, sight })))
+      const lines = await readLines(file, tokenizer)
+      const loader = await ImageLoader.open(engine, { model, checkpoint }, { file, lines, root: sources.images })
+      rows.push(...lines.map((line) => ({ ...line, loader })))
     }
     all.set(set, rows)
   }
@@ -74,17 +83,17 @@ export async function readStreams(
     }
     return [
       { set: 'forget' as const, kind, rows: forget },
-      { set: 'retain' as const, kind, rows: pick(retain, forget.length, seed) },
+      { set: 'retain' as const, kind, rows: sampleLines(retain, forget.length, seed) },
     ]
   })
   if (measured.length === 0) throw misuse('There are no lines to forget and none to retain.')
-  const asked = sets.flatMap((set) =>
+  const evaluated = sets.flatMap((set) =>
     kinds.flatMap((kind) => {
-      const rows = pick(of(set, kind, 'test'), askLines, seed)
+      const rows = sampleLines(of(set, kind, 'test'), evalSamples, seed)
       return rows.length === 0 ? [] : [{ set, kind, rows }]
     }),
   )
-  return { measured, asked, end: text.ends.slice(0, 1) }
+  return { measured, evaluated, end: tokenizer.ends.slice(0, 1) }
 }
 
 function ofSplit(rows: readonly Row[], split: string): readonly Row[] {
@@ -103,11 +112,8 @@ function refuseShared(forget: readonly Row[], retain: readonly Row[]): void {
   )
 }
 
-/** Lines that go through the model together. */
-export interface Pass {
-  tokens: Token[]
-  /** Rows of the pass, and how many of them are of prompts. */
-  lines: { first: number; length: number; prompt: number }[]
+/** A batch, with where its images lie. */
+export interface ManuBatch extends Batch {
   /** Rows of the tower, an image each. */
   images: { first: number; length: number }[]
 }
@@ -118,40 +124,28 @@ export function lengthOf(model: Model, { prompt, answer }: Line, end: readonly n
 }
 
 /**
- * Passes over lines, as many as the model takes at a time; images are read when their pass comes. `batch` neighbours stay
- * together, and the pass ends with a whole batch.
+ * Batches of lines, as many as the model takes at a time; images are read when their batch comes. `batch` neighbours stay
+ * together.
  */
-export async function* passesOf(
+export async function* manuBatches(
   model: Model,
   rows: readonly Row[],
   { end, batch }: { end: readonly number[]; batch: number },
-): AsyncGenerator<Pass> {
-  let waiting: Row[] = []
-  let room = model.tokens
-  for (let from = 0; from < rows.length; from += batch) {
-    const next = rows.slice(from, from + batch)
-    const length = next.reduce((sum, row) => sum + lengthOf(model, row, end), 0)
-    if (length > room && waiting.length > 0) {
-      yield await pack(model, waiting, end)
-      waiting = []
-      room = model.tokens
-    }
-    waiting.push(...next)
-    room -= length
-  }
-  if (waiting.length > 0) yield await pack(model, waiting, end)
+): AsyncGenerator<ManuBatch> {
+  const rowsOf = (row: Row) => lengthOf(model, row, end)
+  for (const own of packed(rows, { rowsOf, limit: model.tokens, together: batch })) yield await pack(model, own, end)
 }
 
-async function pack(model: Model, rows: readonly Row[], end: readonly number[]): Promise<Pass> {
+async function pack(model: Model, rows: readonly Row[], end: readonly number[]): Promise<ManuBatch> {
   const idsOf = ({ prompt, answer }: Row) => [...prompt, ...answer, ...end]
-  const sequences = await Promise.all(rows.map((row) => row.sight.sequence(idsOf(row), row)))
+  const sequences = await Promise.all(rows.map((row) => row.loader.sequence(idsOf(row), row)))
   const each = model.spec.vision?.stack.attention.sequenceLength ?? 0
-  let first = 0
-  const lines = rows.map((row) => {
-    const length = lengthOf(model, row, end)
-    first += length
-    return { first: first - length, length, prompt: length - row.answer.length - end.length }
-  })
+  const lines = placed(
+    rows.map((row) => {
+      const length = lengthOf(model, row, end)
+      return { length, prompt: length - row.answer.length - end.length }
+    }),
+  )
   const seen = rows.filter(({ image }) => image !== undefined)
   const images = seen.map((_, i) => ({ first: i * each, length: each }))
   return { tokens: model.pack(sequences), lines, images }

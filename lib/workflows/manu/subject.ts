@@ -1,4 +1,4 @@
-/** What a run is about: the model, its neurons, and the lines it is measured on and asked. */
+/** What a run is about: the model, its neurons, and the lines it is measured on and evaluated. */
 
 import type { Checkpoint, Cut } from '../../checkpoint/index.js'
 import type { Engine } from '../../engine/engine.js'
@@ -17,8 +17,8 @@ export const none: Neurons = new Map()
 const usualTokens = 1024
 
 export class Subject {
-  /** Spent on measuring and asking. */
-  readonly milliseconds = { measure: 0, ask: 0 }
+  /** Spent on measuring and on evaluations. */
+  readonly timings = { measure: 0, evaluate: 0 }
   readonly notes: string[] = []
   /** Parts in which the model goes through the device, and bytes of the largest. */
   forecast = { parts: 1, bytes: 0 }
@@ -57,7 +57,7 @@ export class Subject {
     const tokens = Math.max(
       usualTokens,
       ...streams.measured.map((stream) => widest(stream, [], settings.statistics === 'batch' ? settings.batch : 1)),
-      ...streams.asked.map((stream) => widest(stream, streams.end, 1)),
+      ...streams.evaluated.map((stream) => widest(stream, streams.end, 1)),
     )
     const subject = new Subject(engine, path, checkpoint, settings, streams, tokens, modules, candidates)
     const missing = (['multimodal', 'text'] as const).filter((kind) => !kinds.has(kind))
@@ -82,19 +82,19 @@ export class Subject {
     return streams.flatMap(({ rows }) => rows).reduce((sum, row) => sum + lengthOf(model, row, end), 0)
   }
 
-  /** Times that the sets are asked. */
-  get asking(): number {
-    const { ask, alphas, compare } = this.settings
-    return ask ? 1 + alphas.length * (compare ? 3 : 1) : 0
+  /** Times that the sets are evaluated. */
+  get evaluations(): number {
+    const { evaluate, alphas, compare } = this.settings
+    return evaluate ? 1 + alphas.length * (compare ? 3 : 1) : 0
   }
 
   /** Lines have been through the model. */
   step(lines: number): void {
-    const { measured, asked } = this.streams
+    const { measured, evaluated } = this.streams
     const linesOf = (streams: readonly Stream[]) => streams.reduce((sum, { rows }) => sum + rows.length, 0)
-    const total = linesOf(measured) * this.settings.iterations + linesOf(asked) * this.asking
+    const total = linesOf(measured) * this.settings.iterations + linesOf(evaluated) * this.evaluations
     this.done += lines
-    this.settings.onProgress?.(this.done, total)
+    this.settings.onProgress?.({ phase: 'run', done: this.done, total, unit: 'examples' })
   }
 
   check(): void {

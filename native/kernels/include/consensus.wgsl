@@ -11,13 +11,13 @@ fn flushed(v: vec4f) -> vec4f { return bitcast<vec4f>(flush(bitcast<vec4u>(v)));
 
 // What a delta counts in the election.
 fn ballot(d: vec4f, weighted: vec4f) -> vec4f {
-  if (CONSENSUS == 1u) { return weighted; }
-  if (CONSENSUS != 3u) { return d; }
+  if (CONSENSUS == CONSENSUS_MERGEKIT) { return weighted; }
+  if (CONSENSUS != CONSENSUS_FREQUENCY) { return d; }
   return select(vec4f(0.0), vec4f(1.0), d > vec4f(0.0)) - select(vec4f(0.0), vec4f(1.0), d < vec4f(0.0));
 }
 
 fn vote(votes: ptr<function, Votes>, d: vec4f, weight: f32, bit: u32) {
-  if (CONSENSUS == 0u) {
+  if (CONSENSUS == CONSENSUS_SUM) {
     (*votes).sum += prod4(d, weight);
     return;
   }
@@ -35,10 +35,10 @@ fn vote(votes: ptr<function, Votes>, d: vec4f, weight: f32, bit: u32) {
 // Coefficients from `first` on: for CONSENSUS 0 the factor of the sum; otherwise 2^models factors, one a set that
 // agrees, and for 4 one word: 1 where a zero sum counts as -.
 fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
-  if (CONSENSUS == 0u) { return prod4(votes.sum, coef(p, first)); }
+  if (CONSENSUS == CONSENSUS_SUM) { return prod4(votes.sum, coef(p, first)); }
   let sum = flushed(votes.sum);
   var negative = sum < vec4f(0.0);
-  if (CONSENSUS == 4u && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) { negative = !(sum > vec4f(0.0)); }
+  if (CONSENSUS == CONSENSUS_REFERENCE && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) { negative = !(sum > vec4f(0.0)); }
   let value = select(votes.plus, votes.minus, negative);
   let agree = select(votes.plus_set, votes.minus_set, negative);
   return bitcast<vec4f>(bitcast<vec4u>(value * factors(p, agree, first)) ^ vec4u(zero));

@@ -8,12 +8,11 @@ struct Draw { a: vec4u, b: vec4u }
 struct Stream { numbers: Numbers, first: u32 }
 
 fn stream_of(p: Place, i: u32) -> Stream {
-  let hash = p.rec + 6u + INPUTS + 2u * i;
   var words = vec2u();
   if (INPUTS <= 4u || i < 4u) {
     words = select(select(hashes[0], hashes[1], i == 1u), select(hashes[2], hashes[3], i == 3u), i > 1u);
   } else {
-    words = vec2u(table[hash], table[hash + 1u]);
+    words = hash_of(p.rec, i);
   }
   let lo = flat.x + p.octet * 8u;
   let hi = flat.y + select(0u, 1u, lo < flat.x);

@@ -39,8 +39,8 @@ fn keys_at(drop: Drop, octet: i32) -> Ranks {
 
 // Where in its row element 0 of the octet is. 2^32 mod row comes from 2^32 - row, which fits a word.
 fn row_position(p: Place, row: u32) -> u32 {
-  let lo = table[p.rec + 2u] % row;
-  let hi = table[p.rec + 3u] % row;
+  let lo = table[p.rec + RECORD_FLAT] % row;
+  let hi = table[p.rec + RECORD_FLAT + 1u] % row;
   let wrap = (0u - row) % row;
   // The flat index is below 2^36 and a row below 2^27, so that nothing here overflows.
   return (lo + ((hi * wrap) % row) + (p.octet * 8u) % row) % row;
@@ -141,7 +141,7 @@ fn draw_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) {
     }
     return;
   }
-  let end = i32(min(table[start.rec], 8u * start.octet + 2048u));
+  let end = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.octet + BLOCK));
   for (var begin = i32(8u * start.octet) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
     draw_row(start, drop, lid, begin, begin + i32(row));
   }

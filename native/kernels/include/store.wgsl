@@ -45,7 +45,7 @@ fn note(p: Place, a: vec4u, b: vec4u, exponent: u32) {
   let bad_a = (a & vec4u(exponent)) == vec4u(exponent);
   let bad_b = (b & vec4u(exponent)) == vec4u(exponent);
   if (any(bad_a | bad_b)) {
-    atomicAdd(&counts[table[p.rec + 5u]], count4(bad_a, 0u, p.live) + count4(bad_b, 4u, p.live));
+    atomicAdd(&counts[table[p.rec + RECORD_SEGMENT]], count4(bad_a, 0u, p.live) + count4(bad_b, 4u, p.live));
   }
 }
 

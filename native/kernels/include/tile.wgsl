@@ -3,6 +3,8 @@
 // All conversions are integer operations, because WGSL has no bf16 or f8 and lets a device flush subnormals and
 // assume that NaN and Inf do not occur. f32 subnormals become signed zero on load and on store, on every device.
 
+#include "layout.wgsl"
+
 override INPUTS: u32 = 1u;
 override IN_DTYPE: u32 = 2u;
 override OUT_DTYPE: u32 = 2u;
@@ -10,8 +12,7 @@ override OUT_DTYPE: u32 = 2u;
 @group(0) @binding(0) var<storage, read> inputs: array<vec4u>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
 
-const MIXED = 15u;
-const BLOCK_OCTETS = 256u;
+const BLOCK_OCTETS = BLOCK / 8u;
 
 // Eight consecutive elements.
 struct Octet { a: vec4f, b: vec4f }
@@ -30,22 +31,30 @@ var<private> sources: vec4u;
 var<private> hashes: array<vec2u, 4>;
 var<private> coefs: array<vec4u, 3>;
 
+// Where the coefficients of a record start, and its hash of name and model for input `i`.
+fn coefs_at(rec: u32) -> u32 { return rec + RECORD_SOURCES + RECORD_INPUT_WORDS * INPUTS; }
+fn hash_of(rec: u32, i: u32) -> vec2u {
+  let at = rec + RECORD_SOURCES + INPUTS + 2u * i;
+  return vec2u(table[at], table[at + 1u]);
+}
+
 // The octet `lane` (0..255) of the block that workgroup `wid` handles.
 fn place(wid: vec3u, nwg: vec3u, lane: u32) -> Place {
   let block = wid.x + wid.y * nwg.x;
-  zero = table[0];
-  let rec = table[3] + table[table[2] + block] * table[4];
-  let words = rec + 6u + 3u * INPUTS;
-  seed = vec2u(table[5], table[6]);
-  flat = vec2u(table[rec + 2u], table[rec + 3u]);
-  output_at = table[rec + 4u];
-  sources = vec4u(table[rec + 6u], table[rec + 7u], table[rec + 8u], table[rec + 9u]);
-  for (var i = 0u; i < 4u; i++) { hashes[i] = vec2u(table[rec + 6u + INPUTS + 2u * i], table[rec + 7u + INPUTS + 2u * i]); }
+  zero = table[TABLE_ZERO];
+  let rec = table[TABLE_RECORDS] + table[table[TABLE_MAP] + block] * table[TABLE_RECORD_WORDS];
+  let first = rec + RECORD_SOURCES;
+  let words = coefs_at(rec);
+  seed = vec2u(table[TABLE_SEED], table[TABLE_SEED + 1u]);
+  flat = vec2u(table[rec + RECORD_FLAT], table[rec + RECORD_FLAT + 1u]);
+  output_at = table[rec + RECORD_OUTPUT];
+  sources = vec4u(table[first], table[first + 1u], table[first + 2u], table[first + 3u]);
+  for (var i = 0u; i < 4u; i++) { hashes[i] = hash_of(rec, i); }
   coefs[0] = vec4u(table[words], table[words + 1u], table[words + 2u], table[words + 3u]);
   coefs[1] = vec4u(table[words + 4u], table[words + 5u], table[words + 6u], table[words + 7u]);
   coefs[2] = vec4u(table[words + 8u], table[words + 9u], table[words + 10u], table[words + 11u]);
-  let elements = select(0u, table[rec], block < table[1]);
-  return octet_of(block, rec, (block - table[rec + 1u]) * BLOCK_OCTETS + lane, elements);
+  let elements = select(0u, table[rec + RECORD_ELEMENTS], block < table[TABLE_BLOCKS]);
+  return octet_of(block, rec, (block - table[rec + RECORD_FIRST_BLOCK]) * BLOCK_OCTETS + lane, elements);
 }
 
 fn octet_of(block: u32, rec: u32, octet: u32, elements: u32) -> Place {
@@ -61,7 +70,7 @@ fn coef_bits(p: Place, j: u32) -> u32 {
   return coef_word(p, j);
 }
 // The same, where barriers depend on it.
-fn coef_word(p: Place, j: u32) -> u32 { return table[p.rec + 6u + 3u * INPUTS + j]; }
+fn coef_word(p: Place, j: u32) -> u32 { return table[coefs_at(p.rec) + j]; }
 fn coef(p: Place, j: u32) -> f32 { return bitcast<f32>(coef_bits(p, j)); }
 
 // A product that no compiler can fuse with a following addition: the xor with a zero it cannot see through.
@@ -71,7 +80,7 @@ fn prod4(a: vec4f, b: f32) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(a * b
 // The bound of a loop that compilers cannot unroll: unrolled, the kernel takes them several times as long.
 fn rolled(bound: u32) -> u32 { return bound + zero; }
 // The same around barriers: WGSL takes what is private for different in every invocation.
-fn rolled_together(bound: u32) -> u32 { return bound + table[0]; }
+fn rolled_together(bound: u32) -> u32 { return bound + table[TABLE_ZERO]; }
 
 fn flush(bits: vec4u) -> vec4u {
   return select(bits, bits & vec4u(0x80000000u), (bits & vec4u(0x7f800000u)) == vec4u(0u));
@@ -164,18 +173,20 @@ fn load_bits(off: u32, dtype: u32, o: u32) -> Bits {
 // Where input `i` starts in the slot, and how it is stored.
 fn source(p: Place, i: u32) -> u32 {
   if (INPUTS <= 4u || i < 4u) { return sources[i]; }
-  return table[p.rec + 6u + i];
+  return table[p.rec + RECORD_SOURCES + i];
 }
+
+fn source_at(source: u32) -> u32 { return source & ((1u << SOURCE_DTYPE) - 1u); }
 
 // An octet of such an input, as f32.
 fn load_from(source: u32, octet: u32) -> Octet {
-  let off = source & 0x0fffffffu;
+  let off = source_at(source);
   // Decided when the pipeline is made, except where the inputs' types differ.
   if (IN_DTYPE == 2u) {
     let bits = load_bf16(off, octet);
     return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
   }
-  let bits = load_bits(off, select(IN_DTYPE, source >> 28u, IN_DTYPE == MIXED), octet);
+  let bits = load_bits(off, select(IN_DTYPE, source >> SOURCE_DTYPE, IN_DTYPE == DTYPE_MIXED), octet);
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 

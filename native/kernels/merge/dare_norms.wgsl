@@ -52,5 +52,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     gathered[(2u * i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.y);
   }
   workgroupBarrier();
-  for (var w = lid; w < sums && block < table[1]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
+  for (var w = lid; w < sums && block < table[TABLE_BLOCKS]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
 }

@@ -66,7 +66,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   gathered[(WORDS - 1u) * WORKGROUP + lid] = bad;
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
-  if (lid >= WORDS || block >= table[1]) { return; }
+  if (lid >= WORDS || block >= table[TABLE_BLOCKS]) { return; }
   let count = block_count(lid);
   var result = select(count.x, count.y, lid == MAXIMUM);
   if (lid < FLOATS) { result = bitcast<u32>(block_sum(lid)); }

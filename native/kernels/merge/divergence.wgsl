@@ -13,7 +13,6 @@
 #include "exponential.wgsl"
 
 override STAGE: u32 = 0u;
-const BLOCK = 2048u;
 const CHUNK = 32u;       // elements of long rows taken at once: they lie in two rows at most
 const CHUNKS = 64u;      // a block
 const LOWEST = -3.0e38;
@@ -127,7 +126,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var size = 1u;
   var row = 0u;       // of that row in the part
   if (start.live != 0u) {
-    elements = min(BLOCK, table[start.rec] - 8u * start.octet);
+    elements = min(BLOCK, table[start.rec + RECORD_ELEMENTS] - 8u * start.octet);
     size = line_size(start);
     let at = table[part(start)] + 8u * start.octet;
     row = at / size;

@@ -34,5 +34,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   for (var w = 0u; w < WORDS; w++) { gathered[w * WORKGROUP + lid] = bitcast<u32>(sums[w]); }
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
-  if (lid < WORDS && block < table[1]) { output[block * WORDS + lid] = bitcast<u32>(block_sum(lid)); }
+  if (lid < WORDS && block < table[TABLE_BLOCKS]) { output[block * WORDS + lid] = bitcast<u32>(block_sum(lid)); }
 }

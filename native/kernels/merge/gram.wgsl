@@ -82,7 +82,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       for (var w = lid; w < MOST_WORDS; w += WORKGROUP) {
         let i = SIDE * g + w / SIDE;
         let j = SIDE * h + w % SIDE;
-        if (i < VECTORS && j <= i && block < table[1]) {
+        if (i < VECTORS && j <= i && block < table[TABLE_BLOCKS]) {
           output[block * (VECTORS * (VECTORS + 1u) / 2u) + i * (i + 1u) / 2u + j] = bitcast<u32>(block_sum(w));
         }
       }

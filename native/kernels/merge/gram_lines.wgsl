@@ -9,7 +9,6 @@
 
 override BASE: u32 = 0u;
 override VECTORS: u32 = INPUTS - BASE;
-const BLOCK = 2048u;
 const CHUNK = 32u; // elements an invocation takes of long rows: they lie in two rows at most
 var<workgroup> heads: array<f32, 64>;
 var<workgroup> tails: array<f32, 64>;
@@ -38,7 +37,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var offset = 0u;   // of its first element in its line
   var size = 1u;
   if (start.live != 0u) {
-    elements = min(BLOCK, table[start.rec] - 8u * start.octet);
+    elements = min(BLOCK, table[start.rec + RECORD_ELEMENTS] - 8u * start.octet);
     size = line_size(start);
     offset = (table[part(start)] + 8u * start.octet) % size;
   }

@@ -1,5 +1,5 @@
 // Weighted sum of the inputs: out = c_0 x_0 + c_1 x_1 + ... in the order of the inputs, f32, one rounding.
-// Linear merge / model soup (arXiv 2203.05482); with coefficients from a host step also SLERP.
+// Linear merge / model soup (arXiv 2203.05482); with coefficients from a CPU step also SLERP.
 #include "octets.wgsl"
 
 fn times(x: Octet, c: f32) -> Octet { return Octet(prod4(x.a, c), prod4(x.b, c)); }

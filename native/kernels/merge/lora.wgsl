@@ -9,8 +9,8 @@ override WEIGHT: u32 = 15u;   // code of the type of W; 15: the inputs'
 override FACTORS: u32 = 15u;  // of B and A
 
 fn octet_at(p: Place, input: u32, octet: u32, code: u32) -> Octet {
-  if (code == MIXED) { return load(Place(p.block, p.rec, octet, 8u, p.elements), input); }
-  let bits = load_bits(table[p.rec + 6u + input] & 0x0fffffffu, code, octet);
+  if (code == DTYPE_MIXED) { return load(Place(p.block, p.rec, octet, 8u, p.elements), input); }
+  let bits = load_bits(source_at(table[p.rec + RECORD_SOURCES + input]), code, octet);
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
@@ -25,7 +25,7 @@ fn merge(p: Place) {
   let rank = u32(coef(p, 1u));
   let scale = coef(p, 2u);
   let rows = u32(coef(p, 3u));
-  let first = table[p.rec + 2u] + 8u * p.octet;  // a matrix has fewer than 2^32 elements
+  let first = table[p.rec + RECORD_FLAT] + 8u * p.octet;  // a matrix has fewer than 2^32 elements
   var sum = Octet(vec4f(0.0), vec4f(0.0));
   if (TRANSPOSED == 0u && (columns & 7u) == 0u) {
     // The octet lies in one row, and so do the eight columns of A it takes.

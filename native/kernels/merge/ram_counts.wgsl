@@ -45,5 +45,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
   let words = 2u * (INPUTS - 1u);
-  for (var w = lid; w < words && block < table[1]; w += WORKGROUP) { output[block * words + w] = block_count(w).x; }
+  for (var w = lid; w < words && block < table[TABLE_BLOCKS]; w += WORKGROUP) { output[block * words + w] = block_count(w).x; }
 }

@@ -8,7 +8,7 @@ override MODELS: u32 = 0u;  // code of the type of the W
 
 // An octet of M.
 fn factor(source: u32, octet: u32) -> Octet {
-  let at = (source & 0x0fffffffu) + 2u * octet;
+  let at = source_at(source) + 2u * octet;
   return Octet(bitcast<vec4f>(inputs[at]), bitcast<vec4f>(inputs[at + 1u]));
 }
 
@@ -26,7 +26,7 @@ fn difference(p: Place, i: u32, octet: u32) -> Octet {
 }
 
 fn model(p: Place, i: u32, octet: u32) -> Octet {
-  let bits = load_bits(source(p, i) & 0x0fffffffu, MODELS, octet);
+  let bits = load_bits(source_at(source(p, i)), MODELS, octet);
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
@@ -43,22 +43,22 @@ fn add_rows(sums: Rows, x: Octet, a: f32, b: f32, c: f32, d: f32) -> Rows {
 
 // An octet of the segment, wherever it lies; nothing where it is not one.
 fn store_at(p: Place, octet: u32, v: Octet) {
-  let elements = table[p.rec];
+  let elements = table[p.rec + RECORD_ELEMENTS];
   if (octet < (elements + 7u) / 8u) { store(Place(p.block, p.rec, octet, min(8u, elements - 8u * octet), elements), v); }
 }
 
 // Rows of a multiple of eight elements. The result of the segment is cut into cells of 16 rows and 128 columns, which its
 // workgroups share: an invocation has four rows and eight columns of one, so that each octet of M serves four rows.
 fn cells(p: Place, n: u32, models: u32, lid: u32) {
-  let elements = table[p.rec];
-  let start = table[p.rec + 2u];
+  let elements = table[p.rec + RECORD_ELEMENTS];
+  let start = table[p.rec + RECORD_FLAT];
   let width = n / 8u;
   let first = start / n;
   let last = (start + elements - 1u) / n;
   let across = (width + 15u) / 16u;
   let count = across * ((last - first) / 16u + 1u);
-  let blocks = (elements + 2047u) / 2048u;
-  for (var cell = p.block - table[p.rec + 1u]; cell < count; cell += blocks) {
+  let blocks = (elements + BLOCK - 1u) / BLOCK;
+  for (var cell = p.block - table[p.rec + RECORD_FIRST_BLOCK]; cell < count; cell += blocks) {
     let column = (cell % across) * 16u + lid % 16u;
     let top = first + (cell / across) * 16u + (lid / 16u) * 4u;
     if (column >= width || top > last) { continue; }
@@ -95,7 +95,7 @@ fn cells(p: Place, n: u32, models: u32, lid: u32) {
 
 // Rows of any length, element by element.
 fn single(p: Place, n: u32, models: u32) {
-  let start = table[p.rec + 2u];
+  let start = table[p.rec + RECORD_FLAT];
   let first = start + 8u * p.octet;
   var out = model(p, 0u, p.octet);
   for (var i = 1u; i < models; i++) {

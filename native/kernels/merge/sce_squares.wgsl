@@ -38,5 +38,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   for (var w = 0u; w < words; w++) { gathered[w * WORKGROUP + lid] = bitcast<u32>(sums[w]); }
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
-  if (lid < words && block < table[1]) { output[block * words + lid] = bitcast<u32>(block_sum(lid)); }
+  if (lid < words && block < table[TABLE_BLOCKS]) { output[block * words + lid] = bitcast<u32>(block_sum(lid)); }
 }

@@ -11,7 +11,6 @@
 
 @group(0) @binding(1) var<storage, read_write> output: array<atomic<u32>>;
 
-const WORDS = 128u;
 const HITS = 126u;
 const ROW_OCTETS = 4u;
 const NONE = 0xffffffffu;
@@ -41,7 +40,7 @@ fn look(found: ptr<function, Found>, p: Place, s: u32, k: u32, a: vec4u, b: vec4
 fn write(start: Place, row: u32, model: u32, s: u32, hits_of_row: u32) {
   if (hits_of_row == 0u) { return; }
   var hits = hits_of_row;
-  let first = (start.block * selections() + s) * WORDS;
+  let first = (start.block * selections() + s) * SELECT_WORDS;
   var slot = atomicAdd(&output[first + 1u], countOneBits(hits));
   if (bracket(start, s, 3u) == 1u) {
     atomicStore(&output[first + 2u + row], hits);
@@ -63,7 +62,7 @@ fn write(start: Place, row: u32, model: u32, s: u32, hits_of_row: u32) {
 
 fn count(start: Place, s: u32, above: vec4u) {
   let more = add4(above);
-  if (more != 0u) { atomicAdd(&output[(start.block * selections() + s) * WORDS], more); }
+  if (more != 0u) { atomicAdd(&output[(start.block * selections() + s) * SELECT_WORDS], more); }
 }
 
 @compute @workgroup_size(LANES)

@@ -7,7 +7,6 @@
 
 @group(0) @binding(1) var<storage, read_write> output: array<u32>;
 
-const KEYS = 32u;
 const OCTETS = 4u;
 const STRIDE = 64u; // octets of a block / OCTETS
 
@@ -21,7 +20,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     let key = keys(p, s);
     let a = select(vec4u(0u), key.a, live4(p.live, 0u));
     let b = select(vec4u(0u), key.b, live4(p.live, 4u));
-    let first = (block * selections() + s) * KEYS + lid * 8u;
+    let first = (block * selections() + s) * SAMPLE_WORDS + lid * 8u;
     output[first] = a.x;
     output[first + 1u] = a.y;
     output[first + 2u] = a.z;

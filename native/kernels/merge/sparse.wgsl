@@ -28,15 +28,15 @@ struct Keys { a: vec4u, b: vec4u }
 
 fn values(p: Place, octet: i32) -> Octet {
   let offset = source(p, 0u);
-  if (WEIGHT == MIXED) { return load_from(offset, u32(octet)); }
-  let bits = load_bits(offset & 0x0fffffffu, WEIGHT, u32(octet));
+  if (WEIGHT == DTYPE_MIXED) { return load_from(offset, u32(octet)); }
+  let bits = load_bits(source_at(offset), WEIGHT, u32(octet));
   return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
 // Norms of four columns; lanes outside the row are not looked at.
 fn norms(p: Place, column: i32, columns: u32) -> vec4f {
   let c = vec4u(clamp(vec4i(column) + vec4i(0, 1, 2, 3), vec4i(0), vec4i(i32(columns) - 1)));
-  let offset = source(p, 1u) & 0x0fffffffu;
+  let offset = source_at(source(p, 1u));
   return bitcast<vec4f>(vec4u(inputs[offset + c.x / 4u][c.x % 4u], inputs[offset + c.y / 4u][c.y % 4u],
                               inputs[offset + c.z / 4u][c.z % 4u], inputs[offset + c.w / 4u][c.w % 4u]));
 }
@@ -77,7 +77,7 @@ fn below(keys: Keys, than: vec4u) -> vec4u {
 
 // Bits of the elements of an octet that go, where groups are short.
 fn short_goes(p: Place, size: u32, goes: u32, columns: u32) -> u32 {
-  let flat = table[p.rec + 2u] + 8u * p.octet; // a matrix has fewer than 2^32 elements
+  let flat = table[p.rec + RECORD_FLAT] + 8u * p.octet; // a matrix has fewer than 2^32 elements
   let lanes = vec4u(0u, 1u, 2u, 3u);
   let own = i32(p.octet);
   var result = 0u;
@@ -206,8 +206,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let columns = u32(bitcast<f32>(coef_word(start, 2u)));
   var bits = 0u;
   if (LONG != 0u && size > SHORT && goes > 0u) {
-    let elements = i32(min(table[start.rec], 8u * start.octet + 2048u));
-    let position = (table[start.rec + 2u] + 8u * start.octet) % size;
+    let elements = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.octet + BLOCK));
+    let position = (table[start.rec + RECORD_FLAT] + 8u * start.octet) % size;
     for (var begin = i32(8u * start.octet) - i32(position); begin < elements; begin += i32(size)) {
       let g = Group(begin, begin + i32(size), -begin, columns);
       let cut = cut_of(start, g, goes, lid);

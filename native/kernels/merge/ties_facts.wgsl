@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   gathered[(floats + 1u) * WORKGROUP + lid] = wins.y;
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
-  for (var w = lid; w < floats + 2u && block < table[1]; w += WORKGROUP) {
+  for (var w = lid; w < floats + 2u && block < table[TABLE_BLOCKS]; w += WORKGROUP) {
     var result = block_count(w).x;
     if (w < floats) { result = bitcast<u32>(block_sum(w)); }
     output[block * (floats + 2u) + w] = result;

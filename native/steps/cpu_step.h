@@ -1,4 +1,4 @@
-// Host steps: the small float64 computations between two kernels of a program (angles, norm ratios, thresholds).
+// CPU steps: the small float64 computations between two kernels of a program (angles, norm ratios, thresholds).
 // They live on the host because divisions, roots and trigonometry are not the same on every GPU, while these are.
 #pragma once
 #include <cstddef>
@@ -13,9 +13,9 @@
 
 namespace weightsmith {
 
-class HostStep;
+class CpuStep;
 
-struct HostJob {
+struct CpuJob {
   std::vector<double> coefficients;  // of the tensor, as planned
   size_t inputs = 0;
   uint64_t elements = 0;
@@ -23,7 +23,7 @@ struct HostJob {
   Lines lines;
   // For a program whose jobs share their facts: the step of the first job, which is asked first (nullptr: this is it),
   // and the blocks of the jobs before this one. All steps are made before one of them begins.
-  HostStep* first = nullptr;
+  CpuStep* first = nullptr;
   uint64_t firstBlock = 0;
 };
 
@@ -35,10 +35,10 @@ struct Outcome {
 
 std::vector<uint32_t> floatWords(const std::vector<double>& values);
 
-class HostStep {
+class CpuStep {
  public:
-  explicit HostStep(const HostJob& job) : job_(job) {}
-  virtual ~HostStep() = default;
+  explicit CpuStep(const CpuJob& job) : job_(job) {}
+  virtual ~CpuStep() = default;
   // Words the first kernel reads. Default: the job's coefficients rounded to f32.
   virtual std::vector<uint32_t> begin() { return floatWords(job_.coefficients); }
   // Partial results of consecutive blocks of one tensor, tiles in order; `firstBlock` counts from element 0.
@@ -53,12 +53,12 @@ class HostStep {
   }
 
  protected:
-  const HostJob job_;
+  const CpuJob job_;
 };
 
-using MakeHostStep = std::unique_ptr<HostStep> (*)(const HostJob&);
+using MakeCpuStep = std::unique_ptr<CpuStep> (*)(const CpuJob&);
 // Generated from the listing of this folder; nullptr for a name that has no file.
-MakeHostStep findHostStep(std::string_view name);
-std::vector<std::string> hostStepNames();
+MakeCpuStep findCpuStep(std::string_view name);
+std::vector<std::string> cpuStepNames();
 
 }  // namespace weightsmith

@@ -1,4 +1,4 @@
-#include "steps/host_step.h"
+#include "steps/cpu_step.h"
 
 #include <bit>
 

@@ -1,4 +1,4 @@
-#include "addon/lobby.h"
+#include "addon/engine_registry.h"
 
 #include <cstdlib>
 #include <utility>
@@ -8,12 +8,12 @@
 
 namespace weightsmith {
 
-Lobby& Lobby::instance() {
-  static Lobby lobby;
-  return lobby;
+EngineRegistry& EngineRegistry::instance() {
+  static EngineRegistry registry;
+  return registry;
 }
 
-uint64_t Lobby::add(const std::shared_ptr<Engine>& engine) {
+uint64_t EngineRegistry::add(const std::shared_ptr<Engine>& engine) {
   // process.exit runs no cleanup hooks, but the destructors of drivers, which must find nobody at work. What is
   // registered after a driver was loaded runs before them.
   std::atexit([] { instance().halt(); });
@@ -23,7 +23,7 @@ uint64_t Lobby::add(const std::shared_ptr<Engine>& engine) {
   return last_;
 }
 
-std::shared_ptr<Engine> Lobby::find(uint64_t id) {
+std::shared_ptr<Engine> EngineRegistry::find(uint64_t id) {
   std::lock_guard lock(mutex_);
   const auto found = engines_.find(id);
   auto engine = found == engines_.end() ? nullptr : found->second.lock();
@@ -31,7 +31,7 @@ std::shared_ptr<Engine> Lobby::find(uint64_t id) {
   return engine;
 }
 
-void Lobby::halt() {
+void EngineRegistry::halt() {
   std::vector<std::shared_ptr<Engine>> open;
   {
     std::lock_guard lock(mutex_);

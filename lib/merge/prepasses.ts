@@ -6,9 +6,9 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { NativePlace, NativePlan } from '../native/border.js'
-import { type JointPlan, levelToNative } from './plan/index.js'
+import { type JointPlan, prepassToNative } from './plan/index.js'
 
-export interface MadeLevels {
+export interface PrepassResult {
   places: NativePlace[]
   /** What is left of the memory. */
   memory: number
@@ -16,26 +16,26 @@ export interface MadeLevels {
   discard(): Promise<void>
 }
 
-/** Share of the memory that levels may keep. */
+/** Share of the memory that prepasses may keep. */
 const share = 0.25
 
-export async function makeLevels(
+export async function runPrepasses(
   plan: JointPlan,
   run: { folder: string; memory: number; seed: number },
   execute: (plan: NativePlan) => Promise<unknown>,
-): Promise<MadeLevels> {
+): Promise<PrepassResult> {
   const folder = join(run.folder, 'stages')
   let kept = 0
   const places: NativePlace[] = []
-  for (const [index, { bytes }] of plan.levels.entries()) {
+  for (const [index, { bytes }] of plan.prepasses.entries()) {
     if (kept + bytes <= run.memory * share) {
       kept += bytes
       places.push({ memory: new Uint8Array(bytes) })
     } else {
       await mkdir(folder, { recursive: true })
-      places.push({ path: join(folder, `level-${index}`), size: bytes })
+      places.push({ path: join(folder, `prepass-${index}`), size: bytes })
     }
-    await execute(levelToNative(plan, index, { levels: places, memory: run.memory - kept, seed: run.seed }))
+    await execute(prepassToNative(plan, index, { prepasses: places, memory: run.memory - kept, seed: run.seed }))
   }
   return { places, memory: run.memory - kept, discard: () => rm(folder, { recursive: true, force: true }) }
 }

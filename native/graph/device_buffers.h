@@ -14,35 +14,35 @@
 
 namespace weightsmith {
 
-class Resident {
+class DeviceBuffers {
  public:
   // Throws Error OUT_OF_MEMORY for a buffer larger than the device can bind, or than there is room for.
-  Resident(const Device& device, const std::vector<uint64_t>& sizes);
+  DeviceBuffers(const Device& device, const std::vector<uint64_t>& sizes);
 
   // Writes, then dispatches in order, then reads; one entry a read. Blocks until the device is done.
-  std::vector<std::vector<uint8_t>> run(Pipelines& pipelines, ThreadPool& readers, const ResidentWork& work);
+  std::vector<std::vector<uint8_t>> run(Pipelines& pipelines, ThreadPool& readers, const DeviceWork& work);
 
  private:
-  void check(const ResidentWork& work) const;
-  void write(ThreadPool& readers, const std::vector<ResidentWrite>& writes);
+  void check(const DeviceWork& work) const;
+  void write(ThreadPool& readers, const std::vector<BufferWrite>& writes);
   void encode(const wgpu::ComputePassEncoder& pass, Pipelines& pipelines,
-              const std::vector<ResidentDispatch>& dispatches);
+              const std::vector<KernelDispatch>& dispatches);
 
   const Device& device_;
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::unique_ptr<Buffer> parameters_;  // of all dispatches of one run
 };
 
-// All residents of a device by number. Lives on the engine thread, like all that touches the device.
-class Residents {
+// All buffers of a device by number. Lives on the engine thread, like all that touches the device.
+class BufferRegistry {
  public:
-  uint64_t add(std::unique_ptr<Resident> resident);
+  uint64_t add(std::unique_ptr<DeviceBuffers> buffers);
   // Throws Error DISPOSED for a number that was released.
-  Resident& at(uint64_t id) const;
+  DeviceBuffers& at(uint64_t id) const;
   void remove(uint64_t id) { all_.erase(id); }
 
  private:
-  std::map<uint64_t, std::unique_ptr<Resident>> all_;
+  std::map<uint64_t, std::unique_ptr<DeviceBuffers>> all_;
   uint64_t last_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// Stores the elements that a host step gives; the inputs are not looked at.
+// Loads f32 elements that a CPU step gives, and stores them; the inputs are not looked at.
 // Coefficients: see include/lines.wgsl, with rows of one element: one a line.
 #include "octets.wgsl"
 #include "lines.wgsl"

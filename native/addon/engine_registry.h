@@ -1,5 +1,5 @@
-// Open engines by number. It is the one thing all environments of the process share: they have nothing else to hand an
-// engine over with.
+// Process-wide registry of open engines, by number: lets a worker thread join its parent's engine. Nothing else is
+// shared by the Node environments of a process.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -10,9 +10,9 @@
 
 namespace weightsmith {
 
-class Lobby {
+class EngineRegistry {
  public:
-  static Lobby& instance();
+  static EngineRegistry& instance();
   uint64_t add(const std::shared_ptr<Engine>& engine);
   // Throws Error DISPOSED where the engine is closed.
   std::shared_ptr<Engine> find(uint64_t id);

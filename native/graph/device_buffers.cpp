@@ -1,4 +1,4 @@
-#include "graph/resident.h"
+#include "graph/device_buffers.h"
 
 #include <algorithm>
 #include <cstring>
@@ -25,7 +25,7 @@ std::string range(uint64_t offset, uint64_t bytes, uint32_t buffer) {
 
 }  // namespace
 
-Resident::Resident(const Device& device, const std::vector<uint64_t>& sizes) : device_(device) {
+DeviceBuffers::DeviceBuffers(const Device& device, const std::vector<uint64_t>& sizes) : device_(device) {
   for (const uint64_t size : sizes) {
     if (size > device.maxBinding()) {
       throw Error(Code::OUT_OF_MEMORY, "A buffer of " + std::to_string(size) + " bytes is asked for, but " +
@@ -36,7 +36,7 @@ Resident::Resident(const Device& device, const std::vector<uint64_t>& sizes) : d
   }
 }
 
-void Resident::check(const ResidentWork& work) const {
+void DeviceBuffers::check(const DeviceWork& work) const {
   const auto within = [this](uint32_t buffer, uint64_t offset, uint64_t bytes) {
     if (buffer >= buffers_.size()) {
       throw Error(Code::ARGUMENT, "There is no buffer " + std::to_string(buffer) + " among " +
@@ -57,7 +57,7 @@ void Resident::check(const ResidentWork& work) const {
   }
 }
 
-void Resident::write(ThreadPool& readers, const std::vector<ResidentWrite>& writes) {
+void DeviceBuffers::write(ThreadPool& readers, const std::vector<BufferWrite>& writes) {
   Completion all;
   std::vector<uint8_t> piece;
   for (const auto& item : writes) {
@@ -87,8 +87,8 @@ void Resident::write(ThreadPool& readers, const std::vector<ResidentWrite>& writ
   all.wait();
 }
 
-void Resident::encode(const wgpu::ComputePassEncoder& pass, Pipelines& pipelines,
-                      const std::vector<ResidentDispatch>& dispatches) {
+void DeviceBuffers::encode(const wgpu::ComputePassEncoder& pass, Pipelines& pipelines,
+                           const std::vector<KernelDispatch>& dispatches) {
   std::vector<uint32_t> words(dispatches.size() * kParameterBytes / 4);
   for (size_t i = 0; i < dispatches.size(); i++) {
     std::copy(dispatches[i].parameters.begin(), dispatches[i].parameters.end(),
@@ -123,7 +123,8 @@ void Resident::encode(const wgpu::ComputePassEncoder& pass, Pipelines& pipelines
   }
 }
 
-std::vector<std::vector<uint8_t>> Resident::run(Pipelines& pipelines, ThreadPool& readers, const ResidentWork& work) {
+std::vector<std::vector<uint8_t>> DeviceBuffers::run(Pipelines& pipelines, ThreadPool& readers,
+                                                     const DeviceWork& work) {
   check(work);
   write(readers, work.writes);
   // Compiling reports its own failures, so every pipeline is there before the scope of the commands opens.
@@ -184,12 +185,12 @@ std::vector<std::vector<uint8_t>> Resident::run(Pipelines& pipelines, ThreadPool
   return results;
 }
 
-uint64_t Residents::add(std::unique_ptr<Resident> resident) {
-  all_.emplace(++last_, std::move(resident));
+uint64_t BufferRegistry::add(std::unique_ptr<DeviceBuffers> buffers) {
+  all_.emplace(++last_, std::move(buffers));
   return last_;
 }
 
-Resident& Residents::at(uint64_t id) const {
+DeviceBuffers& BufferRegistry::at(uint64_t id) const {
   const auto found = all_.find(id);
   if (found == all_.end()) throw Error(Code::DISPOSED, "The resident buffers were released.");
   return *found->second;

@@ -1,5 +1,5 @@
-// Which jobs of a run are finished: counts what writers have written, and notes finished jobs in the journal once
-// their bytes are on disk. Notes are taken together and rarely, because waiting for the disk costs time.
+// Tracks which jobs are durably on disk and journals them in batches, because waiting for the disk costs time: counts
+// what writers have written, and notes a finished job once its bytes are synced.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -14,10 +14,10 @@
 
 namespace weightsmith {
 
-class Ledger {
+class CompletedJobs {
  public:
   // Reads the journal of an earlier run, if the plan says so.
-  explicit Ledger(const Plan& plan);
+  explicit CompletedJobs(const Plan& plan);
 
   // Whether an earlier run has left anything to go on from.
   bool resumes() const { return !journal_.earlier().empty(); }

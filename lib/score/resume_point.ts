@@ -5,7 +5,7 @@
 
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import { replaceFile } from '../checkpoint/index.js'
-import type { Standing } from '../runtime/index.js'
+import type { ResumePoint } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 
 type Numbers = Float64Array<ArrayBuffer> | Float32Array<ArrayBuffer>
@@ -24,7 +24,12 @@ interface Head {
 /** Bytes that the first line may have. */
 const longestHead = 2 ** 24
 
-export function writeStanding(path: string, run: string, standing: Standing, kept: readonly Numbers[]): Promise<void> {
+export function writeResumePoint(
+  path: string,
+  run: string,
+  point: ResumePoint,
+  kept: readonly Numbers[],
+): Promise<void> {
   return replaceFile(path, async (file) => {
     const streams: Head['streams'] = []
     // The first line comes last, as it has the lengths; its place is held by blanks.
@@ -36,11 +41,11 @@ export function writeStanding(path: string, run: string, standing: Standing, kep
       end += bytes.length
     }
     for (const array of kept) await put(bytesOf(array))
-    for await (const [key, rows] of standing.streams()) {
+    for await (const [key, rows] of point.streams()) {
       streams.push([key, rows.length])
       await put(bytesOf(rows))
     }
-    const { partition: part, batch } = standing
+    const { partition: part, batch } = point
     const head: Head = { run, part, batch, kept: kept.map(({ byteLength }) => byteLength), streams }
     const text = Buffer.from(JSON.stringify(head))
     await put(text)
@@ -54,7 +59,11 @@ export function writeStanding(path: string, run: string, standing: Standing, kep
  * Fills `kept` with what a run of the same kind has left, and says where it stood; nothing where there is no such file. Throws
  * ERR_WEIGHTSMITH_RESUME where it was left by a run of another kind.
  */
-export async function readStanding(path: string, run: string, kept: readonly Numbers[]): Promise<Standing | undefined> {
+export async function readResumePoint(
+  path: string,
+  run: string,
+  kept: readonly Numbers[],
+): Promise<ResumePoint | undefined> {
   const file = await open(path, 'r').catch(() => undefined)
   if (file === undefined) return undefined
   const refuse = (what: string) =>
@@ -96,7 +105,7 @@ export async function readStanding(path: string, run: string, kept: readonly Num
   }
 }
 
-export async function removeStanding(path: string): Promise<void> {
+export async function removeResumePoint(path: string): Promise<void> {
   await rm(path, { force: true })
 }
 

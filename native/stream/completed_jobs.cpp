@@ -1,4 +1,4 @@
-#include "stream/ledger.h"
+#include "stream/completed_jobs.h"
 
 #include <map>
 #include <set>
@@ -12,7 +12,7 @@ namespace {
 constexpr auto kLongestWait = std::chrono::seconds(2);
 }  // namespace
 
-Ledger::Ledger(const Plan& plan)
+CompletedJobs::CompletedJobs(const Plan& plan)
     : plan_(plan),
       journal_(plan.journal->path, plan.journal->run, plan.journal->resume),
       left_(plan.jobs.size()),
@@ -24,7 +24,7 @@ Ledger::Ledger(const Plan& plan)
   }
 }
 
-std::vector<bool> Ledger::finished() const {
+std::vector<bool> CompletedJobs::finished() const {
   std::vector<bool> finished(plan_.jobs.size());
   for (const JournalRecord& record : journal_.earlier()) {
     if (record.variant == JournalRecord::kFinished && record.job < finished.size()) finished[record.job] = true;
@@ -44,7 +44,7 @@ std::vector<bool> Ledger::finished() const {
   return finished;
 }
 
-std::vector<NonFinite> Ledger::nonFinite() const {
+std::vector<NonFinite> CompletedJobs::nonFinite() const {
   // A job's records stand right before the one that finishes it, or a crash cut it off; the last ones are true.
   std::map<uint32_t, std::vector<NonFinite>> byJob;
   std::vector<NonFinite> open;
@@ -64,12 +64,12 @@ std::vector<NonFinite> Ledger::nonFinite() const {
   return found;
 }
 
-void Ledger::found(const NonFinite& values) {
+void CompletedJobs::found(const NonFinite& values) {
   const std::lock_guard lock(mutex_);
   nonFinite_[values.job].push_back({values.job, values.variant, values.count});
 }
 
-void Ledger::wrote(uint32_t job, uint64_t bytes) {
+void CompletedJobs::wrote(uint32_t job, uint64_t bytes) {
   since_ += bytes;
   if (left_[job].fetch_sub(bytes) != bytes) return;
   const std::lock_guard lock(mutex_);
@@ -80,7 +80,7 @@ void Ledger::wrote(uint32_t job, uint64_t bytes) {
   finished_.push_back({job, JournalRecord::kFinished, 0});
 }
 
-bool Ledger::due() {
+bool CompletedJobs::due() {
   const std::lock_guard lock(mutex_);
   if (noting_ || finished_.empty()) return false;
   const bool late = std::chrono::steady_clock::now() - last_ >= kLongestWait;
@@ -89,7 +89,7 @@ bool Ledger::due() {
   return true;
 }
 
-void Ledger::note(const std::vector<std::unique_ptr<Output>>& outputs) {
+void CompletedJobs::note(const std::vector<std::unique_ptr<Output>>& outputs) {
   std::vector<JournalRecord> records;
   {
     const std::lock_guard lock(mutex_);

@@ -1,4 +1,4 @@
-#include "dawn/quiet.h"
+#include "dawn/suppress_stderr.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -38,7 +38,7 @@ void pass(std::string_view line) {
 
 }  // namespace
 
-QuietStderr::QuietStderr() {
+SuppressStderr::SuppressStderr() {
   lock().lock();
   int ends[2];
   std::fflush(stderr);
@@ -57,7 +57,7 @@ QuietStderr::QuietStderr() {
   close(ends[1]);
 }
 
-QuietStderr::~QuietStderr() {
+SuppressStderr::~SuppressStderr() {
   if (stderr_ >= 0) {
     std::fflush(stderr);
     dup2(stderr_, STDERR_FILENO);

@@ -1,31 +1,31 @@
-/** What the model still answers: without the chosen neurons, and, to compare, without as many others. */
+/** Evaluates the model with the selected neurons zeroed and, as controls, with as many others. */
 
 import { createHash } from 'node:crypto'
+import { answerRows, isTeacherForcedMatch } from '../../eval/exact_match.js'
 import type { Choice } from './choose.js'
 import type { Module } from './neurons.js'
 import type { ManuAnswers, ManuChoice } from './report.js'
-import { passesOf } from './streams.js'
+import { manuBatches } from './streams.js'
 import { type Neurons, none, type Subject } from './subject.js'
 
-/** Answers to all sets. Nothing where they are not to be asked. */
-export async function ask(subject: Subject, without: Neurons): Promise<ManuAnswers[] | undefined> {
-  if (!subject.settings.ask) return undefined
+/** Accuracy and loss on all sets; undefined where `evaluate` is off. */
+export async function evaluate(subject: Subject, without: Neurons): Promise<ManuAnswers[] | undefined> {
+  if (!subject.settings.evaluate) return undefined
   const begin = performance.now()
-  const { asked, end } = subject.streams
+  const { evaluated, end } = subject.streams
   const model = subject.without(without)
   const answers: ManuAnswers[] = []
   try {
-    for (const { set, kind, rows } of asked) {
+    for (const { set, kind, rows } of evaluated) {
       let correct = 0
       let loss = 0
-      for await (const { tokens, lines } of passesOf(model, rows, { end, batch: 1 })) {
+      for await (const { tokens, lines } of manuBatches(model, rows, { end, batch: 1 })) {
         subject.check()
         const { nll, best } = await model.run(tokens)
-        for (const { first, length, prompt } of lines) {
-          // Row t predicts token t + 1.
-          const places = Array.from({ length: length - prompt }, (_, i) => first + prompt - 1 + i)
-          if (places.every((t) => best[t] === tokens[t]?.target)) correct++
-          loss += places.reduce((sum, t) => sum + (nll[t] ?? 0), 0) / places.length
+        for (const line of lines) {
+          const answer = answerRows(line)
+          if (isTeacherForcedMatch(best, tokens, answer)) correct++
+          loss += answer.reduce((sum, row) => sum + (nll[row] ?? 0), 0) / answer.length
         }
         subject.step(lines.length)
       }
@@ -35,7 +35,7 @@ export async function ask(subject: Subject, without: Neurons): Promise<ManuAnswe
   } finally {
     await model.close()
   }
-  subject.milliseconds.ask += performance.now() - begin
+  subject.timings.evaluate += performance.now() - begin
   return answers
 }
 
@@ -44,16 +44,16 @@ export async function compare(
   subject: Subject,
   { selected }: Choice,
 ): Promise<Pick<ManuChoice, 'answers' | 'random' | 'magnitude'>> {
-  const answers = await ask(subject, selected)
+  const answers = await evaluate(subject, selected)
   if (answers === undefined) return {}
   if (subject.settings.compare !== true) return { answers }
   const { seed } = subject.settings
-  const random = await ask(
+  const random = await evaluate(
     subject,
     others(subject, selected, (module) => randomRanks(module, seed)),
   )
   const norms = await normsOf(subject)
-  const magnitude = await ask(
+  const magnitude = await evaluate(
     subject,
     others(subject, selected, (module) => norms.get(module) ?? []),
   )
