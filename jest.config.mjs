@@ -5,5 +5,6 @@ export default {
   testEnvironment: 'node',
   transform: {},
   moduleNameMapper: { '^weightsmith$': '<rootDir>/dist/esm/index.js' },
-  testTimeout: 60_000,
+  // Several times what the slowest test takes on two cores and the bundled driver.
+  testTimeout: 240_000,
 }

@@ -22,7 +22,7 @@ export function start(
   args: string[],
   options: { cwd?: string; env?: Record<string, string>; patienceMilliseconds?: number } = {},
 ): Running {
-  const { cwd, env = {}, patienceMilliseconds = 45_000 } = options
+  const { cwd, env = {}, patienceMilliseconds = 180_000 } = options
   const child = spawn(process.execPath, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     cwd,
@@ -60,11 +60,11 @@ export function script(folder: string, name: string, body: string): string {
   return path
 }
 
-/** Waits until `holds`; fails after 45 seconds, so that no test polls for ever. */
+/** Waits until `holds`; fails after three minutes, so that no test polls for ever. */
 export async function until(holds: () => boolean | Promise<boolean>, intervalMilliseconds = 1): Promise<void> {
-  const deadline = Date.now() + 45_000
+  const deadline = Date.now() + 180_000
   while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error(`Waited 45 seconds in vain for ${holds}.`)
+    if (Date.now() > deadline) throw new Error(`Waited three minutes in vain for ${holds}.`)
     await sleep(intervalMilliseconds)
   }
 }

@@ -82,10 +82,10 @@ describe.each(Object.keys(recipes))('%s gives the same bytes', (name) => {
     expect((await bytes(name, {}, { shardSize: 500_000 })).equals(plain)).toBe(true)
   })
 
-  // With one driver there is nothing to compare.
-  if (/swiftshader/i.test(process.env.WEIGHTSMITH_DEVICE ?? '')) return
   test('on the bundled SwiftShader as on the default device', async () => {
     const bundled = { device: 'swiftshader' }
+    // With one driver there is nothing to compare.
+    if (/swiftshader/i.test((await open({})).device.name)) return
     expect((await bytes(name, {})).equals(await bytes(name, bundled))).toBe(true)
     expect((await open(bundled)).device.name).toMatch(/swiftshader/i)
   })
