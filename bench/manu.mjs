@@ -10,7 +10,7 @@ import { checkpointOf, modelOf } from '../dist/esm/runtime/forward.js'
 import { ColumnStatistics } from '../dist/esm/runtime/index.js'
 import { modulesOf } from '../dist/esm/workflows/manu/neurons.js'
 import { groupsOf, overStream } from '../dist/esm/workflows/manu/statistics.js'
-import { passesOf, readStreams } from '../dist/esm/workflows/manu/streams.js'
+import { manuBatches, readStreams } from '../dist/esm/workflows/manu/streams.js'
 import { timed } from './merge.mjs'
 import { atMost, column, spread, targetColumn } from './results.mjs'
 
@@ -36,7 +36,7 @@ async function tapped(engine, stream, runs) {
   const checkpoint = await checkpointOf(engine, model)
   const open = modelOf(engine, checkpoint, { tokens: 1024 })
   const passes = []
-  for await (const pass of passesOf(open, stream.rows, { end: [], batch: 1 })) passes.push(pass)
+  for await (const pass of manuBatches(open, stream.rows, { end: [], batch: 1 })) passes.push(pass)
   // The tower's layers behind those that its features come from are only run to be tapped: that is no cost of taps.
   const modules = modulesOf(open.spec, false).filter(
     ({ tower, layer }) => tower === 'language' || (stream.kind === 'multimodal' && layer < open.spec.vision.layers),

@@ -50,7 +50,7 @@ beforeAll(async () => {
   const library = join(folder, 'driver.so')
   execFileSync('c++', ['-std=c++20', '-shared', '-fPIC', '-O1', '-o', library, 'test/faults/driver.cpp', '-ldl'])
   const { ICD } = JSON.parse(readFileSync(driver.icd, 'utf8')) as { ICD: { library_path: string; api_version: string } }
-  const manifest = join(folder, 'faulty_icd.json')
+  const manifest = join(folder, 'faulty_swiftshader_icd.json')
   writeFileSync(
     manifest,
     JSON.stringify({ file_format_version: '1.0.0', ICD: { library_path: library, api_version: ICD.api_version } }),

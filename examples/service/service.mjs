@@ -47,8 +47,8 @@ export function createService(engine, { models, out, parallel = 2, waiting = 100
   async function answer(request, response) {
     const { pathname } = new URL(request.url, 'http://service')
     if (request.method === 'GET' && pathname === '/health') {
-      const { info, type } = engine.device
-      return reply(response, 200, { ...queue.counts, device: info.device, type, stopping: stopping.signal.aborted })
+      const { name, type } = engine.device
+      return reply(response, 200, { ...queue.counts, device: name, type, stopping: stopping.signal.aborted })
     }
     if (pathname !== '/merges')
       throw new Refusal(404, `There is no ${pathname}; POST /merges and GET /health are there.`)
@@ -158,7 +158,7 @@ function checkJob(body) {
   return { recipe, name, dtype, seed }
 }
 
-/** Models are named relative to the folder of models, and lie in it; `+` joins a model and its devices. */
+/** Models are named relative to the folder of models, and lie in it; `+` joins a model and its adapter. */
 function refuseEscapes(value) {
   if (typeof value === 'string') {
     const leaves = (path) => /^[~/]|\0/.test(path) || path.split('/').includes('..')
