@@ -74,12 +74,12 @@ const columns = [
 ]
 
 async function deviceTable(engine, { size, runs, say }) {
-  const { info } = engine.device
+  const { name: device } = engine.device
   const small = (bytes) => Math.min(bytes, Math.max(8192, 16 * Math.floor(size / 16)))
-  const target = targets.find(([name]) => name.test(info.device))?.[1]
+  const target = targets.find(([name]) => name.test(device))?.[1]
   const rows = []
   const add = async (item, extra = {}) => {
-    say(`kernels: ${item.kernel} ${item.dtype} on ${info.device}`)
+    say(`kernels: ${item.kernel} ${item.dtype} on ${device}`)
     rows.push({
       ...(await measure(engine, { ...item, bytes: small(item.bytes) }, small(headline.bytes), runs)),
       ...extra,
@@ -97,7 +97,7 @@ async function deviceTable(engine, { size, runs, say }) {
     }
   }
   return {
-    title: `Kernels on ${info.device}`,
+    title: `Kernels on ${device}`,
     about: [
       `Bytes read and written a second, as a share of memcpy (one thread, read and written); median, min and max of ${runs} calls.`,
       'compute is the time the device works, rounding and finite count included, and is what the target is about; call is all a caller waits for.',
