@@ -96,6 +96,13 @@ describe('the registry of kernels', () => {
     for (const file of files) expect(readFileSync(join('native/kernels/merge', file), 'utf8')).toMatch(/^\/\//)
   })
 
+  test('has includes that say by their names which of them have the entry point', () => {
+    for (const file of readdirSync('native/kernels/include')) {
+      const text = readFileSync(join('native/kernels/include', file), 'utf8')
+      expect([file, /^@compute\b/m.test(text)]).toEqual([file, file.startsWith('main_')])
+    }
+  })
+
   for (const [name, spec] of kernels) {
     test(`describes ${name} so that it compiles and runs on the device`, async () => {
       const elements = 5000

@@ -16,7 +16,7 @@ constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile:
 constexpr uint64_t kRowAlign = 16;
 
 uint64_t align16(uint64_t value) { return (value + 15) / 16 * 16; }
-// Kernels store whole octets, up to 32 bytes each: what lies past a segment's end must not be the next one's start.
+// Kernels store whole vec8s, up to 32 bytes each: what lies past a segment's end must not be the next one's start.
 uint64_t alignOutput(uint64_t value) { return (value + 31) / 32 * 32; }
 
 struct Kind {

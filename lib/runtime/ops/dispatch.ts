@@ -81,6 +81,6 @@ export function perRow(rows: number, z = 1): [number, number, number] {
 }
 
 /** An invocation for each four of so many elements, 64 a workgroup. */
-export function perQuads(elements: number): [number, number, number] {
+export function perVec4(elements: number): [number, number, number] {
   return perRow(Math.ceil(elements / 256))
 }

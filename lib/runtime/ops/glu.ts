@@ -3,16 +3,16 @@
 import type { Activation } from '../../architectures/index.js'
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
-import { kindOf, perQuads } from './dispatch.js'
+import { kindOf, perVec4 } from './dispatch.js'
 import type { Op, SpecOf } from './op.js'
 
 /** x = f(x) * y. */
 export const gated = (kind: Activation, x: number, y: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/glu',
   constants: kindOf(kind),
-  parameters: packParameters('model/glu', { quads: Math.ceil((rows * width) / 4) }),
+  parameters: packParameters('model/glu', { vec4s: Math.ceil((rows * width) / 4) }),
   buffers: [y, x],
-  grid: perQuads(rows * width),
+  grid: perVec4(rows * width),
 })
 
 export const glu: Op<SpecOf<'glu'>> = {

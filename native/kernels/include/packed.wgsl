@@ -6,20 +6,20 @@ override DTYPE: u32; // 0 F32, 1 F16, 2 BF16
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 
-struct Octet { a: vec4f, b: vec4f }
+struct Vec8 { a: vec4f, b: vec4f }
 
-// Where columns 8 n to 8 n + 7 of row k are, in octets.
-fn octet_at(n: u32, k: u32, inner: u32) -> u32 { return (n / 8u * inner + k) * 8u + n % 8u; }
+// Where columns 8 n to 8 n + 7 of row k are, in vec8s.
+fn vec8_at(n: u32, k: u32, inner: u32) -> u32 { return (n / 8u * inner + k) * 8u + n % 8u; }
 
-fn octet(o: u32) -> Octet {
-  if (DTYPE == 0u) { return Octet(bitcast<vec4f>(weights[2u * o]), bitcast<vec4f>(weights[2u * o + 1u])); }
+fn vec8(o: u32) -> Vec8 {
+  if (DTYPE == 0u) { return Vec8(bitcast<vec4f>(weights[2u * o]), bitcast<vec4f>(weights[2u * o + 1u])); }
   let w = weights[o];
   if (DTYPE == 1u) {
-    return Octet(vec4f(halves(w.x), halves(w.y)), vec4f(halves(w.z), halves(w.w)));
+    return Vec8(vec4f(halves(w.x), halves(w.y)), vec4f(halves(w.z), halves(w.w)));
   }
   let low = bitcast<vec4f>(w << vec4u(16u));
   let high = bitcast<vec4f>(w & vec4u(0xffff0000u));
-  return Octet(vec4f(low.x, high.x, low.y, high.y), vec4f(low.z, high.z, low.w, high.w));
+  return Vec8(vec4f(low.x, high.x, low.y, high.y), vec4f(low.z, high.z, low.w, high.w));
 }
 
 fn element(i: u32) -> f32 {
@@ -30,4 +30,4 @@ fn element(i: u32) -> f32 {
 }
 
 // Column n of row k.
-fn element_at(n: u32, k: u32, inner: u32) -> f32 { return element(8u * octet_at(n / 8u, k, inner) + n % 8u); }
+fn element_at(n: u32, k: u32, inner: u32) -> f32 { return element(8u * vec8_at(n / 8u, k, inner) + n % 8u); }

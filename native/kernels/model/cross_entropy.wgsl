@@ -2,7 +2,7 @@
 // largest logit and that of the target, so that the loss is log(sum) + largest - target; 1, 0, 0 where a token has no
 // target. And best[start + t] = the first index of the largest logit. A row a workgroup.
 struct Parameters { rows: u32, width: u32, start: u32 }
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;

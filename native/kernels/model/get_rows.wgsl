@@ -4,7 +4,7 @@ struct Parameters {
   rows: u32, width: u32, first: u32, held: u32, by_position: u32, offset: u32, scale: f32, add: u32,
 }
 #include "weights.wgsl"
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

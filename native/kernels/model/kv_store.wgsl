@@ -1,6 +1,6 @@
 // Row t of x goes to the token's row in the cache.
 struct Parameters { rows: u32, width: u32 }
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

@@ -1,7 +1,7 @@
 // How far rows move, a row a workgroup: with d = b - a, y[row] = (a·a, a·d, d·d). The host takes angles from that
 // without cancelling what a small step differs in.
 struct Parameters { rows: u32, width: u32 }
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;

@@ -3,7 +3,7 @@
 // `share`. The number that draws is Philox at counter (step, sample, sequence, 0) keyed by the seed, so that what is
 // drawn does not depend on the batch. A temperature of 0 keeps what kernel `cross_entropy` found. A row a workgroup.
 struct Parameters { rows: u32, width: u32, start: u32 }
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 #include "philox.wgsl"
 struct Draw { temperature: f32, most: u32, share: f32, step: u32, sample: u32, sequence: u32, key: vec2u }
 @group(0) @binding(0) var<storage, read> p: Parameters;

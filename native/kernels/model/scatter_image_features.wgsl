@@ -1,6 +1,6 @@
 // y[t] = features[id - first], for the tokens whose id is not below `first`: they stand for rows of an image.
 struct Parameters { rows: u32, width: u32, first: u32 }
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> features: array<f32>;

@@ -3,7 +3,7 @@
 // `first` on.
 struct Parameters { rows: u32, width: u32, by_output: u32, first: u32 } // rows: lines that are summed, width: of one
 #include "weights.wgsl"
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
