@@ -121,7 +121,7 @@ describe('imm analyze', () => {
       onProgress: ({ phase }) => done.push(phase),
     })
     expect(done).toEqual([])
-    expect(dry).toMatchObject({ dryRun: true, importance: [], models: [], forecast: { parts: 1 } })
+    expect(dry).toMatchObject({ dryRun: true, importance: [], models: [], forecast: { partitions: 1 } })
     const { tensors, bytesRead, deviceBytes, tokens } = dry.forecast!
     expect(tensors).toBe(2 * analysis.models[0]!.diff.tensors.length)
     // Two files of bfloat16 a comparison.

@@ -1,4 +1,4 @@
-/** Batches that walk through a model: what is seen of them, and that a model in parts gives the same bits as a whole one. */
+/** Batches that walk through a model: what is seen of them, and that a model in partitions gives the same bits as a whole one. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
@@ -89,13 +89,13 @@ describe('a layerwise pass', () => {
     }
   })
 
-  test('gives the same bits where the model goes through the device in parts', async () => {
+  test('gives the same bits where the model goes through the device in partitions', async () => {
     const skips = [new Set([3]), new Set([0, 7]), new Set([6, 7]), new Set<number>()]
     const want = await see(model, skips)
     for (const memory of ['2300KiB', '3MiB', '6MiB']) {
       await using small = await Engine.open({ memory })
       const parted = await openModel(small, full, { tokens: 128 })
-      expect((await parted.forecast()).parts).toBeGreaterThan(1)
+      expect((await parted.forecast()).partitions).toBeGreaterThan(1)
       expect(await see(parted, skips)).toEqual({ ...want, steps: expect.anything() })
     }
   })

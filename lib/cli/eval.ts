@@ -61,9 +61,9 @@ async function run(
 function text(reports: readonly EvalReport[]): string {
   const [first] = reports
   if (first === undefined) return ''
-  const { metric, dryRun, device, parts, model } = first
+  const { metric, dryRun, device, partitions, model } = first
   const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
-  const where = `${parts === 1 ? '' : `${parts} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
+  const where = `${partitions === 1 ? '' : `${partitions} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
   const columns: [name: string, of: (report: EvalReport) => string][] = [
     ['data', ({ data }) => data],
     ['examples', ({ examples }) => count(examples)],

@@ -48,12 +48,12 @@ function text(report: Analysis): string {
 
 function forecastText(
   { base, device, milliseconds: time }: Analysis,
-  { tensors, bytesRead, deviceBytes, parts = 0, tokens = 0 }: AnalysisForecast,
+  { tensors, bytesRead, deviceBytes, partitions = 0, tokens = 0 }: AnalysisForecast,
 ): string {
-  const passes = parts > 1 ? `, in ${parts} partitions` : ''
+  const passes = partitions > 1 ? `, in ${partitions} partitions` : ''
   const compared = `compare ${plural(tensors, 'tensor')} with`
   const work =
-    parts === 0
+    partitions === 0
       ? `${compared} ${base}`
       : `measure the importance of the layers of ${base} on ${plural(tokens, 'token')}${passes}, and ${compared} it`
   return `Would ${work}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} of ${device}.`

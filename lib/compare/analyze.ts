@@ -79,7 +79,7 @@ export interface AnalysisForecast {
   /** Most bytes that are on the device at a time. */
   deviceBytes: number
   /** Parts in which the base goes through the device, where its importance would be measured. */
-  parts?: number
+  partitions?: number
   /** Tokens of the data that it would be measured on. */
   tokens?: number
 }
@@ -133,7 +133,7 @@ async function forecastOf(
       : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
   const forecast: AnalysisForecast = {
     ...{ tensors: 0, bytesRead: 0, deviceBytes: measured?.deviceBytes ?? 0 },
-    ...(measured && { parts: measured.parts, tokens: measured.tokens }),
+    ...(measured && { partitions: measured.partitions, tokens: measured.tokens }),
   }
   let milliseconds = measured?.milliseconds ?? 0
   for (const model of improved) {

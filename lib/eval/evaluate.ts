@@ -66,9 +66,12 @@ export interface EvalReport {
   /** Bytes that the model, or as much of it as is there at a time, takes on the device. */
   deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  parts: number
-  /** Bytes of weights that are read from the files again: for every token that is said, or for the data set; 0 where they fit. */
-  reads: number
+  partitions: number
+  /**
+   * Bytes of weights that are read from the files for every pass through the model, which is a pass per token for
+   * `exact-match` and one pass per data set for other metrics; 0 where the model fits.
+   */
+  bytesReadPerPass: number
   notes: string[]
   device: string
   /** Of the run; with `dryRun` an estimate from one layer. */
@@ -113,13 +116,13 @@ export async function evaluateAll(
       const takes = {
         deviceBytes,
         ...device,
-        notes: cached && device.parts > 1 ? [streamingNotice(path, device.reads)] : [],
+        notes: cached && device.partitions > 1 ? [streamingNotice(path, device.bytesReadPerPass)] : [],
         device: engine.device.name,
       }
       if (dryRun) {
         const tokens = set.total
         const estimate = await estimateOf(model, set, {
-          reads: device.reads,
+          bytesReadPerPass: device.bytesReadPerPass,
           together: Math.floor(model.cache / longest),
         })
         reports.push({ ...common, tokens, value: Number.NaN, ...takes, milliseconds: estimate })
@@ -186,13 +189,19 @@ function checkOptions(
 async function estimateOf(
   model: Model,
   set: DataSet,
-  { reads, together }: { reads: number; together: number },
+  { bytesReadPerPass, together }: { bytesReadPerPass: number; together: number },
 ): Promise<number> {
   if (set.kind === 'matches') {
     const promptTokens = set.total - set.most * set.examples
-    return estimateGeneration(model, { sequences: set.examples, promptTokens, maxNewTokens: set.most, together, reads })
+    return estimateGeneration(model, {
+      sequences: set.examples,
+      promptTokens,
+      maxNewTokens: set.most,
+      together,
+      bytesReadPerPass,
+    })
   }
   const tokens = Math.min(model.tokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
-  return (run * model.spec.language.layers.length * set.total) / tokens + load * reads
+  return (run * model.spec.language.layers.length * set.total) / tokens + load * bytesReadPerPass
 }

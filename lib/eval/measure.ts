@@ -110,7 +110,7 @@ async function matches(
   most: number,
 ): Promise<Measured> {
   const ends = new Set(tokenizer.ends)
-  const results: { prompt: string; answer: string; said: string; ended: boolean; right: boolean }[] = []
+  const results: { prompt: string; answer: string; text: string; ended: boolean; right: boolean }[] = []
   let tokens = 0
   let done = 0
   const rows = ({ prompt }: Asked) => rowsOf(model.spec, prompt) + most
@@ -127,7 +127,7 @@ async function matches(
       const { ids = [], ended = false } = continuations[i] ?? {}
       const right = isGreedyMatch(tokenizer, { prompt, whole }, { ids, ended })
       const shown = tokenizer.decode(prompt.slice(0, shownIds))
-      results.push({ prompt: shown, answer, said: tokenizer.decode(ids, prompt), ended, right })
+      results.push({ prompt: shown, answer, text: tokenizer.decode(ids, prompt), ended, right })
       tokens += ids.length
     }
   }

@@ -65,9 +65,9 @@ export interface GenerateReport {
   /** Bytes of the model, its cache and its activations on the device, or of as much of it as is there at a time. */
   deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  parts: number
+  partitions: number
   /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
-  reads: number
+  bytesReadPerPass: number
   notes: string[]
   device: string
   /** Of the run; with `dryRun` an estimate from one layer, as if no continuation ended before its most. */
@@ -120,8 +120,8 @@ export async function generateText(
   const {
     model,
     bytes: deviceBytes,
-    parts,
-    reads,
+    partitions,
+    bytesReadPerPass,
   } = await fitModel(engine, checkpoint, { longest, total, cached: true })
   const report: GenerateReport = {
     model: path,
@@ -131,9 +131,9 @@ export async function generateText(
     continuations: [],
     tokens: 0,
     deviceBytes,
-    parts,
-    reads,
-    notes: parts === 1 ? [] : [streamingNotice(path, reads)],
+    partitions,
+    bytesReadPerPass,
+    notes: partitions === 1 ? [] : [streamingNotice(path, bytesReadPerPass)],
     device: engine.device.name,
     milliseconds: 0,
   }
@@ -144,7 +144,7 @@ export async function generateText(
       promptTokens,
       maxNewTokens: maxTokens,
       together: Math.floor(model.cache / longest),
-      reads,
+      bytesReadPerPass,
     }
     return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
   }

@@ -207,20 +207,20 @@ export class Model {
 
   /**
    * How many partitions the model goes through the device in, the most bytes that are taken there at a time, and the
-   * bytes of weights that are read from the files: for every pass, or in a layerwise pass for all of its batches
-   * together.
+   * bytes of weights that are read from the files for every pass; a layerwise pass reads them once for all of its
+   * batches.
    */
   forecast({ mode = 'repeated', ...options }: ForecastOptions = {}): Promise<{
-    parts: number
+    partitions: number
     bytes: number
-    reads: number
+    bytesReadPerPass: number
   }> {
     return this.use(async (host) => {
       const plan = this.planOf(host, captureOf(options), mode)
       const read =
         plan.partitions.length === 1 ? [] : plan.partitions.flatMap((partition) => this.passing(partition, plan))
-      const reads = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
-      return { parts: plan.partitions.length, bytes: this.bytesOf(host, plan), reads }
+      const bytesReadPerPass = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
+      return { partitions: plan.partitions.length, bytes: this.bytesOf(host, plan), bytesReadPerPass }
     })
   }
 

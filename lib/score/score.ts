@@ -69,7 +69,7 @@ export interface ScoreReport {
   tokens: number
   layers: number[]
   /** Parts in which the model goes through the device, and bytes that the largest takes there. */
-  parts: number
+  partitions: number
   deviceBytes: number
   /** Bytes of scores. */
   bytesWritten: number
@@ -129,7 +129,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       collectors.flatMap((collector) => [...collector.collected(), ...(collector.written ?? [])]),
     )
     const tokens = batches.reduce((sum, batch) => sum + batch.tokens.length, 0)
-    const { parts, bytes: deviceBytes } = await model.forecast({ mode: 'layerwise', observers })
+    const { partitions, bytes: deviceBytes } = await model.forecast({ mode: 'layerwise', observers })
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
@@ -138,7 +138,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       examples: sequences.length,
       tokens,
       layers,
-      parts,
+      partitions,
       deviceBytes,
       bytesWritten: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
       device: engine.device.name,
@@ -159,7 +159,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
     }
     const place = `${resolve(out)}.resume`
     const run = createHash('sha256')
-      .update(JSON.stringify([info, model.tokens, parts]))
+      .update(JSON.stringify([info, model.tokens, partitions]))
       .digest('hex')
     const from = options.resume === true ? await readResumePoint(place, run, kept.arrays) : undefined
     writer = await ScoreWriter.open(out, info, tensors, from !== undefined)

@@ -83,8 +83,8 @@ async function measureStream(
       return collector === undefined ? [] : [collector.measure(module.tap, groups[module.tower], tau)]
     })
     passes.push({ tokens, measures, lines: lines.length })
-    // A model in parts is read once for all passes, whose images then wait in memory.
-    if (subject.forecast.parts === 1) await walk()
+    // A model in partitions is read once for all passes, whose images then wait in memory.
+    if (subject.forecast.partitions === 1) await walk()
   }
   if (passes.length > 0) await walk()
   return new Map(
