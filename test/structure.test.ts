@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, errorCodes, kernels, methods } from 'weightsmith'
-import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../lib/merge/methods/index.js'
+import type { MergeMethod, ParameterScalar, ParameterSpec, Step, TensorParameters } from '../lib/merge/methods/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { modelKernels } from '../lib/runtime/index.js'
 
@@ -122,21 +122,21 @@ describe('the registry of kernels', () => {
 
 describe('every merge method', () => {
   /** Values a parameter can take, as far as they may lead to different programs. */
-  function samples(spec: ParameterSpec): (Scalar | undefined)[] {
+  function samples(spec: ParameterSpec): (ParameterScalar | undefined)[] {
     if (spec.values) return [...spec.values]
     if (spec.type === 'boolean') return [true, false]
     return spec.type === 'model' ? [undefined, 'model'] : [0.25]
   }
 
-  function combinations(specs: ParameterSpec[]): Record<string, Scalar | undefined>[] {
-    return specs.reduce<Record<string, Scalar | undefined>[]>(
+  function combinations(specs: ParameterSpec[]): Record<string, ParameterScalar | undefined>[] {
+    return specs.reduce<Record<string, ParameterScalar | undefined>[]>(
       (all, spec) => all.flatMap((one) => samples(spec).map((value) => ({ ...one, [spec.name]: value }))),
       [{}],
     )
   }
 
   /** Nothing for a combination that the method refuses. */
-  function stepOf(method: Method, parameters: TensorParameters): Step | undefined {
+  function stepOf(method: MergeMethod, parameters: TensorParameters): Step | undefined {
     try {
       return method.step(parameters)
     } catch (error) {

@@ -1,7 +1,7 @@
 /** `weightsmith eval`. */
 
 import { type Command, Option } from 'commander'
-import { type EvalOptions, type EvalReport, evaluateAll, metrics } from '../eval/evaluate.js'
+import { type EvalOptions, type EvalReport, evalMetrics, evaluateAll } from '../eval/evaluate.js'
 import { evalPage } from '../report/index.js'
 import { bytes, count, milliseconds, percent, table } from './format.js'
 import { signal } from './interrupt.js'
@@ -21,7 +21,7 @@ export function addEval(program: Command): void {
       '.jsonl files with one {"prompt": ..., "answer": ...} per line, joined as they are; "image" is optional; choice needs "choices"; nll and ppl also take {"text": ...}',
     )
     .addOption(images())
-    .addOption(new Option('--metric <name>', 'the metric').choices(metrics).default('nll'))
+    .addOption(new Option('--metric <name>', 'the metric').choices(evalMetrics).default('nll'))
     .addOption(
       wholeNumber(
         '--max-tokens',

@@ -10,9 +10,9 @@ import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory
 import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
+import { type DataSet, type EvalMetric, evalMetrics, measure, readSet } from './index.js'
 
-export { type Metric, metrics } from './index.js'
+export { type EvalMetric, evalMetrics } from './index.js'
 
 export interface EvalOptions {
   /**
@@ -27,7 +27,7 @@ export interface EvalOptions {
    * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
    * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
    */
-  metric?: Metric | undefined
+  metric?: EvalMetric | undefined
   /** Maximum number of tokens to generate, end token included. Defaults to the length of the longest answer. */
   maxTokens?: number | undefined
   /** Tokens of a text that the model sees at once. Defaults to its context length. */
@@ -50,7 +50,7 @@ export interface EvalOptions {
 export interface EvalReport {
   model: string
   data: string
-  metric: Metric
+  metric: EvalMetric
   dryRun: boolean
   examples: number
   /** Tokens that were predicted; with `dryRun` those that would go through the model, at most. */
@@ -165,8 +165,8 @@ function checkOptions(
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
-  if (!metrics.includes(metric))
-    throw misuse(`Expected metric to be one of ${metrics.join(', ')}, but received "${metric}".`)
+  if (!evalMetrics.includes(metric))
+    throw misuse(`Expected metric to be one of ${evalMetrics.join(', ')}, but received "${metric}".`)
   for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
     const value = options[name]
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue

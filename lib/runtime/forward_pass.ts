@@ -12,10 +12,10 @@ import {
   type SamplingParams,
 } from './kernels.js'
 import type { Buffers, Program } from './program.js'
-import type { StatisticSpec, Tap } from './statistics.js'
+import type { HookPoint, StatisticSpec } from './statistics.js'
 
 /** One token of a pass. */
-export interface Token {
+export interface PackedToken {
   id: number
   /** First row of its sequence in the cache, and its own. */
   start: number
@@ -27,13 +27,13 @@ export interface Token {
   /**
    * It stands for a row of an image's features, `id` for the image. Images that are one object are encoded once a pass.
    */
-  image?: { pixels: Pixels; row: number } | undefined
+  image?: { pixels: ImagePixels; row: number } | undefined
 }
 
 /** A normalised image, [channels, height, width] of the size that the model sees. */
-export type Pixels = Float32Array
+export type ImagePixels = Float32Array
 
-export interface Wanted {
+export interface ForwardOptions {
   /** Rows of the cache that are copied before anything else: sequences that begin alike. */
   copies?: readonly { from: number; to: number }[] | undefined
   /**
@@ -46,7 +46,7 @@ export interface Wanted {
   hidden?: boolean
 }
 
-export interface Pass {
+export interface ForwardOutput {
   /** −log of the probability of every token's target; 0 where there is none. */
   nll: Float32Array
   /** The id of each token's largest logit, or the one that was drawn. */
@@ -84,10 +84,10 @@ export interface PassOptions {
 export async function runPass(
   { device, resident, buffers }: OnDevice,
   spec: ModelSpec,
-  tokens: readonly Token[],
-  wanted: Wanted,
+  tokens: readonly PackedToken[],
+  wanted: ForwardOptions,
   options: PassOptions = {},
-): Promise<Pass & { x?: Float32Array<ArrayBuffer> }> {
+): Promise<ForwardOutput & { x?: Float32Array<ArrayBuffer> }> {
   const work = new Work(device, resident)
   const { language, vision, partition, captured } = buffers
   const { from, skip, residualDelta } = options
@@ -95,11 +95,12 @@ export async function runPass(
 
   const layer = async (program: Program, index: number, rows: number) => {
     for (const op of program.stack.layers[index]?.ops ?? []) {
-      const taps = op.op === 'linear' ? op : undefined
-      const [outputs = 0, columns = 0] = spec.tensors.get(taps?.weight ?? '') ?? []
-      if (taps) await statistics.tap({ weight: taps.weight, side: 'input' }, program.activation(taps.x), columns)
+      const hooks = op.op === 'linear' ? op : undefined
+      const [outputs = 0, columns = 0] = spec.tensors.get(hooks?.weight ?? '') ?? []
+      if (hooks) await statistics.capture({ weight: hooks.weight, side: 'input' }, program.activation(hooks.x), columns)
       work.add(program.op(op, index, rows))
-      if (taps) await statistics.tap({ weight: taps.weight, side: 'output' }, program.activation(taps.y), outputs)
+      if (hooks)
+        await statistics.capture({ weight: hooks.weight, side: 'output' }, program.activation(hooks.y), outputs)
     }
   }
   const isMeasured = (program: Program, index: number) =>
@@ -107,7 +108,7 @@ export async function runPass(
 
   const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels])))
   const seen = vision && spec.vision && images.size > 0 && !from ? { program: vision, ...spec.vision } : undefined
-  let features: Pass['images']
+  let features: ForwardOutput['images']
   if (seen !== undefined) {
     const { program } = seen
     const rows = images.size * seen.stack.attention.sequenceLength
@@ -139,7 +140,7 @@ export async function runPass(
   const rows = tokens.length
   const order = new Map([...images].map((pixels, i) => [pixels, i]))
   /** What stands for a row of an image has an id past the vocabulary: its row among all features. */
-  const idOf = ({ id, image }: Token) => {
+  const idOf = ({ id, image }: PackedToken) => {
     if (image === undefined || seen === undefined) return id
     return (
       spec.vocabulary + (order.get(image.pixels) ?? 0) * seen.stack.attention.sequenceLength + seen.skipped + image.row
@@ -221,7 +222,7 @@ export async function runPass(
 }
 
 /** What a pass says that ends before the head. */
-function nothing(): Pass {
+function nothing(): ForwardOutput {
   return { nll: new Float32Array(), best: new Uint32Array() }
 }
 
@@ -258,10 +259,10 @@ const gramBytes = 2 ** 24
 /** The Gram matrices of this partition, as all passes have left them, in blocks of rows. */
 export async function readGrams(
   { device, resident, buffers }: OnDevice,
-  add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>,
+  add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>,
 ): Promise<void> {
-  for (const { tap, width, blocks } of buffers.captured.grams) {
-    if (!buffers.tensors.has(tap.weight)) continue
+  for (const { hook, width, blocks } of buffers.captured.grams) {
+    if (!buffers.tensors.has(hook.weight)) continue
     for (const { buffer, first, rows } of blocks) {
       // A few rows at a time: what is read exists more than once.
       const most = Math.max(1, Math.floor(gramBytes / (4 * width)))
@@ -269,7 +270,7 @@ export async function readGrams(
         const count = Math.min(most, rows - row)
         const reads = [{ buffer, offset: 4 * row * width, bytes: 4 * count * width }]
         const [bytes] = await device.dispatch(resident, { writes: [], dispatches: [], reads })
-        await add(tap, first + row, new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
+        await add(hook, first + row, new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
       }
     }
   }
@@ -318,7 +319,7 @@ function imageTokens(count: number, { stack }: Vision): Uint32Array<ArrayBuffer>
 }
 
 /** A row [channels, patch, patch] a patch; the rows that are no patches are 0. */
-function patchesOf(images: readonly Pixels[], { stack, size, patch, patches }: Vision): Float32Array<ArrayBuffer> {
+function patchesOf(images: readonly ImagePixels[], { stack, size, patch, patches }: Vision): Float32Array<ArrayBuffer> {
   const width = stack.activations[patches] ?? 0
   const { sequenceLength } = stack.attention
   const side = Math.floor(size / patch)

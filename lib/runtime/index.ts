@@ -1,7 +1,7 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
 export { apply } from './apply.js'
-export type { Pass, Pixels, Token, Wanted } from './forward_pass.js'
+export type { ForwardOptions, ForwardOutput, ImagePixels, PackedToken } from './forward_pass.js'
 export {
   columnWords,
   lossesOf,
@@ -12,9 +12,16 @@ export {
   type SamplingParams,
   tokenWords,
 } from './kernels.js'
-export type { LayerwiseOptions, Observers, ResumePoint } from './layerwise_pass.js'
+export type { LayerwiseObservers, LayerwiseOptions, ResumePoint } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
 export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
-export { rowsOf, type Sequence } from './pack.js'
+export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
-export { ColumnStatistics, chunks, type Groups, groupMean, type StatisticSpec, type Tap } from './statistics.js'
+export {
+  ColumnStatistics,
+  type Groups,
+  groupMean,
+  type HookPoint,
+  rowGroups,
+  type StatisticSpec,
+} from './statistics.js'

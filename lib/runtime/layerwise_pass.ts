@@ -7,16 +7,16 @@
 import type { ModelSpec } from '../architectures/index.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
 import { ActivationStore } from './activation_store.js'
-import type { Pass, PassOptions, Token, Wanted, WeightSums } from './forward_pass.js'
+import type { ForwardOptions, ForwardOutput, PackedToken, PassOptions, WeightSums } from './forward_pass.js'
 import type { Partition } from './partition.js'
-import type { StatisticSpec, Tap } from './statistics.js'
+import type { HookPoint, StatisticSpec } from './statistics.js'
 
 /**
  * Observers of a layerwise pass, called with the number of the batch; all of them have been through a layer of one
  * batch's number before.
  */
-export interface Observers {
-  /** Statistics of taps, of every batch. */
+export interface LayerwiseObservers {
+  /** Statistics of hook points, of every batch. */
   statistics?: (batch: number) => readonly StatisticSpec[]
   /** How every row of the residual stream is moved by a block: words of kernel `residual_delta`. */
   residualDelta?: (batch: number, layer: number, words: Float32Array) => void
@@ -25,7 +25,7 @@ export interface Observers {
   /** Sums of weights of linears, once a layerwise pass. */
   weights?: WeightSums
   /** Gram matrices of the inputs of linears over all batches, in blocks of rows, once all batches have been there. */
-  grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
+  grams?: { hooks: readonly HookPoint[]; add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void> }
 }
 
 /** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
@@ -36,15 +36,15 @@ export interface ResumePoint {
 }
 
 export interface LayerwiseOptions {
-  observers?: readonly Observers[]
+  observers?: readonly LayerwiseObservers[]
   /** Batches go through the vision encoder of a model that sees, and no further. */
   visionOnly?: boolean | undefined
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
   /** What passes of a batch are to give beside losses. */
-  wanted?: ((batch: number) => Wanted) | undefined
+  wanted?: ((batch: number) => ForwardOptions) | undefined
   /** What a partition gave for a batch with no block left out; the last one gives what the model says. */
-  onPass?: ((batch: number, pass: Pass, partition: Partition) => void) | undefined
+  onPass?: ((batch: number, pass: ForwardOutput, partition: Partition) => void) | undefined
   /** Losses of the tokens of a batch; `skip`: the number of the set that was left out, where one was. */
   losses?: ((batch: number, nll: Float32Array, skip?: number) => void) | undefined
   /** Called before every pass; what it throws ends the layerwise pass. */
@@ -74,12 +74,12 @@ export interface LayerwiseModel {
 
 export interface LoadedPartition {
   run(
-    tokens: readonly Token[],
+    tokens: readonly PackedToken[],
     passOptions: PassOptions,
-    wanted?: Wanted,
-  ): Promise<Pass & { x?: Float32Array<ArrayBuffer> }>
+    wanted?: ForwardOptions,
+  ): Promise<ForwardOutput & { x?: Float32Array<ArrayBuffer> }>
   sums(wanted: WeightSums): Promise<void>
-  grams(add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>): Promise<void>
+  grams(add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>): Promise<void>
 }
 
 /** Which buffers the observers need beside the model. */
@@ -89,13 +89,13 @@ export function captureOf({ observers = [] }: LayerwiseOptions): CaptureOptions 
     statistics: observers.some(({ statistics }) => statistics !== undefined),
     residualDelta: observers.some(({ residualDelta }) => residualDelta !== undefined),
     sums: observers.some(({ weights }) => weights !== undefined),
-    grams: observers.flatMap(({ grams }) => grams?.taps ?? []),
+    grams: observers.flatMap(({ grams }) => grams?.hooks ?? []),
   }
 }
 
 export async function layerwisePass(
   model: LayerwiseModel,
-  batches: readonly (readonly Token[])[],
+  batches: readonly (readonly PackedToken[])[],
   options: LayerwiseOptions,
 ): Promise<void> {
   const { spec } = model
@@ -191,7 +191,7 @@ function layersOf({ first, end }: Partition, from: number): number {
 
 /** What all observers see of a batch. */
 function seenOf(
-  observers: readonly Observers[],
+  observers: readonly LayerwiseObservers[],
   batch: number,
   begins: (boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined,
 ): PassOptions {

@@ -1,12 +1,12 @@
 /**
- * What taps measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
+ * What hook points measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
  * group (kernel `column_stats`); here they are put together in float64, in the order of the passes.
  */
 
 import { columnWords } from './kernels.js'
 
 /** A hook point: the input or the output of a linear, which is named by its weight. */
-export interface Tap {
+export interface HookPoint {
   weight: string
   side: 'input' | 'output'
 }
@@ -18,13 +18,13 @@ export interface Tap {
 export type Groups = readonly ArrayLike<number>[]
 
 export interface StatisticSpec {
-  tap: Tap
+  hook: HookPoint
   groups: Groups
   /** Values are counted whose size is above it. Defaults to 0.1. */
   tau?: number | undefined
   /** Values are held within ±limit. Defaults to 3e38: no limit. */
   limit?: number | undefined
-  /** Is given `columnWords` rows of the tap's width for each group, in order. */
+  /** Is given `columnWords` rows of the hook point's width for each group, in order. */
   add(group: number, words: Float32Array): void
 }
 
@@ -32,7 +32,7 @@ export interface StatisticSpec {
 const chunkRows = 128
 
 /** Groups of a few rows each, for statistics over all of them. */
-export function chunks(rows: ArrayLike<number>): Groups {
+export function rowGroups(rows: ArrayLike<number>): Groups {
   const all = Uint32Array.from(rows)
   return Array.from({ length: Math.ceil(all.length / chunkRows) }, (_, i) =>
     all.subarray(i * chunkRows, (i + 1) * chunkRows),

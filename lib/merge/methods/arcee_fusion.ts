@@ -1,10 +1,10 @@
 /** Arcee Fusion: the model's value where it matters most, the base's elsewhere. */
 
-import type { Method } from './method.js'
+import type { MergeMethod } from './method.js'
 import { sampleWords, selectWords } from './select.js'
 import { rowSlots, rowsOf } from './span.js'
 
-export const arceeFusion: Method = {
+export const arceeFusion: MergeMethod = {
   name: 'arcee_fusion',
   about:
     "Takes the model's value where its difference from the base is exceptionally important, and the base's elsewhere",

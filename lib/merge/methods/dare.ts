@@ -6,7 +6,7 @@
 import type { NativeKernelStep, NativeProgram } from '../../native/border.js'
 import { layout } from '../../native/layouts.js'
 import { normalized, weightedDeltas } from './combine.js'
-import { density, lambda, type Method, mostVoters, normalize, num, type Step, weight } from './method.js'
+import { density, lambda, type MergeMethod, mostVoters, normalize, num, type Step, weight } from './method.js'
 
 /** Codes of the rescale modes in the coefficients of the `dare` kernel. */
 const rescaleCodes = { none: 0, expectation: 1, l1: 2 } as const
@@ -82,7 +82,7 @@ const drop =
   'tᵢ = rᵢ dᵢ for entries kept with probability density, else 0; rᵢ = ‖dᵢ‖₁ / ‖kept dᵢ‖₁ (l1), 1 / density ' +
   '(expectation) or 1 (none)'
 
-function dareMethod(consensus: Dare['consensus'], most: number, about: string): Method {
+function dareMethod(consensus: Dare['consensus'], most: number, about: string): MergeMethod {
   return {
     name: `dare_${consensus}`,
     about,

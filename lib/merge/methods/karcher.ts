@@ -1,9 +1,9 @@
 /** Karcher (Riemannian) mean of any number of models on the sphere. */
 
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 import { mostVectors, spanStep } from './span.js'
 
-export const karcher: Method = {
+export const karcher: MergeMethod = {
   name: 'karcher',
   about: 'The direction with the least sum of squared angles to the models, scaled to their mean length',
   formula: '(Σ ‖Mᵢ‖ / n) · argmin over ‖x‖ = 1 of Σ angle(x, Mᵢ)²',

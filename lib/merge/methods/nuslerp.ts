@@ -1,9 +1,9 @@
 /** NuSLERP: spherical interpolation by weights, of two models or of their differences from a base. */
 
-import { type Method, num, weight } from './method.js'
+import { type MergeMethod, num, weight } from './method.js'
 import { columnsOf, rowsOf, spanStep } from './span.js'
 
-export const nuslerp: Method = {
+export const nuslerp: MergeMethod = {
   name: 'nuslerp',
   about: 'Spherical interpolation of two models by their weights; with a base, of their differences from it',
   formula:

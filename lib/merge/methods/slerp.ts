@@ -1,8 +1,8 @@
 /** Spherical interpolation between two models, tensor by tensor. */
 
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 
-export const slerp: Method = {
+export const slerp: MergeMethod = {
   name: 'slerp',
   about: 'Spherical interpolation from the base (t = 0) to the other model (t = 1)',
   formula:

@@ -87,7 +87,7 @@ async function normsOf(subject: Subject): Promise<ReadonlyMap<Module, Float64Arr
   const norms = new Map<Module, Float64Array>()
   try {
     for (const by of ['input', 'output'] as const) {
-      const own = new Map(subject.candidates.flatMap((m) => (m.tap.side === by ? [[m.tap.weight, m] as const] : [])))
+      const own = new Map(subject.candidates.flatMap((m) => (m.hook.side === by ? [[m.hook.weight, m] as const] : [])))
       const add = (name: string, sums: Float32Array) => {
         const module = own.get(name)
         if (module)
