@@ -148,7 +148,7 @@ describe('every merge method', () => {
   test('uses kernels and CPU steps that exist, and every CPU step is used', () => {
     const addon = loadAddon()
     // The one that is no merge method's: `diff` reports how two checkpoints differ.
-    const hosts = new Set(['diff'])
+    const cpuSteps = new Set(['diff'])
     for (const method of methods.values()) {
       for (const global of combinations(method.parameters.filter((spec) => spec.scope === 'global'))) {
         for (const model of combinations(method.parameters.filter((spec) => spec.scope === 'model'))) {
@@ -156,15 +156,15 @@ describe('every merge method', () => {
             const models = Array.from({ length: method.models.min + 1 }, () => model)
             const step = stepOf(method, { global, models, base, shape: [48, 96], statistics: true })
             if (step === undefined || !('program' in step)) continue
-            for (const { host, kernels } of [step, ...(step.made ?? [])].map(({ program }) => program)) {
-              if (host !== undefined) hosts.add(host)
+            for (const { cpuStep, kernels } of [step, ...(step.made ?? [])].map(({ program }) => program)) {
+              if (cpuStep !== undefined) cpuSteps.add(cpuStep)
               for (const { kernel } of kernels) expect(addon.kernels).toContain(kernel)
             }
           }
         }
       }
     }
-    expect(sorted(hosts)).toEqual(sorted(addon.cpuSteps))
+    expect(sorted(cpuSteps)).toEqual(sorted(addon.cpuSteps))
   })
 
   test('says what it is, where it comes from and what its parameters are', () => {

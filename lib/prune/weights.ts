@@ -134,7 +134,7 @@ function plan(
 
 /** Keeps int(density * n) of the largest, of equal ones the first. */
 const trimProgram: NativeProgram = {
-  host: 'ties',
+  cpuStep: 'ties',
   kernels: [
     { kernel: 'select_sample', writes: 32 },
     { kernel: 'select', writes: 128, constants: { CUTS: 1 } },

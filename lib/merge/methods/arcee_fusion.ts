@@ -31,12 +31,12 @@ export const arceeFusion: MergeMethod = {
       { kernel: 'arcee_fusion', writes: 'output' as const, constants },
     ]
     // The divergence of a single row is a factor of all its entries, which changes nothing.
-    if (!lines) return { program: { host: 'arcee_fusion', kernels: keyed }, coefficients: [] }
+    if (!lines) return { program: { cpuStep: 'arcee_fusion', kernels: keyed }, coefficients: [] }
     const divergences = [5, 1].map((words, stage) => ({
       kernel: 'divergence',
       writes: words * rowSlots(lines),
       constants: { STAGE: stage },
     }))
-    return { program: { host: 'arcee_fusion', lines, kernels: [...divergences, ...keyed] }, coefficients: [] }
+    return { program: { cpuStep: 'arcee_fusion', lines, kernels: [...divergences, ...keyed] }, coefficients: [] }
   },
 }

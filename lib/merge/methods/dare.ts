@@ -51,7 +51,7 @@ export function dareStep(dare: Dare): Step {
   const program: NativeProgram =
     dare.rescale === 'l1'
       ? {
-          host: 'dare_l1',
+          cpuStep: 'dare_l1',
           ...(masked ? { lines: { size: rowElements, across: false } } : {}),
           kernels: [
             // L1 norms of a difference before and after the drop, two words a model; a word a row of what is kept
@@ -63,7 +63,7 @@ export function dareStep(dare: Dare): Step {
             apply,
           ],
         }
-      : { host: 'dare', kernels: [apply] }
+      : { cpuStep: 'dare', kernels: [apply] }
   return {
     program: ranked ? { ...program, rows: true } : program,
     coefficients: [

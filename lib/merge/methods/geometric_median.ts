@@ -27,7 +27,7 @@ export const geometricMedian: MergeMethod = {
   step({ global, models }) {
     if (models.length === 1) return { copy: 0 }
     return spanStep({
-      host: 'geometric_median',
+      cpuStep: 'geometric_median',
       origin: true,
       vectors: models.length - 1,
       parameters: [num(global, 'max_iter'), num(global, 'tol')],

@@ -29,7 +29,7 @@ export const karcher: MergeMethod = {
   step({ global, models }) {
     if (models.length === 1) return { copy: 0 }
     return spanStep({
-      host: 'karcher',
+      cpuStep: 'karcher',
       origin: false,
       vectors: models.length,
       parameters: [num(global, 'max_iter'), num(global, 'tol')],

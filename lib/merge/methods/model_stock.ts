@@ -23,7 +23,7 @@ export const modelStock: MergeMethod = {
   determinism: 'exact',
   step: ({ global, models, shape }) =>
     spanStep({
-      host: 'model_stock',
+      cpuStep: 'model_stock',
       origin: true,
       vectors: models.length,
       parameters: [],

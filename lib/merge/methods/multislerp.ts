@@ -49,7 +49,7 @@ export const multislerp: MergeMethod = {
     const vectors = only === undefined ? [0] : used
     return {
       ...spanStep({
-        host: 'multislerp',
+        cpuStep: 'multislerp',
         origin: base,
         vectors: vectors.length,
         parameters: [num(global, 'eps'), ...vectors.map((i) => weights[i] ?? 0)],

@@ -40,7 +40,7 @@ export const nuslerp: MergeMethod = {
     if (t === 0 || t === 1) return { copy: t + (base ? 1 : 0) }
     const linesOf = global.nuslerp_row_wise === true ? columnsOf : rowsOf
     return spanStep({
-      host: 'nuslerp',
+      cpuStep: 'nuslerp',
       origin: base,
       vectors: 2,
       parameters: [t],

@@ -61,7 +61,7 @@ export const ramPlusTl: MergeMethod = {
   determinism: 'exact',
   step: ({ global, models }) => ({
     program: {
-      host: 'ramplus_tl',
+      cpuStep: 'ramplus_tl',
       kernels: [
         // elements changed with others and alone, two words a model
         { kernel: 'ram_counts', writes: 2 * models.length },

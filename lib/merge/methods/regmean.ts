@@ -72,7 +72,7 @@ export const regmean: MergeMethod = {
 
 function sharesOf(models: number): NativeProgram {
   return {
-    host: 'regmean',
+    cpuStep: 'regmean',
     lines: { size: 1, across: false },
     kernels: [
       { kernel: 'store_f32', writes: layout.block * models },

@@ -50,7 +50,7 @@ export const sce: MergeMethod = {
     ]
     return {
       program: {
-        host: 'sce',
+        cpuStep: 'sce',
         kernels: [
           ...(share < 1 ? select : []),
           // sums of squares, one a model

@@ -22,7 +22,7 @@ export const slerp: MergeMethod = {
     if (t === 0 || t === 1) return { copy: t }
     return {
       program: {
-        host: 'slerp',
+        cpuStep: 'slerp',
         kernels: [
           // dot products of a block: a·a, b·b, a·b
           { kernel: 'dots', writes: 3 },
