@@ -2,6 +2,7 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import type { NativeDispatch } from '../native/border.js'
+import { recordWords } from '../native/parameters.js'
 import { modelKernels as kernels } from './kernels.js'
 import { type Groups, groupWords, type HookPoint, rowGroups, type StatisticSpec } from './statistics.js'
 
@@ -54,8 +55,8 @@ export class CaptureBuffers {
     this.sumWords = capture.statistics ? Math.max(each, Math.min(mostWords, usual)) : 0
     this.sums = capture.statistics ? add(4 * this.sumWords) : -1
     this.before = capture.residualDelta ? add(4 * rows * (language.activations.x ?? 0)) : -1
-    this.residualDelta = capture.residualDelta ? add(12 * rows) : -1
-    this.weights = capture.sums ? add(8 * widest) : -1
+    this.residualDelta = capture.residualDelta ? add(4 * recordWords('ResidualDelta') * rows) : -1
+    this.weights = capture.sums ? add(4 * recordWords('WeightSums') * widest) : -1
     this.grams = capture.grams
       .filter(({ weight }) => held.has(weight))
       .map((hook) => {

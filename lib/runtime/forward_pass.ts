@@ -2,13 +2,14 @@
 
 import type { ModelSpec, Vision } from '../architectures/index.js'
 import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
+import { recordWords } from '../native/parameters.js'
 import { ActivationStatistics } from './activation_statistics.js'
 import {
   modelKernels as kernels,
   lossesOf,
   lossWords,
-  noTarget,
   packSamplingParams,
+  packTokens,
   type SamplingParams,
 } from './kernels.js'
 import type { Buffers, Program } from './program.js'
@@ -146,8 +147,7 @@ export async function runPass(
       spec.vocabulary + (order.get(image.pixels) ?? 0) * seen.stack.attention.sequenceLength + seen.skipped + image.row
     )
   }
-  const words = tokens.flatMap((token) => [idOf(token), token.start, token.row, token.target ?? noTarget])
-  work.write(language.tokens, Uint32Array.from(words))
+  work.write(language.tokens, packTokens(tokens.map((token) => ({ ...token, id: idOf(token) }))))
   const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
   const angles = language.anglesFor(longest)
   if (angles !== undefined) work.write(angles.buffer, angles.table)
@@ -180,7 +180,7 @@ export async function runPass(
     await layer(language, index, rows)
     if (residualDelta) {
       work.add([kernels.residualDelta({ a: captured.before, b: x, y: captured.residualDelta }, rows, width)])
-      const [bytes] = await work.read([captured.residualDelta, 3 * rows])
+      const [bytes] = await work.read([captured.residualDelta, recordWords('ResidualDelta') * rows])
       residualDelta(index, new Float32Array(bytes ?? []))
     }
     await look(index + 1)
@@ -245,7 +245,7 @@ export async function readSums(
     if (!names.has(name)) continue
     const work = new Work(device, resident)
     const outputs = blocks.reduce((sum, { rows }) => sum + rows, 0)
-    const words = 2 * (by === 'output' ? outputs : (blocks[0]?.columns ?? 0))
+    const words = recordWords('WeightSums') * (by === 'output' ? outputs : (blocks[0]?.columns ?? 0))
     work.write(buffers.captured.weights, new Float32Array(words))
     work.add(blocks.map((block) => kernels.weightSums(block, buffers.captured.weights, by)))
     const [bytes] = await work.read([buffers.captured.weights, words])
@@ -313,8 +313,8 @@ class Work {
 /** Every image is a sequence of its own. */
 function imageTokens(count: number, { stack }: Vision): Uint32Array<ArrayBuffer> {
   const { sequenceLength } = stack.attention
-  return Uint32Array.from(
-    Array.from({ length: count * sequenceLength }, (_, row) => [0, row - (row % sequenceLength), row, noTarget]).flat(),
+  return packTokens(
+    Array.from({ length: count * sequenceLength }, (_, row) => ({ id: 0, start: row - (row % sequenceLength), row })),
   )
 }
 

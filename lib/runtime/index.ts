@@ -3,14 +3,12 @@
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, ImagePixels, PackedToken } from './forward_pass.js'
 export {
-  columnWords,
   lossesOf,
   lossWords,
   modelKernels,
-  noTarget,
   packSamplingParams,
+  packTokens,
   type SamplingParams,
-  tokenWords,
 } from './kernels.js'
 export type { LayerwiseObservers, LayerwiseOptions, ResumePoint } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'

@@ -5,6 +5,7 @@
 
 import { inputsOf, type Layer, type ModelSpec } from '../architectures/index.js'
 import type { Batch } from '../data/index.js'
+import { recordWords, wordOf } from '../native/parameters.js'
 import {
   ColumnStatistics,
   groupMean,
@@ -90,22 +91,24 @@ class TokenStatistics {
   }
 }
 
+const sumWords = recordWords('WeightSums')
+
 /** Sums of |W| and W² over the outputs of linears, one an input: with them a score of a column needs no weights. */
 class WeightSums {
   private readonly sums: Map<string, Float32Array>
   readonly observers: NonNullable<LayerwiseObservers['weights']>
 
   constructor({ spec, kept }: Setting, names: readonly string[]) {
-    this.sums = new Map(names.map((weight) => [weight, kept.f32(2 * widthOf(spec, { weight, side: 'input' }))]))
+    this.sums = new Map(names.map((weight) => [weight, kept.f32(sumWords * widthOf(spec, { weight, side: 'input' }))]))
     this.observers = { names: new Set(names), add: (name, sums) => this.sums.get(name)?.set(sums) }
   }
 
   collected(): Collected[] {
     return [...this.sums].flatMap(([name, sums]) => {
-      return ['absolute', 'squares'].map((kind, k) => ({
+      return (['absolute', 'squares'] as const).map((kind) => ({
         name: `${kind}/${name}`,
-        shape: [sums.length / 2],
-        values: sums.filter((_, i) => i % 2 === k),
+        shape: [sums.length / sumWords],
+        values: sums.filter((_, i) => i % sumWords === wordOf('WeightSums', kind)),
       }))
     })
   }
@@ -244,16 +247,22 @@ export function neuron(setting: Setting): Collector {
 
 /** 1 - mean cos(x before a block, x after it), over all tokens. */
 export function blockInfluence({ spec, kept }: Setting): Collector {
+  const deltaWords = recordWords('ResidualDelta')
+  const [aa, ad, dd] = (['aa', 'ad', 'dd'] as const).map((field) => wordOf('ResidualDelta', field)) as [
+    number,
+    number,
+    number,
+  ]
   const layers = spec.language.layers.length
   const sums = kept.f64(layers)
   const rows = kept.f64(layers)
   return {
     observers: {
       residualDelta: (_, layer, words) => {
-        for (let i = 0; i < words.length; i += 3) {
-          sums[layer] = (sums[layer] ?? 0) + cosineDistance(words[i] ?? 0, words[i + 1] ?? 0, words[i + 2] ?? 0)
+        for (let i = 0; i < words.length; i += deltaWords) {
+          sums[layer] = (sums[layer] ?? 0) + cosineDistance(words[i + aa] ?? 0, words[i + ad] ?? 0, words[i + dd] ?? 0)
         }
-        rows[layer] = (rows[layer] ?? 0) + words.length / 3
+        rows[layer] = (rows[layer] ?? 0) + words.length / deltaWords
       },
     },
     collected: () => [

@@ -5,6 +5,8 @@
 
 import type { Activation } from '../../architectures/index.js'
 import type { NativeDeviceInfo, StoreDType } from '../../native/border.js'
+import { dtypeCodes } from '../../native/dtypes.js'
+import { layout } from '../../native/layouts.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, packed. */
 export interface Block {
@@ -15,18 +17,22 @@ export interface Block {
   columns: number
 }
 
-/** In the words of the kernels. */
-const dtypes = { F32: 0, F16: 1, BF16: 2 } as const
-const activations: Record<Activation, number> = { silu: 0, gelu: 1, gelu_tanh: 2, quick_gelu: 3, relu: 4 }
+const activations: Record<Activation, number> = {
+  silu: layout.activationSilu,
+  gelu: layout.activationGelu,
+  gelu_tanh: layout.activationGeluTanh,
+  quick_gelu: layout.activationQuickGelu,
+  relu: layout.activationRelu,
+}
 
 /** The override that says how a tensor is stored. */
-export const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: dtypes[dtype] })
+export const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: dtypeCodes[dtype] })
 
 /** The override that says which activation. */
 export const kindOf = (kind: Activation) => ({ KIND: activations[kind] })
 
 /** Columns of packed tensors that lie together. */
-export const panel = 64
+export const panel = layout.panelColumns
 
 /** Words of a row of a packed tensor: its columns are the rows of the checkpoint, padded to whole panels. */
 export function packedWords(rows: number, dtype: StoreDType): number {

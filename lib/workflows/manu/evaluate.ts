@@ -2,6 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { answerRows, isTeacherForcedMatch } from '../../eval/exact_match.js'
+import { recordWords, wordOf } from '../../native/parameters.js'
 import type { Choice } from './choose.js'
 import type { Module } from './neurons.js'
 import type { ManuAnswers, ManuChoice } from './report.js'
@@ -93,7 +94,10 @@ async function normsOf(subject: Subject): Promise<ReadonlyMap<Module, Float64Arr
         if (module)
           norms.set(
             module,
-            Float64Array.from({ length: module.neurons }, (_, n) => sums[2 * n + 1] ?? 0),
+            Float64Array.from(
+              { length: module.neurons },
+              (_, n) => sums[recordWords('WeightSums') * n + wordOf('WeightSums', 'squares')] ?? 0,
+            ),
           )
       }
       if (own.size > 0)

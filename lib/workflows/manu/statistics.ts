@@ -4,6 +4,7 @@
  * batch, then the mean over batches and positions.
  */
 
+import { layout } from '../../native/layouts.js'
 import {
   type ColumnStatistics,
   type Groups,
@@ -85,9 +86,9 @@ export function overBatches(width: number): Collector {
         const rows = groups[group]?.length ?? 0
         count++
         for (let i = 0; i < width; i++) {
-          sums.abs[i] = at(sums.abs, i) + at(words, 3 * width + i) / rows
-          sums.freq[i] = at(sums.freq, i) + at(words, 5 * width + i) / rows
-          sums.rms[i] = at(sums.rms, i) + Math.sqrt(at(words, 4 * width + i) / rows)
+          sums.abs[i] = at(sums.abs, i) + at(words, layout.columnAbsolute * width + i) / rows
+          sums.freq[i] = at(sums.freq, i) + at(words, layout.columnAbove * width + i) / rows
+          sums.rms[i] = at(sums.rms, i) + Math.sqrt(at(words, layout.columnSquares * width + i) / rows)
           // One line alone does not vary.
           if (rows < 2) continue
           sums.var[i] = at(sums.var, i) + Math.sqrt(groupMean(words, width, i, rows).spread / (rows - 1))

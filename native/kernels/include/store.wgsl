@@ -54,12 +54,12 @@ fn store(p: Place, v: Vec8) {
   let off = output_at;
   let a = flush(bitcast<vec4u>(v.a));
   let b = flush(bitcast<vec4u>(v.b));
-  if (OUT_DTYPE == 2u) {
+  if (OUT_DTYPE == DTYPE_BF16) {
     let x = to_bf16(a);
     let y = to_bf16(b);
     output[off + p.vec8] = pack(x, y);
     note(p, x, y, 0x7f80u);
-  } else if (OUT_DTYPE == 1u) {
+  } else if (OUT_DTYPE == DTYPE_F16) {
     let x = to_f16(a);
     let y = to_f16(b);
     output[off + p.vec8] = pack(x, y);

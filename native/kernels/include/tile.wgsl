@@ -6,8 +6,8 @@
 #include "layout.wgsl"
 
 override INPUTS: u32 = 1u;
-override IN_DTYPE: u32 = 2u;
-override OUT_DTYPE: u32 = 2u;
+override IN_DTYPE: u32 = DTYPE_BF16;
+override OUT_DTYPE: u32 = DTYPE_BF16;
 
 @group(0) @binding(0) var<storage, read> inputs: array<vec4u>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
@@ -163,11 +163,11 @@ fn load_f8(off: u32, o: u32, e5m2: bool) -> Bits {
 }
 
 fn load_bits(off: u32, dtype: u32, o: u32) -> Bits {
-  if (dtype == 2u) { return load_bf16(off, o); }
-  if (dtype == 0u) { return load_f32(off, o); }
-  if (dtype == 1u) { return load_f16(off, o); }
-  if (dtype == 3u) { return load_f64(off, o); }
-  return load_f8(off, o, dtype == 5u);
+  if (dtype == DTYPE_BF16) { return load_bf16(off, o); }
+  if (dtype == DTYPE_F32) { return load_f32(off, o); }
+  if (dtype == DTYPE_F16) { return load_f16(off, o); }
+  if (dtype == DTYPE_F64) { return load_f64(off, o); }
+  return load_f8(off, o, dtype == DTYPE_F8_E5M2);
 }
 
 // Where input `i` starts in the slot, and how it is stored.
@@ -182,7 +182,7 @@ fn source_at(source: u32) -> u32 { return source & ((1u << SOURCE_DTYPE) - 1u); 
 fn load_from(source: u32, vec8: u32) -> Vec8 {
   let off = source_at(source);
   // Decided when the pipeline is made, except where the inputs' types differ.
-  if (IN_DTYPE == 2u) {
+  if (IN_DTYPE == DTYPE_BF16) {
     let bits = load_bf16(off, vec8);
     return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
   }

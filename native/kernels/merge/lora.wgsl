@@ -5,8 +5,8 @@
 #include "main_vec8.wgsl"
 
 override TRANSPOSED: u32 = 0u;
-override WEIGHT: u32 = 15u;   // code of the type of W; 15: the inputs'
-override FACTORS: u32 = 15u;  // of B and A
+override WEIGHT: u32 = DTYPE_MIXED;  // code of the type of W; mixed: the inputs'
+override FACTORS: u32 = DTYPE_MIXED; // of B and A
 
 fn vec8_at(p: Place, input: u32, vec8: u32, code: u32) -> Vec8 {
   if (code == DTYPE_MIXED) { return load(Place(p.block, p.rec, vec8, 8u, p.elements), input); }

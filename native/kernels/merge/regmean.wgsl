@@ -4,7 +4,7 @@
 #include "tile.wgsl"
 #include "store.wgsl"
 
-override MODELS: u32 = 0u;  // code of the type of the W
+override MODELS: u32 = DTYPE_F32; // code of the type of the W
 
 // A vec8 of M.
 fn factor(source: u32, vec8: u32) -> Vec8 {

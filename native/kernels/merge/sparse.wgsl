@@ -9,7 +9,7 @@
 #include "store.wgsl"
 
 override WEIGHTED: u32 = 0u;
-override WEIGHT: u32 = 15u; // code of the type of x; 15: the inputs'
+override WEIGHT: u32 = DTYPE_MIXED; // code of the type of x; mixed: the inputs'
 override LONG: u32 = 2u;    // 1: groups have more than SHORT elements, 0: not; 2: either
 
 const WORKERS = 64u;        // invocations; each has VEC8S vec8s of the block

@@ -5,6 +5,7 @@
 // order either way.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
+#include "layout.wgsl"
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 override SUBGROUP: u32; // invocations of a workgroup
 override PARTS: u32; // vec4s of a head an invocation has
@@ -23,8 +24,15 @@ const LOWEST = -3.0e38;
 // The rows of the cache that a token sees: from x up to y.
 fn seen(t: u32) -> vec2u {
   let token = tokens[t];
-  let end = select(token.z + 1u, token.y + p.both, p.both > 0u);
-  return vec2u(select(token.y, end - p.window, p.window > 0u && end - token.y > p.window), end);
+  let end = select(token[TOKEN_ROW] + 1u, token[TOKEN_START] + p.both, p.both > 0u);
+  return vec2u(select(token[TOKEN_START], end - p.window, p.window > 0u && end - token[TOKEN_START] > p.window), end);
+}
+
+// Whether a token is the next one of the sequence of the token before it.
+fn follows(t: u32) -> bool {
+  let token = tokens[t];
+  let before = tokens[t - 1u];
+  return token[TOKEN_START] == before[TOKEN_START] && token[TOKEN_ROW] == before[TOKEN_ROW] + 1u;
 }
 
 @compute @workgroup_size(SUBGROUP)
@@ -57,7 +65,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   var begin = first;
   while (begin < last) {
     var next = begin + 1u;
-    while (next < last && all(tokens[next].yz == tokens[next - 1u].yz + vec2u(0u, 1u))) { next++; }
+    while (next < last && follows(next)) { next++; }
     let end = seen(next - 1u).y;
     for (var row = seen(begin).x; row < end; row++) {
       let at = row * p.groups * vec4s + group;

@@ -7,6 +7,6 @@ struct Parameters { rows: u32, width: u32 }
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 fn each(t: u32, lane: u32) {
-  if (tokens[t].y != tokens[t].z) { return; }
+  if (tokens[t][TOKEN_START] != tokens[t][TOKEN_ROW]) { return; }
   for (var i = lane; i < p.width; i += LANES) { y[t * p.width + i] = element(i); }
 }

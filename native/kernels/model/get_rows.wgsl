@@ -11,7 +11,7 @@ struct Parameters {
 
 fn each(t: u32, lane: u32) {
   let token = tokens[t];
-  let id = select(token.x, token.z - token.y + p.offset, p.by_position != 0u);
+  let id = select(token[TOKEN_ID], token[TOKEN_ROW] - token[TOKEN_START] + p.offset, p.by_position != 0u);
   if (id < p.first || id - p.first >= p.held) { return; }
   for (var d = lane; d < p.width; d += LANES) {
     var value = p.scale * element_at(id - p.first, d, p.width);
