@@ -12,7 +12,8 @@ export const rooms = {
     util: [],
     native: ['util'],
     checkpoint: ['native', 'util'],
-    architectures: ['checkpoint', 'native', 'util'],
+    'runtime/ops': ['native', 'util'],
+    architectures: ['runtime/ops', 'checkpoint', 'native', 'util'],
     engine: ['checkpoint', 'native', 'util'],
 
     lora: ['checkpoint', 'native', 'util'],
@@ -22,7 +23,6 @@ export const rooms = {
     merge: ['merge/plan', 'merge/recipe', 'merge/methods', 'lora', 'engine', 'checkpoint', 'native', 'util'],
     'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'native', 'util'],
 
-    'runtime/ops': ['architectures', 'native', 'util'],
     runtime: ['runtime/ops', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'data/images': ['checkpoint', 'native', 'util'],
     data: ['data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],

@@ -3,7 +3,6 @@
  * grids. Activations are f32 rows; weights are packed (kernel `pack_weights`); buffers go by index.
  */
 
-import type { Activation } from '../../architectures/index.js'
 import type { NativeDeviceInfo, StoreDType } from '../../native/border.js'
 import { dtypeCodes } from '../../native/dtypes.js'
 import { layout } from '../../native/layouts.js'
@@ -16,6 +15,12 @@ export interface Block {
   rows: number
   columns: number
 }
+
+/**
+ * What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x *
+ * sigmoid(1.702 x).
+ */
+export type Activation = 'silu' | 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu'
 
 const activations: Record<Activation, number> = {
   silu: layout.activationSilu,

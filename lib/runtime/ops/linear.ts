@@ -4,7 +4,16 @@ import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { addBias } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import type { Op } from './op.js'
+
+/** y = x · Wᵀ + bias. */
+export interface Spec {
+  op: 'linear'
+  x: string
+  y: string
+  weight: string
+  bias?: string
+}
 
 /** Columns that an invocation makes. */
 const invocationColumns = 8
@@ -20,7 +29,7 @@ function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix 
 }
 
 /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
-export const gemm = (
+const gemm = (
   weight: Block,
   x: number,
   y: number,
@@ -43,7 +52,8 @@ export const gemm = (
   }
 }
 
-export const linear: Op<SpecOf<'linear'>> = {
+export const op: Op<Spec> = {
+  writes: ({ y }) => y,
   forward(spec, context) {
     const { rows, forms, activation } = context
     const blocks = context.blocks(spec.weight)
@@ -54,3 +64,5 @@ export const linear: Op<SpecOf<'linear'>> = {
     ]
   },
 }
+
+export const kernels = { gemm }
