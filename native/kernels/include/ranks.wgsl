@@ -7,7 +7,7 @@ const LINES = 64u;       // words of 32 elements a block; bit 8 k + e is element
 const LINE_VEC8S = 4u;
 override OWN_LINES: u32 = LINES / WORKGROUP; // of an invocation, which follow each other
 override DRAWN: u32 = LINES * (INPUTS - 1u);
-const BINS = 1024u;
+const BINS = 512u;
 const ASKED = 16u;
 const SAMPLE = 64u;      // vec8s of a row
 const LONG = 512u;       // in shorter rows counting everything costs less
@@ -197,7 +197,7 @@ fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
   workgroupBarrier();
   let low = atomicLoad(&lowest);
   let width = 32u - countLeadingZeros(max(atomicLoad(&highest), low) - low);
-  let shift = max(width, 10u) - 10u;
+  let shift = max(width, 9u) - 9u;
   for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
     let keys = row_keys(drop, o, begin, end);
     count_in_bins(keys.a, low, shift);
