@@ -8,7 +8,7 @@ override OWN_ROWS: u32 = ROWS / WORKGROUP;
 const SHARES = 8u;
 
 // Word `w` of invocation `lid` is gathered[w * WORKGROUP + lid]. A kernel has at most MOST_WORDS.
-var<workgroup> gathered: array<u32, MOST_WORDS * ROWS>;
+var<workgroup> gathered: array<u32, MOST_WORDS * WORKGROUP>;
 
 // The sum of word `w` (f32) over the block.
 fn block_sum(w: u32) -> f32 {
