@@ -161,6 +161,24 @@ function vision(naming: 'old' | 'new', start: number): string {
   )
 }
 
+describe('a gradient', () => {
+  test('goes from the first layer to the last; what stands before and behind them takes its first value', async () => {
+    const [a, b] = [model(3, 0), model(3, 100)]
+    const slerpish: RecipeInput = {
+      merge_method: 'linear',
+      models: [
+        { model: a, parameters: { weight: [1, 0] } },
+        { model: b, parameters: { weight: [0, 1] } },
+      ],
+    }
+    const { tensors } = await run(slerpish)
+    expect([0, 1, 2].map((i) => at(tensors, `model.layers.${i}.mlp.weight`)[0])).toEqual([0, 60, 120])
+    expect(at(tensors, 'model.embed_tokens.weight')).toEqual([0, 1])
+    expect(at(tensors, 'model.norm.weight')).toEqual([500])
+    expect(at(tensors, 'lm_head.weight')).toEqual([600, 601])
+  })
+})
+
 describe('modules', () => {
   test('are merged each in its own way; what is in none comes from the base', async () => {
     const [a, b] = [vision('old', 0), vision('old', 100)]
@@ -266,6 +284,37 @@ describe('modules', () => {
       },
     })
     expect(at(given.tensors, 'language_model.model.layers.1.mlp.weight')).toEqual([160])
+  })
+
+  test('may be one that is the whole model, called default as mergekit does, or of an empty prefix', async () => {
+    const types = { layer_types: ['full', 'slide', 'last'] }
+    const [a, b] = [model(3, 0, types), model(3, 100, { tie_word_embeddings: true })]
+    const models = [a, b].map((path, i) => ({ model: path, parameters: { weight: [i, 1 - i] } }))
+    const slices = [
+      { sources: [{ model: b, layer_range: [0, 1] as [number, number] }] },
+      { sources: [{ model: a, layer_range: [1, 3] as [number, number] }] },
+    ]
+    for (const sources of [
+      { merge_method: 'linear', entry: { models } },
+      { merge_method: 'passthrough', entry: { slices } },
+    ]) {
+      const recipe = { merge_method: sources.merge_method, base_model: a }
+      const plain = await run({ ...recipe, ...sources.entry })
+      const named = await run({ ...recipe, modules: { default: sources.entry } })
+      const prefixed = await run({ ...recipe, modules: { whole: { prefix: '', ...sources.entry } } })
+      for (const { tensors, config, report } of [named, prefixed]) {
+        expect(tensors).toEqual(plain.tensors)
+        expect(config).toEqual(plain.config)
+        expect(report.notes.filter((note) => !note.startsWith('base_model'))).toEqual(
+          plain.report.notes.filter((note) => !note.startsWith('base_model')),
+        )
+      }
+    }
+    const own = { 'default.weight': f32([1]), 'other.weight': f32([2]) }
+    const [c, d] = [writeModel(fresh('model'), own), writeModel(fresh('model'), { ...own, 'default.weight': f32([3]) })]
+    const mean = { models: [c, d].map((path) => ({ model: path, parameters: { weight: 1 } })) }
+    const { report } = await run({ merge_method: 'linear', base_model: c, modules: { default: mean } })
+    expect(report.notes).toEqual([`1 tensors of no module are copied from ${c}.`])
   })
 
   test('are refused where a model has no such part, or two share tensors', async () => {

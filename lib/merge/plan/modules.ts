@@ -22,6 +22,7 @@ export interface View extends Checkpoint {
 const textNames: ReadonlySet<string> = new Set(['language_model', 'text_decoder', 'text_model'])
 
 export function viewOf(checkpoint: Checkpoint, module: Module, prefix = module.prefix): View {
+  if (isWhole(checkpoint, module, prefix)) return { ...checkpoint, stored: (seen) => seen }
   const text = textNames.has(module.name)
   const rules =
     prefix !== undefined
@@ -61,6 +62,11 @@ export function viewOf(checkpoint: Checkpoint, module: Module, prefix = module.p
         rules.map(([a, b]) => [b, a] as const),
       ) ?? seen,
   }
+}
+
+/** Whether the module is the model, with its layers and its config: `default` is what mergekit calls a model's only module. */
+function isWhole(checkpoint: Checkpoint, { name }: Module, prefix: string | undefined): boolean {
+  return prefix === '' || (prefix === undefined && name === 'default' && namedRules(checkpoint, name).length === 0)
 }
 
 function rename(name: string, rules: Rules): string | undefined {

@@ -22,7 +22,7 @@ import { isVocabulary } from './vocabulary.js'
 export interface OutputSource {
   name: string
   origins: Origin[]
-  /** Position among the layers, 0 to 1. */
+  /** Position among the layers, 0 to 1; 0 for what stands before them or behind them, as in mergekit from 0.1 on. */
   t: number
   slice: PlannedSlice
   /** A head, where the donor's is its embedding. */
@@ -86,12 +86,12 @@ function outside(
     const inputs = slice.inputs.map(({ checkpoint }) => ({ checkpoint, tensor: checkpoint.tensors.get(name) }))
     if (isHead(name)) {
       const head = planHead(name, inputs, donor, notes, anyRows)
-      if (head !== undefined) sources.push({ ...head, t: 1, slice })
+      if (head !== undefined) sources.push({ ...head, t: 0, slice })
       continue
     }
     const at = layerOf(name)
     const depth = at === undefined ? 0 : (reference.stacks.get(at.stack) ?? 1)
-    const t = at === undefined ? (standsBehindLayers(name) ? 1 : 0) : positionOf(at.index, depth)
+    const t = at === undefined ? 0 : positionOf(at.index, depth)
     sources.push({ name, origins: originsOf(name, inputs, anyRows), t, slice })
   }
   return sources
