@@ -104,7 +104,8 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_OUTSIDE: {
     meaning: 'A symbolic link leads out of its folder.',
-    remedy: 'Copy the file into the folder, or pass the folder that it is in.',
+    remedy:
+      'Copy the file into the folder, pass the folder that it is in, or, for folders you trust, follow links with `--follow-links` or `WEIGHTSMITH_FOLLOW_LINKS=1`.',
   },
   ERR_WEIGHTSMITH_BUSY: {
     meaning: 'Another process or job is writing the same output.',
