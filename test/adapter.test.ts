@@ -126,7 +126,7 @@ describe('a model with an adapter', () => {
       for (const memory of ['1GiB', '200KiB']) {
         const { out, tensors, report } = await run(recipe, { memory })
         const expected = await run(recipes(merged)[i]!)
-        expect(report.notes.join()).toMatch(/1 tensors are made before the merge, in float32/)
+        expect(report.notes.join()).toMatch(/1 tensor is made before the merge, in float32/)
         expect(existsSync(join(out, 'stages'))).toBe(false)
         for (const [name, { bytes }] of expected.tensors) expect(tensors.get(name)!.bytes.equals(bytes)).toBe(true)
       }

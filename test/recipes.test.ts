@@ -206,7 +206,7 @@ describe('modules', () => {
     expect(at(tensors, 'multi_modal_projector.linear_1.weight')).toEqual([27])
     expect(at(tensors, 'image_newline')).toEqual([3])
     expect(config).toMatchObject({ text_config: { num_hidden_layers: 2 }, vision_config: { num_hidden_layers: 5 } })
-    expect(report.notes.join()).toMatch(/1 tensors of no module are copied/)
+    expect(report.notes.join()).toMatch(/1 tensor of no module is copied/)
   })
 
   test.each(['old', 'new'] as const)(
@@ -314,7 +314,7 @@ describe('modules', () => {
     const [c, d] = [writeModel(fresh('model'), own), writeModel(fresh('model'), { ...own, 'default.weight': f32([3]) })]
     const mean = { models: [c, d].map((path) => ({ model: path, parameters: { weight: 1 } })) }
     const { report } = await run({ merge_method: 'linear', base_model: c, modules: { default: mean } })
-    expect(report.notes).toEqual([`1 tensors of no module are copied from ${c}.`])
+    expect(report.notes).toEqual([`1 tensor of no module is copied from ${c}.`])
   })
 
   test('are refused where a model has no such part, or two share tensors', async () => {

@@ -5,6 +5,7 @@
  */
 
 import { WeightsmithError } from '../util/errors.js'
+import { plural } from '../util/plural.js'
 
 export interface Quantisation {
   /** As config.json calls it (`gptq`), else what the tensors look like. */
@@ -80,7 +81,7 @@ export function refuseQuantised(
 ): void {
   if (quantisation === undefined) return
   const { method, tensors } = quantisation
-  const more = tensors.length > 2 ? ` and ${tensors.length - 2} more tensors` : ''
+  const more = tensors.length > 2 ? ` and ${plural(tensors.length - 2, 'more tensor')}` : ''
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_DTYPE',
     `${name} is quantised (${method}): ${tensors.slice(0, 2).join(', ')}${more} ${tensors.length > 1 ? 'hold' : 'holds'} packed numbers, ` +

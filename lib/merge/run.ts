@@ -9,6 +9,7 @@ import {
   describeInputs,
   digest,
   inputsOf,
+  isComputed,
   refuseChanged,
   Stage,
   type Unfinished,
@@ -17,6 +18,7 @@ import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeRe
 import { untilDone } from '../native/job.js'
 import { version } from '../native/version.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { plural } from '../util/plural.js'
 import { byteProgress } from '../util/progress.js'
 import { writeFiles } from './files.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
@@ -139,6 +141,8 @@ function describeRun(
 interface NonFinite {
   plan: number
   tensor: string
+  /** It is no weight, but what a model computes itself. */
+  mask: boolean
   count: number
 }
 
@@ -170,19 +174,25 @@ async function compute(
   await discard()
   const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
     const owner = native.owners[job]?.[variant]
-    return owner === undefined ? [] : [{ plan: owner.plan, tensor: owner.tensor.name, count }]
+    return owner === undefined
+      ? []
+      : [{ plan: owner.plan, tensor: owner.tensor.name, mask: isComputed(owner.tensor), count }]
   })
-  if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
+  if (options.checkFinite) refuseNotFinite(nonFinite)
   if (latest) onProgress?.({ ...latest, ...byteProgress('finish', latest), phase: 'finish' })
   return { result, nonFinite }
 }
 
-function notFinite(total: number, tensors: NonFinite[]): WeightsmithError {
+/** Throws ERR_WEIGHTSMITH_NON_FINITE where a weight is not finite; masks may be. */
+function refuseNotFinite(found: NonFinite[]): void {
+  const tensors = found.filter(({ mask }) => !mask)
   const [first] = tensors
-  return new WeightsmithError(
+  if (first === undefined) return
+  const total = tensors.reduce((sum, { count }) => sum + count, 0)
+  throw new WeightsmithError(
     'ERR_WEIGHTSMITH_NON_FINITE',
-    `The result holds ${total} NaN or infinite values in ${tensors.length} tensors; the first is ${first?.tensor} with ` +
-      `${first?.count} of them.`,
-    { tensor: first?.tensor },
+    `The result holds ${total} NaN or infinite values in ${plural(tensors.length, 'tensor')}; the first is ${first.tensor} with ` +
+      `${first.count} of them.`,
+    { tensor: first.tensor },
   )
 }

@@ -11,6 +11,7 @@ import {
 } from '../../checkpoint/index.js'
 import { layerChange } from '../../checkpoint/layers.js'
 import { WeightsmithError } from '../../util/errors.js'
+import { plural } from '../../util/plural.js'
 import type { Method, Scalar } from '../methods/index.js'
 import { type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import { type View, viewOf } from './modules.js'
@@ -116,7 +117,11 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
     return planOne(module, above, seen, view)
   })
   const rest = [...donor.tensors].filter(([name]) => !covered.has(name))
-  if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
+  if (rest.length > 0) {
+    notes.push(
+      `${plural(rest.length, 'tensor')} of no module ${rest.length === 1 ? 'is' : 'are'} copied from ${donor.name}.`,
+    )
+  }
   for (const [name, tensor] of rest) sources.push({ name, origins: [{ checkpoint: donor, tensor }] })
   return finish(sources)
 }
