@@ -377,9 +377,9 @@ describe('a base that is not among the models', () => {
     expect(await refusal({ merge_method: 'linear', base_model: base, models })).toContain(
       'models[2] (base_model).parameters.weight of the recipe should be a number, which method linear needs',
     )
-    const many = Array.from({ length: 15 }, (_, i) => ({ model: one(i) }))
+    const many = Array.from({ length: 32 }, (_, i) => ({ model: one(i) }))
     expect(await refusal({ merge_method: 'karcher', base_model: base, models: many })).toContain(
-      '1 to 15 models for method karcher, but "16"',
+      '1 to 32 models for method karcher, but "33"',
     )
     const modules = { part: { prefix: '', models: [{ model: a }, { model: b }] } }
     const parts = await run({ merge_method: 'linear', base_model: base, modules, parameters: { weight: 1 } })

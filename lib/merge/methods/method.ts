@@ -90,8 +90,8 @@ export interface Method {
   step(parameters: TensorParameters): Step
 }
 
-/** Models an election of signs can have: the kernels look reciprocals up in a table over the subsets of the models. */
-export const mostVoters = 8
+/** Models whose differences a kernel takes one by one: it keeps two sums of each for every invocation. */
+export const mostVoters = 16
 
 /** A number that validation has guaranteed. */
 export function num(values: TensorParameters['global'], name: string): number {

@@ -34,6 +34,9 @@ const CONSENSUS_TOTAL = 2u;
 const CONSENSUS_FREQUENCY = 3u;
 const CONSENSUS_REFERENCE = 4u;
 
+// Models of an election whose sets that can agree are looked up in a table; of more, their weights are added up.
+const ELECTION_TABLE = 8u;
+
 // Coefficients of the CPU step `ties`; from TRIM_WEIGHTS on a weight a model, a density a model, and maybe a gamma a model.
 const TRIM_LAMBDA = 0u;
 const TRIM_NORMALIZE = 1u;

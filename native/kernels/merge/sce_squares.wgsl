@@ -7,7 +7,7 @@
 #include "partials.wgsl"
 #include "block_sum.wgsl"
 
-const MODELS = 8u;
+const MODELS = 16u;
 const MOST_WORDS = MODELS;
 const FEWEST = 8u;
 
@@ -38,5 +38,5 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   for (var w = 0u; w < words; w++) { gathered[w * WORKGROUP + lid] = bitcast<u32>(sums[w]); }
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
-  if (lid < words && block < table[TABLE_BLOCKS]) { output[block * words + lid] = bitcast<u32>(block_sum(lid)); }
+  for (var w = lid; w < words && block < table[TABLE_BLOCKS]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
 }
