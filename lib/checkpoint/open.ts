@@ -71,6 +71,7 @@ const ofAdapters = /^base_model\.model\.|(^|[._])lora[._]/
 export async function openCheckpoint(addon: Reader, path: string, name = path): Promise<Checkpoint> {
   const info = await statOf(path)
   const folder = info.isDirectory() ? path : undefined
+  if (folder === undefined && /\.gguf$/i.test(path)) throw onlyGguf(path, basename(path))
   const layout = folder === undefined ? { names: [basename(path)] } : await findFiles(addon, folder)
   const checkpoint = await openFiles(addon, path, name, layout, folder)
   const names = [...checkpoint.tensors.keys()]
@@ -193,6 +194,8 @@ async function findFiles(addon: Reader, folder: string): Promise<FileLayout> {
       { file: folder },
     )
   }
+  const gguf = [...entries].find((name) => /\.gguf$/i.test(name))
+  if (gguf !== undefined) throw onlyGguf(folder, gguf)
   const pickled = [...entries].find((name) => /\.(bin|pth?|ckpt)$/.test(name))
   const hint = pickled === undefined ? '' : ` ${pickled} is not safetensors; convert the checkpoint first.`
   throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `The folder ${folder} has no safetensors file.${hint}`, {
@@ -261,6 +264,15 @@ function adapterAlone(path: string): WeightsmithError {
     'ERR_WEIGHTSMITH_FORMAT',
     `${path} is an adapter, not a model; a recipe takes its folder behind the model it was trained for ("base+adapter"), ` +
       'and what the merge writes is a model.',
+    { file: path },
+  )
+}
+
+function onlyGguf(path: string, name: string): WeightsmithError {
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_FORMAT',
+    `${path} has its weights as GGUF (${name}), the format of llama.cpp, which is not read; take the safetensors that it was ` +
+      'made from, or turn it back into them (transformers: from_pretrained with gguf_file, then save_pretrained).',
     { file: path },
   )
 }

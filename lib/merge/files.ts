@@ -66,7 +66,7 @@ export async function writeFiles(
   }
   if (template !== undefined) await write('chat_template.jinja', template)
   else if (chatTemplate !== undefined) plan.notes.push('chat_template: auto changes nothing: no model has a template.')
-  const models = [...checkpoints.keys()]
+  const models = [...checkpoints].flatMap(([name, { tensors }]) => (tensors.size > 0 ? [name] : []))
   await write('README.md', modelCard(basename(target), { recipe, models, seed, version }))
   const about = {
     recipe: recipe.input,
