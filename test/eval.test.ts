@@ -91,6 +91,13 @@ describe('evaluate', () => {
     expect(value).toBe(Math.exp(report.value))
   })
 
+  test('passes over a byte order mark before the first line', async () => {
+    const lines = readFileSync(calibration, 'utf8').trimEnd().split('\n').slice(0, 2)
+    const { value } = await evaluate(engine, base, { data: dataset(...lines) })
+    const [first, ...more] = lines
+    expect((await evaluate(engine, base, { data: dataset(`\ufeff${first}`, ...more) })).value).toBe(value)
+  })
+
   test('gives the same loss for a model that is larger than the memory', async () => {
     const { value, answers } = await evaluate(engine, base, { data: calibration })
     await using small = await Engine.open({ memory: '2MiB' })

@@ -2,9 +2,11 @@
  * Files as other programs leave them: buffers that some versions store and others do not, links, indexes, configs and texts
  * with what JSON does not know. Values are compared with plain arithmetic, refusals by code and what they name.
  */
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, type MergeOptions, type MergeReport, merge, type RecipeInput } from 'weightsmith'
-import { f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { batch, Engine, inspect, type MergeOptions, type MergeReport, merge, type RecipeInput } from 'weightsmith'
+import { f32, type Raw, readFolder, values, writeModel, writeSafetensors } from './checkpoint.js'
 import { scratch } from './scratch.js'
 
 let engine: Engine
@@ -43,6 +45,104 @@ const soup = (...models: string[]): RecipeInput => ({
   merge_method: 'linear',
   models: models.map((model) => ({ model })),
   parameters: { weight: 1 },
+})
+
+describe('an index', () => {
+  const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'] as const
+  function sharded(files: Record<string, Raw>[], weightMap: Record<string, string>): string {
+    const folder = writeModel(fresh('sharded'), {})
+    rmSync(join(folder, 'model.safetensors'))
+    for (const [i, tensors] of files.entries()) writeSafetensors(join(folder, shards[i]!), tensors)
+    writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: weightMap }))
+    return folder
+  }
+  const [one, two] = shards
+  const halves: [Record<string, Raw>, Record<string, Raw>] = [{ a: f32([1]) }, { b: f32([2]) }]
+
+  test('that lists more than the shards hold is followed as far as they go, and it is said', async () => {
+    const more = sharded(halves, { a: one, b: two, ghost: one, 'x.rotary_emb.inv_freq': two })
+    const note = `2 tensors such as ghost are in the index of ${more}, but not in its shards; what is there is taken.`
+    const { tensors, report } = await run({ merge_method: 'passthrough', models: [{ model: more }] })
+    expect([...tensors.keys()].sort()).toEqual(['a', 'b'])
+    expect(report.notes).toEqual([note])
+    expect((await inspect(more)).notes).toEqual([note])
+    const whole = sharded([halves[0], { ...halves[1], ghost: f32([3]) }], { a: one, b: two, ghost: two })
+    expect(await refusal(soup(whole, more))).toMatch(/MISSING_TENSOR: Tensor ghost is in .*, but not in /)
+  })
+
+  test('that lists less than the shards hold leaves nothing out', async () => {
+    const less = sharded(halves, { a: one, other: two })
+    const { tensors, report } = await run(soup(less, sharded(halves, { a: one, b: two })))
+    expect([at(tensors, 'a'), at(tensors, 'b')]).toEqual([[1], [2]])
+    expect(report.notes).toEqual([
+      `Tensor other is in the index of ${less}, but not in its shards; what is there is taken.`,
+      `Tensor b is in shards of ${less} where its index does not list them; the shards count.`,
+    ])
+  })
+
+  test('says which of two shards a tensor is taken from; where it does not, it is refused', async () => {
+    const twins = [
+      { a: f32([1]), b: f32([7]) },
+      { b: f32([2]), a: f32([8]) },
+    ]
+    const { tensors } = await run(soup(sharded(twins, { a: one, b: two })))
+    expect([at(tensors, 'a'), at(tensors, 'b')]).toEqual([[1], [2]])
+    const swapped = await run(soup(sharded(twins, { b: one, a: two })))
+    expect([at(swapped.tensors, 'a'), at(swapped.tensors, 'b')]).toEqual([[8], [7]])
+    const open = sharded(twins, { a: one, c: two })
+    expect(await refusal(soup(open))).toMatch(/INDEX: The index .* is not valid: tensor b is in both /)
+  })
+})
+
+describe('JSON that Python writes', () => {
+  const withConfig = (text: string, more: Record<string, string> = {}) => {
+    const folder = writeModel(fresh('model'), { 'model.embed_tokens.weight': f32([1], [1, 1]) })
+    for (const [name, content] of Object.entries({ ...more, 'config.json': text }))
+      writeFileSync(join(folder, name), content)
+    return folder
+  }
+
+  test('keeps Infinity, NaN, floats and long integers of a config as they are', async () => {
+    const config =
+      '{"model_type": "llama", "limit": Infinity, "floor": [-Infinity, NaN], "theta": 10000.0, "eps": 1e-05, ' +
+      '"big": 1000000000000000019884624838656, "name": "NaN and Infinity, 1.0", "deep": {"x": NaN}, "torch_dtype": "float32"}'
+    const { out, report } = await run({ merge_method: 'passthrough', models: [{ model: withConfig(config) }] })
+    const text = readFileSync(join(out, 'config.json'), 'utf8')
+    expect(
+      text
+        .replace(/\s+/g, ' ')
+        .replace(/\[ | \]|\{ | \}/g, (part) => part.trim())
+        .trim(),
+    ).toBe(config)
+    expect(report.notes).toEqual([])
+    await expect(inspect(withConfig('{"limit": Infinite}'))).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_FORMAT' })
+  })
+
+  test('keeps numbers of a tokenizer config that gets a chat template', async () => {
+    const tokenizer = '{"model_max_length": 1000000000000000019884624838656, "dropout": 0.0, "scale": Infinity}'
+    const model = withConfig('{"model_type": "llama"}', { 'tokenizer_config.json': tokenizer })
+    const { out } = await run({ merge_method: 'passthrough', models: [{ model }], chat_template: 'chatml' })
+    const text = readFileSync(join(out, 'tokenizer_config.json'), 'utf8')
+    expect(text).toContain('"model_max_length": 1000000000000000019884624838656,')
+    expect(text).toContain('"dropout": 0.0,')
+    expect(text).toContain('"scale": Infinity,')
+    expect(text).toContain('"chat_template": "{%')
+  })
+})
+
+describe('a byte order mark', () => {
+  test('before a config, a recipe or lines of jobs is passed over', async () => {
+    const model = writeModel(fresh('model'), { a: f32([3]) })
+    writeFileSync(join(model, 'config.json'), '\ufeff{"model_type": "llama"}')
+    const recipe = fresh('recipe')
+    writeFileSync(`${recipe}.yml`, `\ufeffmerge_method: passthrough\nmodels: [{ model: ${JSON.stringify(model)} }]\n`)
+    const out = fresh('out')
+    await merge(engine, `${recipe}.yml`, { out, sync: false })
+    expect(at(readFolder(out), 'a')).toEqual([3])
+    writeFileSync(`${recipe}.jsonl`, `\ufeff${JSON.stringify({ recipe: `${recipe}.yml`, name: 'first' })}\n`)
+    const { jobs } = await batch(engine, `${recipe}.jsonl`, { out: fresh('batch'), sync: false })
+    expect(jobs.map(({ name, status }) => [name, status])).toEqual([['first', 'merged']])
+  })
 })
 
 describe('buffers', () => {

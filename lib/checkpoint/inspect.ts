@@ -16,6 +16,8 @@ export interface InspectReport {
   tiedEmbeddings: boolean
   /** In file order. */
   tensors: { name: string; dtype: string; shape: number[]; parameters: number; bytes: number; file: string }[]
+  /** What is odd about its files. */
+  notes: string[]
   /** config.json, where there is one. */
   config?: Record<string, unknown>
 }
@@ -55,6 +57,7 @@ export async function inspect(model: string): Promise<InspectReport> {
     stacks: [...checkpoint.stacks].map(([name, layers]) => ({ name, layers, main: name === checkpoint.stack })),
     tiedEmbeddings: tiesEmbeddings(checkpoint),
     tensors,
+    notes: checkpoint.notes ?? [],
     ...(checkpoint.config === undefined ? {} : { config: checkpoint.config }),
   }
 }

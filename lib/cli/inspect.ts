@@ -44,6 +44,7 @@ function text(report: InspectReport): string {
   ]
   const more = report.tensors.length - shownRows
   if (more > 0) lines.push(`... and ${more} more (--json has all).`)
+  for (const note of report.notes) lines.push(`Note: ${note}`)
   const { config } = report
   if (config) {
     const shown = Object.entries(config).filter(([, value]) => typeof value !== 'object' || value === null)

@@ -8,6 +8,7 @@ import { Template } from '@huggingface/jinja'
 import { Tokenizer as TokenizerJson } from '@huggingface/tokenizers'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { messageOf, WeightsmithError } from '../util/errors.js'
+import { parseJson } from '../util/json.js'
 import { readIfThere } from './files.js'
 import { asRead } from './tokenizer_json.js'
 
@@ -154,7 +155,7 @@ async function readJson(file: string): Promise<Record<string, unknown> | undefin
   const text = await readIfThere(file)
   if (text === undefined) return undefined
   try {
-    const value: unknown = JSON.parse(text)
+    const value = parseJson(text)
     if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
     throw new Error('it is not an object')
   } catch (cause) {

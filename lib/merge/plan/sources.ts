@@ -66,6 +66,7 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
   const chosen = checkpoints.get(recipe.tokenizer.source) ?? donor
   const models = modelsOf(recipe).map(checkpointOf)
   refuseBesideOthers(models)
+  for (const said of new Set(models.flatMap((model) => model.notes ?? []))) notes.push(said)
   const named = donor.config && quantisationNamed(donor.config)
   if (named !== undefined && donor.quantisation === undefined) {
     notes.push(
