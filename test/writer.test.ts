@@ -151,6 +151,27 @@ describe('beside the weights', () => {
     expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/^---\nbase_model:/)
   })
 
+  test('code that the config names is copied and vocabularies of tiktoken are; what is left is named', async () => {
+    const path = model({ a: f32([1]) }, { auto_map: { AutoModelForCausalLM: 'modeling_own.OwnForCausalLM' } })
+    const copied = ['configuration_own.py', 'modeling_own.py', 'own.tiktoken', 'tokenization_own.py']
+    for (const name of [...copied, 'modules.json', 'LICENSE.txt', 'trainer_state.json']) {
+      writeFileSync(join(path, name), name)
+    }
+    mkdirSync(join(path, '1_Pooling'))
+    const out = fresh('out')
+    const { notes } = await merge(engine, soup([path, path.replace(/$/, '/')]), { out, sync: false })
+    for (const name of copied) expect(readFileSync(join(out, name), 'utf8')).toBe(name)
+    expect(readdirSync(out)).not.toContain('modules.json')
+    expect(notes).toEqual([`Not copied from ${path}: 1_Pooling, modules.json.`])
+    await verify(out)
+    const plain = model({ a: f32([1]) })
+    writeFileSync(join(plain, 'train.py'), '')
+    const second = fresh('out')
+    const report = await merge(engine, soup([plain, `${plain}/`]), { out: second, sync: false })
+    expect(readdirSync(second)).not.toContain('train.py')
+    expect(report.notes).toEqual([`Not copied from ${plain}: train.py.`])
+  })
+
   test('numbers of the config stay as they were written', async () => {
     const [a, b] = [0, 1].map(() => model({ w: { dtype: 'F32', shape: [1], bytes: Buffer.alloc(4) } }))
     const text =

@@ -1,6 +1,6 @@
 /** Checkpoints on disk: reading, laying out and staging. */
 
-export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
+export { auxiliaryFiles, type Copy, filesLeft, type LayerChange, outputConfig } from './auxiliary.js'
 export { isComputed } from './buffers.js'
 export { modelCard, plainCard } from './card.js'
 export { type Content, type Cut, cutTensor } from './cut.js'
