@@ -5,6 +5,7 @@ import { beforeAll, describe, expect, test } from '@jest/globals'
 import type { Command } from 'commander'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
 import { makeProgram } from '../lib/cli/program.js'
+import { lineOf } from '../lib/cli/progress.js'
 import { bf16, f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
 import { scratch } from './scratch.js'
@@ -424,6 +425,13 @@ describe('an engine', () => {
     await expect(kernel.run({ inputs: [Float32Array.of(1)], coefficients: [2] })).rejects.toMatchObject(disposed)
     await expect(merge(engine, small.recipe, { out })).rejects.toMatchObject(disposed)
     await engine.close()
+  })
+
+  test('says in a line of progress how far it is and at what, whatever of that is known', () => {
+    const event = { phase: 'run', done: 2, total: 8, unit: 'layers' as const }
+    expect(lineOf('score', { ...event, item: 'layer 3' })).toBe('score: 2 of 8 layers, layer 3')
+    for (const item of ['', undefined]) expect(lineOf('score', { ...event, item })).toBe('score: 2 of 8 layers, run')
+    expect(lineOf('score', { ...event, total: 0, item: '' })).toBe('score: run')
   })
 
   test('reports progress that grows to its totals', async () => {

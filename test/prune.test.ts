@@ -112,7 +112,8 @@ describe('FLAP', () => {
         head_dim: 32,
         num_attention_heads: 4,
         num_key_value_heads: 2,
-        intermediate_size: 220,
+        // (1 - 5/8) of two groups is less than one, and worth 48 of 352 neurons
+        intermediate_size: 352 - 132 - 48,
       })
       expect(config).not.toHaveProperty('per_layer_config')
       expect(note).toMatch(/transformers, vLLM and others load it/)
@@ -135,6 +136,23 @@ describe('FLAP', () => {
 })
 
 describe('Wanda-sp', () => {
+  test('takes from neurons what groups are too coarse for, and says so', async () => {
+    const { report } = await run({ method: 'wanda-sp', keepRatio: 0.8, dryRun: true })
+    const [groups, neurons] = [49152, 3 * 128 * 352]
+    const least = 3 * 128
+    for (const layer of layers) {
+      const kept = (kind: string) => report.units!.find((own) => own.layer === layer && own.kind === kind)!.kept
+      expect(kept('group')).toBe(2)
+      const stays = groups + (neurons * kept('neuron')) / 352
+      expect(stays).toBeGreaterThanOrEqual(0.8 * (groups + neurons))
+      expect(stays).toBeLessThan(0.8 * (groups + neurons) + least)
+    }
+    expect(report.notes).toEqual([
+      'Of 2 KV groups 2 stay, because part of one cannot go for a share of 0.8; as many parameters of neurons go instead.',
+    ])
+    expect((await run({ method: 'wanda-sp', keepRatio: 1 / 2, dryRun: true })).report.notes).toEqual([])
+  })
+
   test('drops as many in every layer, and what it drops is zero on both sides', async () => {
     const { report, tensors: pruned } = await run({ method: 'wanda-sp', keepRatio: 1 / 2 })
     for (const { layer, kind, kept, dropped } of report.units!) {
