@@ -286,6 +286,43 @@ describe('modules', () => {
     expect(at(given.tensors, 'language_model.model.layers.1.mlp.weight')).toEqual([160])
   })
 
+  test("match mergekit's names of the parts of Qwen2-VL", async () => {
+    const qwen = (start: number, stem: string, text: string) =>
+      writeModel(
+        fresh('model'),
+        {
+          ...language(2, start, text),
+          [`${stem}patch_embed.proj.weight`]: f32([start + 1]),
+          [`${stem}blocks.0.attn.proj.weight`]: f32([start + 2]),
+          [`${stem}blocks.1.attn.proj.weight`]: f32([start + 3]),
+          [`${stem}merger.mlp.0.weight`]: f32([start + 4]),
+        },
+        config(2, { model_type: 'qwen2_vl', vision_config: { depth: 2 } }),
+      )
+    for (const [stem, text] of [
+      ['visual.', 'model.'],
+      ['model.visual.', 'model.language_model.'],
+    ] as const) {
+      const [a, b] = [qwen(0, stem, text), qwen(100, stem, text)]
+      const both = (weight: number) => ({
+        models: [
+          { model: a, parameters: { weight: 1 - weight } },
+          { model: b, parameters: { weight } },
+        ],
+      })
+      const { tensors, report } = await run({
+        merge_method: 'linear',
+        base_model: a,
+        modules: { text_decoder: both(0.5), vision_tower: both(0.25), multi_modal_projector: both(0.75) },
+      })
+      expect(at(tensors, `${text}layers.1.mlp.weight`)).toEqual([60])
+      expect(at(tensors, `${stem}patch_embed.proj.weight`)).toEqual([26])
+      expect(at(tensors, `${stem}blocks.1.attn.proj.weight`)).toEqual([28])
+      expect(at(tensors, `${stem}merger.mlp.0.weight`)).toEqual([79])
+      expect(report.notes).toEqual([])
+    }
+  })
+
   test('may be one that is the whole model, called default as mergekit does, or of an empty prefix', async () => {
     const types = { layer_types: ['full', 'slide', 'last'] }
     const [a, b] = [model(3, 0, types), model(3, 100, { tie_word_embeddings: true })]
@@ -335,6 +372,54 @@ describe('modules', () => {
     expect(await failure(modules({ language_model: { parameters: {} } }))).toMatch(
       /modules\.language_model\.models of the recipe should be a list of models \(or slices\), but is missing/,
     )
+  })
+})
+
+describe('models that call the same tensors otherwise', () => {
+  const mean = (first: string, second: string): RecipeInput => ({
+    merge_method: 'linear',
+    models: [{ model: first }, { model: second }],
+    parameters: { weight: 1 },
+  })
+
+  test('are matched: vision models of older and newer transformers', async () => {
+    const [older, newer] = [vision('old', 0), vision('new', 100)]
+    for (const [first, second] of [
+      [older, newer],
+      [newer, older],
+    ] as const) {
+      const { tensors, report } = await run(mean(first, second))
+      expect([...tensors.keys()].sort()).toEqual([...readFolder(first).keys()].sort())
+      const [a, b] = [readFolder(older), readFolder(newer)]
+      const sum = (all: Map<string, Raw>) =>
+        [...all.values()].flatMap((raw) => [...values(raw)]).reduce((x, y) => x + y, 0)
+      expect(sum(tensors)).toBeCloseTo((sum(a) + sum(b)) / 2, 3)
+      const stem = first === older ? 'language_model.model' : 'model.language_model'
+      expect(at(tensors, `${stem}.layers.1.mlp.weight`)).toEqual([60])
+      expect(report.notes.join()).toMatch(/calls its tensors otherwise than .* \(.* for .*\); they are matched/)
+    }
+  })
+
+  test('are matched: a model saved without its head, and with it', async () => {
+    for (const [stem, bare] of [
+      ['model.', ''],
+      ['model.decoder.', 'decoder.'],
+      ['transformer.', ''],
+    ] as const) {
+      const whole = writeModel(fresh('model'), language(2, 0, stem), config(2, { tie_word_embeddings: true }))
+      const { 'lm_head.weight': _, ...rest } = language(2, 100, bare)
+      const headless = writeModel(fresh('model'), rest, config(2, { tie_word_embeddings: true }))
+      const { tensors } = await run(mean(whole, headless))
+      expect(at(tensors, `${stem}layers.1.mlp.weight`)).toEqual([60])
+      const other = await run(mean(headless, whole))
+      expect(at(other.tensors, `${bare}layers.1.mlp.weight`)).toEqual([60])
+      expect(at(other.tensors, `${bare}norm.weight`)).toEqual([550])
+    }
+  })
+
+  test('stay as they are where a name would be that of two tensors', async () => {
+    const twice = writeModel(fresh('model'), { 'model.x': f32([1]), x: f32([2]) })
+    expect(await failure(mean(twice, writeModel(fresh('model'), { x: f32([1]) })))).toContain('MISSING_TENSOR')
   })
 })
 

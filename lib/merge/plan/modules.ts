@@ -91,9 +91,19 @@ function textRules({ tensors }: Checkpoint): Rules {
   ]
 }
 
+/** Where Qwen2-VL and its successors have what mergekit calls by the names of LLaVA. */
+const elsewhere: Readonly<Record<string, readonly string[]>> = {
+  vision_tower: ['patch_embed.', 'pos_embed.', 'blocks.'],
+  multi_modal_projector: ['merger.', 'deepstack_merger_list.'],
+}
+
 function namedRules({ tensors }: Checkpoint, name: string): Rules {
-  const found = [`${name}.`, `model.${name}.`].find((start) => [...tensors.keys()].some((key) => key.startsWith(start)))
-  return found === undefined ? [] : [[found, '']]
+  const has = (start: string) => [...tensors.keys()].some((key) => key.startsWith(start))
+  const found = [`${name}.`, `model.${name}.`].find(has)
+  if (found !== undefined) return [[found, '']]
+  const visual = ['visual.', 'model.visual.'].find(has)
+  const parts = Object.hasOwn(elsewhere, name) && visual !== undefined ? (elsewhere[name] ?? []) : []
+  return parts.filter((part) => has(visual + part)).map((part) => [visual + part, part] as const)
 }
 
 function sectionOf(config: Record<string, unknown> | undefined, name: string): string | undefined {
