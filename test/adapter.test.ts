@@ -280,6 +280,16 @@ describe('a model with an adapter', () => {
     ],
     [{}, { 'model.layers.0.mlp.up_proj.weight': f32([1]) }, /SHAPE_MISMATCH/],
     [{}, { 'lm_head.weight': f32(wave(480, 2), [12, columns]) }, /FORMAT: .*lm_head.weight 12 rows, but .* has 10/],
+    [
+      {},
+      { 'model.embed_tokens.weight': f32(wave(480, 2), [12, columns]) },
+      /FORMAT: .*embed_tokens.weight 12 rows, but lm_head.weight has 10; .* give the base as many rows, or save both tables/,
+    ],
+    [
+      { bias: 'all' },
+      { ...plain, 'model.layers.0.mlp.up_proj.bias': f32([1]) },
+      /MISSING_TENSOR: .*up_proj\.bias, but .* has no such tensor; put it on the model .*, whose linears have biases\./,
+    ],
   ])('is refused where the adapter has %j', async (config, tensors, message) => {
     expect(await failure(copyOf(`${model(1)}+${adapter(config, tensors as Record<string, Raw>)}`))).toMatch(message)
   })

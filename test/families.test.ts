@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, openModel } from 'weightsmith'
+import { Engine, forward, openModel } from 'weightsmith'
 import { modelSpec } from '../lib/architectures/index.js'
 import { rotaryOf } from '../lib/architectures/rope.js'
 import { fill, type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
@@ -56,6 +56,16 @@ describe('a tiny model', () => {
     expect(distance(last(pass.logits!), `${name}/logits`)).toBeLessThan(2e-5)
     for (const i of [0, 1]) expect(distance(last(pass.hidden![i]!), `${name}/hidden/${i}`)).toBeLessThan(2e-5)
     await model.close()
+  })
+
+  test('opt may be saved without its head, whose names lack their first part', async () => {
+    const { config, ids, tensors: shapes } = cases.opt!
+    const whole = weights(shapes)
+    const rest = Object.entries(whole).filter(([name]) => !name.startsWith('lm_head'))
+    const bare = Object.fromEntries(rest.map(([name, raw]) => [name.replace(/^model\./, ''), raw]))
+    const logits = async (folder: string) => (await forward(engine, folder, ids)).logits!
+    const want = await logits(writeModel(join(root, 'opt-whole'), whole, config))
+    expect(await logits(writeModel(join(root, 'opt-bare'), bare, config))).toEqual(want)
   })
 
   test('has units that fill the tensors they are parts of', () => {

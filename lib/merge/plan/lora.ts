@@ -91,7 +91,13 @@ function newRows(
   const other = grown && tables.find((table) => rowsOf(table) !== rowsOf(grown))
   if (grown !== undefined && other !== undefined) {
     const [[one], [two]] = [grown, other]
-    throw refused(base, adapter, `it gives ${one} ${rowsOf(grown)} rows, but ${two} has ${rowsOf(other)}`, two)
+    throw refused(
+      base,
+      adapter,
+      `it gives ${one} ${rowsOf(grown)} rows, but ${two} has ${rowsOf(other)}; no file says what the head is to make of the other tokens, so give ` +
+        'the base as many rows, or save both tables with the adapter (modules_to_save)',
+      two,
+    )
   }
   return grown && rowsOf(grown)
 }
@@ -129,7 +135,8 @@ function find(
   }
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_MISSING_TENSOR',
-    `The adapter ${checkpoint.path} changes ${target}, but ${base.name} has no such tensor.`,
+    `The adapter ${checkpoint.path} changes ${target}, but ${base.name} has no such tensor; put it on the model that it was ` +
+      `trained for${target.endsWith('.bias') ? ', whose linears have biases' : ''}.`,
     { tensor: target, file: base.path },
   )
 }
