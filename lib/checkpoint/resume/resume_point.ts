@@ -54,13 +54,11 @@ export class ResumePoint {
    * ERR_WEIGHTSMITH_INPUT_CHANGED or _RESUME for the note of another run, and _RESUME for one that is torn.
    */
   static async open(path: string, run: Run, { resume, overwrite, place = path }: ResumeOptions): Promise<ResumePoint> {
-    // As a note has it, without what JSON leaves out.
-    const now = JSON.parse(JSON.stringify(run)) as Run
     const found = await stat(path).catch(() => undefined)
     if (found !== undefined && resume) {
       const note = await readNote(path, place)
-      refuseOther(note.run, now, place)
-      return new ResumePoint(path, place, now, note)
+      refuseOther(note.run, run, place)
+      return new ResumePoint(path, place, run, note)
     }
     if (found !== undefined && !overwrite) {
       throw new WeightsmithError(
@@ -70,7 +68,7 @@ export class ResumePoint {
         { file: place },
       )
     }
-    const fresh = new ResumePoint(path, place, now, undefined)
+    const fresh = new ResumePoint(path, place, run, undefined)
     if (found !== undefined) await fresh.remove()
     return fresh
   }
