@@ -437,7 +437,7 @@ describe('layers', () => {
     })
     expect(ups(out, 5)).toEqual([0, 2, 4, 6, 8])
     expect(numbers(out, 'model.embed_tokens.weight')).toEqual([0])
-    expect(numbers(out, 'model.norm.weight')).toEqual([8])
+    expect(numbers(out, 'model.norm.weight')).toEqual([0])
   })
 
   test('take the value of the first filter that fits', async () => {
