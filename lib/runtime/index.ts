@@ -1,7 +1,7 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
 export { apply } from './apply.js'
-export type { ForwardOptions, ForwardOutput, ImagePixels, PackedToken } from './forward_pass.js'
+export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
 export {
   lossesOf,
   lossWords,
@@ -15,6 +15,7 @@ export { Model, type ModelOptions, type Zeros } from './model.js'
 export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
 export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
+export type { ImagePixels } from './patches.js'
 export {
   ColumnStatistics,
   type Groups,

@@ -12,16 +12,7 @@ import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
-import {
-  type ForwardOptions,
-  type ForwardOutput,
-  type PackedToken,
-  type PassOptions,
-  readGrams,
-  readSums,
-  runPass,
-  type WeightSums,
-} from './forward_pass.js'
+import { type ForwardOptions, type ForwardOutput, type PackedToken, type PassOptions, runPass } from './forward_pass.js'
 import { modelKernels } from './kernels.js'
 import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
 import { type Block, formsOf, packedBytes } from './ops/index.js'
@@ -29,6 +20,7 @@ import { pack, type TokenSequence } from './pack.js'
 import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'
 import type { HookPoint } from './statistics.js'
+import { readGrams, readSums, type WeightSums } from './sums.js'
 import { streamingOf, type WeightStreaming } from './weight_streaming.js'
 
 export interface ModelOptions {
