@@ -60,7 +60,7 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
     out,
     overwrite,
     resume = false,
-    journalEvery,
+    journalEvery = 2 ** 28,
     dryRun = false,
     signal,
     onProgress,

@@ -1,5 +1,6 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
+export type { WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
 export {
@@ -10,7 +11,7 @@ export {
   packTokens,
   type SamplingParams,
 } from './kernels.js'
-export type { LayerwiseObservers, LayerwiseOptions, ResumePoint } from './layerwise_pass.js'
+export type { LayerwiseObservers, LayerwiseOptions, PassState } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
 export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
 export { rowsOf, type TokenSequence } from './pack.js'

@@ -6,7 +6,7 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
-import { ActivationStore } from './activation_store.js'
+import { ActivationStore, type WaitingRows } from './activation_store.js'
 import type { ForwardOptions, ForwardOutput, PackedToken, PassOptions } from './forward_pass.js'
 import type { Partition } from './partition.js'
 import type { HookPoint, StatisticSpec } from './statistics.js'
@@ -30,10 +30,10 @@ export interface LayerwiseObservers {
 }
 
 /** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
-export interface ResumePoint {
+export interface PassState {
   partition: number
   batch: number
-  streams(): AsyncIterable<[number, Float32Array<ArrayBuffer>]>
+  streams: ReadonlyMap<number, WaitingRows>
 }
 
 export interface LayerwiseOptions {
@@ -54,12 +54,12 @@ export interface LayerwiseOptions {
   /** Called before every pass; what it throws ends the layerwise pass. */
   check?: (() => void) | undefined
   /** Where an earlier layerwise pass of the same kind stood. */
-  from?: ResumePoint | undefined
+  from?: PassState | undefined
   /**
    * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
    * are made it can do so between partitions alone.
    */
-  onResumePoint?: ((point: ResumePoint, last: boolean) => Promise<void>) | undefined
+  onState?: ((state: PassState, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
   onStep?: ((done: number, total: number) => void) | undefined
 }
@@ -127,7 +127,7 @@ class LayerwisePass {
   private readonly prefetching = new AbortController()
   private prefetched: Promise<void> | undefined
   /** Where another pass could go on; nothing where what is done of a batch cannot be told apart from the rest of it. */
-  private between: ResumePoint | undefined
+  private between: { partition: number; batch: number } | undefined
   /** Layers that batches have been through. */
   private done = 0
 
@@ -149,9 +149,9 @@ class LayerwisePass {
   }
 
   async run(): Promise<void> {
-    const { from, onResumePoint } = this.options
+    const { from } = this.options
     try {
-      for await (const [key, rows] of from?.streams() ?? []) await this.streams.put(key, rows)
+      for (const [key, { values }] of from?.streams ?? []) await this.streams.put(key, await values())
       for (const [number, partition] of this.partitions.entries()) {
         if (from !== undefined && number < from.partition) {
           this.done += this.batches.length * this.layersOfBatch(partition)
@@ -160,8 +160,7 @@ class LayerwisePass {
         }
       }
     } catch (error) {
-      const { between } = this
-      if (between !== undefined && (between.partition > 0 || between.batch > 0)) await onResumePoint?.(between, true)
+      await this.reportState(true)
       throw error
     }
   }
@@ -174,9 +173,9 @@ class LayerwisePass {
 
   /** All batches go through a partition, but for those that went through it in an earlier pass. */
   private async runPartition(number: number, partition: Partition): Promise<void> {
-    const { from, check, onResumePoint } = this.options
+    const { from, check } = this.options
     const begun = number === from?.partition ? from : undefined
-    if (begun === undefined) this.between = this.resumePointAt(number, 0)
+    if (begun === undefined) this.between = { partition: number, batch: 0 }
     check?.()
     const loaded = await this.loadAndPrefetch(number, partition)
     for (const { weights } of this.observers) if (weights) await loaded.sums(weights)
@@ -186,8 +185,8 @@ class LayerwisePass {
         this.done += this.layersOfBatch(partition)
         continue
       }
-      if (!makesGrams || batch === 0) this.between = this.resumePointAt(number, batch)
-      if (this.between !== undefined && this.done > 0) await onResumePoint?.(this.between, false)
+      if (!makesGrams || batch === 0) this.between = { partition: number, batch }
+      await this.reportState(false)
       await this.runBatch(loaded, partition, batch)
     }
     for (const { grams } of this.observers) if (grams) await loaded.grams(grams.add)
@@ -248,15 +247,10 @@ class LayerwisePass {
     return batch * (1 + this.skips.length) + lane
   }
 
-  private resumePointAt(partition: number, batch: number): ResumePoint {
-    const { streams } = this
-    return {
-      partition,
-      batch,
-      async *streams() {
-        for (const key of streams.keys()) yield [key, await streams.get(key)]
-      },
-    }
+  private async reportState(last: boolean): Promise<void> {
+    const { between } = this
+    if (between === undefined || (between.partition === 0 && between.batch === 0)) return
+    await this.options.onState?.({ ...between, streams: this.streams.entries() }, last)
   }
 
   /** Layers of a partition that all lanes of a batch go through. */

@@ -5,10 +5,9 @@
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { openCheckpoint, resolveModel } from '../../checkpoint/index.js'
+import { inputsOf, openCheckpoint, resolveModel } from '../../checkpoint/index.js'
 import { readExamples } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { version } from '../../native/version.js'
 import { throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import { type ImmConfig, readConfig, type Settings } from './config.js'
@@ -97,8 +96,8 @@ export async function imm(engine: Engine, config: string | ImmConfig, options: I
   if (options.dryRun) return end({ dryRun: true, model: original, chosen: 0, rounds: [] })
   const ledger = await engine.use(({ addon }) =>
     Ledger.open(addon, out, {
-      version,
       config: asData(settings),
+      inputs: report.inputs,
       resume: options.resume === true,
       overwrite: options.overwrite === true,
     }),
@@ -195,7 +194,7 @@ async function plan(engine: Engine, settings: Settings, original: string) {
   )
   const sizes = await Promise.all(checkpoint.files.map(({ path }) => stat(path)))
   const own = sizes.reduce((sum, { size }) => sum + size, 0)
-  return { questions: asked.length, bytesPerRound: own + 4 * elements }
+  return { questions: asked.length, bytesPerRound: own + 4 * elements, inputs: inputsOf([checkpoint]) }
 }
 
 /** What decides about a run, as data: a function is only known to be one. */
