@@ -137,7 +137,7 @@ describe('evaluate', () => {
       example: 1,
       prompt: '785+60=',
       answer: expect.any(String),
-      said: expect.any(String),
+      text: expect.any(String),
       ended: true,
       right: expect.any(Boolean),
     })
@@ -283,7 +283,7 @@ describe('evaluate', () => {
   test('says what it would take, and runs no data', async () => {
     const out = join(folder, 'dry.jsonl')
     const report = await evaluate(engine, base, { data: calibration, metric: 'exact-match', dryRun: true, out })
-    expect(report).toMatchObject({ dryRun: true, examples: 64, value: Number.NaN, parts: 1 })
+    expect(report).toMatchObject({ dryRun: true, examples: 64, value: Number.NaN, partitions: 1 })
     expect(report.milliseconds).toBeGreaterThan(0)
     expect(existsSync(out)).toBe(false)
   })

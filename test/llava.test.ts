@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, generate, type Model, openModel, type Sequence } from 'weightsmith'
+import { Engine, evaluate, generate, type Model, openModel, type TokenSequence } from 'weightsmith'
 import { Images } from '../lib/data/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
@@ -46,7 +46,7 @@ afterAll(async () => {
 })
 
 /** A prompt and its answer, as far as it goes. */
-async function sequence(index: number, image: number | null, length?: number): Promise<Sequence> {
+async function sequence(index: number, image: number | null, length?: number): Promise<TokenSequence> {
   const pixels = image === null ? [] : [await images.pixels(image)]
   return { ids: ids(`p${index}.input_ids`).slice(0, length), images: pixels }
 }

@@ -298,7 +298,7 @@ describe('of a model of text alone', () => {
 
   test('a dry run says what it would take, and writes nothing', async () => {
     const report = await small({ dryRun: true, alpha: 2 })
-    expect(report).toMatchObject({ dryRun: true, choices: [], parts: 1 })
+    expect(report).toMatchObject({ dryRun: true, choices: [], partitions: 1 })
     expect(report.deviceBytes).toBeGreaterThan(1e6)
     expect(report.milliseconds).toBeGreaterThan(0)
   })

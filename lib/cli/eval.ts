@@ -1,7 +1,7 @@
 /** `weightsmith eval`. */
 
 import { type Command, Option } from 'commander'
-import { type EvalOptions, type EvalReport, evaluateAll, metrics } from '../eval/evaluate.js'
+import { type EvalOptions, type EvalReport, evalMetrics, evaluateAll } from '../eval/evaluate.js'
 import { evalPage } from '../report/index.js'
 import { bytes, count, milliseconds, percent, table } from './format.js'
 import { signal } from './interrupt.js'
@@ -21,7 +21,7 @@ export function addEval(program: Command): void {
       '.jsonl files with one {"prompt": ..., "answer": ...} per line, joined as they are; "image" is optional; choice needs "choices"; nll and ppl also take {"text": ...}',
     )
     .addOption(images())
-    .addOption(new Option('--metric <name>', 'the metric').choices(metrics).default('nll'))
+    .addOption(new Option('--metric <name>', 'the metric').choices(evalMetrics).default('nll'))
     .addOption(
       wholeNumber(
         '--max-tokens',
@@ -61,9 +61,9 @@ async function run(
 function text(reports: readonly EvalReport[]): string {
   const [first] = reports
   if (first === undefined) return ''
-  const { metric, dryRun, device, parts, model } = first
+  const { metric, dryRun, device, partitions, model } = first
   const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
-  const where = `${parts === 1 ? '' : `${parts} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
+  const where = `${partitions === 1 ? '' : `${partitions} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
   const columns: [name: string, of: (report: EvalReport) => string][] = [
     ['data', ({ data }) => data],
     ['examples', ({ examples }) => count(examples)],

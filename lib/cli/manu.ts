@@ -129,7 +129,7 @@ function weightsOf(list: string): Record<string, number> {
 function text(report: ManuReport): string {
   const { choices, before, streams, modules, allowedAlpha } = report
   const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
-  const device = `${report.parts === 1 ? 'the model' : `${report.parts} partitions in turn, each`} within ${bytes(report.deviceBytes)} of ${report.device}`
+  const device = `${report.partitions === 1 ? 'the model' : `${report.partitions} partitions in turn, each`} within ${bytes(report.deviceBytes)} of ${report.device}`
   const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
   if (report.dryRun) {
     return [

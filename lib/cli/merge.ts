@@ -56,10 +56,10 @@ function text(report: MergeReport): string {
   if (run && run.resumed > 0)
     lines.push(`Resumed: ${plural(run.resumed, 'tensor')} were already written by an earlier run.`)
   if (run) {
-    const { total, read, compute, write, wait, sync, host } = run.time
+    const { total, read, compute, write, wait, sync, cpuSteps } = run.time
     lines.push(
       `Took ${milliseconds(total)} on ${run.device}; busy: read ${milliseconds(read)}, compute ${milliseconds(compute)}, ` +
-        `host ${milliseconds(host)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, sync ${milliseconds(sync)}.`,
+        `CPU steps ${milliseconds(cpuSteps)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, sync ${milliseconds(sync)}.`,
     )
   }
   if (report.sweep) lines.push(`Outputs: ${report.sweep.map(({ label }) => label).join(', ')}.`)

@@ -69,10 +69,10 @@ async function run(
 }
 
 function text(report: ScoreReport): string {
-  const { methods, dryRun, examples, tokens, parts, deviceBytes } = report
+  const { methods, dryRun, examples, tokens, partitions, deviceBytes } = report
   const what = `${methods.join(', ')} of ${report.model}, ${plural(report.layers.length, 'layer')}`
   const data = examples === 0 ? '' : ` on ${plural(examples, 'line')} with ${plural(tokens, 'token')}`
-  const device = `${parts === 1 ? 'the model' : `${parts} partitions in turn, each`} within ${bytes(deviceBytes)} of ${report.device}`
+  const device = `${partitions === 1 ? 'the model' : `${partitions} partitions in turn, each`} within ${bytes(deviceBytes)} of ${report.device}`
   return dryRun
     ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytesWritten)} of scores.`
     : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytesWritten)} of scores in ${report.out}.`

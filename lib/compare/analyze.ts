@@ -27,7 +27,7 @@ export interface AnalyzeOptions {
 }
 
 /** One way to say how important the layers of the base are, a value a layer: the larger, the more. */
-export interface Importance {
+export interface AnalyzeImportance {
   /** `ablation`: loss of answers without the block, minus that with it; `ablation all`: of all tokens. */
   name: 'ablation' | 'ablation all' | 'block influence'
   values: number[]
@@ -38,8 +38,8 @@ export interface LayerChange extends DiffStats {
 }
 
 /** How a model's change lies against one importance. */
-export interface Concentration {
-  importance: Importance['name']
+export interface AnalyzeConcentration {
+  importance: AnalyzeImportance['name']
   /** Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant. */
   spearman: { meanAbs: number | null; relative: number | null; changed: number | null }
   /** The k = ⌈L/4⌉ most important layers, most important first. */
@@ -52,26 +52,26 @@ export interface Concentration {
 export interface AnalyzedModel {
   model: string
   layers: LayerChange[]
-  against: Concentration[]
+  against: AnalyzeConcentration[]
   diff: DiffReport
 }
 
-export interface Analysis {
+export interface AnalyzeReport {
   base: string
   data?: string
   dryRun: boolean
   /** None in a dry run, nor where there are neither data nor scores. */
-  importance: Importance[]
+  importance: AnalyzeImportance[]
   /** None in a dry run. */
   models: AnalyzedModel[]
   /** What a dry run says instead. */
-  forecast?: AnalysisForecast
+  forecast?: AnalyzeForecast
   device: string
   /** Of the run; with `dryRun` an estimate from one layer and one tensor. */
   milliseconds: number
 }
 
-export interface AnalysisForecast {
+export interface AnalyzeForecast {
   /** Tensors that would be compared, of all models. */
   tensors: number
   /** Bytes that would be read to compare them. */
@@ -79,7 +79,7 @@ export interface AnalysisForecast {
   /** Most bytes that are on the device at a time. */
   deviceBytes: number
   /** Parts in which the base goes through the device, where its importance would be measured. */
-  parts?: number
+  partitions?: number
   /** Tokens of the data that it would be measured on. */
   tokens?: number
 }
@@ -93,7 +93,7 @@ export async function analyze(
   base: string,
   improved: readonly string[],
   options: AnalyzeOptions = {},
-): Promise<Analysis> {
+): Promise<AnalyzeReport> {
   const { data, signal, onProgress } = options
   const begin = performance.now()
   if (improved.length === 0) {
@@ -125,15 +125,15 @@ async function forecastOf(
   base: string,
   improved: readonly string[],
   { data, scores, signal }: AnalyzeOptions,
-): Promise<Required<Pick<Analysis, 'forecast' | 'milliseconds'>>> {
+): Promise<Required<Pick<AnalyzeReport, 'forecast' | 'milliseconds'>>> {
   if (scores !== undefined) await readImportance(await openScores(engine, scores, base))
   const measured =
     data === undefined || scores !== undefined
       ? undefined
       : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
-  const forecast: AnalysisForecast = {
+  const forecast: AnalyzeForecast = {
     ...{ tensors: 0, bytesRead: 0, deviceBytes: measured?.deviceBytes ?? 0 },
-    ...(measured && { parts: measured.parts, tokens: measured.tokens }),
+    ...(measured && { partitions: measured.partitions, tokens: measured.tokens }),
   }
   let milliseconds = measured?.milliseconds ?? 0
   for (const model of improved) {
@@ -149,14 +149,18 @@ async function forecastOf(
 /** Methods of `score` that say how important layers are. */
 const importanceMethods = ['ablation', 'bi']
 
-const tensors: readonly [Importance['name'], string][] = [
+const tensors: readonly [AnalyzeImportance['name'], string][] = [
   ['ablation', 'importance/answer'],
   ['ablation all', 'importance/all'],
   ['block influence', 'block_influence'],
 ]
 
 /** How important the layers of a model are: of a score file, or measured on data; nothing where neither is given. */
-export async function importanceOf(engine: Engine, base: string, options: AnalyzeOptions): Promise<Importance[]> {
+export async function importanceOf(
+  engine: Engine,
+  base: string,
+  options: AnalyzeOptions,
+): Promise<AnalyzeImportance[]> {
   const { data, scores, signal, onProgress } = options
   if (scores !== undefined) return readImportance(await openScores(engine, scores, base))
   if (data === undefined) return []
@@ -176,8 +180,8 @@ export async function importanceOf(engine: Engine, base: string, options: Analyz
   }
 }
 
-async function readImportance(scores: Scores): Promise<Importance[]> {
-  const found: Importance[] = []
+async function readImportance(scores: Scores): Promise<AnalyzeImportance[]> {
+  const found: AnalyzeImportance[] = []
   for (const [name, tensor] of tensors) {
     if (scores.tensors.has(tensor)) found.push({ name, values: [...(await scores.read(tensor))] })
   }
@@ -198,7 +202,7 @@ function layersOf(report: DiffReport, depth: number | undefined): LayerChange[] 
   })
 }
 
-function concentration({ name, values }: Importance, layers: readonly LayerChange[]): Concentration {
+function concentration({ name, values }: AnalyzeImportance, layers: readonly LayerChange[]): AnalyzeConcentration {
   if (values.length !== layers.length) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_SHAPE_MISMATCH',

@@ -10,9 +10,9 @@ import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory
 import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
+import { type DataSet, type EvalMetric, evalMetrics, measure, readSet } from './index.js'
 
-export { type Metric, metrics } from './index.js'
+export { type EvalMetric, evalMetrics } from './index.js'
 
 export interface EvalOptions {
   /**
@@ -27,7 +27,7 @@ export interface EvalOptions {
    * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
    * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
    */
-  metric?: Metric | undefined
+  metric?: EvalMetric | undefined
   /** Maximum number of tokens to generate, end token included. Defaults to the length of the longest answer. */
   maxTokens?: number | undefined
   /** Tokens of a text that the model sees at once. Defaults to its context length. */
@@ -50,7 +50,7 @@ export interface EvalOptions {
 export interface EvalReport {
   model: string
   data: string
-  metric: Metric
+  metric: EvalMetric
   dryRun: boolean
   examples: number
   /** Tokens that were predicted; with `dryRun` those that would go through the model, at most. */
@@ -66,9 +66,12 @@ export interface EvalReport {
   /** Bytes that the model, or as much of it as is there at a time, takes on the device. */
   deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  parts: number
-  /** Bytes of weights that are read from the files again: for every token that is said, or for the data set; 0 where they fit. */
-  reads: number
+  partitions: number
+  /**
+   * Bytes of weights that are read from the files for every pass through the model, which is a pass per token for
+   * `exact-match` and one pass per data set for other metrics; 0 where the model fits.
+   */
+  bytesReadPerPass: number
   notes: string[]
   device: string
   /** Of the run; with `dryRun` an estimate from one layer. */
@@ -113,13 +116,13 @@ export async function evaluateAll(
       const takes = {
         deviceBytes,
         ...device,
-        notes: cached && device.parts > 1 ? [streamingNotice(path, device.reads)] : [],
+        notes: cached && device.partitions > 1 ? [streamingNotice(path, device.bytesReadPerPass)] : [],
         device: engine.device.name,
       }
       if (dryRun) {
         const tokens = set.total
         const estimate = await estimateOf(model, set, {
-          reads: device.reads,
+          bytesReadPerPass: device.bytesReadPerPass,
           together: Math.floor(model.cache / longest),
         })
         reports.push({ ...common, tokens, value: Number.NaN, ...takes, milliseconds: estimate })
@@ -162,8 +165,8 @@ function checkOptions(
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
-  if (!metrics.includes(metric))
-    throw misuse(`Expected metric to be one of ${metrics.join(', ')}, but received "${metric}".`)
+  if (!evalMetrics.includes(metric))
+    throw misuse(`Expected metric to be one of ${evalMetrics.join(', ')}, but received "${metric}".`)
   for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
     const value = options[name]
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue
@@ -186,13 +189,19 @@ function checkOptions(
 async function estimateOf(
   model: Model,
   set: DataSet,
-  { reads, together }: { reads: number; together: number },
+  { bytesReadPerPass, together }: { bytesReadPerPass: number; together: number },
 ): Promise<number> {
   if (set.kind === 'matches') {
     const promptTokens = set.total - set.most * set.examples
-    return estimateGeneration(model, { sequences: set.examples, promptTokens, maxNewTokens: set.most, together, reads })
+    return estimateGeneration(model, {
+      sequences: set.examples,
+      promptTokens,
+      maxNewTokens: set.most,
+      together,
+      bytesReadPerPass,
+    })
   }
   const tokens = Math.min(model.tokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
-  return (run * model.spec.language.layers.length * set.total) / tokens + load * reads
+  return (run * model.spec.language.layers.length * set.total) / tokens + load * bytesReadPerPass
 }

@@ -1,7 +1,7 @@
 /** `generateText`: continues prompts, by greedy decoding or sampling. */
 
 import type { ImageSource } from '../data/images/index.js'
-import { checkIds, ImageLoader, type Message, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
+import { type ChatMessage, checkIds, ImageLoader, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
@@ -36,7 +36,7 @@ export interface GenerateTextOptions {
   /** Called after every decoding step with the continuations that are finished, of all. */
   onProgress?: ((event: GenerateProgress) => void) | undefined
   /** Called with every continuation as it ends. */
-  onEnd?: ((continuation: Generated) => void) | undefined
+  onEnd?: ((continuation: GeneratedText) => void) | undefined
   /** Called with the text of continuations as it grows. */
   onText?: ((piece: string, at: SampleIndex) => void) | undefined
 }
@@ -46,7 +46,7 @@ export interface GenerateProgress extends ProgressEvent {
   tokens: number
 }
 
-export interface Generated extends SampleIndex {
+export interface GeneratedText extends SampleIndex {
   text: string
   tokens: number
   /** `end`: an end token; `stop`: a stop text; `length`: it reached `maxTokens`. */
@@ -59,15 +59,15 @@ export interface GenerateReport {
   prompts: number
   promptTokens: number
   /** In the order of the prompts, the samples of each together; none in a dry run. */
-  continuations: Generated[]
+  continuations: GeneratedText[]
   /** That were generated. */
   tokens: number
   /** Bytes of the model, its cache and its activations on the device, or of as much of it as is there at a time. */
   deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  parts: number
+  partitions: number
   /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
-  reads: number
+  bytesReadPerPass: number
   notes: string[]
   device: string
   /** Of the run; with `dryRun` an estimate from one layer, as if no continuation ended before its most. */
@@ -120,8 +120,8 @@ export async function generateText(
   const {
     model,
     bytes: deviceBytes,
-    parts,
-    reads,
+    partitions,
+    bytesReadPerPass,
   } = await fitModel(engine, checkpoint, { longest, total, cached: true })
   const report: GenerateReport = {
     model: path,
@@ -131,9 +131,9 @@ export async function generateText(
     continuations: [],
     tokens: 0,
     deviceBytes,
-    parts,
-    reads,
-    notes: parts === 1 ? [] : [streamingNotice(path, reads)],
+    partitions,
+    bytesReadPerPass,
+    notes: partitions === 1 ? [] : [streamingNotice(path, bytesReadPerPass)],
     device: engine.device.name,
     milliseconds: 0,
   }
@@ -144,7 +144,7 @@ export async function generateText(
       promptTokens,
       maxNewTokens: maxTokens,
       together: Math.floor(model.cache / longest),
-      reads,
+      bytesReadPerPass,
     }
     return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
   }
@@ -158,7 +158,7 @@ export async function generateText(
       onEnd: ({ ids, ended }, at) => {
         const { text, stopped } = detokenizer.finish(ids, at)
         const finish = stopped ? 'stop' : ended ? 'end' : 'length'
-        const one: Generated = { ...at, text, tokens: ids.length, finish }
+        const one: GeneratedText = { ...at, text, tokens: ids.length, finish }
         report.tokens += one.tokens
         report.continuations.push(one)
         onEnd?.(one)
@@ -183,7 +183,7 @@ export async function generateText(
 
 function idsOf(tokenizer: Tokenizer, prompt: Prompt, chat: boolean): number[] {
   if (typeof prompt === 'string' && !chat) return tokenizer.prompt(prompt)
-  const messages: readonly Message[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
+  const messages: readonly ChatMessage[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
   return tokenizer.chat(messages)
 }
 

@@ -27,7 +27,7 @@ export interface MergeReport {
   /** Absent in a dry run. `resumed`: tensors that an earlier run had finished, whose inputs were not read again. */
   run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { device: string }
   /** What a dry run would do, tensor by tensor. */
-  plan?: PlanRow[]
+  plan?: MergePlanRow[]
   /** The outputs of a sweep, each in a folder of `out`; `files`, `bytes` and `nonFinite` above are of all of them. */
   sweep?: SweepReport[]
 }
@@ -44,7 +44,7 @@ export interface StagedOutput extends Target, Pick<MergeReport, 'files' | 'nonFi
   stage: Stage
 }
 
-export interface PlanRow {
+export interface MergePlanRow {
   tensor: string
   dtype: string
   shape: number[]
@@ -116,7 +116,7 @@ export function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
 }
 
 /** What would be done, tensor by tensor. */
-export function planRows(plan: MergePlan, label?: string): PlanRow[] {
+export function planRows(plan: MergePlan, label?: string): MergePlanRow[] {
   return plan.tensors.map(({ name, dtype, shape, program, origins, coefficients }) => {
     const file = plan.layout.files[plan.layout.places.get(name)?.file ?? 0]?.name ?? ''
     return {

@@ -3,7 +3,7 @@
 import { type Checkpoint, openCheckpoint } from '../checkpoint/index.js'
 import { resolveModel } from '../checkpoint/resolve.js'
 import type { Engine } from '../engine/engine.js'
-import { Model, type ModelOptions, type Pass, type Wanted } from './index.js'
+import { type ForwardOptions, type ForwardOutput, Model, type ModelOptions } from './index.js'
 
 /**
  * Opens a model to be run more than once: a folder in the Hugging Face layout, or `org/name` from the local cache. The
@@ -30,8 +30,8 @@ export async function forward(
   engine: Engine,
   path: string,
   ids: ArrayLike<number>,
-  wanted: Wanted = { logits: true },
-): Promise<Pass> {
+  wanted: ForwardOptions = { logits: true },
+): Promise<ForwardOutput> {
   const model = await openModel(engine, path, { tokens: Math.max(1, ids.length) })
   try {
     return await model.run(model.pack([ids]), wanted)

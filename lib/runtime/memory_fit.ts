@@ -23,16 +23,16 @@ export async function fitModel(
   engine: Engine,
   checkpoint: Checkpoint,
   { longest, total, cached }: { longest: number; total: number; cached: boolean },
-): Promise<{ model: Model; bytes: number; parts: number; reads: number }> {
+): Promise<{ model: Model; bytes: number; partitions: number; bytesReadPerPass: number }> {
   const { spec } = modelOf(engine, checkpoint, {})
-  let first: { model: Model; bytes: number; parts: number; reads: number } | undefined
+  let first: { model: Model; bytes: number; partitions: number; bytesReadPerPass: number } | undefined
   for (let share = 1; ; share /= 2) {
     const layout = await engine.use(async ({ memory }) => layoutFor(spec, memory * share, longest, total))
     const model = modelOf(engine, checkpoint, cached ? layout : { tokens: layout.tokens })
     const least = layout.tokens === longest && layout.cache === longest
     try {
       const forecast = { model, ...(await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })) }
-      if (forecast.parts === 1) return forecast
+      if (forecast.partitions === 1) return forecast
       first ??= forecast
     } catch (error) {
       if (codeOf(error) !== 'ERR_WEIGHTSMITH_OUT_OF_MEMORY' || (least && first === undefined)) throw error
@@ -52,10 +52,10 @@ function layoutFor(spec: ModelSpec, memory: number, longest: number, total: numb
 }
 
 /** Notice for a model that does not fit in memory. */
-export function streamingNotice(model: string, reads: number): string {
+export function streamingNotice(model: string, bytesReadPerPass: number): string {
   return (
     `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
-    `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
+    `${(bytesReadPerPass / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
   )
 }
 
@@ -65,7 +65,7 @@ export function streamingNotice(model: string, reads: number): string {
  */
 export async function estimateGeneration(
   model: Model,
-  asked: { sequences: number; promptTokens: number; maxNewTokens: number; together: number; reads: number },
+  asked: { sequences: number; promptTokens: number; maxNewTokens: number; together: number; bytesReadPerPass: number },
 ): Promise<number> {
   const { spec } = model
   const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
@@ -82,6 +82,6 @@ export async function estimateGeneration(
   const passes = Math.ceil(asked.sequences / together) * asked.maxNewTokens
   return (
     (prompts.run * depth * asked.promptTokens) / ahead +
-    passes * (each.run * (depth + head / layer) + each.load * asked.reads)
+    passes * (each.run * (depth + head / layer) + each.load * asked.bytesReadPerPass)
   )
 }

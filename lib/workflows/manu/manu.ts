@@ -116,7 +116,7 @@ function report(
     choices: choices.map(({ selected: _, ...choice }) => choice),
     ...(allowedAlpha === undefined ? {} : { allowedAlpha }),
     notes: subject.notes,
-    parts: subject.forecast.parts,
+    partitions: subject.forecast.partitions,
     deviceBytes: subject.forecast.bytes,
     device: subject.engine.device.name,
     milliseconds: total,

@@ -50,7 +50,7 @@ export interface ManuReport {
   allowedAlpha?: number | null
   notes: string[]
   /** Parts in which the model goes through the device, and bytes of the largest. */
-  parts: number
+  partitions: number
   deviceBytes: number
   device: string
   milliseconds: number

@@ -37,12 +37,15 @@ fn vote(votes: ptr<function, Votes>, d: vec4f, weight: f32, bit: u32) {
 fn tabled() -> bool { return INPUTS <= ELECTION_TABLE + 1u; }
 
 // Coefficients from `first` on: for CONSENSUS 0 the factor of the sum; otherwise 2^models factors, one a set that
-// agrees, or of more models than ELECTION_TABLE the words of `divided`; and for 4 one word: 1 where a zero sum counts as -.
+// agrees, or of more models than ELECTION_TABLE the words of `divided`; and for 4 one word: 1 where a zero sum counts
+// as -.
 fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
   if (CONSENSUS == CONSENSUS_SUM) { return prod4(votes.sum, coef(p, first)); }
   let sum = flushed(votes.sum);
   var negative = sum < vec4f(0.0);
-  if (CONSENSUS == CONSENSUS_REFERENCE && coef_bits(p, first + factor_words()) == 1u) { negative = !(sum > vec4f(0.0)); }
+  if (CONSENSUS == CONSENSUS_REFERENCE && coef_bits(p, first + factor_words()) == 1u) {
+    negative = !(sum > vec4f(0.0));
+  }
   let value = select(votes.plus, votes.minus, negative);
   let agree = select(votes.plus_set, votes.minus_set, negative);
   return bitcast<vec4f>(bitcast<vec4u>(value * factors(p, agree, first)) ^ vec4u(zero));
@@ -50,8 +53,8 @@ fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
 
 fn factor_words() -> u32 { return select(INPUTS + 2u, 1u << min(INPUTS - 1u, ELECTION_TABLE), tabled()); }
 
-// The factor of each set of models that agrees: a scale over the sum of their weights. Words: a weight a model, the scale,
-// the least magnitude of a sum that is divided by, and the factor of all smaller ones.
+// The factor of each set of models that agrees: a scale over the sum of their weights. Words: a weight a model, the
+// scale, the least magnitude of a sum that is divided by, and the factor of all smaller ones.
 fn divided(p: Place, agree: vec4u, first: u32) -> vec4f {
   var sum = vec4f(0.0);
   for (var i = 0u; i + 1u < INPUTS; i++) {
@@ -67,7 +70,8 @@ fn divided(p: Place, agree: vec4u, first: u32) -> vec4f {
 fn factors(p: Place, agree: vec4u, first: u32) -> vec4f {
   if (!tabled()) { return divided(p, agree, first); }
   if (INPUTS > 3u) {
-    return vec4f(coef(p, first + agree.x), coef(p, first + agree.y), coef(p, first + agree.z), coef(p, first + agree.w));
+    return vec4f(coef(p, first + agree.x), coef(p, first + agree.y),
+                 coef(p, first + agree.z), coef(p, first + agree.w));
   }
   let odd = (agree & vec4u(1u)) == vec4u(1u);
   let low = select(vec4f(coef(p, first)), vec4f(coef(p, first + 1u)), odd);

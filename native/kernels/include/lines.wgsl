@@ -1,5 +1,6 @@
-// Lines: the rows of a tensor (ACROSS 0: consecutive elements, `size` of them) or its columns (ACROSS 1: elements `size`
-// apart), where each has coefficients of its own. A part of a tensor carries words for its lines behind the records:
+// Lines: the rows of a tensor (ACROSS 0: consecutive elements, `size` of them) or its columns (ACROSS 1: elements
+// `size` apart), where each has coefficients of its own. A part of a tensor carries words for its lines behind the
+// records:
 // the offset of its first element in its row (or its column), the size, then the coefficients, line by line.
 // Coefficient 0 of the record is where they start, counted from itself.
 
@@ -14,24 +15,25 @@ fn line_size(p: Place) -> u32 { return table[part(p) + 1u]; }
 
 struct Lines { a: vec4u, b: vec4u }
 
-// The lines of the octet's elements: rows count from that of the part's first element, columns from the tensor's first.
+// The lines of the vec8's elements: rows count from that of the part's first element, columns from the tensor's first.
 fn lines_of(p: Place) -> Lines {
   let size = line_size(p);
-  let at = table[part(p)] + 8u * p.octet;
+  let at = table[part(p)] + 8u * p.vec8;
   let a = vec4u(at) + vec4u(0u, 1u, 2u, 3u);
   let b = vec4u(at) + vec4u(4u, 5u, 6u, 7u);
   if (size < 8u) {
     if (ACROSS == 1u) { return Lines(a % vec4u(size), b % vec4u(size)); }
     return Lines(a / vec4u(size), b / vec4u(size));
   }
-  // One division an octet: at most one line ends in it.
+  // One division a vec8: at most one line ends in it.
   let row = at / size;
   let end = vec4u((row + 1u) * size);
   if (ACROSS == 1u) {
     let first = vec4u(row * size);
     return Lines(a - select(first, end, a >= end), b - select(first, end, b >= end));
   }
-  return Lines(vec4u(row) + select(vec4u(0u), vec4u(1u), a >= end), vec4u(row) + select(vec4u(0u), vec4u(1u), b >= end));
+  return Lines(vec4u(row) + select(vec4u(0u), vec4u(1u), a >= end),
+               vec4u(row) + select(vec4u(0u), vec4u(1u), b >= end));
 }
 
 // Coefficient `k` of `count` of each of four lines.

@@ -1,6 +1,6 @@
 // L1 norms of each delta before and after the random drop, for DARE's norm-matching rescale (mergekit's default).
-// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the kept;
-// with MASKS 1 then the masks of its 64 rows.
+// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the
+// kept; with MASKS 1 then the masks of its 64 rows.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
@@ -12,8 +12,9 @@ const MOST_WORDS = 32u;
 const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let block = wid.x + wid.y * nwg.x;
   let models = INPUTS - 1u;
   let sums = 2u * models;
@@ -26,8 +27,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       var all = vec4f(0.0);
       var rest = vec4f(0.0);
       var mask = 0u;
-      for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
-        let p = along(start, row * ROW_OCTETS + k);
+      for (var k = 0u; k < rolled(ROW_VEC8S); k++) {
+        let p = along(start, row * ROW_VEC8S + k);
         if (p.live == 0u) { break; }
         let base = load_live_from(p, drop.base);
         let x = load_live_from(p, drop.source);
@@ -38,7 +39,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
           bits = kept(p, drop);
         }
         mask |= bits << (8u * k);
-        let d = Octet(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
+        let d = Vec8(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
         let stays = left(d, bits);
         all += d.a;
         all += d.b;
@@ -46,11 +47,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
         rest += stays.b;
       }
       sum += vec2f(sum4(all), sum4(rest));
-      if (MASKS == 1u && start.live != 0u) { output[block * words + sums + (lid * OWN_ROWS + row) * models + i - 1u] = mask; }
+      if (MASKS == 1u && start.live != 0u) {
+        output[block * words + sums + (lid * OWN_ROWS + row) * models + i - 1u] = mask;
+      }
     }
     gathered[2u * (i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.x);
     gathered[(2u * i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.y);
   }
   workgroupBarrier();
-  for (var w = lid; w < sums && block < table[TABLE_BLOCKS]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
+  for (var w = lid; w < sums && block < table[TABLE_BLOCKS]; w += WORKGROUP) {
+    output[block * words + w] = bitcast<u32>(block_sum(w));
+  }
 }

@@ -1,8 +1,9 @@
-// TIES merging (arXiv 2306.01708) and breadcrumbs (arXiv 2312.06795): trim each delta by magnitude, then elect a sign and
-// combine what agrees, or add up (see consensus.wgsl). Input 0 is the base, inputs 1..n the models (n <= 16 in elections).
-// Coefficients: (threshold key, cut lo, cut hi; the same of the outliers with OUTLIERS 1; weight) a model, then lambda
-// (CONSENSUS 0) or the words of consensus.wgsl: lambda / what the agreeing models count; for CONSENSUS 4 one more word.
-#include "octets.wgsl"
+// TIES merging (arXiv 2306.01708) and breadcrumbs (arXiv 2312.06795): trim each delta by magnitude, then elect a sign
+// and combine what agrees, or add up (see consensus.wgsl). Input 0 is the base, inputs 1..n the models (n <= 16 in
+// elections). Coefficients: (threshold key, cut lo, cut hi; the same of the outliers with OUTLIERS 1; weight) a model,
+// then lambda (CONSENSUS 0) or the words of consensus.wgsl: lambda / what the agreeing models count; for CONSENSUS 4
+// one more word.
+#include "main_vec8.wgsl"
 #include "delta.wgsl"
 #include "trim.wgsl"
 #include "consensus.wgsl"
@@ -22,5 +23,5 @@ fn merge(p: Place) {
     vote(&b, trim(delta(x.b, base.b), kept, 4u), weight, 1u << i);
   }
   let scale_at = words * (INPUTS - 1u);
-  store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
+  store(p, Vec8(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
 }
