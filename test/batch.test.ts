@@ -5,6 +5,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
@@ -130,6 +131,9 @@ describe('a batch', () => {
     const out = fresh('out')
     const report = await batch(engine, shares(8), { out })
     expect(report).toMatchObject({ merged: 8, bytesRead: 2 * 8 + 8 })
+    const written = report.jobs.map((job) => statSync(join(job.out, 'model.safetensors')).size)
+    expect(report.jobs.map((job) => job.bytesWritten)).toEqual(written)
+    expect(report.bytesWritten).toBe(written.reduce((a, b) => a + b, 0))
     // one of the shares is 0, which is a copy of the first model
     for (const [i, { out: each }] of report.jobs.entries()) {
       expect(norm(each)[0]).toBeCloseTo(1 + (2 * i) / 100, 6)

@@ -1,5 +1,5 @@
 /** What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they should. */
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, evaluate, forward, openScores, type PruneOptions, prune, score, verify } from 'weightsmith'
@@ -105,6 +105,7 @@ describe('FLAP', () => {
     const size = (all: Map<string, { bytes: Buffer }>) =>
       [...all.values()].reduce((sum, { bytes }) => sum + bytes.length, 0)
     expect(size(compact.tensors)).toBeLessThan(0.9 * size(masked.tensors))
+    expect(compact.report.bytesWritten).toBe(statSync(join(compact.out, 'model.safetensors')).size)
     const config = JSON.parse(readFileSync(join(compact.out, 'config.json'), 'utf8')) as Record<string, unknown>
     const note = compact.report.notes.join()
     if (options.allocation === 'uniform') {

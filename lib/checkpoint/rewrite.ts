@@ -73,8 +73,8 @@ export interface RewriteOptions {
 export interface Rewritten {
   out: string
   files: Manifest['outputs']
-  /** Of weights. */
-  bytes: number
+  /** Of the files of weights, with what an earlier run had written of them. */
+  bytesWritten: number
   /** Tensors that an earlier run had finished. */
   resumed: number
 }
@@ -184,7 +184,7 @@ export async function rewrite(
     throwIfAborted(signal, 'The writing')
     await stage.publish()
     await stage.finish()
-    return { out: target, files, bytes: layout.bytes, resumed }
+    return { out: target, files, bytesWritten: layout.bytes, resumed }
   } catch (error) {
     const partial = await stage.fail(error)
     if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial

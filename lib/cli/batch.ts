@@ -46,10 +46,16 @@ function text(report: BatchReport): string {
   // What went wrong is what people look for.
   const order = { failed: 0, merged: 1, skipped: 2 }
   const shown = [...jobs].sort((a, b) => order[a.status] - order[b.status]).slice(0, Math.max(shownJobs, failed))
-  const rows = shown.map((job) => [job.name, job.status, bytes(job.bytes), milliseconds(job.milliseconds), why(job)])
+  const rows = shown.map((job) => [
+    job.name,
+    job.status,
+    bytes(job.bytesWritten),
+    milliseconds(job.milliseconds),
+    why(job),
+  ])
   const rate = merged === 0 ? '' : `, ${Number(((merged / report.milliseconds) * 1e3).toPrecision(3))} merges/s`
   return [
-    `${report.out}: ${count(merged)} merged, ${count(skipped)} skipped, ${count(failed)} failed; ${bytes(report.bytes)} ` +
+    `${report.out}: ${count(merged)} merged, ${count(skipped)} skipped, ${count(failed)} failed; ${bytes(report.bytesWritten)} ` +
       `in ${milliseconds(report.milliseconds)}${rate}.`,
     '',
     table(['job', 'status', 'bytes', 'time', 'error'], rows),

@@ -115,6 +115,8 @@ function text(report: PruneReport): string {
     ...(rows.length === 0 ? [] : [table(['layer', 'units', 'kept', 'removed'], rows)]),
     ...report.notes,
     ...(report.resumed ? [`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`] : []),
-    ...(report.dryRun ? [] : [`${bytes(report.bytes ?? 0)} in ${report.out}, ${milliseconds(report.milliseconds)}.`]),
+    ...(report.dryRun
+      ? []
+      : [`${bytes(report.bytesWritten ?? 0)} in ${report.out}, ${milliseconds(report.milliseconds)}.`]),
   ].join('\n')
 }

@@ -33,8 +33,8 @@ export interface BatchResult {
   name: string
   out: string
   status: 'merged' | 'skipped' | 'failed'
-  /** Of the result's weights; 0 where nothing was merged. */
-  bytes: number
+  /** Of the result's files of weights; 0 where nothing was merged. */
+  bytesWritten: number
   /** Its share of the time of the jobs that it read its inputs with; without the wait for the disk. */
   milliseconds: number
   /** Of a failed job; `code` is absent where the error is not this package's. */
@@ -48,10 +48,10 @@ export interface BatchReport {
   merged: number
   skipped: number
   failed: number
-  /** Of all results' weights. */
-  bytes: number
   /** Of the inputs: jobs that run together read them once. */
   bytesRead: number
+  /** Of all results' files of weights. */
+  bytesWritten: number
   milliseconds: number
 }
 
@@ -125,7 +125,7 @@ class Run {
       try {
         if ('error' in recipe) throw recipe.error
         const prepared = await this.prepare(job, recipe)
-        if (prepared === undefined) this.settle(job, start, { status: 'skipped', bytes: 0 })
+        if (prepared === undefined) this.settle(job, start, { status: 'skipped', bytesWritten: 0 })
         else ready.push({ job, prepared })
       } catch (error) {
         this.fail(job, start, error)
@@ -160,8 +160,8 @@ class Run {
       merged: count('merged'),
       skipped: count('skipped'),
       failed: count('failed'),
-      bytes: jobs.reduce((sum, { bytes }) => sum + bytes, 0),
       bytesRead: this.bytesRead,
+      bytesWritten: jobs.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0),
       milliseconds,
     }
   }
@@ -198,7 +198,7 @@ class Run {
       await this.commits.add({
         outputs: staged.map(({ stage, files }) => ({ stage, files: [...files.map(({ name }) => name), manifestName] })),
         bytes,
-        done: () => this.finish(job, { status: 'merged', bytes, milliseconds }),
+        done: () => this.finish(job, { status: 'merged', bytesWritten: bytes, milliseconds }),
         fail: (error) => this.fail(job, start, error),
       })
     }
@@ -208,11 +208,11 @@ class Run {
     const code = codeOf(error)
     if (code === 'ERR_WEIGHTSMITH_DISPOSED') this.ended = error
     else if (code !== 'ERR_WEIGHTSMITH_ABORTED') {
-      this.settle(job, start, { status: 'failed', bytes: 0, error: described(error, code) })
+      this.settle(job, start, { status: 'failed', bytesWritten: 0, error: described(error, code) })
     }
   }
 
-  private settle(job: NamedJob, start: number, outcome: Pick<BatchResult, 'status' | 'bytes' | 'error'>): void {
+  private settle(job: NamedJob, start: number, outcome: Pick<BatchResult, 'status' | 'bytesWritten' | 'error'>): void {
     this.finish(job, { ...outcome, milliseconds: performance.now() - start })
   }
 
