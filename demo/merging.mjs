@@ -46,7 +46,7 @@ export async function merging(engine, { here, out, prompts }) {
     const folder = join(out, name)
     const report = await merge(engine, join(here, 'recipes', `${name}.yml`), { out: folder, overwrite: true, seed: 1 })
     await verify(folder)
-    done.push([name, shown(folder), `${report.tensors.computed}`, `${Math.round(report.run.time.total)} ms`, about])
+    done.push([name, shown(folder), `${report.tensors.computed}`, `${Math.round(report.milliseconds)} ms`, about])
   }
   console.log(table(['merge', 'output', 'tensors', 'time', 'what it is'], done))
 

@@ -49,7 +49,8 @@ export {
 } from './generation/generate_text.js'
 export { type BatchOptions, type BatchReport, type BatchResult, batch } from './merge/batch/batch.js'
 export type { BatchJob } from './merge/batch/index.js'
-export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './merge/explain.js'
+export { type ExplainOptions, explain } from './merge/explain.js'
+export type { ForecastGroup, MergeForecast } from './merge/forecast.js'
 export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge/index.js'
 export { merge } from './merge/merge.js'
 export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './merge/methods/index.js'
@@ -99,6 +100,7 @@ export type {
 export { ColumnStatistics, chunks } from './runtime/index.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export type { DryRun } from './util/dry_run.js'
 export {
   type ErrorCode,
   type ErrorDetails,

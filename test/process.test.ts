@@ -62,7 +62,7 @@ describe('the command line', () => {
     const out = fresh('out')
     const { code, stdout } = await cli('merge', small.recipe, out, '--dry-run', '--json')
     expect(code).toBe(0)
-    expect(document(stdout)).toMatchObject({ dryRun: true, method: 'linear' })
+    expect(document(stdout)).toMatchObject({ forecast: { out, method: 'linear', plan: { length: 2 } } })
     expect(existsSync(out)).toBe(false)
     expect(existsSync(`${out}.partial`)).toBe(false)
   })
@@ -71,7 +71,7 @@ describe('the command line', () => {
     const out = fresh('out')
     const [a, b] = small.models as [string, string]
     const cases: [string[], object][] = [
-      [['merge', small.recipe, out], { method: 'linear', dryRun: false }],
+      [['merge', small.recipe, out], { method: 'linear', milliseconds: expect.any(Number) }],
       [['verify', out], { tensors: 2 }],
       [['inspect', out], { parameters: 5 }],
       [['diff', a, b], { a, b }],

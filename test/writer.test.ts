@@ -592,7 +592,7 @@ onSmallDisk(
     await expect(merge(engine, recipe, { out, journalEvery })).rejects.toMatchObject(full)
     expect(readdirSync(disk!)).toEqual(['out.partial'])
     rmSync(join(first, 'tokenizer.json'))
-    expect((await merge(engine, recipe, { out, journalEvery, resume: true })).run!.resumed).toBe(1)
+    expect((await merge(engine, recipe, { out, journalEvery, resume: true })).resumed).toBe(1)
     expect(readdirSync(disk!)).toEqual(['out'])
   },
 )

@@ -2,12 +2,13 @@
 
 export { Models, type Reader } from './models.js'
 export { type Checksum, checkOptions, type MergeOptions, type MergeProgress } from './options.js'
-export { checkTargets, type PlannedOutput, type PreparedMerge, prepareMerge } from './prepare.js'
+export { checkTargets, type PlannedOutput, type PreparedMerge, prepareMerge, type Target } from './prepare.js'
 export {
   determinismOf,
   type MergeReport,
   type PlanRow,
   planRows,
+  type RunReport,
   type SweepReport,
   summary,
   typeName,
