@@ -25,7 +25,6 @@ export {
   type DiffSkipped,
   type DiffStats,
   diff,
-  forecastDiff,
 } from './compare/diff.js'
 export type { Message, Prompt } from './data/index.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js'
@@ -47,7 +46,14 @@ export {
   type GenerateTextOptions,
   generateText,
 } from './generation/generate_text.js'
-export { type BatchOptions, type BatchReport, type BatchResult, batch } from './merge/batch/batch.js'
+export {
+  type BatchForecast,
+  type BatchOptions,
+  type BatchPlan,
+  type BatchReport,
+  type BatchResult,
+  batch,
+} from './merge/batch/batch.js'
 export type { BatchJob } from './merge/batch/index.js'
 export { type ExplainOptions, explain } from './merge/explain.js'
 export type { ForecastGroup, MergeForecast } from './merge/forecast.js'
@@ -63,7 +69,14 @@ export {
 } from './merge/recipe/index.js'
 export type { LoadDType, StoreDType } from './native/border.js'
 export { version } from './native/version.js'
-export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune/prune.js'
+export {
+  type PruneForecast,
+  type PruneMethod,
+  type PruneOptions,
+  type PruneReport,
+  prune,
+  pruneMethods,
+} from './prune/prune.js'
 export {
   analysisPage,
   type Curves,
@@ -99,7 +112,7 @@ export type {
 } from './runtime/index.js'
 export { ColumnStatistics, chunks } from './runtime/index.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
-export { openScores, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
 export type { DryRun } from './util/dry_run.js'
 export {
   type ErrorCode,
@@ -112,11 +125,19 @@ export {
 export type { ProgressEvent } from './util/progress.js'
 export type { Collapse } from './workflows/imm/collapse.js'
 export type { AnswerCheck, Completion, ImmCommand, ImmConfig } from './workflows/imm/config.js'
-export { type ImmOptions, type ImmProgress, type ImmReport, imm, type RoundReport } from './workflows/imm/loop.js'
+export {
+  type ImmForecast,
+  type ImmOptions,
+  type ImmProgress,
+  type ImmReport,
+  imm,
+  type RoundReport,
+} from './workflows/imm/loop.js'
 export type { Accuracy, Evaluation, FilteredSamples } from './workflows/imm/steps.js'
 export {
   type ManuAnswers,
   type ManuChoice,
+  type ManuForecast,
   type ManuMode,
   type ManuNeuron,
   type ManuOptions,

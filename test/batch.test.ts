@@ -183,6 +183,29 @@ describe('a batch', () => {
   })
 })
 
+describe('a dry run', () => {
+  test('says what would become of every job, and writes nothing', async () => {
+    const out = fresh('out')
+    const done = await batch(engine, shares(3), { out })
+    rmSync(join(out, 'share-2'), { recursive: true })
+    const jobs = [...shares(3), { recipe: mix(0.5, [fresh('nothing')]), name: 'lost' }]
+    const { forecast } = await batch(engine, jobs, { out, resume: true, dryRun: true })
+    expect(forecast.jobs.map(({ name, status }) => `${name} ${status}`)).toEqual([
+      'share-0 skip',
+      'share-1 skip',
+      'share-2 merge',
+      'lost fail',
+    ])
+    expect(forecast).toMatchObject({ merge: 1, skip: 2, fail: 1, bytesRead: 16 })
+    expect(forecast.bytesWritten).toBe(done.jobs[2]!.bytesWritten)
+    expect(forecast.jobs[3]!.error).toMatchObject({ code: 'ERR_WEIGHTSMITH_NOT_FOUND' })
+    expect(readdirSync(out).sort()).toEqual(['share-0', 'share-1'])
+    const fail = { status: 'fail', error: { code: 'ERR_WEIGHTSMITH_OUTPUT_EXISTS' } }
+    const again = await batch(engine, shares(2), { out, dryRun: true })
+    expect(again.forecast.jobs).toMatchObject([fail, fail])
+  })
+})
+
 describe('a resumed batch', () => {
   test('does what is not done yet, and only that', async () => {
     const out = fresh('out')

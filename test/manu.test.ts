@@ -1,5 +1,5 @@
 /** Unlearning by neurons has the golden statistics, scores, choices and logits of a trained model that sees. */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type ManuOptions, type ManuReport, manu, openModel, verify } from 'weightsmith'
@@ -51,7 +51,7 @@ const streams = () => ({
   retain: [stream('retain.multimodal'), stream('retain.text')],
   images,
 })
-const run = (options: Partial<ManuOptions>) =>
+const run = (options: Partial<Omit<ManuOptions, 'dryRun'>>) =>
   manu(engine, full, { ...streams(), evaluate: false, out: fresh('out'), ...options })
 
 /** Chosen neurons by module. */
@@ -194,7 +194,7 @@ describe('of a model of text alone', () => {
   }
   const sums = () => lines('sums', '1+6', '2+5', '3+4')
   const words = () => lines('words', 's:graph', 'r:cat', 's:tree', 'r:dog')
-  const small = (options: Partial<ManuOptions>) =>
+  const small = (options: Partial<Omit<ManuOptions, 'dryRun'>>) =>
     manu(engine, base, { forget: [sums()], retain: [words()], out: fresh('text'), ...options })
 
   test('only its half is scored, compared with random neurons and small weights, and limited by what retain loses', async () => {
@@ -296,9 +296,13 @@ describe('of a model of text alone', () => {
   })
 
   test('a dry run says what it would take, and writes nothing', async () => {
-    const report = await small({ dryRun: true, alpha: 2 })
-    expect(report).toMatchObject({ dryRun: true, choices: [], parts: 1 })
-    expect(report.deviceBytes).toBeGreaterThan(1e6)
-    expect(report.milliseconds).toBeGreaterThan(0)
+    const out = fresh('dry')
+    const { forecast } = await manu(engine, base, { forget: [sums()], retain: [words()], out, dryRun: true, alpha: 2 })
+    expect(forecast).toMatchObject({ mode: 'code', parts: 1 })
+    expect(forecast).not.toHaveProperty('choices')
+    expect(forecast.deviceBytes).toBeGreaterThan(1e6)
+    expect(forecast.milliseconds).toBe(forecast.timings.measure + forecast.timings.evaluate)
+    expect(forecast.timings.measure).toBeGreaterThan(0)
+    expect(existsSync(out)).toBe(false)
   })
 })

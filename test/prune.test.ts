@@ -2,7 +2,17 @@
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, forward, openScores, type PruneOptions, prune, score, verify } from 'weightsmith'
+import {
+  Engine,
+  evaluate,
+  forward,
+  openScores,
+  type PruneOptions,
+  type PruneReport,
+  prune,
+  score,
+  verify,
+} from 'weightsmith'
 import { productsOf, sparseGptTensor } from '../lib/prune/index.js'
 import { checkpointOf } from '../lib/runtime/forward.js'
 import { readFolder, readSafetensors, values } from './checkpoint.js'
@@ -38,10 +48,18 @@ beforeAll(async () => {
 afterAll(() => engine?.close())
 
 let outputs = 0
-async function run(options: Partial<PruneOptions> & Pick<PruneOptions, 'method'>) {
+type Choice = Partial<Omit<PruneOptions, 'dryRun'>> & Pick<PruneOptions, 'method'>
+
+async function run(options: Choice) {
   const out = join(folder, `out-${outputs++}`)
   const report = await prune(engine, base, { scores, out, ...options })
-  return { out, report, tensors: options.dryRun ? new Map<string, never>() : readFolder(out) }
+  return { out, report, tensors: readFolder(out) }
+}
+
+/** What would be removed. */
+async function foretold(options: Choice) {
+  const { forecast } = await prune(engine, base, { scores, out: join(folder, 'never'), ...options, dryRun: true })
+  return forecast
 }
 
 const logits = async (model: string) => (await forward(engine, model, ids)).logits!
@@ -55,7 +73,7 @@ function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
 
 describe('FLAP', () => {
   test.each(Object.entries(ratios))('keeps the golden heads and neurons for a share of %s', async (name, keep) => {
-    const { report } = await run({ method: 'flap', keepRatio: keep, dryRun: true })
+    const { units } = await foretold({ method: 'flap', keepRatio: keep })
     const key = name.replace('/', '_')
     for (const [kind, mask] of [
       ['group', values(tensors.get(`alam_groups/${key}`) ?? never(key))],
@@ -65,7 +83,7 @@ describe('FLAP', () => {
       const want = layers.map((layer) =>
         [...mask.subarray(layer * width, (layer + 1) * width)].flatMap((bit, unit) => (bit === 0 ? [unit] : [])),
       )
-      const got = layers.map((layer) => report.units!.find((own) => own.layer === layer && own.kind === kind)!.dropped)
+      const got = layers.map((layer) => units!.find((own) => own.layer === layer && own.kind === kind)!.dropped)
       expect(got).toEqual(want)
     }
   })
@@ -129,7 +147,7 @@ describe('FLAP', () => {
   })
 
   test('keeps all for a share of 1', async () => {
-    const { report } = await run({ method: 'flap', keepRatio: 1, dryRun: true })
+    const report = await foretold({ method: 'flap', keepRatio: 1 })
     expect(report.units!.every(({ dropped }) => dropped.length === 0)).toBe(true)
     expect(report.parameters.after).toBe(report.parameters.before)
   })
@@ -305,12 +323,12 @@ describe('blocks', () => {
   test('go in a row by the least angle, and one by one by the loss without them', async () => {
     const angles = golden.angular_distance_last_token['3']!
     const first = angles.indexOf(Math.min(...angles))
-    const { report } = await run({ method: 'angular', remove: 3, dryRun: true })
-    expect(report.blocks).toEqual([first, first + 1, first + 2])
+    const { blocks } = await foretold({ method: 'angular', remove: 3 })
+    expect(blocks).toEqual([first, first + 1, first + 2])
     const ablation = join(folder, 'ablation')
     await score(engine, base, { methods: ['ablation'], data, samples: 4, out: ablation })
-    const by = await run({ method: 'ablation', remove: 7, scores: ablation, dryRun: true })
-    expect(by.report.blocks).toHaveLength(7)
+    const by = await foretold({ method: 'ablation', remove: 7, scores: ablation })
+    expect(by.blocks).toHaveLength(7)
   })
 })
 
@@ -397,9 +415,13 @@ describe('prune', () => {
       '--no-bias',
       '--json',
     ]
+    const dry = await cli('prune', base, out, ...flags, '--dry-run')
+    expect(existsSync(out)).toBe(false)
     const { code, stdout } = await cli('prune', base, out, ...flags)
     expect(code).toBe(0)
-    expect(JSON.parse(stdout)).toMatchObject({ method: 'flap', layout: 'compact', dryRun: false })
+    const { units, bytesWritten } = JSON.parse(stdout) as PruneReport
+    expect(JSON.parse(dry.stdout)).toEqual({ forecast: expect.objectContaining({ out, units, bytesWritten }) })
+    expect(JSON.parse(stdout)).toMatchObject({ method: 'flap', layout: 'compact', milliseconds: expect.any(Number) })
     const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as { recipe: unknown }
     expect(manifest.recipe).toMatchObject({ prune: { method: 'flap', keepRatio: 0.5, bias: false } })
     expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/flap/)

@@ -195,8 +195,8 @@ describe('a score file', () => {
     const report = await score(engine, base, { methods: ['wanda', 'angular'], data: file, out })
     // 9 ids, and 401 in a context of 256.
     expect(report).toMatchObject({ examples: 3, tokens: 410 })
-    const alone = await score(engine, base, { methods: ['bi'], data: file, samples: 3, out, dryRun: true })
-    expect(alone.examples).toBe(3)
+    const alone = await score(engine, base, { methods: ['bi'], data: file, samples: 3, dryRun: true })
+    expect(alone.forecast.examples).toBe(3)
   })
 
   test('of another model is refused', async () => {
@@ -213,10 +213,10 @@ describe('a score file', () => {
 describe('score', () => {
   test('says what a run would take, and writes nothing', async () => {
     const out = join(folder, 'dry.safetensors')
-    const report = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
-    expect(report).toMatchObject({ dryRun: true, parts: 1, examples: 64, tokens: golden.tokens })
-    expect(report.milliseconds).toBeGreaterThan(0)
-    expect(report.deviceBytes).toBeGreaterThan(3e6)
+    const { forecast } = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
+    expect(forecast).toMatchObject({ parts: 1, examples: 64, tokens: golden.tokens })
+    expect(forecast.milliseconds).toBeGreaterThan(0)
+    expect(forecast.deviceBytes).toBeGreaterThan(3e6)
     expect(existsSync(out)).toBe(false)
   })
 

@@ -89,14 +89,7 @@ export async function rewrite(
 ): Promise<Rewritten> {
   const { out, overwrite = false, sync = true, signal, seed = 0, recipe, shardSize = 5e9, resume } = options
   const target = await checkOutput(out, [checkpoint], { overwrite, resume })
-  const contents = new Map<string, Content>()
-  for (const [name, tensor] of checkpoint.tensors) {
-    const content = options.tensors.get(name)
-    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
-  }
-  for (const [name, content] of options.tensors) if (content !== null) contents.set(name, content)
-  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
-  const layout = layOut(described, shardSize)
+  const { contents, described, layout } = layOutRewrite(checkpoint, options)
   await checkDisk(target, layout.bytes)
   const config = options.config ?? checkpoint.config
   const dtype = mostly(described)
@@ -190,6 +183,21 @@ export async function rewrite(
     if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
     throw error
   }
+}
+
+/** What the files of weights will hold, and where. */
+export function layOutRewrite(
+  checkpoint: Checkpoint,
+  { tensors, shardSize = 5e9 }: Pick<RewriteOptions, 'tensors' | 'shardSize'>,
+) {
+  const contents = new Map<string, Content>()
+  for (const [name, tensor] of checkpoint.tensors) {
+    const content = tensors.get(name)
+    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
+  }
+  for (const [name, content] of tensors) if (content !== null) contents.set(name, content)
+  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
+  return { contents, described, layout: layOut(described, shardSize) }
 }
 
 /** The type that most weights have, by PyTorch's name. */

@@ -6,6 +6,7 @@ import { wrongOption } from '../util/errors.js'
 import {
   kinds,
   type Layers,
+  type ManuForecast,
   type ManuOptions,
   type ManuReport,
   manu,
@@ -33,7 +34,7 @@ import {
   wholeNumbers,
   words,
 } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 const percent = (share: number) => (100 * share).toFixed(1)
 const shownModules = 40
@@ -104,8 +105,8 @@ async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags):
       onProgress: progress.show,
     }),
   )
-  await writeReport(flags, () => manuPage(found, manuRows(found)))
-  print(found, text, flags)
+  if (!('forecast' in found)) await writeReport(flags, () => manuPage(found, manuRows(found)))
+  printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
 function alphas(list: string): number[] {
@@ -126,23 +127,33 @@ function weightsOf(list: string): Record<string, number> {
   )
 }
 
-function text(report: ManuReport): string {
-  const { choices, before, streams, modules, allowedAlpha } = report
-  const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
-  const device = `${report.parts === 1 ? 'the model' : `${report.parts} partitions in turn, each`} within ${bytes(report.deviceBytes)} of ${report.device}`
+function forecastText(forecast: ManuForecast): string {
+  return [
+    `Would score ${subject(forecast)}: about ${milliseconds(forecast.milliseconds)}, ${place(forecast)}.`,
+    linesText(forecast),
+    ...forecast.notes.map((note) => `Note: ${note}`),
+  ].join('\n')
+}
+
+function subject({ modules, model, mode }: ManuForecast): string {
   const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
-  if (report.dryRun) {
-    return [
-      `Would score ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode: about ` +
-        `${milliseconds(report.milliseconds)}, ${device}.`,
-      `Lines: ${measured.join(', ')}.`,
-      ...report.notes.map((note) => `Note: ${note}`),
-    ].join('\n')
-  }
+  return `${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${model} in ${mode} mode`
+}
+
+function place({ parts: count, deviceBytes, device }: ManuForecast): string {
+  return `${count === 1 ? 'the model' : `${count} partitions in turn, each`} within ${bytes(deviceBytes)} of ${device}`
+}
+
+function linesText({ streams }: ManuForecast): string {
+  const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
+  return `Lines: ${measured.join(', ')}.`
+}
+
+function text(report: ManuReport): string {
+  const { choices, before, modules, allowedAlpha } = report
   const lines = [
-    `Scored ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode; ` +
-      `measured in ${milliseconds(report.timings.measure)}, ${device}.`,
-    `Lines: ${measured.join(', ')}.`,
+    `Scored ${subject(report)}; measured in ${milliseconds(report.timings.measure)}, ${place(report)}.`,
+    linesText(report),
   ]
   if (report.limited > 0) {
     lines.push(`${plural(report.limited, 'neuron')} hardly respond to the retain set; eps decides their score.`)

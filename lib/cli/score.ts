@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import { scorePage } from '../report/index.js'
 import { scoreMethods } from '../score/index.js'
-import { openScores, type ScoreOptions, type ScoreReport, score } from '../score/score.js'
+import { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from '../score/score.js'
 import { bytes, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import {
@@ -20,7 +20,7 @@ import {
   wholeNumbers,
   words,
 } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addScore(program: Command): void {
   verb(
@@ -59,21 +59,33 @@ async function run(
 ): Promise<void> {
   const done = await withEngine('score', flags, async (engine, progress) => {
     const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.show })
-    const { out, dryRun } = found
-    if (out !== undefined && !dryRun) {
-      await writeReport(flags, async () => scorePage(found, await openScores(engine, out)))
+    if (!('forecast' in found)) {
+      await writeReport(flags, async () => scorePage(found, await openScores(engine, found.out)))
     }
     return found
   })
-  print(done, text, flags)
+  printResult(done, { report: text, forecast: forecastText }, flags)
+}
+
+function forecastText(forecast: ScoreForecast): string {
+  return (
+    `Would measure ${subject(forecast)}: about ${milliseconds(forecast.milliseconds)}, ${place(forecast)}; ` +
+    `${bytes(forecast.bytesWritten)} of scores.`
+  )
 }
 
 function text(report: ScoreReport): string {
-  const { methods, dryRun, examples, tokens, parts, deviceBytes } = report
-  const what = `${methods.join(', ')} of ${report.model}, ${plural(report.layers.length, 'layer')}`
+  return (
+    `Measured ${subject(report)} in ${milliseconds(report.milliseconds)}, ${place(report)}; ` +
+    `${bytes(report.bytesWritten)} of scores in ${report.out}.`
+  )
+}
+
+function subject({ methods, model, layers, examples, tokens }: ScoreForecast): string {
   const data = examples === 0 ? '' : ` on ${plural(examples, 'line')} with ${plural(tokens, 'token')}`
-  const device = `${parts === 1 ? 'the model' : `${parts} partitions in turn, each`} within ${bytes(deviceBytes)} of ${report.device}`
-  return dryRun
-    ? `Would measure ${what}${data}: about ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytesWritten)} of scores.`
-    : `Measured ${what}${data} in ${milliseconds(report.milliseconds)}, ${device}; ${bytes(report.bytesWritten)} of scores in ${report.out}.`
+  return `${methods.join(', ')} of ${model}, ${plural(layers.length, 'layer')}${data}`
+}
+
+function place({ parts, deviceBytes, device }: ScoreForecast): string {
+  return `${parts === 1 ? 'the model' : `${parts} partitions in turn, each`} within ${bytes(deviceBytes)} of ${device}`
 }

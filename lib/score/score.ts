@@ -8,6 +8,7 @@ import type { Engine } from '../engine/engine.js'
 import { version } from '../native/version.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
+import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import {
@@ -60,11 +61,9 @@ export interface ScoreOptions {
   onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
-export interface ScoreReport {
+export interface ScoreForecast {
   model: string
   methods: string[]
-  out?: string
-  dryRun: boolean
   examples: number
   tokens: number
   layers: number[]
@@ -74,8 +73,12 @@ export interface ScoreReport {
   /** Bytes of scores. */
   bytesWritten: number
   device: string
-  /** Of the run; with `dryRun` an estimate from one layer. */
+  /** Of the run; in a forecast an estimate from one layer. */
   milliseconds: number
+}
+
+export interface ScoreReport extends ScoreForecast {
+  out: string
 }
 
 const usualTokens = 1024
@@ -83,7 +86,22 @@ const usualTokens = 1024
 const noteEvery = 30_000
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for options, lines and layers that the model cannot take. */
-export async function score(engine: Engine, path: string, options: ScoreOptions): Promise<ScoreReport> {
+export function score(
+  engine: Engine,
+  path: string,
+  options: ScoreOptions & { dryRun: true },
+): Promise<DryRun<ScoreForecast>>
+export function score(
+  engine: Engine,
+  path: string,
+  options: ScoreOptions & { dryRun?: false | undefined },
+): Promise<ScoreReport>
+export function score(engine: Engine, path: string, options: ScoreOptions): Promise<ScoreReport | DryRun<ScoreForecast>>
+export async function score(
+  engine: Engine,
+  path: string,
+  options: ScoreOptions,
+): Promise<ScoreReport | DryRun<ScoreForecast>> {
   const { data, out, tau = 0.1, samples, seed = 0, dryRun = false, overwrite = false, signal, onProgress } = options
   const begin = performance.now()
   for (const name of ['samples', 'tokens'] as const) {
@@ -133,8 +151,6 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
-      ...(out === undefined ? {} : { out }),
-      dryRun,
       examples: sequences.length,
       tokens,
       layers,
@@ -144,7 +160,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       device: engine.device.name,
     }
     if (out === undefined || dryRun) {
-      return { ...report, milliseconds: await estimate(model, batches, skips) }
+      return { forecast: { ...report, milliseconds: await estimate(model, batches, skips) } }
     }
     const info: ScoreInfo = {
       format: 1,
@@ -199,7 +215,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       if (noted && error instanceof WeightsmithError) error.partial = place
       throw error
     }
-    return { ...report, milliseconds: performance.now() - begin }
+    return { ...report, out, milliseconds: performance.now() - begin }
   } finally {
     await model.close()
   }

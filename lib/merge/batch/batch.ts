@@ -6,15 +6,29 @@
 
 import { join, resolve } from 'node:path'
 import { manifestName } from '../../checkpoint/index.js'
+import { readMeasurements } from '../../engine/bandwidth.js'
 import type { Engine } from '../../engine/engine.js'
 import type { NativeAddon } from '../../native/border.js'
-import { codeOf, messageOf, WeightsmithError, wrongOption } from '../../util/errors.js'
-import { checkOptions, type MergeOptions, Models, type PreparedMerge, prepareMerge, stageMerge } from '../index.js'
+import type { DryRun } from '../../util/dry_run.js'
+import { codeOf, messageOf, throwIfAborted, WeightsmithError, wrongOption } from '../../util/errors.js'
+import { forecastMerge, type MergeForecast } from '../forecast.js'
+import {
+  checkOptions,
+  checkTargets,
+  type MergeOptions,
+  Models,
+  type PreparedMerge,
+  prepareMerge,
+  stageMerge,
+  type Target,
+} from '../index.js'
 import type { Recipe } from '../recipe/index.js'
 import { type BatchJob, Commits, inGroups, isMerged, type LoadedJob, type NamedJob, readJobs } from './index.js'
 
 /** Of every job, where the job itself says nothing. */
-type Shared = 'dtype' | 'shardSize' | 'memory' | 'seed' | 'overwrite' | 'checksum' | 'checkFinite' | 'sync' | 'signal'
+type Shared =
+  | ('dtype' | 'shardSize' | 'memory' | 'seed' | 'dryRun' | 'overwrite')
+  | ('checksum' | 'checkFinite' | 'sync' | 'signal')
 
 export interface BatchOptions extends Pick<MergeOptions, Shared> {
   /** Folder that the results are made in, one folder a job. */
@@ -55,12 +69,54 @@ export interface BatchReport {
   milliseconds: number
 }
 
+/** A job as a dry run sees it. */
+export interface BatchPlan extends Pick<BatchResult, 'name' | 'out' | 'bytesWritten' | 'error'> {
+  /** What would become of it; a job may fail later too. */
+  status: 'merge' | 'skip' | 'fail'
+}
+
+export interface BatchForecast {
+  out: string
+  /** In the order of the jobs. */
+  jobs: BatchPlan[]
+  merge: number
+  skip: number
+  fail: number
+  /** Of the inputs: jobs that run together read them once. */
+  bytesRead: number
+  bytesWritten: number
+  /** Bytes that the buffers of the largest job take. */
+  deviceBytes: number
+  device: string
+  /** An estimate: the sum over jobs that run together. Absent where nothing was measured. */
+  milliseconds?: number
+}
+
 /**
  * Runs the jobs of a list, of a `.jsonl` file (a job a line) or of a folder of recipes. Failures of jobs are in the
  * report; it rejects where the whole cannot go on: misuse, an aborted signal, a closed engine. What was finished
  * until then stays.
  */
-export async function batch(engine: Engine, source: string | BatchJob[], options: BatchOptions): Promise<BatchReport> {
+export function batch(
+  engine: Engine,
+  source: string | BatchJob[],
+  options: BatchOptions & { dryRun: true },
+): Promise<DryRun<BatchForecast>>
+export function batch(
+  engine: Engine,
+  source: string | BatchJob[],
+  options: BatchOptions & { dryRun?: false | undefined },
+): Promise<BatchReport>
+export function batch(
+  engine: Engine,
+  source: string | BatchJob[],
+  options: BatchOptions,
+): Promise<BatchReport | DryRun<BatchForecast>>
+export async function batch(
+  engine: Engine,
+  source: string | BatchJob[],
+  options: BatchOptions,
+): Promise<BatchReport | DryRun<BatchForecast>> {
   const { jobs: parallel = 4, signal } = options
   if (!Number.isSafeInteger(parallel) || parallel < 1) {
     throw wrongOption('jobs', 'a whole number from 1', parallel)
@@ -69,7 +125,9 @@ export async function batch(engine: Engine, source: string | BatchJob[], options
   const start = performance.now()
   const jobs = await readJobs(source, options.folder ?? process.cwd())
   const run = await engine.use(async ({ addon }) => new Run(engine, addon, jobs, options))
-  const queue = (await inGroups(jobs))[Symbol.iterator]()
+  const groups = await inGroups(jobs)
+  if (options.dryRun) return { forecast: await run.forecast(groups) }
+  const queue = groups[Symbol.iterator]()
   const work = async () => {
     for (const group of queue) {
       if (run.ended !== undefined || signal?.aborted) return
@@ -163,6 +221,55 @@ class Run {
       bytesRead: this.bytesRead,
       bytesWritten: jobs.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0),
       milliseconds,
+    }
+  }
+
+  /** What the jobs would do; nothing is written. */
+  async forecast(groups: readonly LoadedJob[][]): Promise<BatchForecast> {
+    const known = await readMeasurements()
+    const plans = new Map<NamedJob, BatchPlan>()
+    const costs: MergeForecast[] = []
+    for (const group of groups) {
+      const outputs: Target[] = []
+      let first: ReadyJob | undefined
+      for (const { job, recipe } of group) {
+        throwIfAborted(this.options.signal, 'The batch')
+        const note = (plan: Pick<BatchPlan, 'status' | 'bytesWritten' | 'error'>) =>
+          plans.set(job, { name: job.name, out: join(this.out, job.name), ...plan })
+        try {
+          if ('error' in recipe) throw recipe.error
+          const prepared = await this.prepare(job, recipe)
+          if (prepared === undefined) {
+            note({ status: 'skip', bytesWritten: 0 })
+            continue
+          }
+          const { outputs: own } = await checkTargets(prepared, this.optionsOf(job))
+          note({ status: 'merge', bytesWritten: own.reduce((sum, { plan }) => sum + plan.layout.bytes, 0) })
+          outputs.push(...own)
+          first ??= { job, prepared }
+        } catch (error) {
+          note({ status: 'fail', bytesWritten: 0, error: described(error, codeOf(error)) })
+        }
+      }
+      if (first === undefined) continue
+      const { checkpoints } = first.prepared
+      const options = { memory: this.engine.memory, ...this.optionsOf(first.job) }
+      costs.push(await forecastMerge(this.addon, { checkpoints, outputs }, options, { known }))
+    }
+    const jobs = this.jobs.flatMap((job) => plans.get(job) ?? [])
+    const count = (status: BatchPlan['status']) => jobs.filter((job) => job.status === status).length
+    const times = costs.flatMap(({ milliseconds }) => milliseconds ?? [])
+    return {
+      out: this.out,
+      jobs,
+      merge: count('merge'),
+      skip: count('skip'),
+      fail: count('fail'),
+      bytesRead: costs.reduce((sum, { bytesRead }) => sum + bytesRead, 0),
+      bytesWritten: jobs.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0),
+      deviceBytes: Math.max(0, ...costs.map(({ deviceBytes }) => deviceBytes)),
+      device: this.engine.device.name,
+      ...(times.length === costs.length && { milliseconds: times.reduce((a, b) => a + b, 0) }),
     }
   }
 
