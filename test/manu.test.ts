@@ -152,7 +152,8 @@ test('the accuracies and losses before and after are the golden ones', async () 
 })
 
 test('coupled neurons go with rows and columns, and are dead once their gates are', async () => {
-  const { choices } = await run({ mode: 'coupled', alpha: 10, layers: [1] })
+  const own = { mode: 'coupled', alpha: 10, layers: [1], scores: fresh('coupled') } as const
+  const { choices } = await run(own)
   const [{ out, neurons }] = choices as [(typeof choices)[number]]
   const of = (part: string) =>
     neurons
@@ -178,7 +179,7 @@ test('coupled neurons go with rows and columns, and are dead once their gates ar
   }
   const masked = await logitsOf(out!, {})
   expect(masked).toEqual(await logitsOf(full, { zeros }))
-  const compact = await run({ mode: 'coupled', alpha: 10, layers: [1], compact: true })
+  const compact = await run({ ...own, compact: true })
   const { tensors } = (await openModel(engine, compact.choices[0]!.out!)).checkpoint
   expect(tensors.get('language_model.model.layers.1.mlp.down_proj.weight')!.shape).toEqual([128, 352 - 35])
   const narrow = await logitsOf(compact.choices[0]!.out!, {})

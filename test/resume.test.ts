@@ -21,7 +21,7 @@ import { scratch } from './scratch.js'
 const { fresh } = scratch('resume')
 let engine: Engine
 
-const tensors = 300
+const tensors = 150
 const elements = 40_000
 const noise = Float32Array.from({ length: 2 * elements }, (_, k) => Math.sin(k * k * 0.37))
 

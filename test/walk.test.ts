@@ -100,6 +100,30 @@ describe('a layerwise pass', () => {
     }
   })
 
+  test('goes as deep as it is asked to, and sees the same there', async () => {
+    const batches = [lines.slice(0, 5), lines.slice(5, 10)].map((batch) => model.pack(batch))
+    const streams = async (of: Model, depth: number) => {
+      const seen: [number, number, number[]][] = []
+      const totals = new Set<number>()
+      const residualStream = (batch: number, boundary: number, x: Float32Array) =>
+        void seen.push([batch, boundary, [...x]])
+      await of.layerwisePass(batches, {
+        depth,
+        observers: [{ residualStream }],
+        onStep: (_, total) => void totals.add(total),
+      })
+      expect([...totals]).toEqual([batches.length * depth])
+      return seen.sort((a, b) => a[0] - b[0] || a[1] - b[1])
+    }
+    const whole = await streams(model, 8)
+    expect(whole).toHaveLength(batches.length * 9)
+    const above = whole.filter(([, boundary]) => boundary <= 3)
+    expect(await streams(model, 3)).toEqual(above)
+    await using small = await Engine.open({ memory: '2300KiB' })
+    const parted = await openModel(small, full, { tokens: 128 })
+    expect(await streams(parted, 3)).toEqual(above)
+  })
+
   test('leaves out blocks as a model without them does', async () => {
     const { losses } = await see(model, [new Set([2]), new Set<number>()])
     const of = (skip: number) => losses.filter(([number]) => number === skip).map(([, , ...nll]) => nll)

@@ -68,8 +68,10 @@ export interface PassOptions {
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
   statistics?: readonly StatisticSpec[] | undefined
-  /** The pass ends behind the vision encoder: there are no losses. */
-  visionOnly?: boolean | undefined
+  /** Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults to all. */
+  depth?: number | undefined
+  /** Whether the head is run behind the last layer; without it there are no losses. Defaults to true. */
+  head?: boolean | undefined
   /** Whether the pass counts in Gram matrices. */
   grams?: boolean | undefined
   /** Words of kernel `residual_delta` for every row, after a block. */
@@ -90,7 +92,7 @@ export async function runPass(
 ): Promise<Pass & { x?: Float32Array<ArrayBuffer> }> {
   const work = new Work(device, resident)
   const { language, vision, partition, captured } = buffers
-  const { from, skip, residualDelta } = options
+  const { from, skip, residualDelta, depth = spec.language.layers.length, head = true } = options
   const statistics = new ActivationStatistics(work, captured, options, tokens.length)
 
   const layer = async (program: Program, index: number, rows: number) => {
@@ -130,7 +132,7 @@ export async function runPass(
     if (wanted.hidden) features = { hidden, features: await work.activation(program, seen.features, rows) }
   }
 
-  if (options.visionOnly === true) {
+  if (depth === 0) {
     await work.read()
     await statistics.flush()
     return nothing()
@@ -173,7 +175,7 @@ export async function runPass(
   } else {
     work.write(x, from.x)
   }
-  for (let index = from?.layer ?? partition.first; index < partition.end; index++) {
+  for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, depth); index++) {
     if (skip?.has(index)) continue
     if (residualDelta) work.add([kernels.kvStore(language.tokens, x, captured.before, rows, width)])
     await layer(language, index, rows)
@@ -184,12 +186,12 @@ export async function runPass(
     }
     await look(index + 1)
   }
-  if (!partition.leave) {
+  if (!partition.leave && partition.end < depth) {
     const stream = await work.activation(language, 'x', rows)
     await statistics.flush()
     return { ...nothing(), x: stream, ...(wanted.hidden && { hidden }), ...(features && { images: features }) }
   }
-  const outputs = wanted.outputs ?? rows
+  const outputs = head && depth >= partition.end ? (wanted.outputs ?? rows) : 0
   if (outputs === 0) {
     await work.read()
     await statistics.flush()

@@ -37,11 +37,14 @@ export interface ResumePoint {
 
 export interface LayerwiseOptions {
   observers?: readonly Observers[]
-  /** Batches go through the vision encoder of a model that sees, and no further. */
-  visionOnly?: boolean | undefined
+  /**
+   * Layers of the language model that batches go through, from the first one on; 0: no further than the vision encoder.
+   * Defaults to all.
+   */
+  depth?: number | undefined
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
-  /** What passes of a batch are to give beside losses. */
+  /** What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given. */
   wanted?: ((batch: number) => Wanted) | undefined
   /** What a partition gave for a batch with no block left out; the last one gives what the model says. */
   onPass?: ((batch: number, pass: Pass, partition: Partition) => void) | undefined
@@ -100,9 +103,9 @@ export async function layerwisePass(
 ): Promise<void> {
   const { spec } = model
   const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onResumePoint, from } = options
-  const { visionOnly = false } = options
-  const partitions = visionOnly ? model.partitions.slice(0, 1) : model.partitions
-  const depth = spec.language.layers.length
+  const { depth = spec.language.layers.length } = options
+  const partitions = model.partitions.filter(({ enter, first }) => enter || first < depth)
+  const head = wanted !== undefined || onPass !== undefined || losses !== undefined
   // Without a block to leave out, all are run.
   const firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
   const streams = new ActivationStore(model.room)
@@ -126,7 +129,9 @@ export async function layerwisePass(
     for (const [number, partition] of partitions.entries()) {
       const begun = from !== undefined && number <= from.partition
       if (begun && number < from.partition) {
-        done += batches.length * firsts.reduce((sum, first) => sum + layersOf(partition, first), layersOf(partition, 0))
+        done +=
+          batches.length *
+          firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
         continue
       }
       if (!begun) between = stand(number, 0)
@@ -138,7 +143,7 @@ export async function layerwisePass(
       for (const { weights } of observers) if (weights) await loaded.sums(weights)
       for (const [batch, tokens] of batches.entries()) {
         if (begun && batch < from.batch) {
-          done += firsts.reduce((sum, first) => sum + layersOf(partition, first), layersOf(partition, 0))
+          done += firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
           continue
         }
         if (!grams || batch === 0) between = stand(number, batch)
@@ -154,13 +159,14 @@ export async function layerwisePass(
           if (x !== undefined) await streams.put(batch * lanes + lane, x)
           if (lane === 0) onPass?.(batch, pass, partition)
           if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
-          done += layersOf(partition, lane === 0 ? 0 : (firsts[lane - 1] ?? 0))
+          done += layersOf(partition, lane === 0 ? 0 : (firsts[lane - 1] ?? 0), depth)
           onStep?.(done, total)
         }
         const before = partition.enter ? undefined : await streams.get(batch * lanes)
         if (before && waits(partition.first)) begins.set(partition.first, before)
         await through(0, {
-          visionOnly,
+          depth,
+          head,
           ...(before && { from: { layer: partition.first, x: before } }),
           ...seenOf(observers, batch, (boundary) => (waits(boundary) ? (x) => begins.set(boundary, x) : undefined)),
         })
@@ -169,7 +175,7 @@ export async function layerwisePass(
           if (first >= partition.end) continue
           const layer = Math.max(partition.first, first)
           const x = begins.get(first) ?? (await streams.get(batch * lanes + 1 + i))
-          await through(1 + i, { from: { layer, x }, skip })
+          await through(1 + i, { depth, head, from: { layer, x }, skip })
         }
       }
       for (const { grams } of observers) if (grams) await loaded.grams(grams.add)
@@ -184,9 +190,9 @@ export async function layerwisePass(
   }
 }
 
-/** Layers of a partition that a set of blocks goes through, from its first one on. */
-function layersOf({ first, end }: Partition, from: number): number {
-  return Math.max(0, end - Math.max(first, from))
+/** Layers of a partition that a set of blocks goes through, from its first one on, of `depth` layers. */
+function layersOf({ first, end }: Partition, from: number, depth: number): number {
+  return Math.max(0, Math.min(end, depth) - Math.max(first, from))
 }
 
 /** What all observers see of a batch. */

@@ -188,9 +188,11 @@ export async function score(
           observers,
           skips,
           from,
-          losses: (batch, nll, skip) => {
-            for (const { losses } of collectors) losses?.(batch, nll, skip)
-          },
+          ...(collectors.some(({ losses }) => losses !== undefined) && {
+            losses: (batch: number, nll: Float32Array, skip?: number) => {
+              for (const { losses } of collectors) losses?.(batch, nll, skip)
+            },
+          }),
           check: () => throwIfAborted(signal, 'The scoring'),
           onResumePoint: async (point, last) => {
             if (!last && performance.now() - latest < noteEvery) return

@@ -4,10 +4,11 @@
  */
 
 import type { Engine } from '../../engine/engine.js'
+import type { LayerwiseOptions } from '../../runtime/index.js'
 import type { DryRun } from '../../util/dry_run.js'
 import { type Choice, choose, type ModuleScores, score } from './choose.js'
 import { compare, evaluate } from './evaluate.js'
-import { type Measured, measure } from './measure.js'
+import { depthOf, type Measured, measure, modulesOn } from './measure.js'
 import { checked, type ManuOptions } from './options.js'
 import { checkTargets, write } from './output.js'
 import { type ManuAnswers, type ManuForecast, type ManuReport, meanOf } from './report.js'
@@ -83,17 +84,18 @@ async function forecast(subject: Subject): Promise<ManuForecast> {
       const { value: pass } = await manuBatches(model, rows, { end: [], batch: 1 }).next()
       if (pass === undefined) continue
       const own = (stream: Stream) => stream.kind === kind
-      const each = async (visionOnly: boolean) => {
+      const each = async (options: LayerwiseOptions) => {
         // The first pass compiles kernels.
-        await model.layerwisePass([pass.tokens], { visionOnly })
+        await model.layerwisePass([pass.tokens], options)
         const begin = performance.now()
-        await model.layerwisePass([pass.tokens], { visionOnly })
+        await model.layerwisePass([pass.tokens], options)
         return (performance.now() - begin) / pass.tokens.length
       }
-      const visionOnly = kind === 'multimodal' && settings.mode !== 'paper'
-      timings.measure += (await each(visionOnly)) * subject.count(measured.filter(own), []) * settings.iterations
+      const depth = depthOf(modulesOn(subject, kind))
+      timings.measure += (await each({ depth })) * subject.count(measured.filter(own), []) * settings.iterations
       if (evaluations > 0)
-        timings.evaluate += (await each(false)) * subject.count(evaluated.filter(own), end) * evaluations
+        timings.evaluate +=
+          (await each({ losses: () => undefined })) * subject.count(evaluated.filter(own), end) * evaluations
     }
   } finally {
     await model.close()

@@ -46,9 +46,14 @@ async function measureStreams(subject: Subject, chosen: Neurons): Promise<Measur
 }
 
 /** The modules that lines of a kind measure. */
-function modulesOn(subject: Subject, kind: Kind): readonly Module[] {
+export function modulesOn(subject: Subject, kind: Kind): readonly Module[] {
   const { poolLayers, mode } = subject.settings
   return (poolLayers ? subject.modules : subject.candidates).filter(({ tower }) => kindsOf(tower, mode).includes(kind))
+}
+
+/** Layers of the language model that lines have to go through for modules to be measured. */
+export function depthOf(modules: readonly Module[]): number {
+  return modules.reduce((most, { tower, layer }) => (tower === 'language' ? Math.max(most, layer + 1) : most), 0)
 }
 
 async function measureStream(
@@ -65,14 +70,14 @@ async function measureStream(
       statistics === 'batch' ? overBatches(module.neurons) : overStream(new ColumnStatistics(module.neurons)),
     ]),
   )
-  const visionOnly = modules.every(({ tower }) => tower === 'vision')
+  const depth = depthOf(modules)
   const passes: { tokens: Token[]; measures: StatisticSpec[]; lines: number }[] = []
   const walk = async () => {
     const now = passes.splice(0)
     const observers = [{ statistics: (number: number) => now[number]?.measures ?? [] }]
     subject.forecast = await model.forecast({ mode: 'layerwise', observers })
     const batches = now.map(({ tokens }) => tokens)
-    await model.layerwisePass(batches, { observers, visionOnly, check: () => subject.check() })
+    await model.layerwisePass(batches, { observers, depth, check: () => subject.check() })
     subject.step(now.reduce((sum, { lines }) => sum + lines, 0))
   }
   const together = statistics === 'batch' ? batch : 1
