@@ -186,12 +186,14 @@ export async function runPass(
     }
     await look(index + 1)
   }
-  if (!partition.leave && partition.end < depth) {
+  const whole = depth >= spec.language.layers.length
+  // The head may be a partition of its own, behind the last layer.
+  if (!partition.leave && (whole || partition.end < depth)) {
     const stream = await work.activation(language, 'x', rows)
     await statistics.flush()
     return { ...nothing(), x: stream, ...(wanted.hidden && { hidden }), ...(features && { images: features }) }
   }
-  const outputs = head && depth >= partition.end ? (wanted.outputs ?? rows) : 0
+  const outputs = head && whole ? (wanted.outputs ?? rows) : 0
   if (outputs === 0) {
     await work.read()
     await statistics.flush()

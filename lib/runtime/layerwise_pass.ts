@@ -104,7 +104,9 @@ export async function layerwisePass(
   const { spec } = model
   const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onResumePoint, from } = options
   const { depth = spec.language.layers.length } = options
-  const partitions = model.partitions.filter(({ enter, first }) => enter || first < depth)
+  const partitions = model.partitions.filter(
+    ({ enter, first }) => enter || first < depth || depth >= spec.language.layers.length,
+  )
   const head = wanted !== undefined || onPass !== undefined || losses !== undefined
   // Without a block to leave out, all are run.
   const firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
