@@ -6,7 +6,7 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Engine, generate, openModel } from '../dist/esm/index.js'
+import { Engine, generateIds, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
 import { formsOf, modelKernels, packedBytes } from '../dist/esm/runtime/index.js'
 import { compileTests } from '../scripts/compile_tests.mjs'
@@ -216,7 +216,7 @@ async function modelTable(engine, options) {
     const timed = async (sequences, length, most) => {
       const prompts = Array.from({ length: sequences }, () => ids.slice(0, length))
       const start = performance.now()
-      await generate(model, prompts, { ...wants, maxNewTokens: most })
+      await generateIds(model, prompts, { ...wants, maxTokens: most })
       return (performance.now() - start) / 1e3
     }
     say('forward: prefill and decode')

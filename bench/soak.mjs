@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError } from 'commander'
-import { Engine, evaluate, generateText, merge, openModel, openScores, score } from '../dist/esm/index.js'
+import { Engine, evaluate, generate, merge, openModel, openScores, score } from '../dist/esm/index.js'
 
 const MiB = 2 ** 20
 /** How often what the process holds is looked at, in merges and in rounds of models. */
@@ -109,7 +109,7 @@ async function modelOnce(engine, i) {
   await evaluate(engine, base, { data, metric: 'ppl', limit: 4 })
   const prompts = ['785+60=', '12+833=', '96+246=']
   const sampling = { temperature: 1, samples: 1 + (i % 3), seed: i, maxTokens: 8 }
-  return aborting(i, 'generate', (signal) => generateText(engine, base, prompts, { ...sampling, signal }))
+  return aborting(i, 'generate', (signal) => generate(engine, base, prompts, { ...sampling, signal }))
 }
 
 /** Runs `once` so many times; gives what the process held (bytes) on the way and by how much it grew. */

@@ -5,7 +5,7 @@
  * three rounds of self-improvement on addition alone.
  */
 import { join } from 'node:path'
-import { changeMap, diff, evaluateAll, merge, score, verify, writePage } from '../dist/esm/index.js'
+import { changeMap, diff, evaluate, merge, score, verify, writePage } from '../dist/esm/index.js'
 import { percent, shown, table, under } from './table.mjs'
 
 /** Addition is in the domain of the self-improvement, the others are not. */
@@ -81,8 +81,8 @@ export async function merging(engine, { here, out, prompts }) {
   const scores = []
   for (const [i, { name, folder }] of models.entries()) {
     under(`model ${i + 1} of ${models.length}: ${name}`)
-    const reports = await evaluateAll(engine, folder, { data, metric: 'exact-match', limit: prompts })
-    const shares = reports.map(({ value }) => value)
+    const { sets } = await evaluate(engine, folder, { data, metric: 'exact-match', limit: prompts })
+    const shares = sets.map(({ value }) => value)
     const [, ...others] = shares
     scores.push([name, ...shares.map(percent), percent(others.reduce((a, b) => a + b) / others.length)])
   }

@@ -31,20 +31,30 @@ export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.j
 export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
-export { type EvalOptions, type EvalReport, evaluate, evaluateAll, type Metric, metrics } from './eval/evaluate.js'
+export {
+  type EvalForecast,
+  type EvalOptions,
+  type EvalReport,
+  type EvalSetForecast,
+  type EvalSetReport,
+  evaluate,
+  type Metric,
+  metrics,
+} from './eval/evaluate.js'
 export {
   type Continuation,
-  type GenerateOptions,
-  generate,
+  type GenerateIdsOptions,
+  generateIds,
   type SampleIndex,
   type Sampling,
-} from './generation/generate.js'
+} from './generation/generate_ids.js'
 export {
   type Generated,
+  type GenerateForecast,
+  type GenerateOptions,
   type GenerateProgress,
   type GenerateReport,
-  type GenerateTextOptions,
-  generateText,
+  generate,
 } from './generation/generate_text.js'
 export {
   type BatchForecast,
@@ -82,6 +92,7 @@ export {
   type Curves,
   changeMap,
   diffPage,
+  evalPage,
   type Figure,
   type HeatMap,
   type Histogram,
@@ -96,7 +107,7 @@ export {
   scorePage,
   writePage,
 } from './report/index.js'
-export { forward, openModel } from './runtime/forward.js'
+export { openModel } from './runtime/forward.js'
 export type {
   LayerwiseOptions,
   Model,
@@ -111,6 +122,7 @@ export type {
   Wanted,
 } from './runtime/index.js'
 export { ColumnStatistics, chunks } from './runtime/index.js'
+export type { ModelFit } from './runtime/memory_fit.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
 export type { DryRun } from './util/dry_run.js'

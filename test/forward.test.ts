@@ -3,9 +3,10 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, forward, type Model, openModel } from 'weightsmith'
+import { Engine, type Model, openModel } from 'weightsmith'
 import { modelSpec } from '../lib/architectures/index.js'
 import { readSafetensors, values } from './checkpoint.js'
+import { forward } from './forward.js'
 
 const goldens = join(process.cwd(), 'test/goldens')
 const full = join(goldens, 'base-f32')

@@ -2,21 +2,12 @@
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import {
-  Engine,
-  evaluate,
-  forward,
-  openScores,
-  type PruneOptions,
-  type PruneReport,
-  prune,
-  score,
-  verify,
-} from 'weightsmith'
+import { Engine, evaluate, openScores, type PruneOptions, type PruneReport, prune, score, verify } from 'weightsmith'
 import { productsOf, sparseGptTensor } from '../lib/prune/index.js'
 import { checkpointOf } from '../lib/runtime/forward.js'
 import { readFolder, readSafetensors, values } from './checkpoint.js'
 import { cli, script, start } from './child.js'
+import { forward } from './forward.js'
 import * as reference from './reference/prune.js'
 import { scratch } from './scratch.js'
 
@@ -63,7 +54,7 @@ async function foretold(options: Choice) {
 }
 
 const logits = async (model: string) => (await forward(engine, model, ids)).logits!
-const nll = async (model: string) => (await evaluate(engine, model, { data })).value
+const nll = async (model: string) => (await evaluate(engine, model, { data })).sets[0]!.value
 
 /** The largest distance of two lists of numbers. */
 function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {

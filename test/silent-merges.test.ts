@@ -5,8 +5,9 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { diff, Engine, forward, type MergeOptions, merge, prune, type RecipeInput } from 'weightsmith'
+import { diff, Engine, type MergeOptions, merge, prune, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { forward } from './forward.js'
 import { scratch } from './scratch.js'
 
 let engine: Engine

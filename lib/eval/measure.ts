@@ -2,7 +2,7 @@
 
 import { packed } from '../data/batching.js'
 import type { ImageLoader, Line, Tokenizer } from '../data/index.js'
-import { generate } from '../generation/generate.js'
+import { generateIds } from '../generation/generate_ids.js'
 import { type Model, rowsOf, type Sequence, type Token } from '../runtime/index.js'
 import { isGreedyMatch } from './exact_match.js'
 import type { Asked, DataSet, Piece, Question } from './sets.js'
@@ -117,8 +117,8 @@ async function matches(
   // Images are read for a batch at a time.
   for (const batch of loader.isEmpty ? [lines] : packed(lines, { rowsOf: rows, limit: model.tokens })) {
     const prompts = await Promise.all(batch.map((line) => loader.sequence(line.prompt, line)))
-    const continuations = await generate(model, prompts, {
-      maxNewTokens: most,
+    const continuations = await generateIds(model, prompts, {
+      maxTokens: most,
       eosTokenIds: ends,
       check,
       onEnd: () => step(++done),

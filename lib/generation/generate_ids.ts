@@ -15,9 +15,9 @@ export interface Sampling extends Pick<SamplingParams, 'temperature' | 'topK' | 
   samples: number
 }
 
-export interface GenerateOptions {
+export interface GenerateIdsOptions {
   /** Most tokens of a continuation. */
-  maxNewTokens: number
+  maxTokens: number
   /** Ids of tokens that end a continuation; they are not part of it. */
   eosTokenIds: ReadonlySet<number>
   /** Without it, every continuation is the likeliest id after id. */
@@ -85,18 +85,18 @@ class Rows {
  * Continuations of each prompt, as many as samples are asked for, in the order of the prompts. The model's cache has to hold
  * the longest prompt and its continuation. Throws ERR_WEIGHTSMITH_ARGUMENT for a prompt that the model cannot take.
  */
-export async function generate(
+export async function generateIds(
   model: Model,
   prompts: readonly Sequence[],
-  { maxNewTokens, eosTokenIds, sampling, stop, onEnd, check, onPass }: GenerateOptions,
+  { maxTokens, eosTokenIds, sampling, stop, onEnd, check, onPass }: GenerateIdsOptions,
 ): Promise<Continuation[]> {
   const samples = sampling?.samples ?? 1
   const packed = prompts.map((prompt) => model.pack([prompt]))
   const longest = packed.reduce((longest, tokens) => Math.max(longest, tokens.length), 0)
-  if (longest + maxNewTokens > model.cache) {
+  if (longest + maxTokens > model.cache) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_ARGUMENT',
-      `A prompt of ${longest} tokens and ${maxNewTokens} after it need as many rows of a cache, but it has ${model.cache}.`,
+      `A prompt of ${longest} tokens and ${maxTokens} after it need as many rows of a cache, but it has ${model.cache}.`,
     )
   }
   const results: Continuation[] = []
@@ -128,7 +128,7 @@ export async function generate(
       const cost = first === undefined ? tokens.length : 1
       // A pass that nothing else is in takes it, or the model refuses it.
       if (cost > left && growing.length + begun.length > 0) return false
-      const mostOwn = Math.min(maxNewTokens, Math.max(1, model.spec.context - tokens.length))
+      const mostOwn = Math.min(maxTokens, Math.max(1, model.spec.context - tokens.length))
       const start = rows.take(tokens.length + mostOwn)
       if (start === undefined) return false
       const one = { ids: [], ended: false, at, tokens, start, rows: tokens.length + mostOwn, most: mostOwn }

@@ -1,17 +1,18 @@
-/** `generateText`: continues prompts, by greedy decoding or sampling. */
+/** `generate`: continues prompts, by greedy decoding or sampling. */
 
 import type { ImageSource } from '../data/images/index.js'
 import { checkIds, ImageLoader, type Message, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
-import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
+import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
+import type { DryRun } from '../util/dry_run.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import { StreamingDetokenizer } from './detokenizer.js'
-import { generate, type SampleIndex } from './generate.js'
+import { generateIds, type SampleIndex } from './generate_ids.js'
 
-export interface GenerateTextOptions {
+export interface GenerateOptions {
   /** Maximum number of tokens of a continuation. Defaults to 64. */
   maxTokens?: number | undefined
   /** Sampling temperature; 0 is greedy decoding. Defaults to 0. */
@@ -53,25 +54,19 @@ export interface Generated extends SampleIndex {
   finish: 'end' | 'stop' | 'length'
 }
 
-export interface GenerateReport {
+export interface GenerateForecast extends ModelFit {
   model: string
-  dryRun: boolean
   prompts: number
   promptTokens: number
-  /** In the order of the prompts, the samples of each together; none in a dry run. */
+  /** Of the run; in a forecast an estimate from one layer, as if no continuation ended before its most. */
+  milliseconds: number
+}
+
+export interface GenerateReport extends GenerateForecast {
+  /** In the order of the prompts, the samples of each together. */
   continuations: Generated[]
   /** That were generated. */
   tokens: number
-  /** Bytes of the model, its cache and its activations on the device, or of as much of it as is there at a time. */
-  deviceBytes: number
-  /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  parts: number
-  /** Bytes of weights that are read from the files for every pass; 0 where the model fits. */
-  reads: number
-  notes: string[]
-  device: string
-  /** Of the run; with `dryRun` an estimate from one layer, as if no continuation ended before its most. */
-  milliseconds: number
 }
 
 /** A prompt with what belongs to it. */
@@ -87,12 +82,30 @@ export interface PromptWithImage {
  * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken, ERR_WEIGHTSMITH_ABORTED
  * after an abort.
  */
-export async function generateText(
+export function generate(
   engine: Engine,
   path: string,
   prompts: readonly (Prompt | PromptWithImage)[],
-  options: GenerateTextOptions = {},
-): Promise<GenerateReport> {
+  options: GenerateOptions & { dryRun: true },
+): Promise<DryRun<GenerateForecast>>
+export function generate(
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options?: GenerateOptions & { dryRun?: false | undefined },
+): Promise<GenerateReport>
+export function generate(
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options: GenerateOptions,
+): Promise<GenerateReport | DryRun<GenerateForecast>>
+export async function generate(
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options: GenerateOptions = {},
+): Promise<GenerateReport | DryRun<GenerateForecast>> {
   const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
   const sampling = samplingOf(options)
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
@@ -117,41 +130,26 @@ export async function generateText(
   const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths) + maxTokens
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
-  const {
-    model,
-    bytes: deviceBytes,
-    parts,
-    reads,
-  } = await fitModel(engine, checkpoint, { longest, total, cached: true })
-  const report: GenerateReport = {
-    model: path,
-    dryRun,
-    prompts: prompts.length,
-    promptTokens,
-    continuations: [],
-    tokens: 0,
-    deviceBytes,
-    parts,
-    reads,
-    notes: parts === 1 ? [] : [streamingNotice(path, reads)],
-    device: engine.device.name,
-    milliseconds: 0,
-  }
+  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached: true })
+  const common = { model: path, prompts: prompts.length, promptTokens, ...fit }
   const count = ids.length * sampling.samples
   if (dryRun) {
     const asked = {
       sequences: count,
       promptTokens,
-      maxNewTokens: maxTokens,
+      maxTokens,
       together: Math.floor(model.cache / longest),
-      reads,
+      reads: fit.reads,
     }
-    return { ...report, milliseconds: await estimateGeneration(model, asked).finally(() => model.close()) }
+    const milliseconds = await estimateGeneration(model, asked).finally(() => model.close())
+    return { forecast: { ...common, milliseconds } }
   }
+  const continuations: Generated[] = []
+  let generated = 0
   const detokenizer = new StreamingDetokenizer(tokenizer.decode, ({ prompt }) => lines[prompt]?.prompt ?? [], options)
   try {
-    await generate(model, ids, {
-      maxNewTokens: maxTokens,
+    await generateIds(model, ids, {
+      maxTokens,
       eosTokenIds: new Set(tokenizer.ends),
       sampling,
       stop: (ids, at) => detokenizer.push(ids, at),
@@ -159,14 +157,14 @@ export async function generateText(
         const { text, stopped } = detokenizer.finish(ids, at)
         const finish = stopped ? 'stop' : ended ? 'end' : 'length'
         const one: Generated = { ...at, text, tokens: ids.length, finish }
-        report.tokens += one.tokens
-        report.continuations.push(one)
+        generated += one.tokens
+        continuations.push(one)
         onEnd?.(one)
       },
       onPass: (tokens) =>
         onProgress?.({
           phase: 'generate',
-          done: report.continuations.length,
+          done: continuations.length,
           total: count,
           unit: 'continuations',
           tokens,
@@ -176,9 +174,8 @@ export async function generateText(
   } finally {
     await model.close()
   }
-  report.continuations.sort((a, b) => a.prompt - b.prompt || a.sample - b.sample)
-  report.milliseconds = performance.now() - begin
-  return report
+  continuations.sort((a, b) => a.prompt - b.prompt || a.sample - b.sample)
+  return { ...common, continuations, tokens: generated, milliseconds: performance.now() - begin }
 }
 
 function idsOf(tokenizer: Tokenizer, prompt: Prompt, chat: boolean): number[] {
@@ -187,7 +184,7 @@ function idsOf(tokenizer: Tokenizer, prompt: Prompt, chat: boolean): number[] {
   return tokenizer.chat(messages)
 }
 
-function samplingOf({ temperature = 0, topK = 0, topP = 1, seed = 0, samples = 1, stop = [] }: GenerateTextOptions) {
+function samplingOf({ temperature = 0, topK = 0, topP = 1, seed = 0, samples = 1, stop = [] }: GenerateOptions) {
   if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) {
     throw wrongOption('temperature', 'a number from 0', temperature)
   }

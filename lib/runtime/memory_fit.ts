@@ -14,6 +14,19 @@ const cacheShare = 1 / 4
 /** And what a pass holds of its tokens. */
 const activationShare = 1 / 4
 
+/** How a model lies on the device, as reports and forecasts say it. */
+export interface ModelFit {
+  /** Bytes that the model, its cache and its activations take on the device, or as much of it as is there at a time. */
+  deviceBytes: number
+  /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
+  parts: number
+  /** Bytes of weights that are read from the files again: for every decoding step, or for a data set; 0 where they fit. */
+  reads: number
+  /** What was decided on the way. */
+  notes: string[]
+  device: string
+}
+
 /**
  * The model with room for sequences of up to `longest` tokens and `total` together: as much as leaves it on the device,
  * or else as much as leaves place for a layer. Without `cached` passes are on their own, and all of them go through a
@@ -23,17 +36,19 @@ export async function fitModel(
   engine: Engine,
   checkpoint: Checkpoint,
   { longest, total, cached }: { longest: number; total: number; cached: boolean },
-): Promise<{ model: Model; bytes: number; parts: number; reads: number }> {
+): Promise<{ model: Model; fit: ModelFit }> {
   const { spec } = modelOf(engine, checkpoint, {})
-  let first: { model: Model; bytes: number; parts: number; reads: number } | undefined
+  let first: { model: Model; fit: ModelFit } | undefined
   for (let share = 1; ; share /= 2) {
     const layout = await engine.use(async ({ memory }) => layoutFor(spec, memory * share, longest, total))
     const model = modelOf(engine, checkpoint, cached ? layout : { tokens: layout.tokens })
     const least = layout.tokens === longest && layout.cache === longest
     try {
-      const forecast = { model, ...(await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })) }
-      if (forecast.parts === 1) return forecast
-      first ??= forecast
+      const { bytes, parts, reads } = await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })
+      const notes = cached && parts > 1 ? [streamingNotice(checkpoint.name, reads)] : []
+      const found = { model, fit: { deviceBytes: bytes, parts, reads, notes, device: engine.device.name } }
+      if (parts === 1) return found
+      first ??= found
     } catch (error) {
       if (codeOf(error) !== 'ERR_WEIGHTSMITH_OUT_OF_MEMORY' || (least && first === undefined)) throw error
     }
@@ -52,7 +67,7 @@ function layoutFor(spec: ModelSpec, memory: number, longest: number, total: numb
 }
 
 /** Notice for a model that does not fit in memory. */
-export function streamingNotice(model: string, reads: number): string {
+function streamingNotice(model: string, reads: number): string {
   return (
     `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
     `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
@@ -65,7 +80,7 @@ export function streamingNotice(model: string, reads: number): string {
  */
 export async function estimateGeneration(
   model: Model,
-  asked: { sequences: number; promptTokens: number; maxNewTokens: number; together: number; reads: number },
+  asked: { sequences: number; promptTokens: number; maxTokens: number; together: number; reads: number },
 ): Promise<number> {
   const { spec } = model
   const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
@@ -79,7 +94,7 @@ export async function estimateGeneration(
   const ahead = Math.min(asked.promptTokens, model.tokens)
   const prompts = await model.paceOf(tokensOf(ahead))
   const each = await model.paceOf(tokensOf(together))
-  const passes = Math.ceil(asked.sequences / together) * asked.maxNewTokens
+  const passes = Math.ceil(asked.sequences / together) * asked.maxTokens
   return (
     (prompts.run * depth * asked.promptTokens) / ahead +
     passes * (each.run * (depth + head / layer) + each.load * asked.reads)
