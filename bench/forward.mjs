@@ -210,7 +210,7 @@ async function modelTable(engine, options) {
     `A synthetic LLaMA of ${(bytes / 2e6).toFixed(0)} M parameters in bf16; medians of ${runs}; loading is not counted.`,
   ]
   try {
-    const model = await openModel(engine, paths[0], { tokens: 2 * tokens, cache: 8 * (tokens + count) })
+    const model = await openModel(engine, paths[0], { batchTokens: 2 * tokens, cache: 8 * (tokens + count) })
     const ids = Array.from({ length: tokens }, (_, i) => (7 * i) % model.spec.vocabulary)
     const wants = { eosTokenIds: new Set() }
     const timed = async (sequences, length, most) => {

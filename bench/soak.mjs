@@ -99,11 +99,11 @@ function mergeOnce(engine, i) {
 }
 
 async function modelOnce(engine, i) {
-  const model = await openModel(engine, base, { tokens: 64 })
+  const model = await openModel(engine, base, { batchTokens: 64 })
   await model.run(model.pack([[1, 2, 3, 4 + (i % 8)]]), { logits: true })
   await model.close()
   const out = join(folder, 'scores.safetensors')
-  await score(engine, base, { methods: ['flap', 'bi'], data, samples: 4, seed: i, out, overwrite: true })
+  await score(engine, base, { methods: ['flap', 'bi'], data, limit: 4, seed: i, out, overwrite: true })
   await openScores(engine, out, base)
   await evaluate(engine, base, { data, metric: 'exact-match', limit: 4 })
   await evaluate(engine, base, { data, metric: 'ppl', limit: 4 })

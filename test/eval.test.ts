@@ -356,10 +356,10 @@ describe('generate', () => {
     const prompts = golden.prompts.filter(({ greedy }) => greedy !== null)
     const ids = [...prompts, ...prompts].map((prompt) => prompt.ids)
     const options = { maxTokens: 8, eosTokenIds: new Set([2]) }
-    const wide = await openModel(engine, join(goldens, 'base-f32'), { tokens: 128, cache: 128 })
+    const wide = await openModel(engine, join(goldens, 'base-f32'), { batchTokens: 128, cache: 128 })
     const together = await generateIds(wide, ids, options)
     await wide.close()
-    const narrow = await openModel(engine, join(goldens, 'base-f32'), { tokens: 24, cache: 24 })
+    const narrow = await openModel(engine, join(goldens, 'base-f32'), { batchTokens: 24, cache: 24 })
     expect(await generateIds(narrow, ids, options)).toEqual(together)
     await narrow.close()
     const digits = '0123456789abcdefghijklmnopqrstuvwxyz'
@@ -457,7 +457,7 @@ describe('generate', () => {
   })
 
   test('stops at the most a continuation may have', async () => {
-    const model = await openModel(engine, base, { tokens: 32, cache: 32 })
+    const model = await openModel(engine, base, { batchTokens: 32, cache: 32 })
     const [one] = await generateIds(model, [golden.prompts[2]!.ids], { maxTokens: 3, eosTokenIds: new Set([2]) })
     await model.close()
     expect(one).toMatchObject({ ended: false })

@@ -44,7 +44,7 @@ describe('a tiny model', () => {
   test.each(Object.keys(cases))('%s has the hidden states and logits of transformers', async (name) => {
     const { config, ids, tensors: shapes } = cases[name]!
     const folder = writeModel(join(root, name), weights(shapes), config)
-    const model = await openModel(engine, folder, { tokens: 64 })
+    const model = await openModel(engine, folder, { batchTokens: 64 })
     const images = 'vision_config' in config ? [fill('image', [3, 10, 10])] : []
     // A second sequence in front: positions are those of the own sequence.
     const tokens = model.pack([

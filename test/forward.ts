@@ -7,7 +7,7 @@ export async function forward(
   ids: number[],
   wanted: Parameters<Model['run']>[1] = { logits: true },
 ): ReturnType<Model['run']> {
-  const model = await openModel(engine, path, { tokens: ids.length })
+  const model = await openModel(engine, path, { batchTokens: ids.length })
   try {
     return await model.run(model.pack([ids]), wanted)
   } finally {

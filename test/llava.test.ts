@@ -58,7 +58,7 @@ test('pixels are the golden ones', async () => {
 describe('tiny-llava', () => {
   let model: Model
   beforeAll(async () => {
-    model = await openModel(engine, full, { tokens: 300, cache: 400 })
+    model = await openModel(engine, full, { batchTokens: 300, cache: 400 })
   })
   afterAll(() => model?.close())
 

@@ -152,7 +152,7 @@ test('the accuracies and losses before and after are the golden ones', async () 
 })
 
 test('coupled neurons go with rows and columns, and are dead once their gates are', async () => {
-  const own = { mode: 'coupled', alpha: 10, layers: [1], scores: fresh('coupled') } as const
+  const own = { mode: 'coupled', alpha: 10, layers: [1], cache: fresh('coupled') } as const
   const { choices } = await run(own)
   const [{ out, neurons }] = choices as [(typeof choices)[number]]
   const of = (part: string) =>
@@ -259,15 +259,15 @@ describe('of a model of text alone', () => {
 
   test('what was measured is kept, and read where it fits', async () => {
     const kept = fresh('kept')
-    const first = await small({ scores: kept, alpha: 2, evaluate: false })
-    const again = await small({ scores: kept, alpha: [2, 4], evaluate: false })
+    const first = await small({ cache: kept, alpha: 2, evaluate: false })
+    const again = await small({ cache: kept, alpha: [2, 4], evaluate: false })
     expect(again.choices[0]!.neurons).toEqual(first.choices[0]!.neurons)
-    await expect(small({ scores: kept, evaluate: false, tau: 0.2 })).rejects.toMatchObject({
+    await expect(small({ cache: kept, evaluate: false, tau: 0.2 })).rejects.toMatchObject({
       code: 'ERR_WEIGHTSMITH_INPUT_CHANGED',
       message: expect.stringMatching(/of other lines, layers or options/),
     })
     const other = manu(engine, join(process.cwd(), 'demo/models/improved-1'), {
-      ...{ forget: [sums()], retain: [words()], scores: kept, out: fresh('text'), evaluate: false },
+      ...{ forget: [sums()], retain: [words()], cache: kept, out: fresh('text'), evaluate: false },
     })
     await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_INPUT_CHANGED')
   })
@@ -280,13 +280,14 @@ describe('of a model of text alone', () => {
       '--retain',
       words(),
       '--sweep',
-      '1,5',
+      '1',
+      '5',
       '--layers',
       '6-7',
       '--weights',
       'freq=1',
     ]
-    const { code, stdout } = await cli('manu', base, ...options, '--report', page, '--out', fresh('cli'))
+    const { code, stdout } = await cli('manu', base, fresh('cli'), ...options, '--report', page)
     expect(code).toBe(0)
     expect(stdout).toMatch(/7\s+model\.layers\.7\.mlp\.down_proj\s+128/)
     expect(stdout).toMatch(/chosen, 5 %/)

@@ -109,7 +109,7 @@ describe('every model', () => {
       fc.asyncProperty(drawn, async (one) => {
         const model = write(one)
         const say = async (own: Engine, prompts: number[][]) => {
-          const open = await openModel(own, model, { tokens: 24, cache: 80 })
+          const open = await openModel(own, model, { batchTokens: 24, cache: 80 })
           if (own === small && !(await open.stays())) streamed++
           const said = await generateIds(open, prompts, { maxTokens: 4, eosTokenIds: new Set([2]) })
           await open.close()

@@ -105,6 +105,17 @@ describe('the command line', () => {
     })
   })
 
+  test.each([
+    ['methods', 'flap,bi', ['score', 'm', '--data', 'x', '--out', 'y', '--methods', 'flap,bi']],
+    ['layers', '0-3,7', ['score', 'm', '--methods', 'flap', '--layers', '0-3,7']],
+    ['alphas', '1,2', ['manu', 'm', '--forget', 'f', '--retain', 'r', '--sweep', '1,2']],
+    ['weights', 'abs=2,rms=1', ['manu', 'm', '--forget', 'f', '--retain', 'r', '--weights', 'abs=2,rms=1']],
+  ])('takes a list of %s separated by spaces, not by commas', async (_, found, args) => {
+    const { code, stderr } = await cli(...args)
+    expect(code).toBe(2)
+    expect(stderr).toContain(`"${found}"`)
+  })
+
   test('has help for every verb that ends with an example of it, and says --json', () => {
     const verbs = (command: Command): Command[] =>
       command.commands.length === 0 ? [command] : command.commands.flatMap(verbs)

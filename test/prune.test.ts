@@ -133,7 +133,7 @@ describe('FLAP', () => {
     // Scoring a compact model works on its own widths.
     if (options.bias) {
       const out = join(folder, 'of-compact')
-      await score(engine, compact.out, { methods: ['wanda'], data, samples: 4, out, overwrite: true })
+      await score(engine, compact.out, { methods: ['wanda'], data, limit: 4, out, overwrite: true })
     }
   })
 
@@ -202,7 +202,7 @@ describe('single weights', () => {
 describe('SparseGPT', () => {
   const gram = join(folder, 'gram')
   beforeAll(() =>
-    score(engine, base, { methods: ['gram'], data, samples: 32, layers: [1], out: gram }).then(() => undefined),
+    score(engine, base, { methods: ['gram'], data, limit: 32, layers: [1], out: gram }).then(() => undefined),
   )
 
   test.each([{ sparsity: 0.5 }, { pattern: '2:4' }])('is what float64 gives, with %j', async (options) => {
@@ -317,7 +317,7 @@ describe('blocks', () => {
     const { blocks } = await foretold({ method: 'angular', remove: 3 })
     expect(blocks).toEqual([first, first + 1, first + 2])
     const ablation = join(folder, 'ablation')
-    await score(engine, base, { methods: ['ablation'], data, samples: 4, out: ablation })
+    await score(engine, base, { methods: ['ablation'], data, limit: 4, out: ablation })
     const by = await foretold({ method: 'ablation', remove: 7, scores: ablation })
     expect(by.blocks).toHaveLength(7)
   })
@@ -343,7 +343,7 @@ describe('prune', () => {
     await refused({ method: 'magnitude', layout: 'compact' }, /only heads, neurons and blocks/)
     await refused({ method: 'flap', scores: undefined }, /needs a score file/)
     await refused({ method: 'wanda', keepRatio: 0.5 }, /keepRatio is not one of wanda; it belongs to flap, wanda-sp/)
-    await refused({ method: 'bi', tokens: 'all' }, /tokens is not one of bi; it belongs to ablation/)
+    await refused({ method: 'bi', positions: 'all' }, /positions is not one of bi; it belongs to ablation/)
     await refused({ method: 'taylor' as 'bi' }, /"taylor" was found/)
     await refused({ method: 'ablation' }, /no importance\/all; they were made with flap, wanda/, 'MISSING_TENSOR')
     const mistral = join(folder, 'mistral')

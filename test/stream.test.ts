@@ -42,7 +42,7 @@ describe('a model larger than the memory', () => {
     const ids = Array.from({ length: 20 }, (_, i) => [1, 4 + i, 14, 4 + i, 15])
     const options = { maxTokens: 3, eosTokenIds: new Set([2]) }
     const say = async (own: Engine, tokens: number) => {
-      const model = await openModel(own, base, { tokens, cache: 160 })
+      const model = await openModel(own, base, { batchTokens: tokens, cache: 160 })
       const passes: number[] = []
       const said = await generateIds(model, ids, { ...options, onPass: (count) => passes.push(count) })
       await model.close()
@@ -57,7 +57,7 @@ describe('a model larger than the memory', () => {
   test('gives the same logits and residual streams', async () => {
     const ids = [1, 7, 8, 9, 41, 5, 6, 10]
     const run = async (own: Engine) => {
-      const model = await openModel(own, base, { tokens: 8 })
+      const model = await openModel(own, base, { batchTokens: 8 })
       const pass = await model.run(model.pack([ids]), { logits: true, hidden: true })
       await model.close()
       return pass

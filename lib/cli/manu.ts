@@ -24,6 +24,7 @@ import {
   dryRun,
   images,
   json,
+  list,
   memory,
   overwrite,
   real,
@@ -32,7 +33,6 @@ import {
   seed,
   wholeNumber,
   wholeNumbers,
-  words,
 } from './options.js'
 import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
@@ -44,29 +44,38 @@ export function addManu(program: Command): void {
     program,
     'manu',
     'unlearn a data set without training, by zeroing the neurons that respond to it (MANU)',
-    'weightsmith manu ./llava --forget forget.jsonl --retain retain.jsonl --sweep 1,2,3,5 --max-retain-drop 1 --out ./unlearned',
+    'weightsmith manu ./llava ./unlearned --forget forget.jsonl --retain retain.jsonl --sweep 1 2 3 5 --max-retain-drop 1',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
+    .argument('[out]', 'the folder to write; with --sweep, a folder of checkpoints (default: none, only evaluate)')
     .requiredOption('--forget <files...>', '.jsonl files with examples to forget; those with an "image" are multimodal')
     .requiredOption('--retain <files...>', '.jsonl files with examples to retain')
     .option('--utility <files...>', '.jsonl files with further examples to evaluate before and after')
     .addOption(images('the folder of each data file'))
-    .option('--out <folder>', 'the checkpoint folder to write; with --sweep, a folder of checkpoints')
     .addOption(new Option('--mode <name>', 'how neurons are scored').choices(manuModes).default('code'))
     .addOption(
       realNumber('--alpha', 'percentage of neurons to zero, in the text model and in the vision encoder')
         .default(2)
         .conflicts('sweep'),
     )
-    .option('--sweep <list>', 'several values of alpha, such as 1,2,3,5,10, from one measurement', alphas)
+    .addOption(
+      list('--sweep <numbers...>', 'several values of alpha, such as 1 2 3 5 10, from one measurement', (word) => [
+        real('sweep', word),
+      ]),
+    )
     .addOption(
       realNumber(
         '--max-retain-drop',
         'write only the largest alpha that lowers exact match on retain by at most this many percentage points',
       ),
     )
-    .option('--layers <list>', 'last3, all, or numbers such as 0-3,7 (default: last3; all in paper mode)', layersOf)
-    .option('--weights <list>', 'weights of the statistics in the score, such as abs=2,freq=0,var=2,rms=2', weightsOf)
+    .option('--layers <which...>', 'last3, all, or numbers such as 0-3 7 (default: last3; all in paper mode)')
+    .addOption(
+      new Option(
+        '--weights <pairs...>',
+        'weights of the statistics in the score, such as abs=2 freq=0 var=2 rms=2',
+      ).argParser(withWeight),
+    )
     .addOption(realNumber('--tau', 'activation threshold on |z|').default(0.1))
     .addOption(
       new Option('--statistics <name>', 'aggregate over all tokens (stream), or by batch as the published code does')
@@ -79,10 +88,8 @@ export function addManu(program: Command): void {
     .option('--compact', 'remove neurons from the tensors instead of zeroing them')
     .option('--compare', 'also evaluate with as many random neurons and with those of the smallest weights zeroed')
     .option('--no-evaluate', 'skip the evaluation before and after')
-    .option('--scores <file>', 'cache of the measurements: read if it exists, written otherwise')
-    .addOption(
-      wholeNumber('--eval-samples', 'number of examples of each set to evaluate, chosen by the seed (default: all)'),
-    )
+    .option('--cache <file>', 'cache of the measurements: read if it exists, written otherwise')
+    .addOption(wholeNumber('--limit', 'number of examples of each set to evaluate, chosen by the seed (default: all)'))
     .addOption(seed('random seed of the samples and of the random neurons'))
     .addOption(report())
     .addOption(memory())
@@ -93,13 +100,21 @@ export function addManu(program: Command): void {
     .action(run)
 }
 
-type Flags = Common & Reported & ManuOptions & { sweep?: number[]; compatPoolLayers?: boolean }
+type Flags = Common &
+  Reported &
+  Omit<ManuOptions, 'layers'> & { sweep?: number[]; layers?: string[]; compatPoolLayers?: boolean }
 
-async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags): Promise<void> {
+async function run(
+  model: string,
+  out: string | undefined,
+  { sweep, layers, compatPoolLayers, ...flags }: Flags,
+): Promise<void> {
   const found = await withEngine('manu', flags, (engine, progress) =>
     manu(engine, model, {
       ...flags,
+      out,
       alpha: sweep ?? flags.alpha,
+      layers: layers && layersOf(layers),
       poolLayers: compatPoolLayers,
       signal,
       onProgress: progress.show,
@@ -109,22 +124,16 @@ async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags):
   printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
-function alphas(list: string): number[] {
-  return words(list).map((word) => real('sweep', word))
+function layersOf(words: readonly string[]): Layers {
+  const [first] = words
+  if (words.length === 1 && (first === 'all' || first === 'last3')) return first
+  return words.flatMap(wholeNumbers('layers'))
 }
 
-function layersOf(list: string): Layers {
-  return list === 'all' || list === 'last3' ? list : wholeNumbers('layers')(list)
-}
-
-function weightsOf(list: string): Record<string, number> {
-  return Object.fromEntries(
-    words(list).map((word) => {
-      const [name = '', value = ''] = word.split('=')
-      if (parts.some((part) => part === name)) return [name, real('weights', value)]
-      throw wrongOption('weights', `such as abs=2,rms=1 with ${parts.join(', ')}`, word)
-    }),
-  )
+function withWeight(word: string, before: Record<string, number> = {}): Record<string, number> {
+  const [, name = '', value = ''] = /^(\w+)=(.+)$/.exec(word) ?? []
+  if (parts.some((part) => part === name) && Number.isFinite(Number(value))) return { ...before, [name]: Number(value) }
+  throw wrongOption('weights', `such as abs=2 rms=1 with ${parts.join(', ')}`, word)
 }
 
 function forecastText(forecast: ManuForecast): string {

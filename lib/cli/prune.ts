@@ -46,7 +46,7 @@ export function addPrune(program: Command): void {
     .option('--no-bias', 'flap: add no bias that compensates for pruned inputs')
     .addOption(wholeNumber('--remove', 'bi, angular, ablation: number of blocks to remove (default: 1)'))
     .addOption(
-      new Option('--tokens <which>', 'ablation: take the loss over all tokens or over those of answers').choices([
+      new Option('--positions <which>', 'ablation: take the loss over all tokens or over those of answers').choices([
         'all',
         'answer',
       ]),

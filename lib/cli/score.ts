@@ -11,6 +11,7 @@ import {
   dryRun,
   images,
   json,
+  list,
   memory,
   overwrite,
   realNumber,
@@ -18,7 +19,6 @@ import {
   seed,
   wholeNumber,
   wholeNumbers,
-  words,
 } from './options.js'
 import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
@@ -27,21 +27,17 @@ export function addScore(program: Command): void {
     program,
     'score',
     'measure the importance of layers, neurons, heads and weights, for prune',
-    'weightsmith score ./base --method flap,bi --data train.jsonl --out base.scores',
+    'weightsmith score ./base --methods flap bi --data train.jsonl --out base.scores',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
-    .requiredOption(
-      '--method <names>',
-      `one or more of ${[...scoreMethods.keys()].join(', ')}, separated by commas`,
-      words,
-    )
+    .requiredOption('--methods <names...>', `one or more of ${[...scoreMethods.keys()].join(', ')}`)
     .option('--data <file>', 'a .jsonl file with one {"prompt": ..., "answer": ...} or {"text": ...} per line')
     .addOption(images())
     .option('--out <file>', 'the score file to write')
-    .option('--layers <list>', 'layers to measure, such as 0-3,7 (default: all)', wholeNumbers('layers'))
+    .addOption(list('--layers <numbers...>', 'layers to measure, such as 0-3 7 (default: all)', wholeNumbers('layers')))
     .addOption(realNumber('--tau', 'activation threshold on |x|').default(0.1))
-    .addOption(wholeNumber('--tokens', 'tokens per forward pass (default: 1024)'))
-    .addOption(wholeNumber('--samples', 'number of data lines to use, chosen by the seed (default: all)'))
+    .addOption(wholeNumber('--batch-tokens', 'tokens per forward pass (default: 1024)'))
+    .addOption(wholeNumber('--limit', 'number of data lines to use, chosen by the seed (default: all)'))
     .addOption(seed('random seed of the choice of lines'))
     .addOption(memory())
     .addOption(device())
@@ -53,12 +49,9 @@ export function addScore(program: Command): void {
     .action(run)
 }
 
-async function run(
-  model: string,
-  flags: Common & Reported & Omit<ScoreOptions, 'methods'> & { method: string[] },
-): Promise<void> {
+async function run(model: string, flags: Common & Reported & ScoreOptions): Promise<void> {
   const done = await withEngine('score', flags, async (engine, progress) => {
-    const found = await score(engine, model, { ...flags, methods: flags.method, signal, onProgress: progress.show })
+    const found = await score(engine, model, { ...flags, signal, onProgress: progress.show })
     if (!('forecast' in found)) {
       await writeReport(flags, async () => scorePage(found, await openScores(engine, found.out)))
     }

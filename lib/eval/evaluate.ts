@@ -222,7 +222,7 @@ async function estimateOf(
     const promptTokens = set.total - set.most * set.examples
     return estimateGeneration(model, { sequences: set.examples, promptTokens, maxTokens: set.most, together, reads })
   }
-  const tokens = Math.min(model.tokens, set.total)
+  const tokens = Math.min(model.batchTokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
   return (run * model.spec.language.layers.length * set.total) / tokens + load * reads
 }

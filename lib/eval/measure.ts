@@ -79,7 +79,7 @@ async function losses(
     }
     return tokens
   }
-  const batches = packed(pieces, { rowsOf: ({ ids }) => rowsOf(model.spec, ids), limit: model.tokens })
+  const batches = packed(pieces, { rowsOf: ({ ids }) => rowsOf(model.spec, ids), limit: model.batchTokens })
   // All together, so that a model larger than the memory is read once; but images are held for one batch at a time.
   for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {
     const tokens: Token[][] = []
@@ -115,7 +115,7 @@ async function matches(
   let done = 0
   const rows = ({ prompt }: Asked) => rowsOf(model.spec, prompt) + most
   // Images are read for a batch at a time.
-  for (const batch of loader.isEmpty ? [lines] : packed(lines, { rowsOf: rows, limit: model.tokens })) {
+  for (const batch of loader.isEmpty ? [lines] : packed(lines, { rowsOf: rows, limit: model.batchTokens })) {
     const prompts = await Promise.all(batch.map((line) => loader.sequence(line.prompt, line)))
     const continuations = await generateIds(model, prompts, {
       maxTokens: most,
@@ -167,7 +167,7 @@ async function choices({ model, loader, check, step }: EvalJob, questions: reado
   let tokens = 0
   const batches = packed(all, {
     rowsOf: ({ prompt, answer }) => rows(prompt) + answer.length,
-    limit: model.tokens,
+    limit: model.batchTokens,
   })
   // As for losses: all together, but with images a batch at a time.
   for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {

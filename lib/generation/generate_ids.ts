@@ -101,7 +101,7 @@ export async function generateIds(
   }
   const results: Continuation[] = []
   // Where weights are read from files again and again, all that the cache has room for goes through a part at a time.
-  const room = (await model.stays()) ? model.tokens : Number.POSITIVE_INFINITY
+  const room = (await model.stays()) ? model.batchTokens : Number.POSITIVE_INFINITY
   let said = 0
   const rows = new Rows(model.cache)
   let growing: Growing[] = []
@@ -174,9 +174,9 @@ export async function generateIds(
       tokens.slice(0, -1).map(({ target: _, ...token }, i) => ({ ...token, start, row: start + i })),
     )
     const passes =
-      asked.length + rest.length <= model.tokens
+      asked.length + rest.length <= model.batchTokens
         ? [{ tokens: [...asked, ...rest], wanted: { outputs: asked.length, copies } }]
-        : passesOf(rest, asked, copies, model.tokens)
+        : passesOf(rest, asked, copies, model.batchTokens)
     const best = (await model.runAll(passes, { check })).flatMap((pass) => [...pass.best])
     said += asked.length
     onPass?.(said)

@@ -91,7 +91,7 @@ export async function prune(
   const { method, layout = 'masked' } = choice
   const kind = checkChoice(choice)
   const checkpoint = await checkpointOf(engine, path)
-  const { spec } = modelOf(engine, checkpoint, { tokens: 1 })
+  const { spec } = modelOf(engine, checkpoint, { batchTokens: 1 })
   const target = await checkOutput(out, [checkpoint], { overwrite, resume })
   return engine.use(async (host) => {
     const scores = choice.scores === undefined ? undefined : await readScores(host.addon, choice.scores, checkpoint)
@@ -154,7 +154,7 @@ const belongs = {
   metric: ['flap'],
   bias: ['flap', 'wanda-sp'],
   remove: ['blocks'],
-  tokens: ['ablation'],
+  positions: ['ablation'],
 } as const
 
 function methodsOf(those: readonly string[]): string[] {

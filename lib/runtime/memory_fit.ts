@@ -41,7 +41,7 @@ export async function fitModel(
   let first: { model: Model; fit: ModelFit } | undefined
   for (let share = 1; ; share /= 2) {
     const layout = await engine.use(async ({ memory }) => layoutFor(spec, memory * share, longest, total))
-    const model = modelOf(engine, checkpoint, cached ? layout : { tokens: layout.tokens })
+    const model = modelOf(engine, checkpoint, { batchTokens: layout.tokens, ...(cached && { cache: layout.cache }) })
     const least = layout.tokens === longest && layout.cache === longest
     try {
       const { bytes, parts, reads } = await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })
@@ -83,7 +83,7 @@ export async function estimateGeneration(
   asked: { sequences: number; promptTokens: number; maxTokens: number; together: number; reads: number },
 ): Promise<number> {
   const { spec } = model
-  const together = Math.max(1, Math.min(asked.sequences, asked.together, model.tokens))
+  const together = Math.max(1, Math.min(asked.sequences, asked.together, model.batchTokens))
   const elements = ([, shape]: readonly [string, readonly number[]]) => shape.reduce((a, b) => a * b, 1)
   const weights = (names: ReadonlySet<string>) =>
     [...spec.tensors].filter(([name]) => names.has(name)).reduce((sum, tensor) => sum + elements(tensor), 0)
@@ -91,7 +91,7 @@ export async function estimateGeneration(
   const layer = weights(tensorsOf(spec, { enter: false, first: 0, end: 1, leave: false }))
   const head = weights(tensorsOf(spec, { enter: false, first: depth, end: depth, leave: true }))
   const tokensOf = (count: number) => Array.from({ length: count }, (_, row) => ({ id: 0, start: row, row }))
-  const ahead = Math.min(asked.promptTokens, model.tokens)
+  const ahead = Math.min(asked.promptTokens, model.batchTokens)
   const prompts = await model.paceOf(tokensOf(ahead))
   const each = await model.paceOf(tokensOf(together))
   const passes = Math.ceil(asked.sequences / together) * asked.maxTokens

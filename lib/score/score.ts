@@ -40,10 +40,10 @@ export interface ScoreOptions {
   layers?: readonly number[] | undefined
   /** Neurons count as active where |x| > tau. Defaults to 0.1. */
   tau?: number | undefined
-  /** Tokens a pass. Defaults to 1,024, or what the longest line has. */
-  tokens?: number | undefined
-  /** So many lines of the data, chosen by `seed`. Defaults to all. */
-  samples?: number | undefined
+  /** Tokens of a forward pass. Defaults to 1,024, or what the longest line has. */
+  batchTokens?: number | undefined
+  /** Number of lines of the data to use, chosen by `seed`. Defaults to all. */
+  limit?: number | undefined
   /** Defaults to 0. */
   seed?: number | undefined
   /**
@@ -102,9 +102,9 @@ export async function score(
   path: string,
   options: ScoreOptions,
 ): Promise<ScoreReport | DryRun<ScoreForecast>> {
-  const { data, out, tau = 0.1, samples, seed = 0, dryRun = false, overwrite = false, signal, onProgress } = options
+  const { data, out, tau = 0.1, limit, seed = 0, dryRun = false, overwrite = false, signal, onProgress } = options
   const begin = performance.now()
-  for (const name of ['samples', 'tokens'] as const) {
+  for (const name of ['limit', 'batchTokens'] as const) {
     const value = options[name]
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
       throw wrongOption(name, 'a whole number from 1', value)
@@ -124,15 +124,15 @@ export async function score(
     )
   }
   const checkpoint = await checkpointOf(engine, path)
-  const probe = modelOf(engine, checkpoint, { tokens: 1 })
+  const probe = modelOf(engine, checkpoint, { batchTokens: 1 })
   const layers = checkLayers(options.layers, probe, path)
   const read =
     data === undefined || needing === undefined
       ? undefined
-      : await readSequences(engine, { model: probe, checkpoint }, { file: data, images: options.images, samples, seed })
+      : await readSequences(engine, { model: probe, checkpoint }, { file: data, images: options.images, limit, seed })
   const sequences = read?.sequences ?? []
   const longest = sequences.reduce((most, { length }) => Math.max(most, length), 1)
-  const model = modelOf(engine, checkpoint, { tokens: Math.max(longest, options.tokens ?? usualTokens) })
+  const model = modelOf(engine, checkpoint, { batchTokens: Math.max(longest, options.batchTokens ?? usualTokens) })
   try {
     const batches = batchesOf(model, sequences)
     const kept = new SavedArrays()
@@ -175,7 +175,7 @@ export async function score(
     }
     const place = `${resolve(out)}.resume`
     const run = createHash('sha256')
-      .update(JSON.stringify([info, model.tokens, parts]))
+      .update(JSON.stringify([info, model.batchTokens, parts]))
       .digest('hex')
     const from = options.resume === true ? await readResumePoint(place, run, kept.arrays) : undefined
     writer = await ScoreWriter.open(out, info, tensors, from !== undefined)

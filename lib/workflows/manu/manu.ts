@@ -17,7 +17,7 @@ import { none, Subject } from './subject.js'
 
 /**
  * Throws ERR_WEIGHTSMITH_ARGUMENT for options, for lines that are both to be forgotten and retained, for a stream that is empty
- * while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED for `scores` of
+ * while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED for a `cache` of
  * another run.
  */
 export function manu(
