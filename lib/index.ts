@@ -28,6 +28,7 @@ export {
 } from './compare/diff.js'
 export type { Message, Prompt } from './data/index.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js'
+export { type BenchOptions, type BenchReport, bench } from './engine/bench.js'
 export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'

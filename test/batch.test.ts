@@ -12,7 +12,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { type BatchJob, batch, Engine, merge, type RecipeInput, verify } from 'weightsmith'
+import { type BatchJob, batch, Engine, merge, type ProgressEvent, type RecipeInput, verify } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, start } from './child.js'
 import { scratch } from './scratch.js'
@@ -61,7 +61,8 @@ describe('a batch', () => {
     const out = fresh('out')
     mkdirSync(join(out, 'taken'), { recursive: true })
     writeFileSync(join(out, 'taken', 'file'), '')
-    const seen: string[] = []
+    const ended: string[] = []
+    const seen: ProgressEvent[] = []
     const report = await batch(
       engine,
       [
@@ -72,7 +73,7 @@ describe('a batch', () => {
         { recipe: mix(0.5), name: 'odd-type', dtype: 'int8' },
         { recipe: mix(1), name: 'last' },
       ],
-      { out, onJob: ({ name }, { done, total }) => seen.push(`${name} ${total}`) && expect(done).toBe(seen.length) },
+      { out, onJob: ({ name }) => ended.push(name), onProgress: (event) => seen.push(event) },
     )
     expect(report.jobs.map(({ name, status, error }) => [name, status, error?.code])).toEqual([
       ['first', 'merged', undefined],
@@ -83,7 +84,8 @@ describe('a batch', () => {
       ['last', 'merged', undefined],
     ])
     expect(report).toMatchObject({ merged: 2, failed: 4 })
-    expect(seen.sort()).toEqual(report.jobs.map(({ name }) => `${name} 6`).sort())
+    expect([...ended].sort()).toEqual(report.jobs.map(({ name }) => name).sort())
+    expect(seen).toEqual(ended.map((item, i) => ({ phase: 'merge', done: i + 1, total: 6, unit: 'jobs', item })))
     expect(norm(join(out, 'last'))).toEqual([3, 6])
     expect(readdirSync(out).sort()).toEqual(['first', 'last', 'taken'])
   })
@@ -247,7 +249,7 @@ describe('a batch that is ended', () => {
       // Each may have a group of 64 outputs waiting for the disk when the first group reaches it.
       jobs: 2,
       signal: stop.signal,
-      onJob: (_, { done }) => done === 64 && stop.abort(),
+      onProgress: ({ done }) => done === 64 && stop.abort(),
     })
     // With `partial` the command line says how to go on.
     const ended = { code: 'ERR_WEIGHTSMITH_ABORTED', name: 'AbortError', partial: out }

@@ -14,7 +14,6 @@ import { checksum, device, dryRun, dtype, json, memory, overwrite, seed, shardSi
 import { type Common, printResult, verb, withEngine } from './verb.js'
 
 const shownJobs = 40
-const lineEveryMilliseconds = 5000
 
 export function addBatch(program: Command): void {
   verb(
@@ -41,8 +40,17 @@ export function addBatch(program: Command): void {
 }
 
 async function run(jobs: string, out: string, flags: Common & Omit<BatchOptions, 'out'>): Promise<void> {
-  const done = await withEngine('batch', flags, (engine) =>
-    batch(engine, jobs, { ...flags, out, signal, onJob: showJobs(flags.json === true) }),
+  const done = await withEngine('batch', flags, (engine, progress) =>
+    batch(engine, jobs, {
+      ...flags,
+      out,
+      signal,
+      onJob: (result) => {
+        if (result.status !== 'failed' || flags.json) return
+        process.stderr.write(`batch: ${result.name} failed: ${printable(why(result))}\n`)
+      },
+      onProgress: progress.show,
+    }),
   )
   printResult(done, { report: text, forecast: forecastText }, flags)
   const failed = 'forecast' in done ? done.forecast.fail : done.failed
@@ -94,16 +102,4 @@ function text(report: BatchReport): string {
 
 function why({ error }: Pick<BatchResult, 'error'>): string {
   return error === undefined ? '' : `${error.message}${error.code === undefined ? '' : ` [${error.code}]`}`
-}
-
-/** Writes a line to stderr for every failure, and one on the progress every few seconds. */
-function showJobs(quiet: boolean): (result: BatchResult, progress: { done: number; total: number }) => void {
-  let last = performance.now()
-  return (result, { done, total }) => {
-    if (quiet) return
-    if (result.status === 'failed') process.stderr.write(`batch: ${result.name} failed: ${printable(why(result))}\n`)
-    if (performance.now() - last < lineEveryMilliseconds) return
-    last = performance.now()
-    process.stderr.write(`batch: ${count(done)} of ${plural(total, 'job')} done\n`)
-  }
 }

@@ -11,6 +11,7 @@ import type { Engine } from '../../engine/engine.js'
 import type { NativeAddon } from '../../native/border.js'
 import type { DryRun } from '../../util/dry_run.js'
 import { codeOf, messageOf, throwIfAborted, WeightsmithError, wrongOption } from '../../util/errors.js'
+import type { ProgressEvent } from '../../util/progress.js'
 import { forecastMerge, type MergeForecast } from '../forecast.js'
 import {
   checkOptions,
@@ -39,8 +40,10 @@ export interface BatchOptions extends Pick<MergeOptions, Shared> {
   resume?: boolean | undefined
   /** Folder that relative paths of job objects start from; those of a file of jobs start from its own folder. */
   folder?: string | undefined
-  /** Called when a job has ended. */
-  onJob?: ((result: BatchResult, progress: { done: number; total: number }) => void) | undefined
+  /** Called with every job that has ended, in the order of their ends. */
+  onJob?: ((result: BatchResult) => void) | undefined
+  /** Jobs that have ended, of all; `item` is the last of them. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 export interface BatchResult {
@@ -274,10 +277,10 @@ class Run {
   }
 
   private optionsOf(job: NamedJob): MergeOptions {
-    const { dtype, seed } = this.options
+    const { dtype, seed, onProgress: _, ...shared } = this.options
     const out = join(this.out, job.name)
     // An unfinished output of a large job is continued, by the same batch too where jobs go on one by one.
-    return { ...this.options, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume: true }
+    return { ...shared, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume: true }
   }
 
   /** Undefined where there is nothing left to do. */
@@ -326,7 +329,9 @@ class Run {
   private finish(job: NamedJob, outcome: Omit<BatchResult, 'name' | 'out'>): void {
     const result = { name: job.name, out: join(this.out, job.name), ...outcome }
     this.results.set(job, result)
-    this.options.onJob?.(result, { done: this.results.size, total: this.jobs.length })
+    this.options.onJob?.(result)
+    const { size: done } = this.results
+    this.options.onProgress?.({ phase: 'merge', done, total: this.jobs.length, unit: 'jobs', item: job.name })
   }
 }
 
