@@ -11,7 +11,8 @@ export const rooms = {
   lib: {
     util: [],
     native: ['util'],
-    checkpoint: ['native', 'util'],
+    'checkpoint/resume': ['native', 'util'],
+    checkpoint: ['checkpoint/resume', 'native', 'util'],
     architectures: ['checkpoint', 'native', 'util'],
     engine: ['checkpoint', 'native', 'util'],
 
@@ -19,8 +20,11 @@ export const rooms = {
     'merge/methods': ['native', 'util'],
     'merge/recipe': ['merge/methods', 'checkpoint', 'native', 'util'],
     'merge/plan': ['merge/recipe', 'merge/methods', 'lora', 'checkpoint', 'native', 'util'],
-    merge: ['merge/plan', 'merge/recipe', 'merge/methods', 'lora', 'engine', 'checkpoint', 'native', 'util'],
-    'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'native', 'util'],
+    merge: [
+      ...['merge/plan', 'merge/recipe', 'merge/methods', 'lora', 'engine'],
+      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
+    'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
 
     'runtime/ops': ['architectures', 'native', 'util'],
     runtime: ['runtime/ops', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
@@ -28,14 +32,14 @@ export const rooms = {
     data: ['data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     generation: ['data', 'data/images', 'runtime', 'engine', 'checkpoint', 'native', 'util'],
     eval: ['generation', 'data', 'data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
-    score: ['data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    score: ['data', 'runtime', 'engine', 'architectures', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     prune: ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     compare: ['score', 'engine', 'checkpoint', 'native', 'util'],
     doctor: ['runtime', 'engine', 'native', 'util'],
 
     'workflows/imm': [
       ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'data'],
-      ...['engine', 'checkpoint', 'native', 'util'],
+      ...['engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     report: ['workflows/imm', 'workflows/manu', 'prune', 'compare', 'eval', 'score', 'checkpoint', 'native', 'util'],

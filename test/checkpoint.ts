@@ -1,6 +1,7 @@
 /** Small helpers that read and write safetensors in tests, independent of the code under test. */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { math } from './math.js'
 
 export interface Raw {
   dtype: string
@@ -92,12 +93,12 @@ export function bf16(numbers: ArrayLike<number>, shape = [numbers.length]): Raw 
 /** The rule of make_forward.py: numbers in [-0.25, 0.25) from a hash of name and index; weights of norms lie around 1. */
 export function fill(name: string, shape: number[]): Float32Array {
   let hashed = 2166136261
-  for (const byte of Buffer.from(name)) hashed = Math.imul(hashed ^ byte, 16777619) >>> 0
+  for (const byte of Buffer.from(name)) hashed = math.imul(hashed ^ byte, 16777619) >>> 0
   const around = shape.length === 1 && name.includes('norm') && name.endsWith('weight') ? 1 : 0
   return Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => {
-    let x = (Math.imul(i, 0x9e3779b1) + hashed) >>> 0
-    x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0
-    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35) >>> 0
+    let x = (math.imul(i, 0x9e3779b1) + hashed) >>> 0
+    x = math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0
+    x = math.imul(x ^ (x >>> 13), 0xc2b2ae35) >>> 0
     return ((x ^ (x >>> 16)) >>> 0) / 2 ** 33 - 0.25 + around
   })
 }

@@ -13,6 +13,7 @@ import {
   noTarget,
   packedBytes,
 } from '../lib/runtime/index.js'
+import { math } from './math.js'
 import { uniform } from './random.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
@@ -245,7 +246,7 @@ export const opCases: readonly OpCases[] = [
         read: 3,
         want: () =>
           x.map((value, i) => {
-            const { start, row } = places[Math.floor(i / width)]!
+            const { start, row } = places[math.floor(i / width)]!
             const position = row - start + offset
             return value + (position < positions ? scale * values[position * width + (i % width)]! : 0)
           }),
@@ -269,7 +270,7 @@ export const opCases: readonly OpCases[] = [
         read: 3,
         want: () =>
           Array.from(x, (value, i) => {
-            const { start, row } = places[Math.floor(i / width)]!
+            const { start, row } = places[math.floor(i / width)]!
             return start === row ? values[i % width]! : value
           }),
         tolerance: 0,
@@ -321,8 +322,8 @@ export const opCases: readonly OpCases[] = [
       const x = numbers(places.length * heads * size, 8)
       const frequencies = Float64Array.from({ length: size / 2 }, (_, i) => 10000 ** ((-2 * i) / size))
       const angles = Float32Array.from(
-        Array.from({ length: Math.max(...lengths) }, (_, position) =>
-          [...frequencies].flatMap((f) => [Math.cos(position * f), Math.sin(position * f)]),
+        Array.from({ length: math.max(...lengths) }, (_, position) =>
+          [...frequencies].flatMap((f) => [math.cos(position * f), math.sin(position * f)]),
         ).flat(),
       )
       const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
@@ -348,7 +349,7 @@ export const opCases: readonly OpCases[] = [
         read: 2,
         want: () =>
           cache.map((value, i) => {
-            const from = rows.indexOf(Math.floor(i / width))
+            const from = rows.indexOf(math.floor(i / width))
             return from < 0 ? value : x[from * width + (i % width)]!
           }),
         tolerance: 0,
@@ -386,7 +387,7 @@ export const opCases: readonly OpCases[] = [
       ]
       const tokens = tokenTable(places.map(({ start, row }) => [0, start, row]))
       const sees = places.map(({ start, row }) => ({
-        first: window > 0 ? Math.max(start, row + 1 - window) : start,
+        first: window > 0 ? math.max(start, row + 1 - window) : start,
         last: sequenceLength > 0 ? start + sequenceLength - 1 : row,
       }))
       const at = { rows, heads, numKvHeads, size, scale: size ** -0.5, window, sequenceLength }

@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
+import { batch, Engine, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, over, start, until } from './child.js'
 import { scratch } from './scratch.js'
@@ -199,6 +199,7 @@ describe('an unfinished output', () => {
       ['recipe', {}, { ...recipe, parameters: { lambda: 0.5 } }],
       ['type', { dtype: 'float32' }, recipe],
       ['shard size', { shardSize: '3MB' }, recipe],
+      ['recipe: parameters differs', { journalEvery: '256MiB' }, { ...recipe, parameters: { lambda: 0.5 } }],
     ]
     for (const [what, more, other] of others) {
       await expect(merge(engine, other, { out, ...options, ...more, resume: true })).rejects.toMatchObject({
@@ -224,6 +225,19 @@ describe('an unfinished output', () => {
     utimesSync(file, 0, 1e9)
     await merge(engine, recipe, { out, ...options, resume: true })
     expectSame(out)
+  })
+
+  test('is continued or refused by a batch, which discards it with overwrite', async () => {
+    const out = fresh('batch')
+    await interrupted(join(out, 'job'))
+    const jobs = [{ recipe, name: 'job', seed: 1 }]
+    const refused = await batch(engine, jobs, { out })
+    expect(refused.jobs[0]).toMatchObject({
+      status: 'failed',
+      error: { code: 'ERR_WEIGHTSMITH_RESUME', message: expect.stringMatching(/another seed .*overwrite/) },
+    })
+    expect((await batch(engine, jobs, { out, overwrite: true })).merged).toBe(1)
+    expect(readdirSync(out)).toEqual(['job'])
   })
 
   test('whose journal was torn, is of another run, or says what cannot be, is still completed', async () => {

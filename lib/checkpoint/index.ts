@@ -14,11 +14,13 @@ export {
   storedAs,
   torchName,
 } from './dtypes.js'
+export { inputsOf, refuseChanged } from './inputs.js'
 export { inside } from './inside.js'
 export { withLayerTypes } from './layer_types.js'
 export { layerChange, layerLists } from './layers.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export {
+  areThere,
   describeInputs,
   deviceOf,
   fileEntry,
@@ -48,9 +50,8 @@ export {
   openCheckpoint,
   textConfig,
 } from './open.js'
-export { noteProgress, readProgress } from './progress.js'
+export { soundProgress } from './progress.js'
 export { type Quantisation, quantisationNamed, refuseQuantised } from './quantised.js'
-export { replaceFile } from './replace.js'
 export { resolveModel } from './resolve.js'
 export { refuseDifferent } from './same.js'
 export { Sink } from './sink.js'
@@ -59,4 +60,3 @@ export { checkDisk, checkOutput, Stage } from './stage.js'
 export { commonTemplate } from './templates.js'
 export { headOf, isHead, storesEmbedding, tiesEmbeddings } from './ties.js'
 export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'
-export { digest, inputsOf, refuseChanged, type Unfinished } from './unfinished.js'

@@ -43,7 +43,7 @@ export function addScore(program: Command): void {
     .addOption(device())
     .option('--resume', 'continue an interrupted run with the same options; start from scratch if there is none')
     .addOption(dryRun())
-    .addOption(overwrite('replace an existing score file'))
+    .addOption(overwrite('replace an existing score file, or discard an unfinished one'))
     .addOption(report())
     .addOption(json())
     .action(run)

@@ -4,15 +4,8 @@
  */
 
 import { join } from 'node:path'
-import {
-  type Checkpoint,
-  describeInputs,
-  digest,
-  inputsOf,
-  refuseChanged,
-  Stage,
-  type Unfinished,
-} from '../checkpoint/index.js'
+import { type Checkpoint, describeInputs, inputsOf, refuseChanged, Stage } from '../checkpoint/index.js'
+import { digest, type Run } from '../checkpoint/resume/index.js'
 import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeReport } from '../native/border.js'
 import { untilDone } from '../native/job.js'
 import { version } from '../native/version.js'
@@ -100,14 +93,15 @@ async function openStages(
   const bytes = outputs.reduce((sum, { plan }) => sum + plan.layout.bytes, 0)
   // What takes no longer than a note is rather begun again.
   const noted = bytes > every
-  const runs = noted ? outputs.map((output) => describeRun(output, checkpoints, settings)) : []
-  const journal = { path: '', run: digest(runs), resume: false, every }
-  for (const [i, { target }] of outputs.entries()) {
-    const run = runs[i] && { facts: runs[i], journal }
-    stages.push(await Stage.create(addon, target, { sync, resume, overwrite, ...(run && { run }) }))
+  const describe = (output: Target) => describeRun(output, checkpoints, settings)
+  const runs = noted ? outputs.map(describe) : undefined
+  const journal = runs && { path: '', run: digest(runs), resume: false, every }
+  for (const [i, output] of outputs.entries()) {
+    const run = () => runs?.[i] ?? describe(output)
+    stages.push(await Stage.create(addon, output.target, { sync, resume, overwrite, run, noted, journal }))
   }
-  journal.resume = stages.every(({ resumed }) => resumed)
-  return noted ? journal : undefined
+  if (journal) journal.resume = stages.every(({ resumed }) => resumed)
+  return journal
 }
 
 /** Everything that decides about the bytes of the weights. */
@@ -115,7 +109,7 @@ function describeRun(
   { recipe, plan }: Target,
   checkpoints: ReadonlyMap<string, Checkpoint>,
   { seed, shardSize }: Settings,
-): Unfinished {
+): Run {
   const rows = plan.tensors.map(({ name, dtype, shape, origins, program, coefficients }) => [
     [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
     origins.map(({ checkpoint, tensor }) =>
@@ -125,14 +119,13 @@ function describeRun(
     ),
   ])
   return {
-    format: 1,
-    version,
-    recipe: recipe.input,
-    seed,
-    dtype: typeName(plan),
-    shardSize,
-    plan: digest(rows),
+    verb: 'merge',
+    facts: {
+      'version of Weightsmith': version,
+      ...{ recipe: recipe.input, seed, type: typeName(plan), 'shard size': shardSize },
+    },
     inputs: inputsOf(checkpoints.values()),
+    plan: digest(rows),
   }
 }
 

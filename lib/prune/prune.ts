@@ -81,7 +81,7 @@ export async function prune(
     out,
     overwrite,
     resume = false,
-    journalEvery,
+    journalEvery = 2 ** 28,
     dryRun = false,
     signal,
     onProgress,

@@ -1,5 +1,6 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
+export type { WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
 export type { Pass, Pixels, Token, Wanted } from './forward_pass.js'
 export {
@@ -12,7 +13,7 @@ export {
   type SamplingParams,
   tokenWords,
 } from './kernels.js'
-export type { LayerwiseOptions, Observers, ResumePoint } from './layerwise_pass.js'
+export type { LayerwiseOptions, Observers, PassState } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
 export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
 export { rowsOf, type Sequence } from './pack.js'

@@ -6,7 +6,7 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
-import { ActivationStore } from './activation_store.js'
+import { ActivationStore, type WaitingRows } from './activation_store.js'
 import type { Pass, PassOptions, Token, Wanted, WeightSums } from './forward_pass.js'
 import type { Partition } from './partition.js'
 import type { StatisticSpec, Tap } from './statistics.js'
@@ -29,10 +29,10 @@ export interface Observers {
 }
 
 /** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
-export interface ResumePoint {
+export interface PassState {
   partition: number
   batch: number
-  streams(): AsyncIterable<[number, Float32Array<ArrayBuffer>]>
+  streams: ReadonlyMap<number, WaitingRows>
 }
 
 export interface LayerwiseOptions {
@@ -53,12 +53,12 @@ export interface LayerwiseOptions {
   /** Called before every pass; what it throws ends the layerwise pass. */
   check?: (() => void) | undefined
   /** Where an earlier layerwise pass of the same kind stood. */
-  from?: ResumePoint | undefined
+  from?: PassState | undefined
   /**
    * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
    * are made it can do so between partitions alone.
    */
-  onResumePoint?: ((point: ResumePoint, last: boolean) => Promise<void>) | undefined
+  onState?: ((state: PassState, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
   onStep?: ((done: number, total: number) => void) | undefined
 }
@@ -102,7 +102,7 @@ export async function layerwisePass(
   options: LayerwiseOptions,
 ): Promise<void> {
   const { spec } = model
-  const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onResumePoint, from } = options
+  const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onState, from } = options
   const { depth = spec.language.layers.length } = options
   const partitions = model.partitions.filter(
     ({ enter, first }) => enter || first < depth || depth >= spec.language.layers.length,
@@ -118,16 +118,13 @@ export async function layerwisePass(
   let warm: Promise<void> | undefined
   const grams = observers.some((one) => one.grams !== undefined)
   /** What is done of a batch cannot be told apart from the rest of it. */
-  let between: ResumePoint | undefined
-  const stand = (partition: number, batch: number): ResumePoint => ({
-    partition,
-    batch,
-    async *streams() {
-      for (const key of streams.keys()) yield [key, await streams.get(key)]
-    },
-  })
+  let between: { partition: number; batch: number } | undefined
+  const report = async (last: boolean) => {
+    if (between === undefined || (between.partition === 0 && between.batch === 0)) return
+    await onState?.({ ...between, streams: streams.entries() }, last)
+  }
   try {
-    for await (const [key, rows] of from?.streams() ?? []) await streams.put(key, rows)
+    for (const [key, { values }] of from?.streams ?? []) await streams.put(key, await values())
     for (const [number, partition] of partitions.entries()) {
       const begun = from !== undefined && number <= from.partition
       if (begun && number < from.partition) {
@@ -136,7 +133,7 @@ export async function layerwisePass(
           firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
         continue
       }
-      if (!begun) between = stand(number, 0)
+      if (!begun) between = { partition: number, batch: 0 }
       check?.()
       const loaded = await model.load(partition)
       await warm
@@ -148,8 +145,8 @@ export async function layerwisePass(
           done += firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
           continue
         }
-        if (!grams || batch === 0) between = stand(number, batch)
-        if (between !== undefined && done > 0) await onResumePoint?.(between, false)
+        if (!grams || batch === 0) between = { partition: number, batch }
+        await report(false)
         /** Streams that sets begin with, in this partition. */
         const begins = new Map<number, Float32Array<ArrayBuffer>>()
         const waits = (layer: number) =>
@@ -183,7 +180,7 @@ export async function layerwisePass(
       for (const { grams } of observers) if (grams) await loaded.grams(grams.add)
     }
   } catch (error) {
-    if (between !== undefined && (between.partition > 0 || between.batch > 0)) await onResumePoint?.(between, true)
+    await report(true)
     throw error
   } finally {
     warming.abort()

@@ -1,8 +1,8 @@
 /** `score`: what a model's weights and activations say about the importance of its parts, in a file that prune reads. */
 
-import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { ResumePoint } from '../checkpoint/resume/index.js'
 import { type Batch, batchesOf, readSequences } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { version } from '../native/version.js'
@@ -14,14 +14,13 @@ import type { ProgressEvent } from '../util/progress.js'
 import {
   chosenMethods,
   fingerprint,
-  readResumePoint,
   readScores,
-  removeResumePoint,
+  restoreScores,
   SavedArrays,
   type ScoreInfo,
   type Scores,
   ScoreWriter,
-  writeResumePoint,
+  saveScores,
 } from './index.js'
 
 export interface ScoreOptions {
@@ -52,7 +51,7 @@ export interface ScoreOptions {
    * parts of the model.
    */
   resume?: boolean | undefined
-  /** Replace an existing file. */
+  /** Replace an existing file, and discard an unfinished one. */
   overwrite?: boolean | undefined
   /** Check everything and estimate the cost, but write nothing. */
   dryRun?: boolean | undefined
@@ -174,10 +173,15 @@ export async function score(
       device: report.device,
     }
     const place = `${resolve(out)}.resume`
-    const run = createHash('sha256')
-      .update(JSON.stringify([info, model.batchTokens, parts]))
-      .digest('hex')
-    const from = options.resume === true ? await readResumePoint(place, run, kept.arrays) : undefined
+    const facts = {
+      'version of Weightsmith': version,
+      'set of methods': info.methods,
+      ...{ model: info.model, 'data set': info.data, 'set of layers': layers, tau, seed },
+      ...{ 'number of tokens a pass': model.batchTokens, 'number of parts': parts, device: info.device },
+    }
+    const run = { verb: 'score', facts, inputs: [] }
+    const point = await ResumePoint.open(place, run, { resume: options.resume === true, overwrite })
+    const from = point.resumed ? await engine.use(({ addon }) => restoreScores(addon, point, kept)) : undefined
     writer = await ScoreWriter.open(out, info, tensors, from !== undefined)
     let noted = from !== undefined
     let latest = performance.now()
@@ -194,9 +198,10 @@ export async function score(
             },
           }),
           check: () => throwIfAborted(signal, 'The scoring'),
-          onResumePoint: async (point, last) => {
+          onState: async (state, last) => {
             if (!last && performance.now() - latest < noteEvery) return
-            await writeResumePoint(place, run, point, kept.arrays)
+            await writer?.sync()
+            await saveScores(point, state, kept)
             noted = true
             latest = performance.now()
           },
@@ -210,7 +215,7 @@ export async function score(
       }
       throwIfAborted(signal, 'The scoring')
       await writer.finish()
-      await removeResumePoint(place)
+      await point.remove()
     } catch (error) {
       if (noted) await writer.leave()
       else await writer.discard()

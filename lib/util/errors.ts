@@ -116,7 +116,8 @@ export const errors = {
       'Leave the inputs unchanged and start over, with `overwrite` (`--overwrite`) if there is an unfinished output.',
   },
   ERR_WEIGHTSMITH_RESUME: {
-    meaning: 'An unfinished output cannot be continued, because the recipe or an option has changed.',
+    meaning:
+      'An unfinished output cannot be continued: the recipe or an option has changed, or its resume point is torn.',
     remedy: 'Resume with the recipe and options of the first run, or start over with `overwrite` (`--overwrite`).',
   },
   ERR_WEIGHTSMITH_COMMAND: {

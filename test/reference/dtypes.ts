@@ -3,6 +3,8 @@
  * the kernels' bit tricks, which the conformance tests compare with this.
  */
 
+import { math } from '../math.js'
+
 /** Exponent and mantissa bits; `finite`: no Inf, and NaN is the one pattern with all bits set (F8_E4M3). */
 const small = {
   F16: { exponent: 5, mantissa: 10, bytes: 2, finite: false },
@@ -21,7 +23,7 @@ export function bytesOf(dtype: FloatDType): number {
 
 /** Nearest integer, halves to even. */
 function roundEven(value: number): number {
-  const floor = Math.floor(value)
+  const floor = math.floor(value)
   const rest = value - floor
   if (rest > 0.5 || (rest === 0.5 && floor % 2 === 1)) return floor + 1
   return floor
@@ -45,10 +47,10 @@ export function encodeBits(dtype: SmallDType, value: number): number {
   if (Number.isNaN(value)) return nan
   const overflow = finite ? 0x7f : infinity
   if (!Number.isFinite(value)) return sign + overflow
-  const size = Math.abs(value)
-  const e = Math.max(exponentOf(size), 1 - bias)
+  const size = math.abs(value)
+  const e = math.max(exponentOf(size), 1 - bias)
   const body = (e + bias - 1) * 2 ** mantissa + roundEven(size / 2 ** (e - mantissa))
-  return sign + Math.min(body, overflow)
+  return sign + math.min(body, overflow)
 }
 
 /** The value of a bit pattern of one of the small types. */
@@ -58,7 +60,7 @@ export function decodeBits(dtype: SmallDType, bits: number): number {
   const half = 2 ** (8 * bytes - 1)
   const sign = bits >= half ? -1 : 1
   const body = bits % half
-  const e = Math.floor(body / 2 ** mantissa)
+  const e = math.floor(body / 2 ** mantissa)
   const fraction = body % 2 ** mantissa
   if (finite ? body === 0x7f : e === 2 ** exponent - 1) {
     return finite || fraction !== 0 ? Number.NaN : sign * Number.POSITIVE_INFINITY
@@ -95,8 +97,8 @@ export function decode(dtype: FloatDType, bytes: Uint8Array): Float64Array {
 /** What a kernel sees of a stored value: rounded to f32, f32 subnormals flushed to signed zero. */
 export function asLoaded(value: number): number {
   // A float64 that only rounding lifts to the smallest normal f32 still counts as normal.
-  const single = Math.fround(value)
-  return Math.abs(single) < 2 ** -126 ? single * 0 : single
+  const single = math.fround(value)
+  return math.abs(single) < 2 ** -126 ? single * 0 : single
 }
 
 /** The stored value closest to `value`, as the kernels store it: f32 subnormals become signed zero first. */
@@ -111,5 +113,5 @@ export function spacing(dtype: FloatDType, value: number): number {
   const mantissa = dtype === 'F64' ? 52 : dtype === 'F32' ? 23 : small[dtype].mantissa
   const exponent = dtype === 'F64' ? 11 : dtype === 'F32' ? 8 : small[dtype].exponent
   const lowest = 2 - 2 ** (exponent - 1)
-  return 2 ** (Math.max(exponentOf(Math.abs(value)), lowest) - mantissa)
+  return 2 ** (math.max(exponentOf(math.abs(value)), lowest) - mantissa)
 }

@@ -1,5 +1,7 @@
 /** The formulas of a forward pass in float64, straight from their definitions. Matrices are row-major. */
 
+import { math } from '../math.js'
+
 export type Values = ArrayLike<number>
 
 function build(length: number, value: (i: number) => number): Float64Array {
@@ -17,7 +19,7 @@ function sum(count: number, term: (i: number) => number): number {
 /** `y[t, n] = sum_k x[t, k] W[n, k]`. */
 export function gemm(x: Values, weight: Values, [rows, columns, inner]: [number, number, number]): Float64Array {
   return build(rows * columns, (i) => {
-    const [t, n] = [Math.floor(i / columns), i % columns]
+    const [t, n] = [math.floor(i / columns), i % columns]
     return sum(inner, (k) => at(x, t * inner + k) * at(weight, n * inner + k))
   })
 }
@@ -30,10 +32,10 @@ export function norm(
 ): Float64Array {
   const width = weight.length
   return build(x.length, (i) => {
-    const row = Math.floor(i / width) * width
+    const row = math.floor(i / width) * width
     const m = centered ? sum(width, (k) => at(x, row + k)) / width : 0
     const mean = sum(width, (k) => (at(x, row + k) - m) ** 2) / width
-    return ((at(x, i) - m) / Math.sqrt(mean + eps)) * (at(weight, i % width) + plus)
+    return ((at(x, i) - m) / math.sqrt(mean + eps)) * (at(weight, i % width) + plus)
   })
 }
 
@@ -42,9 +44,9 @@ export function rope(x: Values, positions: Values, frequencies: Values, heads: n
   const half = frequencies.length
   const size = 2 * half
   return build(x.length, (i) => {
-    const angle = at(positions, Math.floor(i / (heads * size))) * at(frequencies, i % half)
+    const angle = at(positions, math.floor(i / (heads * size))) * at(frequencies, i % half)
     const rotated = i % size < half ? -at(x, i + half) : at(x, i - half)
-    return at(x, i) * Math.cos(angle) + rotated * Math.sin(angle)
+    return at(x, i) * math.cos(angle) + rotated * math.sin(angle)
   })
 }
 
@@ -57,15 +59,15 @@ export function attention(
   const y = new Float64Array(q.length)
   for (const [t, { first, last }] of sees.entries()) {
     for (let head = 0; head < heads; head++) {
-      const group = Math.floor((head * numKvHeads) / heads)
+      const group = math.floor((head * numKvHeads) / heads)
       const own = (t * heads + head) * size
       const key = (row: number) => (row * numKvHeads + group) * size
       const scores = build(
         last - first + 1,
-        (j) => sum(size, (i) => at(q, own + i) * at(k, key(first + j) + i)) / Math.sqrt(size),
+        (j) => sum(size, (i) => at(q, own + i) * at(k, key(first + j) + i)) / math.sqrt(size),
       )
-      const most = scores.reduce((a, b) => Math.max(a, b))
-      const weights = scores.map((score) => Math.exp(score - most))
+      const most = scores.reduce((a, b) => math.max(a, b))
+      const weights = scores.map((score) => math.exp(score - most))
       const total = sum(weights.length, (j) => weights[j]!)
       for (let i = 0; i < size; i++) {
         y[own + i] = sum(weights.length, (j) => weights[j]! * at(v, key(first + j) + i)) / total
@@ -77,24 +79,24 @@ export function attention(
 
 /** The power series, which float64 carries to 4; from there on erf is 1 within 2e-8. */
 function erf(x: number): number {
-  if (Math.abs(x) > 4) return Math.sign(x)
+  if (math.abs(x) > 4) return math.sign(x)
   let term = x
   let total = x
   for (let n = 1; n < 100; n++) {
     term *= (-x * x) / n
     total += term / (2 * n + 1)
   }
-  return (2 / Math.sqrt(Math.PI)) * total
+  return (2 / math.sqrt(math.PI)) * total
 }
 
-const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
+const sigmoid = (x: number) => 1 / (1 + math.exp(-x))
 
 export const activations = {
   silu: (x: number) => x * sigmoid(x),
-  gelu: (x: number) => (x / 2) * (1 + erf(x / Math.SQRT2)),
-  gelu_tanh: (x: number) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  gelu: (x: number) => (x / 2) * (1 + erf(x / math.SQRT2)),
+  gelu_tanh: (x: number) => (x / 2) * (1 + math.tanh(math.sqrt(2 / math.PI) * (x + 0.044715 * x ** 3))),
   quick_gelu: (x: number) => x * sigmoid(1.702 * x),
-  relu: (x: number) => Math.max(x, 0),
+  relu: (x: number) => math.max(x, 0),
 }
 
 /** `log(sum(exp(logits))) - logits[target]`, a row. */
@@ -102,8 +104,8 @@ export function crossEntropy(logits: Values, targets: Values): Float64Array {
   const width = logits.length / targets.length
   return build(targets.length, (t) => {
     const row = build(width, (i) => at(logits, t * width + i))
-    const most = row.reduce((a, b) => Math.max(a, b))
-    return Math.log(sum(width, (i) => Math.exp(row[i]! - most))) - (row[at(targets, t)]! - most)
+    const most = row.reduce((a, b) => math.max(a, b))
+    return math.log(sum(width, (i) => math.exp(row[i]! - most))) - (row[at(targets, t)]! - most)
   })
 }
 
@@ -113,7 +115,7 @@ export function columnStats(
   groups: number[][],
   { width, tau, limit }: { width: number; tau: number; limit: number },
 ): Float64Array {
-  const clamped = (row: number, column: number) => Math.min(limit, Math.max(-limit, at(x, row * width + column)))
+  const clamped = (row: number, column: number) => math.min(limit, math.max(-limit, at(x, row * width + column)))
   return Float64Array.from(
     groups.flatMap((rows) => {
       const of = (term: (value: number, shift: number) => number) =>
@@ -124,9 +126,9 @@ export function columnStats(
         Array.from({ length: width }, (_, column) => (rows.length === 0 ? 0 : clamped(rows[0]!, column))),
         of((value, shift) => value - shift),
         of((value, shift) => (value - shift) ** 2),
-        of((value) => Math.abs(value)),
+        of((value) => math.abs(value)),
         of((value) => value ** 2),
-        of((value) => (Math.abs(value) > tau ? 1 : 0)),
+        of((value) => (math.abs(value) > tau ? 1 : 0)),
       ].flat()
     }),
   )
@@ -135,7 +137,7 @@ export function columnStats(
 /** `xᵀx` over some rows. */
 export function gram(x: Values, rows: number[], width: number): Float64Array {
   return build(width * width, (i) => {
-    const [a, b] = [Math.floor(i / width), i % width]
+    const [a, b] = [math.floor(i / width), i % width]
     return sum(rows.length, (r) => at(x, rows[r]! * width + a) * at(x, rows[r]! * width + b))
   })
 }
@@ -143,7 +145,7 @@ export function gram(x: Values, rows: number[], width: number): Float64Array {
 /** `(a·a, a·d, d·d)` with `d = b - a`, a row. */
 export function residualDelta(a: Values, b: Values, width: number): Float64Array {
   return build((3 * a.length) / width, (i) => {
-    const row = Math.floor(i / 3) * width
+    const row = math.floor(i / 3) * width
     const from = (k: number) => at(a, row + k)
     const step = (k: number) => at(b, row + k) - from(k)
     const terms = [(k: number) => from(k) ** 2, (k: number) => from(k) * step(k), (k: number) => step(k) ** 2]
@@ -155,7 +157,7 @@ export function residualDelta(a: Values, b: Values, width: number): Float64Array
 export function weightSums(weight: Values, inputs: number): Float64Array {
   return build(2 * inputs, (i) =>
     sum(weight.length / inputs, (o) => {
-      const w = Math.abs(at(weight, o * inputs + Math.floor(i / 2)))
+      const w = math.abs(at(weight, o * inputs + math.floor(i / 2)))
       return i % 2 === 0 ? w : w ** 2
     }),
   )
@@ -167,8 +169,8 @@ export function weightSums(weight: Values, inputs: number): Float64Array {
  */
 export function kept(logits: Values, { temperature, topK, topP }: Record<'temperature' | 'topK' | 'topP', number>) {
   const all = Array.from(logits)
-  const most = Math.max(...all)
-  const weights = all.map((value) => Math.exp((value - most) / temperature))
+  const most = math.max(...all)
+  const weights = all.map((value) => math.exp((value - most) / temperature))
   const order = [...all.keys()].sort((a, b) => all[b]! - all[a]!)
   const within = (least: number) => weights.map((weight, i) => (all[i]! >= least ? weight : 0))
   const first = within(topK > 0 && topK < all.length ? all[order[topK - 1]!]! : Number.NEGATIVE_INFINITY)
@@ -178,7 +180,7 @@ export function kept(logits: Values, { temperature, topK, topP }: Record<'temper
     reached += first[i]!
     return reached >= topP * total
   })
-  const left = topP < 1 ? within(all[last!]!).map((weight, i) => Math.min(weight, first[i]!)) : first
+  const left = topP < 1 ? within(all[last!]!).map((weight, i) => math.min(weight, first[i]!)) : first
   const share = sum(left.length, (i) => left[i]!)
   return left.map((weight) => weight / share)
 }

@@ -4,6 +4,7 @@
  * same numbers are rounded to f32 here, so that rounding noise cannot turn a decision.
  */
 
+import { math } from '../math.js'
 import { keptByDrop, randomWords } from './philox.js'
 
 export type Values = ArrayLike<number>
@@ -11,10 +12,12 @@ export type Values = ArrayLike<number>
 const at = (values: Values, i: number) => values[i] ?? 0
 const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
 /** A sum of weights that is as good as zero divides by one instead. */
-const divisor = (value: number) => (Math.abs(value) < 1e-8 ? 1 : value)
+const divisor = (value: number) => (math.abs(value) < 1e-8 ? 1 : value)
 
-function build(length: number, value: (i: number) => number): Float64Array {
-  return Float64Array.from({ length }, (_, i) => value(i))
+export function build(length: number, value: (i: number) => number): Float64Array {
+  const built = new Float64Array(length)
+  for (let i = 0; i < length; i++) built[i] = value(i)
+  return built
 }
 
 /** `sum c_i x_i`. */
@@ -39,7 +42,7 @@ export function lora(
 ): Float64Array {
   const rows = weight.length / columns
   return build(weight.length, (e) => {
-    const [i, j] = [Math.floor(e / columns), e % columns]
+    const [i, j] = [math.floor(e / columns), e % columns]
     const terms = Array.from({ length: rank }, (_, k) =>
       transposed ? at(a, k * rows + i) * at(b, j * rank + k) : at(b, i * rank + k) * at(a, k * columns + j),
     )
@@ -51,13 +54,13 @@ export function lora(
 export function slerpFactors(a: Values, b: Values, t: number): [number, number] {
   const dot = (x: Values, y: Values) => sum(Array.from(x, (v, i) => v * at(y, i)))
   const length = (x: Values) => {
-    const norm = Math.sqrt(dot(x, x))
+    const norm = math.sqrt(dot(x, x))
     return norm > 1e-8 ? norm : 1
   }
   const cosine = dot(a, b) / (length(a) * length(b))
-  if (Math.abs(cosine) > 0.9995) return [1 - t, t]
-  const angle = Math.acos(cosine)
-  return [Math.sin((1 - t) * angle) / Math.sin(angle), Math.sin(t * angle) / Math.sin(angle)]
+  if (math.abs(cosine) > 0.9995) return [1 - t, t]
+  const angle = math.acos(cosine)
+  return [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)]
 }
 
 /** Spherical interpolation: the factors come from the normalised vectors, and apply to the vectors as they are. */
@@ -68,16 +71,16 @@ export function slerp(a: Values, b: Values, t: number): Float64Array {
 /** `x - base` in f32, subnormals flushed. */
 export function difference(x: Values, base: Values): Float64Array {
   return build(base.length, (i) => {
-    const d = Math.fround(at(x, i) - at(base, i))
-    return Math.abs(d) < 2 ** -126 ? 0 : d
+    const d = math.fround(at(x, i) - at(base, i))
+    return math.abs(d) < 2 ** -126 ? 0 : d
   })
 }
 
 /** Which of `values` are among the int(density * n) largest magnitudes; equal ones by lower index. */
 export function largest(values: Values, density: number): boolean[] {
-  const keep = Math.trunc(density * values.length)
+  const keep = math.trunc(density * values.length)
   const order = Array.from(values, (_, i) => i).sort(
-    (i, j) => Math.abs(at(values, j)) - Math.abs(at(values, i)) || i - j,
+    (i, j) => math.abs(at(values, j)) - math.abs(at(values, i)) || i - j,
   )
   const kept = new Array<boolean>(values.length).fill(false)
   for (const i of order.slice(0, keep)) kept[i] = true
@@ -89,7 +92,7 @@ export function largest(values: Values, density: number): boolean[] {
  * counts as +), divided by the agreeing weights where `normalize` is set. `weighted` includes the weights.
  */
 function elect(weighted: readonly number[], weights: readonly number[], normalize: boolean): number {
-  const total = weighted.reduce((a, b) => Math.fround(a + Math.fround(b)), 0)
+  const total = weighted.reduce((a, b) => math.fround(a + math.fround(b)), 0)
   const agree = weighted.map((v) => (total >= 0 ? v > 0 : v < 0))
   const value = sum(weighted.filter((_, i) => agree[i]))
   return normalize ? value / divisor(sum(weights.filter((_, i) => agree[i]))) : value
@@ -111,7 +114,7 @@ export function ties(base: Values, models: readonly Values[], options: Ties): Fl
     return d.map((v, e) => (kept[e] ? v : 0))
   })
   return build(base.length, (e) => {
-    const weighted = deltas.map((d, i) => at(d, e) * Math.fround(at(weights, i)))
+    const weighted = deltas.map((d, i) => at(d, e) * math.fround(at(weights, i)))
     return at(base, e) + lambda * elect(weighted, weights, normalize)
   })
 }
@@ -137,7 +140,7 @@ export function dare(base: Values, models: readonly Values[], options: Dare): Fl
     const kept =
       options.kept?.[i] ?? keptByDrop(randomWords(options.seed, options.name, i + 1, base.length), 1 - density)
     const rest = d.map((v, e) => (kept[e] ? v : 0))
-    const norm = (values: Values) => sum(Array.from(values, Math.abs))
+    const norm = (values: Values) => sum(Array.from(values, math.abs))
     let factor = 1
     if (options.rescale === 'expectation' && density > 0) factor = 1 / density
     if (options.rescale === 'l1' && norm(rest) > 0) factor = norm(d) / norm(rest)
@@ -145,7 +148,7 @@ export function dare(base: Values, models: readonly Values[], options: Dare): Fl
     return rest
   })
   return build(base.length, (e) => {
-    const weighted = deltas.map((d, i) => at(d, e) * Math.fround(at(weights, i) * at(factors, i)))
+    const weighted = deltas.map((d, i) => at(d, e) * math.fround(at(weights, i) * at(factors, i)))
     const share = normalize ? divisor(sum(weights)) : 1
     const merged = options.consensus === 'ties' ? elect(weighted, weights, normalize) : sum(weighted) / share
     return at(base, e) + lambda * merged
@@ -196,14 +199,14 @@ export function diff(a: Values, b: Values): Difference {
       result.nonFinite++
       continue
     }
-    const d = Math.abs(Math.fround(y - x))
+    const d = math.abs(math.fround(y - x))
     result.sumAbs += d
     result.sumSquares += d * d
     result.aa += x * x
     result.bb += y * y
     result.ab += x * y
-    result.changed += d > Math.fround(1e-5) ? 1 : 0
-    result.max = Math.max(result.max, d)
+    result.changed += d > math.fround(1e-5) ? 1 : 0
+    result.max = math.max(result.max, d)
   }
   return result
 }

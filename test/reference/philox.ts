@@ -1,5 +1,7 @@
 /** The random numbers of the file format: Philox4x32-10 keyed by seed, tensor name, model and element index. */
 
+import { math } from '../math.js'
+
 export interface PhiloxVector {
   counter: readonly [number, number, number, number]
   key: readonly [number, number]
@@ -32,7 +34,7 @@ const high = (value: bigint) => Number(BigInt.asUintN(32, value >> 32n))
 function multiplyHigh(a: number, b: number): number {
   const lower = a * (b & 0xffff)
   const upper = a * (b >>> 16)
-  return Math.floor((upper + Math.floor(lower / 65536)) / 65536) >>> 0
+  return math.floor((upper + math.floor(lower / 65536)) / 65536) >>> 0
 }
 
 /** Four random words from four counter words and two key words. */
@@ -41,9 +43,9 @@ export function philox(counter: ArrayLike<number>, key: ArrayLike<number>): [num
   let [k0, k1] = [key[0] ?? 0, key[1] ?? 0]
   for (let round = 0; round < 10; round++) {
     const h0 = multiplyHigh(c0, 0xd2511f53)
-    const l0 = Math.imul(c0, 0xd2511f53)
+    const l0 = math.imul(c0, 0xd2511f53)
     const h1 = multiplyHigh(c2, 0xcd9e8d57)
-    const l1 = Math.imul(c2, 0xcd9e8d57)
+    const l1 = math.imul(c2, 0xcd9e8d57)
     c0 = (h1 ^ c1 ^ k0) >>> 0
     c1 = l1 >>> 0
     c2 = (h0 ^ c3 ^ k1) >>> 0
@@ -84,6 +86,6 @@ export function randomWords(seed: bigint, name: string, ordinal: number, count: 
 
 /** Which elements DARE keeps at drop probability `p`. */
 export function keptByDrop(words: Uint32Array, p: number): boolean[] {
-  const limit = Math.floor(p * 2 ** 32)
+  const limit = math.floor(p * 2 ** 32)
   return Array.from(words, (word) => word >= limit)
 }

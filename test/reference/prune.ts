@@ -1,12 +1,14 @@
 /** Pruning in float64, straight from the definitions. */
 
+import { math } from '../math.js'
+
 /** Zeros in place of the `goes` elements of least |x| * norm in each group, of equal ones the first. */
 export function sparse(
   x: ArrayLike<number>,
   { size, goes, columns, norms }: { size: number; goes: number; columns: number; norms?: ArrayLike<number> },
 ): Float64Array {
   const result = Float64Array.from(x)
-  const score = (i: number) => Math.abs(Math.fround(x[i]! * (norms === undefined ? 1 : norms[i % columns]!)))
+  const score = (i: number) => math.abs(math.fround(x[i]! * (norms === undefined ? 1 : norms[i % columns]!)))
   for (let begin = 0; begin < x.length; begin += size) {
     const order = Array.from({ length: size }, (_, i) => begin + i).sort((a, b) => score(a) - score(b) || a - b)
     for (const i of order.slice(0, goes)) result[i] = 0
@@ -36,16 +38,16 @@ export function sparseGpt(
     return error
   }
   for (let first = 0; first < inputs; first += 128) {
-    const end = Math.min(inputs, first + 128)
+    const end = math.min(inputs, first + 128)
     const all = Array.from({ length: rows * (end - first) }, (_, i) => ({
       r: i % rows,
-      j: first + Math.floor(i / rows),
+      j: first + math.floor(i / rows),
     }))
     const goes = new Set(
       pattern === undefined
         ? all
             .sort((a, b) => score(a.r, a.j) - score(b.r, b.j))
-            .slice(0, Math.floor(share * all.length))
+            .slice(0, math.floor(share * all.length))
             .map(({ r, j }) => r * inputs + j)
         : [],
     )
@@ -88,7 +90,7 @@ export function inverseFactor(gram: ArrayLike<number>, n: number): Float64Array 
     for (let k = j; k < n; k++) {
       let sum = inverse[j * n + k]!
       for (let i = 0; i < j; i++) sum -= u[i * n + j]! * u[i * n + k]!
-      u[j * n + k] = k === j ? Math.sqrt(sum) : sum / u[j * n + j]!
+      u[j * n + k] = k === j ? math.sqrt(sum) : sum / u[j * n + j]!
     }
   }
   return u

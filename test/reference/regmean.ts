@@ -1,5 +1,7 @@
 /** RegMean in float64, by the formula of the paper and of MergeLM: solve (Σ w G) X = Σ w G Wᵀ, off-diagonals scaled. */
 
+import { math } from '../math.js'
+
 type Values = ArrayLike<number>
 
 /** Matrices [out, n], Gram matrices [n, n]. */
@@ -10,7 +12,7 @@ export function regmean(
 ): Float64Array {
   const out = (matrices[0]?.length ?? 0) / n
   const scaled = grams.map((gram, i) =>
-    Float64Array.from(gram, (g, at) => g * (weights[i] ?? 0) * (Math.floor(at / n) === at % n ? 1 : ratio)),
+    Float64Array.from(gram, (g, at) => g * (weights[i] ?? 0) * (math.floor(at / n) === at % n ? 1 : ratio)),
   )
   // Rows: those of Σ G, then those of Σ G Wᵀ.
   const rows = Array.from({ length: n }, (_, r) =>
@@ -24,7 +26,7 @@ export function regmean(
   )
   for (let k = 0; k < n; k++) {
     let best = k
-    for (let r = k; r < n; r++) if (Math.abs(rows[r]![k]!) > Math.abs(rows[best]![k]!)) best = r
+    for (let r = k; r < n; r++) if (math.abs(rows[r]![k]!) > math.abs(rows[best]![k]!)) best = r
     ;[rows[k], rows[best]] = [rows[best]!, rows[k]!]
     for (let r = 0; r < n; r++) {
       if (r === k) continue
@@ -33,7 +35,7 @@ export function regmean(
     }
   }
   return Float64Array.from({ length: out * n }, (_, at) => {
-    const [o, j] = [Math.floor(at / n), at % n]
+    const [o, j] = [math.floor(at / n), at % n]
     return rows[j]![n + o]! / rows[j]![j]!
   })
 }

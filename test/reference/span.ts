@@ -1,14 +1,20 @@
 /** Methods on spheres and distances in float64, on whole vectors, straight from their definitions. */
 
-import type { Values } from './merge.js'
+import { math } from '../math.js'
+import { build, type Values } from './merge.js'
 
 const zip = (x: Values, y: Values, f: (a: number, b: number) => number) =>
-  Float64Array.from(x, (v, i) => f(v, y[i] ?? 0))
-const dot = (x: Values, y: Values) => zip(x, y, (a, b) => a * b).reduce((a, b) => a + b, 0)
-const norm = (x: Values) => Math.sqrt(dot(x, x))
-const scaled = (x: Values, by: number) => Float64Array.from(x, (v) => v * by)
+  build(x.length, (i) => f(x[i] ?? 0, y[i] ?? 0))
+const norm = (x: Values) => math.sqrt(dot(x, x))
+const scaled = (x: Values, by: number) => build(x.length, (i) => (x[i] ?? 0) * by)
 const plus = (x: Values, y: Values) => zip(x, y, (a, b) => a + b)
 const minus = (x: Values, y: Values) => zip(x, y, (a, b) => a - b)
+
+function dot(x: Values, y: Values): number {
+  let sum = 0
+  for (let i = 0; i < x.length; i++) sum += (x[i] ?? 0) * (y[i] ?? 0)
+  return sum
+}
 
 function combination(vectors: readonly Values[], factors: readonly number[]): Float64Array {
   return vectors.reduce<Float64Array>(
@@ -45,11 +51,11 @@ export function byLine(
 }
 
 export function nuslerp([a = [], b = []]: readonly Values[], t: number): Float64Array {
-  const unit = (x: Values) => scaled(x, 1 / Math.max(norm(x), 1e-7))
-  const cosine = Math.min(1, Math.max(-1, dot(unit(a), unit(b))))
+  const unit = (x: Values) => scaled(x, 1 / math.max(norm(x), 1e-7))
+  const cosine = math.min(1, math.max(-1, dot(unit(a), unit(b))))
   if (1 - cosine * cosine <= 1e-12) return combination([a, b], [1 - t, t])
-  const angle = Math.acos(cosine)
-  return combination([a, b], [Math.sin((1 - t) * angle) / Math.sin(angle), Math.sin(t * angle) / Math.sin(angle)])
+  const angle = math.acos(cosine)
+  return combination([a, b], [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)])
 }
 
 /** With the step in the tangent space, as published; `weights` as they count (normalised or not). */
@@ -61,7 +67,7 @@ export function multislerp(vectors: readonly Values[], weights: readonly number[
   const tangents = units.map((u) => minus(u, scaled(pole, dot(u, pole))))
   const tangent = combination(tangents, weights)
   const step = norm(tangent) + eps
-  const point = plus(scaled(pole, Math.cos(step)), scaled(tangent, Math.sin(step) / step))
+  const point = plus(scaled(pole, math.cos(step)), scaled(tangent, math.sin(step) / step))
   return scaled(
     point,
     vectors.reduce((sum, x, i) => sum + norm(x) * (weights[i] ?? 0), 0),
@@ -81,7 +87,7 @@ export function karcher(vectors: readonly Values[]): Float64Array {
     const logs = units.map((u) => {
       const away = minus(u, scaled(mean, dot(u, mean)))
       const length = norm(away)
-      return length === 0 ? away : scaled(away, Math.atan2(length, dot(u, mean)) / length)
+      return length === 0 ? away : scaled(away, math.atan2(length, dot(u, mean)) / length)
     })
     const tangent = combination(
       logs,
@@ -89,7 +95,7 @@ export function karcher(vectors: readonly Values[]): Float64Array {
     )
     const step = norm(tangent)
     if (step < 1e-15) break
-    mean = plus(scaled(mean, Math.cos(step)), scaled(tangent, Math.sin(step) / step))
+    mean = plus(scaled(mean, math.cos(step)), scaled(tangent, math.sin(step) / step))
   }
   return scaled(mean, share * vectors.reduce((sum, x) => sum + norm(x), 0))
 }
@@ -121,18 +127,18 @@ export function geometricMedian(points: readonly Values[]): Float64Array {
 export function modelStock(base: Values, models: readonly Values[]): Float64Array {
   const deltas = models.map((x) => minus(x, base))
   const cosines = deltas.flatMap((a, i) =>
-    deltas.slice(i + 1).map((b) => Math.min(1, Math.max(-1, dot(a, b) / Math.max(norm(a) * norm(b), 1e-6)))),
+    deltas.slice(i + 1).map((b) => math.min(1, math.max(-1, dot(a, b) / math.max(norm(a) * norm(b), 1e-6)))),
   )
   const n = models.length
   const cosine = cosines.reduce((a, b) => a + b, 0) / cosines.length
   const below = 1 + (n - 1) * cosine
-  const t = Math.abs(below) < 1e-6 ? 0 : (n * cosine) / below
+  const t = math.abs(below) < 1e-6 ? 0 : (n * cosine) / below
   return combination([base, ...models], [1 - t, ...models.map(() => t / n)])
 }
 
 /** `min(1, t / |d|)` of the difference is taken over. */
 export function nearswap(base: Values, model: Values, t: number): Float64Array {
-  return zip(base, model, (b, x) => (x === b ? b : b + Math.min(1, t / Math.abs(x - b)) * (x - b)))
+  return zip(base, model, (b, x) => (x === b ? b : b + math.min(1, t / math.abs(x - b)) * (x - b)))
 }
 
 /** `sum w (F + eps) x / sum w (F + eps)`, the plain mean where that is nothing by nothing. */

@@ -280,7 +280,8 @@ class Run {
     const { dtype, seed, onProgress: _, ...shared } = this.options
     const out = join(this.out, job.name)
     // An unfinished output of a large job is continued, by the same batch too where jobs go on one by one.
-    return { ...shared, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume: true }
+    const resume = this.options.resume === true || this.options.overwrite !== true
+    return { ...shared, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume }
   }
 
   /** Undefined where there is nothing left to do. */

@@ -5,10 +5,9 @@
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { openCheckpoint, resolveModel } from '../../checkpoint/index.js'
+import { inputsOf, openCheckpoint, resolveModel } from '../../checkpoint/index.js'
 import { readExamples } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { version } from '../../native/version.js'
 import type { DryRun } from '../../util/dry_run.js'
 import { throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
@@ -115,14 +114,14 @@ export async function imm(
   const out = resolve(options.out)
   const original = await resolveModel(settings.model, settings.folder)
   const { policy } = settings
-  const { questions, bytesPerRound } = await plan(engine, settings, original)
+  const { questions, bytesPerRound, inputs } = await plan(engine, settings, original)
   if (options.dryRun) {
     return { forecast: { out, model: original, rounds: settings.rounds, policy, questions, bytesPerRound } }
   }
   const ledger = await engine.use(({ addon }) =>
     Ledger.open(addon, out, {
-      version,
       config: asData(settings),
+      inputs,
       resume: options.resume === true,
       overwrite: options.overwrite === true,
     }),
@@ -220,7 +219,7 @@ async function plan(engine: Engine, settings: Settings, original: string) {
   )
   const sizes = await Promise.all(checkpoint.files.map(({ path }) => stat(path)))
   const own = sizes.reduce((sum, { size }) => sum + size, 0)
-  return { questions: asked.length, bytesPerRound: own + 4 * elements }
+  return { questions: asked.length, bytesPerRound: own + 4 * elements, inputs: inputsOf([checkpoint]) }
 }
 
 /** What decides about a run, as data: a function is only known to be one. */
