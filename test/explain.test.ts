@@ -100,6 +100,8 @@ describe('explain', () => {
       expect(forecast).toMatchObject({ out, bytesRead, bytesWritten, memory })
       expect(forecast.groups).toEqual(told.groups)
     }
+    const { forecast } = await merge(engine, recipe, { out: join(folder, 'own'), memory: undefined, dryRun: true })
+    expect(forecast.memory).toBe(engine.memory)
   })
 
   test('estimates no time before something is measured, and takes what doctor has measured', async () => {

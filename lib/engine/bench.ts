@@ -82,8 +82,8 @@ async function time(
   const times: number[] = []
   // The first run compiles the pipeline and touches the memory.
   for (let run = 0; run <= runs; run++) {
-    const { time: stages } = await engine.kernel(spec.name).measure(call)
-    if (run > 0) times.push(stages.compute)
+    const { timings } = await engine.kernel(spec.name).measure(call)
+    if (run > 0) times.push(timings.compute)
   }
   times.sort((a, b) => a - b)
   const median = times[Math.floor(runs / 2)] ?? 0

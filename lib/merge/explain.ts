@@ -34,7 +34,7 @@ export async function explain(
 ): Promise<MergeForecast> {
   const [engine, recipe, asked = {}] = isWithEngine(given) ? given : [undefined, ...given]
   const addon = loadAddon()
-  const options = { memory: engine?.memory, ...asked, out: asked.out ?? '.' }
+  const options = { ...asked, memory: asked.memory ?? engine?.memory, out: asked.out ?? '.' }
   const prepared = await prepareMerge(new Models(addon), await loadRecipe(recipe, asked.folder), options)
   const { outputs } =
     asked.out === undefined

@@ -45,7 +45,7 @@ export function merge(
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeResult>
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeResult> {
   return engine.use(async ({ addon, device, memory }) => {
-    const settings = { memory, ...options }
+    const settings = { ...options, memory: options.memory ?? memory }
     try {
       return await mergeOn({ addon: shortHeaders(addon), device }, recipe, settings)
     } catch (error) {

@@ -229,7 +229,9 @@ class Run {
 
   /** What the jobs would do; nothing is written. */
   async forecast(groups: readonly LoadedJob[][]): Promise<BatchForecast> {
-    const known = await readMeasurements()
+    const { device, slots } = this.engine
+    const { maxStorageBufferBindingSize: maxBinding = 2 ** 27 } = device.limits
+    const about = { known: await readMeasurements(), limits: { maxBinding, slots } }
     const plans = new Map<NamedJob, BatchPlan>()
     const costs: MergeForecast[] = []
     for (const group of groups) {
@@ -256,8 +258,8 @@ class Run {
       }
       if (first === undefined) continue
       const { checkpoints } = first.prepared
-      const options = { memory: this.engine.memory, ...this.optionsOf(first.job) }
-      costs.push(await forecastMerge(this.addon, { checkpoints, outputs }, options, { known }))
+      const options = this.optionsOf(first.job)
+      costs.push(await forecastMerge(this.addon, { checkpoints, outputs }, options, about))
     }
     const jobs = this.jobs.flatMap((job) => plans.get(job) ?? [])
     const count = (status: BatchPlan['status']) => jobs.filter((job) => job.status === status).length
@@ -271,17 +273,17 @@ class Run {
       bytesRead: costs.reduce((sum, { bytesRead }) => sum + bytesRead, 0),
       bytesWritten: jobs.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0),
       deviceBytes: Math.max(0, ...costs.map(({ deviceBytes }) => deviceBytes)),
-      device: this.engine.device.name,
+      device: device.name,
       ...(times.length === costs.length && { milliseconds: times.reduce((a, b) => a + b, 0) }),
     }
   }
 
   private optionsOf(job: NamedJob): MergeOptions {
-    const { dtype, seed, onProgress: _, ...shared } = this.options
+    const { dtype, seed, onProgress: _, memory = this.engine.memory, ...shared } = this.options
     const out = join(this.out, job.name)
     // An unfinished output of a large job is continued, by the same batch too where jobs go on one by one.
     const resume = this.options.resume === true || this.options.overwrite !== true
-    return { ...shared, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume }
+    return { ...shared, memory, dtype: job.dtype ?? dtype, seed: job.seed ?? seed, out, sync: false, resume }
   }
 
   /** Undefined where there is nothing left to do. */
@@ -296,8 +298,8 @@ class Run {
     const [first] = jobs
     if (first === undefined) return
     const prepared = { ...first.prepared, outputs: jobs.flatMap((job) => job.prepared.outputs) }
-    const { outputs, run } = await this.engine.use(({ addon, device, memory }) =>
-      stageMerge({ addon, device }, prepared, { memory, ...this.optionsOf(first.job) }),
+    const { outputs, run } = await this.engine.use(({ addon, device }) =>
+      stageMerge({ addon, device }, prepared, this.optionsOf(first.job)),
     )
     this.bytesRead += run.bytesRead
     let next = 0
