@@ -35,10 +35,10 @@ async function memory({ device, recipe, out, budget }) {
 async function score({ device, model, budget, scored }) {
   const engine = await Engine.open({ device, memory: budget })
   const afterOpen = status('VmRSS')
-  const { milliseconds, parts, tokens } = await scoreModel(engine, model, scored)
+  const { milliseconds, partitions, tokens } = await scoreModel(engine, model, scored)
   const peak = status('VmHWM')
   await engine.close()
-  return { afterOpen, peak, milliseconds, parts, tokens }
+  return { afterOpen, peak, milliseconds, partitions, tokens }
 }
 
 /**

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Engine, generateIds, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
+import { packParameters } from '../dist/esm/native/parameters.js'
 import { formsOf, modelKernels, packedBytes } from '../dist/esm/runtime/index.js'
 import { compileTests } from '../scripts/compile_tests.mjs'
 import { installPeers, run } from './peers/install.mjs'
@@ -55,7 +56,7 @@ async function products(engine, [rows, inner, columns], time) {
       works.baseline = {
         kernel: 'bench/gemm',
         constants: { SUBGROUP: lanes },
-        parameters: [rows, inner, columns],
+        parameters: packParameters('bench/gemm', { rows, inner, columns }),
         buffers: [0, 1, 2],
         grid: [columns / 4 / lanes, rows / 8, 1],
       }

@@ -1,5 +1,5 @@
 /**
- * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what taps add to a forward pass, by turns, and how
+ * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what hook points add to a forward pass, by turns, and how
  * long a run takes that measures its four streams and writes a checkpoint.
  */
 import { rmSync } from 'node:fs'
@@ -30,21 +30,21 @@ async function costOf(software, work) {
   return (user + system) / 1e6
 }
 
-/** Times of the forward passes of a stream, with and without taps on all linears of MLPs. */
+/** Times of the forward passes of a stream, with and without hook points on all linears of MLPs. */
 async function tapped(engine, stream, runs) {
   const cost = (work) => costOf(engine.device.type === 'cpu', work)
   const checkpoint = await checkpointOf(engine, model)
   const open = modelOf(engine, checkpoint, { batchTokens: 1024 })
   const passes = []
   for await (const pass of manuBatches(open, stream.rows, { end: [], batch: 1 })) passes.push(pass)
-  // The tower's layers behind those that its features come from are only run to be tapped: that is no cost of taps.
+  // The tower's layers behind those that its features come from are only run to be measured: that is no cost of hook points.
   const modules = modulesOf(open.spec, false).filter(
     ({ tower, layer }) => tower === 'language' || (stream.kind === 'multimodal' && layer < open.spec.vision.layers),
   )
   const observersOf = ({ lines, images }) => {
     const groups = { language: groupsOf(lines, 'stream', 4), vision: groupsOf(images, 'stream', 4) }
-    const measures = modules.map(({ neurons, tap, tower }) =>
-      overStream(new ColumnStatistics(neurons)).measure(tap, groups[tower], 0.1),
+    const measures = modules.map(({ neurons, hook, tower }) =>
+      overStream(new ColumnStatistics(neurons)).measure(hook, groups[tower], 0.1),
     )
     return [{ statistics: () => measures }]
   }
@@ -57,11 +57,11 @@ async function tapped(engine, stream, runs) {
   }
   // A model is loaded anew with its gear, so each kind of run has one open.
   const plain = []
-  const taps = []
+  const hooks = []
   for (let round = 0; round < runs; round++) {
     for (const [watched, times] of [
       [false, plain],
-      [true, taps],
+      [true, hooks],
     ]) {
       await walk(watched)
       times.push(await cost(() => walk(watched)))
@@ -70,7 +70,7 @@ async function tapped(engine, stream, runs) {
   await open.close()
   return {
     plain: spread(plain).median,
-    ratio: spread(taps).median / spread(plain).median,
+    ratio: spread(hooks).median / spread(plain).median,
     tokens: passes.reduce((sum, { tokens }) => sum + tokens.length, 0),
   }
 }
@@ -88,9 +88,14 @@ export async function manuTables({ deviceName, folder, runs, say }) {
     )
     const rows = []
     for (const stream of measured.filter(({ set }) => set === 'forget')) {
-      say(`manu: taps on ${stream.kind} lines`)
+      say(`manu: hooks on ${stream.kind} lines`)
       const { plain, ratio, tokens } = await tapped(engine, stream, Math.min(runs, 5))
-      rows.push({ what: `taps, ${stream.kind} lines (${tokens} tokens)`, ms: 1e3 * plain, ratio, target: atMost(1.15) })
+      rows.push({
+        what: `hooks, ${stream.kind} lines (${tokens} tokens)`,
+        ms: 1e3 * plain,
+        ratio,
+        target: atMost(1.15),
+      })
     }
     say('manu: a whole run')
     const { seconds } = await timed(() => manu(engine, model, { ...sources, layers: 'all', evaluate: false, out }))
@@ -100,13 +105,13 @@ export async function manuTables({ deviceName, folder, runs, say }) {
       {
         title: 'Unlearning by neurons',
         about: [
-          'tiny-llava in f32. Forward passes without taps, and what taps on all linears of the MLPs add; times of passes are of',
+          'tiny-llava in f32. Forward passes without hooks, and what hooks on all linears of the MLPs add; times of passes are of',
           'the processor where that is the device.',
         ],
         columns: [
           column('what', 'work'),
           column('ms', 'time', 'ms'),
-          column('ratio', 'with taps ÷ without', 'ratio'),
+          column('ratio', 'with hooks ÷ without', 'ratio'),
           targetColumn('ratio'),
         ],
         rows,

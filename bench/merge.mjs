@@ -88,7 +88,7 @@ const columns = [
   column('ratio', '÷ copy', 'ratio'),
   column('min', 'min', 'ratio'),
   column('max', 'max', 'ratio'),
-  ...['read', 'compute', 'host', 'write', 'wait', 'sync'].map((stage) => column(stage, stage, 'ms')),
+  ...['read', 'compute', 'cpuSteps', 'write', 'wait', 'sync'].map((stage) => column(stage, stage, 'ms')),
   targetColumn('ratio'),
 ]
 

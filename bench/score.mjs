@@ -35,14 +35,14 @@ export async function scoreTables(options) {
         'The target is the budget, what the process held right after Engine.open, and 64 MiB; peak is the largest resident set.',
       ],
       columns: [
-        column('parts'),
+        column('partitions'),
         column('milliseconds', 'time', 'ms'),
         column('budget', 'budget', 'bytes'),
         column('afterOpen', 'after open', 'bytes'),
         column('peak', 'peak', 'bytes'),
         targetColumn('peak', 'bytes'),
       ],
-      rows: [{ ...row, parts: String(row.parts), budget, target: atMost(budget + row.afterOpen + 64 * MiB) }],
+      rows: [{ ...row, partitions: String(row.partitions), budget, target: atMost(budget + row.afterOpen + 64 * MiB) }],
     },
   ]
 }

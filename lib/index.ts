@@ -9,13 +9,13 @@
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
 export {
-  type Analysis,
-  type AnalysisForecast,
+  type AnalyzeConcentration,
   type AnalyzedModel,
+  type AnalyzeForecast,
+  type AnalyzeImportance,
   type AnalyzeOptions,
+  type AnalyzeReport,
   analyze,
-  type Concentration,
-  type Importance,
 } from './compare/analyze.js'
 export {
   type DiffCell,
@@ -26,7 +26,7 @@ export {
   type DiffStats,
   diff,
 } from './compare/diff.js'
-export type { Message, Prompt } from './data/index.js'
+export type { ChatMessage, Prompt } from './data/index.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js'
 export { type BenchOptions, type BenchReport, bench } from './engine/bench.js'
 export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
@@ -34,23 +34,23 @@ export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from '.
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
 export {
   type EvalForecast,
+  type EvalMetric,
   type EvalOptions,
   type EvalReport,
   type EvalSetForecast,
   type EvalSetReport,
+  evalMetrics,
   evaluate,
-  type Metric,
-  metrics,
 } from './eval/evaluate.js'
 export {
   type Continuation,
   type GenerateIdsOptions,
   generateIds,
   type SampleIndex,
-  type Sampling,
+  type SamplingOptions,
 } from './generation/generate_ids.js'
 export {
-  type Generated,
+  type GeneratedText,
   type GenerateForecast,
   type GenerateOptions,
   type GenerateProgress,
@@ -68,9 +68,22 @@ export {
 export type { BatchJob } from './merge/batch/index.js'
 export { type ExplainOptions, explain } from './merge/explain.js'
 export type { ForecastGroup, MergeForecast } from './merge/forecast.js'
-export type { Checksum, MergeOptions, MergeProgress, MergeReport, PlanRow, SweepReport } from './merge/index.js'
+export type {
+  MergeChecksum,
+  MergeOptions,
+  MergePlanRow,
+  MergeProgress,
+  MergeReport,
+  SweepReport,
+} from './merge/index.js'
 export { merge } from './merge/merge.js'
-export { type Method, methods, type ParameterSpec, type Scalar, type TensorParameters } from './merge/methods/index.js'
+export {
+  type MergeMethod,
+  methods,
+  type ParameterScalar,
+  type ParameterSpec,
+  type TensorParameters,
+} from './merge/methods/index.js'
 export {
   type FilteredValue,
   type JsonSchema,
@@ -90,17 +103,17 @@ export {
 } from './prune/prune.js'
 export {
   analysisPage,
-  type Curves,
   changeMap,
   diffPage,
   evalPage,
-  type Figure,
-  type HeatMap,
-  type Histogram,
   immPage,
-  type KeptMap,
   manuPage,
   type Page,
+  type PageCurves,
+  type PageFigure,
+  type PageHeatMap,
+  type PageHistogram,
+  type PageKeptMap,
   type PageSection,
   type PageTable,
   prunePage,
@@ -110,19 +123,19 @@ export {
 } from './report/index.js'
 export { openModel } from './runtime/forward.js'
 export type {
+  ForwardOptions,
+  ForwardOutput,
+  HookPoint,
+  ImagePixels,
+  LayerwiseObservers,
   LayerwiseOptions,
   Model,
   ModelOptions,
-  Observers,
-  Pass,
-  Pixels,
-  Sequence,
+  PackedToken,
   StatisticSpec,
-  Tap,
-  Token,
-  Wanted,
+  TokenSequence,
 } from './runtime/index.js'
-export { ColumnStatistics, chunks } from './runtime/index.js'
+export { ColumnStatistics, rowGroups } from './runtime/index.js'
 export type { ModelFit } from './runtime/memory_fit.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
@@ -136,17 +149,17 @@ export {
   WeightsmithError,
 } from './util/errors.js'
 export type { ProgressEvent } from './util/progress.js'
-export type { Collapse } from './workflows/imm/collapse.js'
-export type { AnswerCheck, Completion, ImmCommand, ImmConfig } from './workflows/imm/config.js'
+export type { ImmCollapse } from './workflows/imm/collapse.js'
+export type { Completion, ImmAnswerCheck, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export {
   type ImmForecast,
   type ImmOptions,
   type ImmProgress,
   type ImmReport,
+  type ImmRoundReport,
   imm,
-  type RoundReport,
 } from './workflows/imm/loop.js'
-export type { Accuracy, Evaluation, FilteredSamples } from './workflows/imm/steps.js'
+export type { ImmAccuracy, ImmEvaluation, ImmFilteredSamples } from './workflows/imm/steps.js'
 export {
   type ManuAnswers,
   type ManuChoice,

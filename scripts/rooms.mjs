@@ -13,7 +13,8 @@ export const rooms = {
     native: ['util'],
     'checkpoint/resume': ['native', 'util'],
     checkpoint: ['checkpoint/resume', 'native', 'util'],
-    architectures: ['checkpoint', 'native', 'util'],
+    'runtime/ops': ['native', 'util'],
+    architectures: ['runtime/ops', 'checkpoint', 'native', 'util'],
     engine: ['checkpoint', 'native', 'util'],
 
     lora: ['checkpoint', 'native', 'util'],
@@ -26,7 +27,6 @@ export const rooms = {
     ],
     'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
 
-    'runtime/ops': ['architectures', 'native', 'util'],
     runtime: ['runtime/ops', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'data/images': ['checkpoint', 'native', 'util'],
     data: ['data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],

@@ -194,8 +194,8 @@ async function setup() {
     buildAddon()
   })
 
-  const { generateLayouts } = await import('./generate.mjs')
-  generateLayouts()
+  const { generateModules } = await import('./generate.mjs')
+  generateModules()
   const sources = [
     ...listFiles('lib', '.ts', '.cts'),
     'tsconfig.json',

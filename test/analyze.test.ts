@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { type Analysis, analyze, Engine, score } from 'weightsmith'
+import { type AnalyzeReport, analyze, Engine, score } from 'weightsmith'
 import { spearman } from '../lib/compare/analyze.js'
 import { Browser } from './browser.js'
 import { cli } from './child.js'
@@ -36,7 +36,7 @@ function near(got: number | null | undefined, want: number, relative: number): v
 
 const folder = mkdtempSync(join(tmpdir(), 'weightsmith-analyze-'))
 let engine: Engine
-let analysis: Analysis
+let analysis: AnalyzeReport
 beforeAll(async () => {
   engine = await Engine.open()
   analysis = await analyze(engine, model('base'), [model('improved-1'), model('improved-2')], { data })
@@ -122,8 +122,8 @@ describe('imm analyze', () => {
     })
     expect(done).toEqual([])
     expect(Object.keys(dry)).toEqual(['forecast'])
-    const { tensors, bytesRead, deviceBytes, tokens, parts, milliseconds } = dry.forecast
-    expect(parts).toBe(1)
+    const { tensors, bytesRead, deviceBytes, tokens, partitions, milliseconds } = dry.forecast
+    expect(partitions).toBe(1)
     expect(tensors).toBe(2 * analysis.models[0]!.diff.tensors.length)
     // Two files of bfloat16 a comparison.
     expect(bytesRead).toBe(2 * 2 * 2 * analysis.models[0]!.diff.total.parameters)

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from '@jest/globals'
-import { Engine, type EngineOptions, type Method, merge, methods, type RecipeInput } from 'weightsmith'
+import { Engine, type EngineOptions, type MergeMethod, merge, methods, type RecipeInput } from 'weightsmith'
 import { readFolder } from './checkpoint.js'
 import { scratch } from './scratch.js'
 
@@ -11,7 +11,7 @@ const { folder } = scratch('same')
 const needed: Record<string, number> = { weight: 0.4, t: 0.02 }
 
 /** A recipe of two or three models with the parameters a method needs, and densities that drop something. */
-function recipeOf(method: Method): RecipeInput {
+function recipeOf(method: MergeMethod): RecipeInput {
   const { name, needsBase, models, parameters } = method
   const used = ['improved-1', 'improved-2', 'improved-3'].slice(0, Math.max(models.min, Math.min(models.max, 2)))
   const given = parameters.flatMap(({ name, type, scope, default: byDefault }) => {

@@ -130,7 +130,7 @@ describe('evaluate', () => {
       limit: 20,
       out,
     })
-    expect(rest).toMatchObject({ model: base, metric: 'exact-match', parts: 1, reads: 0, notes: [] })
+    expect(rest).toMatchObject({ model: base, metric: 'exact-match', partitions: 1, bytesReadPerPass: 0, notes: [] })
     expect(sets.map(({ data, examples }) => [data, examples])).toEqual([
       [task, 20],
       [task, 20],
@@ -146,7 +146,7 @@ describe('evaluate', () => {
       example: 1,
       prompt: '785+60=',
       answer: expect.any(String),
-      said: expect.any(String),
+      text: expect.any(String),
       ended: true,
       right: expect.any(Boolean),
     })
@@ -294,7 +294,7 @@ describe('evaluate', () => {
     const data = [calibration, calibration]
     const { forecast } = await evaluate(engine, base, { data, metric: 'exact-match', dryRun: true, out })
     const set = { data: calibration, examples: 64, tokens: expect.any(Number), milliseconds: expect.any(Number) }
-    expect(forecast).toMatchObject({ metric: 'exact-match', parts: 1, sets: [set, set] })
+    expect(forecast).toMatchObject({ metric: 'exact-match', partitions: 1, sets: [set, set] })
     expect(forecast.sets[0]).toEqual(set)
     expect(forecast.milliseconds).toBe(forecast.sets[0]!.milliseconds + forecast.sets[1]!.milliseconds)
     expect(forecast.milliseconds).toBeGreaterThan(0)

@@ -5,9 +5,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
 import type { NativeDispatch } from '../lib/native/border.js'
+import { layout } from '../lib/native/layouts.js'
 import {
   type Block,
-  columnWords,
   type Forms,
   formsOf,
   modelKernels as kernels,
@@ -208,7 +208,7 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       const asked = groups.slice(first)
       const at = { width, list: 1, first, count: asked.length, groups: groups.length, start: 3, tau, limit }
       const got = await run(
-        [list, x, 4 * (3 + columnWords * width * asked.length)],
+        [list, x, 4 * (3 + layout.columnWords * width * asked.length)],
         [kernels.columnStats({ groups: 0, x: 1, y: 2 }, at)],
         2,
       )

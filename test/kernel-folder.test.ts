@@ -169,3 +169,10 @@ test('the size of a block is written in one file', () => {
   const found = files.filter((path) => /\.(wgsl|cpp|h|ts)$/.test(path) && /\b204[78]u?\b/.test(code(path)))
   expect(found).toEqual(['native/kernels/include/layout.wgsl'])
 })
+
+test('codes of types and activations have names in kernels', () => {
+  const folders = ['include', 'merge', 'model'].map((folder) => join('native/kernels', folder))
+  const files = folders.flatMap((folder) => readdirSync(folder).map((name) => join(folder, name)))
+  const literal = /(DTYPE|KIND) [!=]= \d|DTYPE: u32 = \d|case \du:/
+  expect(files.filter((path) => literal.test(readFileSync(path, 'utf8')))).toEqual([])
+})

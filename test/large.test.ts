@@ -102,13 +102,17 @@ large(
       const status = (key) => 1024 * Number(new RegExp(key + ':\\\\s+(\\\\d+)').exec(readFileSync('/proc/self/status', 'utf8'))[1])
       const engine = await Engine.open({ memory: ${2 ** 30} })
       const opened = status('VmRSS')
-      const { parts } = await score(engine, ${JSON.stringify(model)}, ${JSON.stringify(options)})
-      console.log(JSON.stringify({ opened, peak: status('VmHWM'), parts }))
+      const { partitions } = await score(engine, ${JSON.stringify(model)}, ${JSON.stringify(options)})
+      console.log(JSON.stringify({ opened, peak: status('VmHWM'), partitions }))
       await engine.close()`
     const ended = await start([script(folder, 'score', body)], { patienceMilliseconds: 550_000 }).ended
     expect(ended).toMatchObject({ code: 0, signal: null })
-    const { opened, peak, parts } = JSON.parse(ended.stdout) as { opened: number; peak: number; parts: number }
-    expect(parts).toBeGreaterThan(2)
+    const { opened, peak, partitions } = JSON.parse(ended.stdout) as {
+      opened: number
+      peak: number
+      partitions: number
+    }
+    expect(partitions).toBeGreaterThan(2)
     expect(peak - opened).toBeLessThanOrEqual(2 ** 30 + 64 * MiB)
   },
   600_000,

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, generateIds, type Model, openModel, type Sequence } from 'weightsmith'
+import { Engine, evaluate, generateIds, type Model, openModel, type TokenSequence } from 'weightsmith'
 import { Images } from '../lib/data/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
@@ -46,7 +46,7 @@ afterAll(async () => {
 })
 
 /** A prompt and its answer, as far as it goes. */
-async function sequence(index: number, image: number | null, length?: number): Promise<Sequence> {
+async function sequence(index: number, image: number | null, length?: number): Promise<TokenSequence> {
   const pixels = image === null ? [] : [await images.pixels(image)]
   return { ids: ids(`p${index}.input_ids`).slice(0, length), images: pixels }
 }
@@ -97,9 +97,9 @@ describe('tiny-llava', () => {
   test('refuses images that are missing, too many or of another size', async () => {
     const prompt = ids('p0.input_ids')
     const pixels = await images.pixels(0)
-    expect(() => model.pack([prompt])).toThrow(/Sequence 0 has places for 1 images, but 0 are given/)
+    expect(() => model.pack([prompt])).toThrow(/TokenSequence 0 has places for 1 images, but 0 are given/)
     expect(() => model.pack([[1, 2], { ids: [1, 2], images: [pixels] }])).toThrow(
-      /Sequence 1 has places for 0 images, but 1/,
+      /TokenSequence 1 has places for 0 images, but 1/,
     )
     expect(() => model.pack([{ ids: prompt, images: [pixels.subarray(1)] }])).toThrow(
       /has 3071 values, but .* sees 3 channels of 32 x 32 pixels/,

@@ -300,7 +300,7 @@ describe('of a model of text alone', () => {
   test('a dry run says what it would take, and writes nothing', async () => {
     const out = fresh('dry')
     const { forecast } = await manu(engine, base, { forget: [sums()], retain: [words()], out, dryRun: true, alpha: 2 })
-    expect(forecast).toMatchObject({ mode: 'code', parts: 1 })
+    expect(forecast).toMatchObject({ mode: 'code', partitions: 1 })
     expect(forecast).not.toHaveProperty('choices')
     expect(forecast.deviceBytes).toBeGreaterThan(1e6)
     expect(forecast.milliseconds).toBe(forecast.timings.measure + forecast.timings.evaluate)

@@ -10,8 +10,8 @@ import {
   modelKernels as kernels,
   lossesOf,
   lossWords,
-  noTarget,
   packedBytes,
+  packTokens,
 } from '../lib/runtime/index.js'
 import { math } from './math.js'
 import { uniform } from './random.js'
@@ -74,7 +74,7 @@ export function numbers(count: number, seed: number): Float32Array {
 
 /** What a token is: id, first row of its sequence, own row, target. */
 export const tokenTable = (rows: [id: number, start: number, row: number, target?: number][]) =>
-  Uint32Array.from(rows.flatMap(([id, start, row, target = noTarget]) => [id, start, row, target]))
+  packTokens(rows.map(([id, start, row, target]) => ({ id, start, row, target })))
 
 /** Sequences of these lengths, one after another. */
 export const packed = (...lengths: number[]) =>

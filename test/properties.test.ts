@@ -9,8 +9,8 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
 import {
   Engine,
+  type MergeMethod,
   type MergeOptions,
-  type Method,
   merge,
   methods,
   type ParameterSpec,
@@ -193,7 +193,7 @@ function options(which: Case, amount: number): fc.Arbitrary<RecipeInput> {
 }
 
 /** A value that the method takes, for every parameter it declares. */
-function parameters(method: Method, scope: ParameterSpec['scope'], model = 0): fc.Arbitrary<Parameters> {
+function parameters(method: MergeMethod, scope: ParameterSpec['scope'], model = 0): fc.Arbitrary<Parameters> {
   const values = method.parameters
     .filter((spec) => spec.scope === scope && !spec.optional)
     .map((spec) => [spec.name, spec.type === 'model' ? fc.constant(`s${model + 1}`) : value(spec)] as const)
@@ -216,7 +216,7 @@ const check = <T>(arbitrary: fc.Arbitrary<T>, property: (example: T) => Promise<
 /** A method, once with a base and once without one where either will do. */
 interface Case {
   title: string
-  method: Method
+  method: MergeMethod
   withBase: boolean
 }
 
@@ -230,7 +230,7 @@ const all = [...methods.values()].flatMap((method): Case[] =>
 )
 const several = all.filter(({ method }) => method.models.max > 1 && !ordered.has(method.name))
 const caseOf = (name: string) => all.find(({ method }) => method.name === name)!
-const least = (method: Method, wanted: number) => Math.min(Math.max(wanted, method.models.min), method.models.max)
+const least = (method: MergeMethod, wanted: number) => Math.min(Math.max(wanted, method.models.min), method.models.max)
 
 describe('the same bytes', () => {
   function example(which: Case) {
@@ -301,7 +301,7 @@ describe('the order of the models changes nothing', () => {
 
 describe('weights of 0 and 1', () => {
   const weighted = all.filter(({ method }) => method.parameters.some(({ name }) => name === 'weight'))
-  const full = (method: Method, weight: number, model: number): Parameters => ({
+  const full = (method: MergeMethod, weight: number, model: number): Parameters => ({
     weight,
     ...(method.parameters.some(({ name }) => name === 'statistics') ? { statistics: `s${model + 1}` } : {}),
     ...(method.parameters.some(({ name }) => name === 'density') ? { density: 1 } : {}),

@@ -50,7 +50,7 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'weightsmith-score-'))
   const out = join(folder, 'scores.safetensors')
   const report = await score(engine, base, { methods: once, data, out })
-  expect(report).toMatchObject({ examples: 64, tokens: golden.tokens, parts: 1, layers })
+  expect(report).toMatchObject({ examples: 64, tokens: golden.tokens, partitions: 1, layers })
   scores = await openScores(engine, out, base)
 })
 afterAll(async () => {
@@ -177,7 +177,7 @@ describe('a score file', () => {
     await score(engine, base, { ...options, out: whole })
     await using small = await Engine.open({ memory: '2MiB' })
     const report = await score(small, base, { ...options, out: parted })
-    expect(report.parts).toBeGreaterThan(2)
+    expect(report.partitions).toBeGreaterThan(2)
     expect(readFileSync(parted).equals(readFileSync(whole))).toBe(true)
   })
 
@@ -223,7 +223,7 @@ describe('score', () => {
   test('says what a run would take, and writes nothing', async () => {
     const out = join(folder, 'dry.safetensors')
     const { forecast } = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
-    expect(forecast).toMatchObject({ parts: 1, examples: 64, tokens: golden.tokens })
+    expect(forecast).toMatchObject({ partitions: 1, examples: 64, tokens: golden.tokens })
     expect(forecast.milliseconds).toBeGreaterThan(0)
     expect(forecast.deviceBytes).toBeGreaterThan(3e6)
     expect(existsSync(out)).toBe(false)
@@ -244,7 +244,7 @@ describe('score', () => {
     expect(readFileSync(scores.path).equals(before)).toBe(true)
   })
 
-  test('goes on where it was interrupted, with the same bytes, whole or in parts', async () => {
+  test('goes on where it was interrupted, with the same bytes, whole or in partitions', async () => {
     const methods = ['wanda', 'flap', 'neuron', 'bi', 'angular']
     const options = { methods, data, batchTokens: 64, limit: 9, layers: [0, 6] }
     const whole = join(folder, 'uninterrupted.safetensors')
@@ -252,7 +252,7 @@ describe('score', () => {
     await using small = await Engine.open({ memory: '2MiB' })
     for (const [own, name, after] of [
       [engine, 'at-once', 5],
-      [small, 'in-parts', 12],
+      [small, 'in-partitions', 12],
     ] as const) {
       const out = join(folder, `${name}.safetensors`)
       const stop = new AbortController()

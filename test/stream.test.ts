@@ -19,26 +19,26 @@ describe('a model larger than the memory', () => {
   test('goes on as it does where it fits, drawn and copied sequences too, and says what each token reads', async () => {
     const options = { maxTokens: 6, samples: 3, temperature: 1, seed: 5 }
     const want = await generate(engine, base, prompts, options)
-    expect(want).toMatchObject({ parts: 1, reads: 0 })
+    expect(want).toMatchObject({ partitions: 1, bytesReadPerPass: 0 })
     let before = 0
     // Less room for tokens leaves the model on the device.
     await using close = await Engine.open({ memory: '4MiB' })
     const near = await generate(close, base, prompts, options)
-    expect(near).toMatchObject({ parts: 1, continuations: want.continuations })
+    expect(near).toMatchObject({ partitions: 1, continuations: want.continuations })
     expect(near.deviceBytes).toBeLessThan(want.deviceBytes)
     for (const memory of ['3MiB', '1200KiB']) {
       await using small = await Engine.open({ memory })
       const got = await generate(small, base, prompts, options)
       expect(got.continuations).toEqual(want.continuations)
-      expect(got.parts).toBeGreaterThan(1)
+      expect(got.partitions).toBeGreaterThan(1)
       expect(got.deviceBytes).toBeLessThanOrEqual(small.memory)
       // The less fits, the more is read.
-      expect(got.reads).toBeGreaterThan(before)
-      before = got.reads
+      expect(got.bytesReadPerPass).toBeGreaterThan(before)
+      before = got.bytesReadPerPass
     }
   })
 
-  test('reads each part once for all sequences that the cache has room for, though they take several passes', async () => {
+  test('reads each partition once for all sequences that the cache has room for, though they take several passes', async () => {
     const ids = Array.from({ length: 20 }, (_, i) => [1, 4 + i, 14, 4 + i, 15])
     const options = { maxTokens: 3, eosTokenIds: new Set([2]) }
     const say = async (own: Engine, tokens: number) => {
@@ -91,15 +91,15 @@ describe('a model larger than the memory', () => {
         milliseconds: _,
         notes: none,
         sets,
-        parts,
-        reads,
+        partitions,
+        bytesReadPerPass,
         deviceBytes,
         ...want
       } = await evaluate(engine, base, { data, metric })
       const got = await evaluate(small, base, { data, metric })
       expect(got).toMatchObject({ ...want, sets: sets.map(({ milliseconds: _, ...set }) => set) })
-      expect(got.parts).toBeGreaterThan(parts)
-      expect(got.reads).toBeGreaterThan(reads)
+      expect(got.partitions).toBeGreaterThan(partitions)
+      expect(got.bytesReadPerPass).toBeGreaterThan(bytesReadPerPass)
       expect(got.deviceBytes).toBeLessThan(deviceBytes)
       expect(none).toEqual([])
       if (metric === 'exact-match') expect(got.notes[0]).toMatch(/larger than the memory.* MB of weights are read/)

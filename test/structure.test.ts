@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, errorCodes, kernels, methods } from 'weightsmith'
-import type { Method, ParameterSpec, Scalar, Step, TensorParameters } from '../lib/merge/methods/index.js'
+import type { MergeMethod, ParameterScalar, ParameterSpec, Step, TensorParameters } from '../lib/merge/methods/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { modelKernels } from '../lib/runtime/index.js'
 
@@ -96,6 +96,13 @@ describe('the registry of kernels', () => {
     for (const file of files) expect(readFileSync(join('native/kernels/merge', file), 'utf8')).toMatch(/^\/\//)
   })
 
+  test('has includes that say by their names which of them have the entry point', () => {
+    for (const file of readdirSync('native/kernels/include')) {
+      const text = readFileSync(join('native/kernels/include', file), 'utf8')
+      expect([file, /^@compute\b/m.test(text)]).toEqual([file, file.startsWith('main_')])
+    }
+  })
+
   for (const [name, spec] of kernels) {
     test(`describes ${name} so that it compiles and runs on the device`, async () => {
       const elements = 5000
@@ -115,21 +122,21 @@ describe('the registry of kernels', () => {
 
 describe('every merge method', () => {
   /** Values a parameter can take, as far as they may lead to different programs. */
-  function samples(spec: ParameterSpec): (Scalar | undefined)[] {
+  function samples(spec: ParameterSpec): (ParameterScalar | undefined)[] {
     if (spec.values) return [...spec.values]
     if (spec.type === 'boolean') return [true, false]
     return spec.type === 'model' ? [undefined, 'model'] : [0.25]
   }
 
-  function combinations(specs: ParameterSpec[]): Record<string, Scalar | undefined>[] {
-    return specs.reduce<Record<string, Scalar | undefined>[]>(
+  function combinations(specs: ParameterSpec[]): Record<string, ParameterScalar | undefined>[] {
+    return specs.reduce<Record<string, ParameterScalar | undefined>[]>(
       (all, spec) => all.flatMap((one) => samples(spec).map((value) => ({ ...one, [spec.name]: value }))),
       [{}],
     )
   }
 
   /** Nothing for a combination that the method refuses. */
-  function stepOf(method: Method, parameters: TensorParameters): Step | undefined {
+  function stepOf(method: MergeMethod, parameters: TensorParameters): Step | undefined {
     try {
       return method.step(parameters)
     } catch (error) {
@@ -141,7 +148,7 @@ describe('every merge method', () => {
   test('uses kernels and CPU steps that exist, and every CPU step is used', () => {
     const addon = loadAddon()
     // The one that is no merge method's: `diff` reports how two checkpoints differ.
-    const hosts = new Set(['diff'])
+    const cpuSteps = new Set(['diff'])
     for (const method of methods.values()) {
       for (const global of combinations(method.parameters.filter((spec) => spec.scope === 'global'))) {
         for (const model of combinations(method.parameters.filter((spec) => spec.scope === 'model'))) {
@@ -149,15 +156,15 @@ describe('every merge method', () => {
             const models = Array.from({ length: method.models.min + 1 }, () => model)
             const step = stepOf(method, { global, models, base, shape: [48, 96], statistics: true })
             if (step === undefined || !('program' in step)) continue
-            for (const { host, kernels } of [step, ...(step.made ?? [])].map(({ program }) => program)) {
-              if (host !== undefined) hosts.add(host)
+            for (const { cpuStep, kernels } of [step, ...(step.made ?? [])].map(({ program }) => program)) {
+              if (cpuStep !== undefined) cpuSteps.add(cpuStep)
               for (const { kernel } of kernels) expect(addon.kernels).toContain(kernel)
             }
           }
         }
       }
     }
-    expect(sorted(hosts)).toEqual(sorted(addon.cpuSteps))
+    expect(sorted(cpuSteps)).toEqual(sorted(addon.cpuSteps))
   })
 
   test('says what it is, where it comes from and what its parameters are', () => {

@@ -15,7 +15,7 @@ const programs: Record<string, { program: NativeProgram; coefficients: number[][
   },
   'a reduction and a kernel': {
     program: {
-      host: 'slerp',
+      cpuStep: 'slerp',
       kernels: [
         { kernel: 'dots', writes: 3 },
         { kernel: 'linear', writes: 'output' },
@@ -26,7 +26,7 @@ const programs: Record<string, { program: NativeProgram; coefficients: number[][
   },
   'kernels that are repeated as often as each variant needs': {
     program: {
-      host: 'ties',
+      cpuStep: 'ties',
       kernels: [
         { kernel: 'select_sample', writes: 64 },
         { kernel: 'select', writes: 256 },

@@ -1,8 +1,8 @@
-/** Batches that walk through a model: what is seen of them, and that a model in parts gives the same bits as a whole one. */
+/** Batches that walk through a model: what is seen of them, and that a model in partitions gives the same bits as a whole one. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { ColumnStatistics, chunks, Engine, type Model, type Observers, openModel } from 'weightsmith'
+import { ColumnStatistics, Engine, type LayerwiseObservers, type Model, openModel, rowGroups } from 'weightsmith'
 
 const goldens = join(process.cwd(), 'test/goldens')
 const full = join(goldens, 'base-f32')
@@ -16,7 +16,7 @@ const weight = (layer: number, name: string) => `model.layers.${layer}.${name}.w
 /** All that can be seen, as plain numbers. */
 async function see(model: Model, skips: Set<number>[] = []) {
   const batches = [lines.slice(0, 5), lines.slice(5, 9), lines.slice(9, 10)].map((batch) => model.pack(batch))
-  const taps = [
+  const hooks = [
     { weight: weight(1, 'self_attn.q_proj'), side: 'input' },
     { weight: weight(5, 'mlp.gate_proj'), side: 'output' },
     { weight: weight(7, 'mlp.down_proj'), side: 'input' },
@@ -31,19 +31,19 @@ async function see(model: Model, skips: Set<number>[] = []) {
     steps: [] as number[],
     columns: [] as Float64Array[][],
   }
-  const observers: Observers = {
+  const observers: LayerwiseObservers = {
     statistics: (batch) => {
-      const groups = chunks([...batches[batch]!.keys()])
-      return taps.map((tap, i) => ({
-        tap,
+      const groups = rowGroups([...batches[batch]!.keys()])
+      return hooks.map((hook, i) => ({
+        hook,
         groups,
         add: (group, words) => columns[i]!.add(words, groups[group]!.length),
       }))
     },
     residualDelta: (batch, layer, words) => void seen.residualDelta.push([layer, batch, ...words]),
     residualStream: (batch, boundary, x) => void seen.residualStream.push([boundary, batch, [...x]]),
-    weights: { names: new Set([taps[2].weight]), add: (_, sums) => void seen.sums.push([...sums]) },
-    grams: { taps: [taps[0]], add: async (_, first, rows) => void seen.grams.push([first, ...rows]) },
+    weights: { names: new Set([hooks[2].weight]), add: (_, sums) => void seen.sums.push([...sums]) },
+    grams: { hooks: [hooks[0]], add: async (_, first, rows) => void seen.grams.push([first, ...rows]) },
   }
   await model.layerwisePass(batches, {
     observers: [observers],
@@ -89,13 +89,13 @@ describe('a layerwise pass', () => {
     }
   })
 
-  test('gives the same bits where the model goes through the device in parts', async () => {
+  test('gives the same bits where the model goes through the device in partitions', async () => {
     const skips = [new Set([3]), new Set([0, 7]), new Set([6, 7]), new Set<number>()]
     const want = await see(model, skips)
     for (const memory of ['2300KiB', '3MiB', '6MiB']) {
       await using small = await Engine.open({ memory })
       const parted = await openModel(small, full, { batchTokens: 128 })
-      expect((await parted.forecast()).parts).toBeGreaterThan(1)
+      expect((await parted.forecast()).partitions).toBeGreaterThan(1)
       expect(await see(parted, skips)).toEqual({ ...want, steps: expect.anything() })
     }
   })

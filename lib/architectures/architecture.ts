@@ -7,50 +7,7 @@
  * where images are given, the vision encoder that turns them into rows of its residual stream.
  */
 
-/**
- * What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x *
- * sigmoid(1.702 x).
- */
-export type Activation = 'silu' | 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu'
-
-/** An op of a forward pass. Activations are named; `table`, `weight` and `bias` are tensors. */
-export type OpSpec =
-  /**
-   * y = scale * the row of the table at the token's id, or at its position + `offset`; `add`: y += that. Ids that the
-   * table does not have leave y as it is.
-   */
-  | { op: 'embed'; y: string; table: string; by: 'id' | 'position'; offset?: number; scale?: number; add?: boolean }
-  /** The first token of every sequence: y = weight. */
-  | { op: 'class_token'; y: string; weight: string }
-  /**
-   * y = (x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus) + bias; m is the mean of x where the op is `centered`
-   * (LayerNorm), else 0 (RMSNorm). `heads`: a row of x is so many, each normalised on its own.
-   */
-  | {
-      op: 'norm'
-      x: string
-      y: string
-      weight: string
-      bias?: string
-      eps: number
-      centered?: boolean
-      plus?: number
-      heads?: number
-    }
-  /** y = x · Wᵀ + bias. */
-  | { op: 'linear'; x: string; y: string; weight: string; bias?: string }
-  /**
-   * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys
-   * a token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the
-   * stack.
-   */
-  | { op: 'attention'; q: string; k: string; v: string; y: string; window: number; heads?: number; numKvHeads?: number }
-  /** x = f(x). */
-  | { op: 'activation'; kind: Activation; x: string }
-  /** x = f(x) * y. */
-  | { op: 'glu'; kind: Activation; x: string; y: string }
-  /** x += y. */
-  | { op: 'add'; x: string; y: string }
+import type { Attention, OpSpec } from '../runtime/ops/index.js'
 
 /** Parts of tensors that can only be removed together: unit u is `size` rows (or columns) from u * size on, of each. */
 export interface Units {
@@ -63,27 +20,6 @@ export interface Units {
 export interface Layer {
   ops: OpSpec[]
   units: Units[]
-}
-
-/** Angles of rotary embeddings for sequences of up to `length` tokens. */
-export interface Rotary {
-  /** Angle a position of each pair of a head, float64. */
-  frequencies: Float64Array
-  /** Cosines and sines are multiplied by it. */
-  factor: number
-}
-
-export interface Attention {
-  heads: number
-  /** KV heads; `heads / numKvHeads` query heads share one. */
-  numKvHeads: number
-  headSize: number
-  /**
-   * Tokens of every sequence of bidirectional attention, all of which see one another; 0: causal, a token sees itself
-   * and those before it.
-   */
-  sequenceLength: number
-  rotary?: (length: number) => Rotary
 }
 
 export interface Stack {

@@ -1,7 +1,8 @@
 /** What architectures share: fields of a config, tensors as they are named, and the refusal of what cannot be run. */
 
+import type { Activation, OpSpec } from '../runtime/ops/index.js'
 import { WeightsmithError } from '../util/errors.js'
-import type { Activation, Config, OpSpec, Subject } from './architecture.js'
+import type { Config, Subject } from './architecture.js'
 
 /** The kernel of attention keeps so many elements of a head in registers. */
 const mostHeadSize = 256

@@ -3,7 +3,8 @@
  * another.
  */
 
-import type { Config, Layer, OpSpec, Stack, Subject } from './architecture.js'
+import type { OpSpec } from '../runtime/ops/index.js'
+import type { Config, Layer, Stack, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, rowsOf, type Tensors } from './build.js'
 
 /** What a config leaves out; transformers' defaults. */

@@ -6,7 +6,8 @@ import { llama, traits } from './llama.js'
 import { llava } from './llava.js'
 import { opt } from './opt.js'
 
-export type { Activation, Attention, Layer, ModelSpec, OpSpec, Rotary, Stack, Units, Vision } from './architecture.js'
+export type { Activation, Attention, OpSpec, Rotary } from '../runtime/ops/index.js'
+export type { Layer, ModelSpec, Stack, Units, Vision } from './architecture.js'
 export { type Widths, withBiases, withWidths } from './change.js'
 export { inputsOf } from './inputs.js'
 

@@ -1,5 +1,6 @@
 /** Which linears of a layer read the same activation, so that what is measured there is measured once. */
 
+import { writtenBy } from '../runtime/ops/index.js'
 import type { Layer } from './architecture.js'
 
 /** Weights of the linears that share an input, in the order of the layer. */
@@ -17,7 +18,7 @@ export function inputsOf({ ops }: Layer): string[][] {
       }
     }
     // What is written is another input for those that follow.
-    open.delete(op.op === 'activation' || op.op === 'glu' || op.op === 'add' ? op.x : op.y)
+    open.delete(writtenBy(op))
   }
   return shared
 }

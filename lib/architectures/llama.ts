@@ -4,7 +4,8 @@
  * embedding.
  */
 
-import type { Config, Layer, ModelSpec, OpSpec, Subject } from './architecture.js'
+import type { OpSpec } from '../runtime/ops/index.js'
+import type { Config, Layer, ModelSpec, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
 import { unknownByLayer, widthsOf } from './change.js'
 import { ropeKind, rotaryOf } from './rope.js'

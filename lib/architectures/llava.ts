@@ -3,7 +3,8 @@
  * matrices and then stand among the tokens of a language model.
  */
 
-import type { Config, ModelSpec, OpSpec, Subject } from './architecture.js'
+import type { OpSpec } from '../runtime/ops/index.js'
+import type { Config, ModelSpec, Subject } from './architecture.js'
 import { activationOf, missed, refusal, Tensors } from './build.js'
 import { clip } from './clip.js'
 import { llama } from './llama.js'

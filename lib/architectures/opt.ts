@@ -3,7 +3,8 @@
  * of two matrices, and a head that is the embedding.
  */
 
-import type { Config, Layer, ModelSpec, OpSpec, Subject } from './architecture.js'
+import type { OpSpec } from '../runtime/ops/index.js'
+import type { Config, Layer, ModelSpec, Subject } from './architecture.js'
 import { activationOf, headsMissing, missed, numbersOf, refusal, rowsOf, Tensors } from './build.js'
 
 const required = [

@@ -3,7 +3,8 @@
  * modeling_rope_utils of transformers defines them.
  */
 
-import type { Config, Rotary } from './architecture.js'
+import type { Rotary } from '../runtime/ops/index.js'
+import type { Config } from './architecture.js'
 
 export interface RotaryOf {
   /** Most tokens of a sequence. */

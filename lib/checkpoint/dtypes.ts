@@ -1,6 +1,8 @@
 /** Storage types as the planner sees them. */
 
 import type { LoadDType, StoreDType } from '../native/border.js'
+import { dtypeCodes } from '../native/dtypes.js'
+import { layout } from '../native/layouts.js'
 
 /** The reference writer's order; it sorts a file's tensors by this, largest first, then by name. */
 const order = [
@@ -32,17 +34,15 @@ export function writerRank(dtype: string): number {
   return order.indexOf(dtype)
 }
 
-/** In the order of the codes kernels know. */
 const sizes = { F32: 4, F16: 2, BF16: 2, F64: 8, F8_E4M3: 1, F8_E5M2: 1 } as const
 
 export function isLoadable(dtype: string): dtype is LoadDType {
   return Object.hasOwn(sizes, dtype)
 }
 
-/** A type in the words of kernels; 15: to be found at run time. */
+/** The code of a type in kernels; for others that of types that are found at run time. */
 export function kernelCode(dtype: string | undefined): number {
-  const code = Object.keys(sizes).indexOf(dtype ?? '')
-  return code < 0 ? 15 : code
+  return dtype !== undefined && isLoadable(dtype) ? dtypeCodes[dtype] : layout.dtypeMixed
 }
 
 export function isStorable(dtype: string): dtype is StoreDType {

@@ -6,8 +6,8 @@ import {
   type EvalOptions,
   type EvalReport,
   type EvalSetReport,
+  evalMetrics,
   evaluate,
-  metrics,
 } from '../eval/evaluate.js'
 import { evalPage } from '../report/index.js'
 import type { ModelFit } from '../runtime/memory_fit.js'
@@ -29,7 +29,7 @@ export function addEval(program: Command): void {
       '.jsonl files with one {"prompt": ..., "answer": ...} per line, joined as they are; "image" is optional; choice needs "choices"; nll and ppl also take {"text": ...}',
     )
     .addOption(images())
-    .addOption(new Option('--metric <name>', 'the metric').choices(metrics).default('nll'))
+    .addOption(new Option('--metric <name>', 'the metric').choices(evalMetrics).default('nll'))
     .addOption(
       wholeNumber(
         '--max-tokens',
@@ -101,6 +101,6 @@ function text(report: EvalReport): string {
   ].join('\n')
 }
 
-function place({ parts, deviceBytes, device }: ModelFit): string {
-  return `${parts === 1 ? '' : `${parts} partitions in turn, `}${bytes(deviceBytes)} of ${device}`
+function place({ partitions, deviceBytes, device }: ModelFit): string {
+  return `${partitions === 1 ? '' : `${partitions} partitions in turn, `}${bytes(deviceBytes)} of ${device}`
 }

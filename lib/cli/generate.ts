@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { type PromptLine, readPrompts } from '../data/index.js'
 import {
-  type Generated,
+  type GeneratedText,
   type GenerateForecast,
   type GenerateOptions,
   type GenerateReport,
@@ -60,7 +60,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
   const prompts = await promptsOf(given, data, limit)
   const toStdout = !flags.json && out === undefined && !flags.dryRun
   const single = toStdout && prompts.length === 1 && (flags.samples ?? 1) === 1
-  const lineOf = ({ prompt, sample, ...rest }: Generated) => ({ ...prompts[prompt]?.line, sample, ...rest })
+  const lineOf = ({ prompt, sample, ...rest }: GeneratedText) => ({ ...prompts[prompt]?.line, sample, ...rest })
   const report = await withEngine('generate', flags, async (engine, progress) => {
     const file = out === undefined || flags.dryRun ? undefined : await createLines(out)
     try {

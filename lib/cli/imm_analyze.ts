@@ -1,7 +1,7 @@
 /** `weightsmith imm analyze`. */
 
 import type { Command } from 'commander'
-import { type Analysis, type AnalysisForecast, type AnalyzeOptions, analyze } from '../compare/analyze.js'
+import { type AnalyzeForecast, type AnalyzeOptions, type AnalyzeReport, analyze } from '../compare/analyze.js'
 import { analysisPage } from '../report/index.js'
 import { bytes, milliseconds, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
@@ -42,18 +42,18 @@ async function run(base: string, improved: string[], flags: Common & Reported & 
   printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
-function forecastText({ parts = 0, tokens = 0, ...forecast }: AnalysisForecast): string {
+function forecastText({ partitions = 0, tokens = 0, ...forecast }: AnalyzeForecast): string {
   const { base, tensors, bytesRead, deviceBytes, device, milliseconds: time } = forecast
-  const passes = parts > 1 ? `, in ${parts} partitions` : ''
+  const passes = partitions > 1 ? `, in ${partitions} partitions` : ''
   const compared = `compare ${plural(tensors, 'tensor')} with`
   const work =
-    parts === 0
+    partitions === 0
       ? `${compared} ${base}`
       : `measure the importance of the layers of ${base} on ${plural(tokens, 'token')}${passes}, and ${compared} it`
   return `Would ${work}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} of ${device}.`
 }
 
-function text({ base, data, importance, models, device, ...report }: Analysis): string {
+function text({ base, data, importance, models, device, ...report }: AnalyzeReport): string {
   const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
   const names = models.map(({ model }) => short(model))
   const lines = [

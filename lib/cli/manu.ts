@@ -149,7 +149,7 @@ function subject({ modules, model, mode }: ManuForecast): string {
   return `${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${model} in ${mode} mode`
 }
 
-function place({ parts: count, deviceBytes, device }: ManuForecast): string {
+function place({ partitions: count, deviceBytes, device }: ManuForecast): string {
   return `${count === 1 ? 'the model' : `${count} partitions in turn, each`} within ${bytes(deviceBytes)} of ${device}`
 }
 

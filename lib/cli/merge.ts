@@ -83,14 +83,14 @@ function headText(done: string, report: MergeReport | MergeForecast): string[] {
 }
 
 function text(report: MergeReport): string {
-  const { read, compute, host, write, wait, sync } = report.timings
+  const { read, compute, cpuSteps, write, wait, sync } = report.timings
   const lines = headText('Wrote', report)
   if (report.resumed > 0) {
     lines.push(`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`)
   }
   lines.push(
     `Took ${milliseconds(report.milliseconds)} on ${report.device}; busy: read ${milliseconds(read)}, compute ` +
-      `${milliseconds(compute)}, host ${milliseconds(host)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, ` +
+      `${milliseconds(compute)}, CPU steps ${milliseconds(cpuSteps)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, ` +
       `sync ${milliseconds(sync)}.`,
   )
   if (report.sweep) lines.push(`Outputs: ${report.sweep.map(({ label }) => label).join(', ')}.`)

@@ -79,6 +79,6 @@ function subject({ methods, model, layers, examples, tokens }: ScoreForecast): s
   return `${methods.join(', ')} of ${model}, ${plural(layers.length, 'layer')}${data}`
 }
 
-function place({ parts, deviceBytes, device }: ScoreForecast): string {
-  return `${parts === 1 ? 'the model' : `${parts} partitions in turn, each`} within ${bytes(deviceBytes)} of ${device}`
+function place({ partitions, deviceBytes, device }: ScoreForecast): string {
+  return `${partitions === 1 ? 'the model' : `${partitions} partitions in turn, each`} within ${bytes(deviceBytes)} of ${device}`
 }

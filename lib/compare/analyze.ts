@@ -28,7 +28,7 @@ export interface AnalyzeOptions {
 }
 
 /** One way to say how important the layers of the base are, a value a layer: the larger, the more. */
-export interface Importance {
+export interface AnalyzeImportance {
   /** `ablation`: loss of answers without the block, minus that with it; `ablation all`: of all tokens. */
   name: 'ablation' | 'ablation all' | 'block influence'
   values: number[]
@@ -39,8 +39,8 @@ export interface LayerChange extends DiffStats {
 }
 
 /** How a model's change lies against one importance. */
-export interface Concentration {
-  importance: Importance['name']
+export interface AnalyzeConcentration {
+  importance: AnalyzeImportance['name']
   /** Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant. */
   spearman: { meanAbs: number | null; relative: number | null; changed: number | null }
   /** The k = ⌈L/4⌉ most important layers, most important first. */
@@ -53,21 +53,21 @@ export interface Concentration {
 export interface AnalyzedModel {
   model: string
   layers: LayerChange[]
-  against: Concentration[]
+  against: AnalyzeConcentration[]
   diff: DiffReport
 }
 
-export interface Analysis {
+export interface AnalyzeReport {
   base: string
   data?: string
   /** None where there are neither data nor scores. */
-  importance: Importance[]
+  importance: AnalyzeImportance[]
   models: AnalyzedModel[]
   device: string
   milliseconds: number
 }
 
-export interface AnalysisForecast {
+export interface AnalyzeForecast {
   base: string
   data?: string
   /** Tensors that would be compared, of all models. */
@@ -77,7 +77,7 @@ export interface AnalysisForecast {
   /** Most bytes that are on the device at a time. */
   deviceBytes: number
   /** Parts in which the base goes through the device, where its importance would be measured. */
-  parts?: number
+  partitions?: number
   /** Tokens of the data that it would be measured on. */
   tokens?: number
   device: string
@@ -94,25 +94,25 @@ export function analyze(
   base: string,
   improved: readonly string[],
   options: AnalyzeOptions & { dryRun: true },
-): Promise<DryRun<AnalysisForecast>>
+): Promise<DryRun<AnalyzeForecast>>
 export function analyze(
   engine: Engine,
   base: string,
   improved: readonly string[],
   options?: AnalyzeOptions & { dryRun?: false | undefined },
-): Promise<Analysis>
+): Promise<AnalyzeReport>
 export function analyze(
   engine: Engine,
   base: string,
   improved: readonly string[],
   options: AnalyzeOptions,
-): Promise<Analysis | DryRun<AnalysisForecast>>
+): Promise<AnalyzeReport | DryRun<AnalyzeForecast>>
 export async function analyze(
   engine: Engine,
   base: string,
   improved: readonly string[],
   options: AnalyzeOptions = {},
-): Promise<Analysis | DryRun<AnalysisForecast>> {
+): Promise<AnalyzeReport | DryRun<AnalyzeForecast>> {
   const { data, signal, onProgress } = options
   const begin = performance.now()
   if (improved.length === 0) {
@@ -136,7 +136,7 @@ async function forecastOf(
   base: string,
   improved: readonly string[],
   { data, scores, signal }: AnalyzeOptions,
-): Promise<Omit<AnalysisForecast, 'base' | 'data' | 'device'>> {
+): Promise<Omit<AnalyzeForecast, 'base' | 'data' | 'device'>> {
   if (scores !== undefined) await readImportance(await openScores(engine, scores, base))
   const measured =
     data === undefined || scores !== undefined
@@ -144,7 +144,7 @@ async function forecastOf(
       : (await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })).forecast
   const sum = {
     ...{ tensors: 0, bytesRead: 0, deviceBytes: measured?.deviceBytes ?? 0 },
-    ...(measured && { parts: measured.parts, tokens: measured.tokens }),
+    ...(measured && { partitions: measured.partitions, tokens: measured.tokens }),
     milliseconds: measured?.milliseconds ?? 0,
   }
   for (const model of improved) {
@@ -160,14 +160,18 @@ async function forecastOf(
 /** Methods of `score` that say how important layers are. */
 const importanceMethods = ['ablation', 'bi']
 
-const tensors: readonly [Importance['name'], string][] = [
+const tensors: readonly [AnalyzeImportance['name'], string][] = [
   ['ablation', 'importance/answer'],
   ['ablation all', 'importance/all'],
   ['block influence', 'block_influence'],
 ]
 
 /** How important the layers of a model are: of a score file, or measured on data; nothing where neither is given. */
-export async function importanceOf(engine: Engine, base: string, options: AnalyzeOptions): Promise<Importance[]> {
+export async function importanceOf(
+  engine: Engine,
+  base: string,
+  options: AnalyzeOptions,
+): Promise<AnalyzeImportance[]> {
   const { data, scores, signal, onProgress } = options
   if (scores !== undefined) return readImportance(await openScores(engine, scores, base))
   if (data === undefined) return []
@@ -187,8 +191,8 @@ export async function importanceOf(engine: Engine, base: string, options: Analyz
   }
 }
 
-async function readImportance(scores: Scores): Promise<Importance[]> {
-  const found: Importance[] = []
+async function readImportance(scores: Scores): Promise<AnalyzeImportance[]> {
+  const found: AnalyzeImportance[] = []
   for (const [name, tensor] of tensors) {
     if (scores.tensors.has(tensor)) found.push({ name, values: [...(await scores.read(tensor))] })
   }
@@ -209,7 +213,7 @@ function layersOf(report: DiffReport, depth: number | undefined): LayerChange[] 
   })
 }
 
-function concentration({ name, values }: Importance, layers: readonly LayerChange[]): Concentration {
+function concentration({ name, values }: AnalyzeImportance, layers: readonly LayerChange[]): AnalyzeConcentration {
   if (values.length !== layers.length) {
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_SHAPE_MISMATCH',

@@ -209,7 +209,7 @@ function plan(a: Checkpoint, b: Checkpoint, pairs: Pair[]): Omit<NativePlan, 'me
   return {
     inputs: [...a.files, ...b.files].map(({ path, size }) => ({ path, size })),
     outputs: [],
-    programs: [{ host: 'diff', kernels: [{ kernel: 'diff', writes: 8 }] }],
+    programs: [{ cpuStep: 'diff', kernels: [{ kernel: 'diff', writes: 8 }] }],
     jobs: pairs.map(({ one, two }) => ({
       name: one.name,
       program: 0,

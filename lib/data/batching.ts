@@ -1,6 +1,6 @@
 /** Batches: neighbours go through the model together, in their order, as many as it takes at a time. */
 
-import type { Model, Sequence, Token } from '../runtime/index.js'
+import type { Model, PackedToken, TokenSequence } from '../runtime/index.js'
 
 /** A line in a batch: its first row, how many there are, and how many of them are of the prompt. */
 export interface BatchLine {
@@ -10,13 +10,13 @@ export interface BatchLine {
 }
 
 export interface Batch {
-  tokens: Token[]
+  tokens: PackedToken[]
   lines: BatchLine[]
 }
 
 /** A line that takes `length` rows, of which `prompt` are the prompt's. */
 export interface Whole {
-  sequence: Sequence
+  sequence: TokenSequence
   length: number
   prompt: number
 }

@@ -2,7 +2,7 @@
 
 import { messageOf, WeightsmithError } from '../util/errors.js'
 import { readIfThere } from './files.js'
-import type { Message, Prompt } from './tokenizer.js'
+import type { ChatMessage, Prompt } from './tokenizer.js'
 
 /** What a model is given, and what it is to say. */
 export interface Example {
@@ -129,7 +129,7 @@ export async function readPrompts(file: string, limit?: number, content?: string
   })
 }
 
-function isMessage(value: unknown): value is Message {
+function isMessage(value: unknown): value is ChatMessage {
   const { role, content } = (value ?? {}) as Record<string, unknown>
   return typeof role === 'string' && typeof content === 'string'
 }

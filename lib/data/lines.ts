@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
-import { type Model, rowsOf, type Sequence } from '../runtime/index.js'
+import { type Model, rowsOf, type TokenSequence } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type Example, readExamples, readExamplesAndTexts } from './examples.js'
 import { type ImageSource, Images } from './images/index.js'
@@ -112,7 +112,7 @@ export class ImageLoader {
   }
 
   /** Ids of a line with its image. Errors say which line it is. */
-  async sequence(ids: number[], { image, where }: Pick<Line, 'image' | 'where'>): Promise<Sequence> {
+  async sequence(ids: number[], { image, where }: Pick<Line, 'image' | 'where'>): Promise<TokenSequence> {
     if (image === undefined || this.images === undefined) return ids
     try {
       return { ids, images: [await this.images.pixels(image)] }

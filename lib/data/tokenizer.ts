@@ -11,19 +11,19 @@ import { messageOf, WeightsmithError } from '../util/errors.js'
 import { readIfThere } from './files.js'
 import { asRead } from './tokenizer_json.js'
 
-export interface Message {
+export interface ChatMessage {
   role: string
   content: string
 }
 
 /** What a model is to go on with: a text, or messages, which need `chat`. */
-export type Prompt = string | readonly Message[]
+export type Prompt = string | readonly ChatMessage[]
 
 export interface Tokenizer {
   /** Ids of a prompt, with what the tokenizer puts before and after a text. */
   prompt(text: string): number[]
   /** Ids of messages in the model's chat template, up to where its answer begins. */
-  chat(messages: readonly Message[]): number[]
+  chat(messages: readonly ChatMessage[]): number[]
   /**
    * Ids of a prompt and of an answer as they are in the text that both are together, without what the tokenizer puts after a text.
    * The answer begins with the first id that the prompt alone, without the spaces at its end, does not have there: spaces

@@ -141,7 +141,7 @@ export class Kernel {
   }
 }
 
-const noTime = { milliseconds: 0, timings: { read: 0, compute: 0, write: 0, wait: 0, sync: 0, host: 0 } }
+const noTime = { milliseconds: 0, timings: { read: 0, compute: 0, write: 0, wait: 0, sync: 0, cpuSteps: 0 } }
 
 function describe(input: KernelInput, what: string): { dtype: LoadDType; memory: Uint8Array; elements: number } {
   const named = 'dtype' in input

@@ -3,6 +3,7 @@
  * native/kernels/merge/NAME.wgsl, whose head has the formula, plus one entry here.
  */
 
+import { dtypeCodes } from '../native/dtypes.js'
 import { layout } from '../native/layouts.js'
 
 export interface KernelSpec {
@@ -21,6 +22,11 @@ export interface KernelSpec {
   /** WGSL override constants that may be given. */
   constants?: Readonly<Record<string, string>>
 }
+
+/** What codes of types mean. */
+const codes = Object.entries(dtypeCodes)
+  .map(([dtype, code]) => `${code} ${dtype}`)
+  .join(', ')
 
 const models = (inputs: number) => Array.from({ length: inputs - 1 }, (_, i) => i)
 
@@ -67,7 +73,7 @@ const list: KernelSpec[] = [
     constants: {
       LONG: '1: groups have more than 256 elements, 0: not; 2: either',
       WEIGHTED: '1: scores are magnitudes times the norms of columns in input 1',
-      WEIGHT: 'code of the type of input 0; 15: that of the inputs',
+      WEIGHT: `code of the type of input 0 (${codes}); ${layout.dtypeMixed}: that of the inputs`,
     },
   },
   {
@@ -80,9 +86,8 @@ const list: KernelSpec[] = [
     example: () => [8, 4, 0.5, 625],
     constants: {
       TRANSPOSED: '1: the matrix is the transpose of B A',
-      WEIGHT:
-        'code of the type of the matrix: 0 F32, 1 F16, 2 BF16, 3 F64, 4 F8_E4M3, 5 F8_E5M2; 15: found in the call',
-      FACTORS: 'code of the type of B and A; 15: found in the call',
+      WEIGHT: `code of the type of the matrix (${codes}); ${layout.dtypeMixed}: found in the call`,
+      FACTORS: `code of the type of B and A; ${layout.dtypeMixed}: found in the call`,
     },
   },
   {
@@ -106,8 +111,8 @@ const list: KernelSpec[] = [
     about: 'Inner products of every two inputs, apart for every 2,048 elements of a row',
     inputs: { min: 1, max: 16 },
     writes: (inputs) => inputs * (inputs + 1),
-    coefficients: '1, offset of the first element in its row, 2048 (u32 bits)',
-    example: () => Uint32Array.of(1, 0, 2048),
+    coefficients: `1, offset of the first element in its row, ${layout.block} (u32 bits)`,
+    example: () => Uint32Array.of(1, 0, layout.block),
   },
   {
     name: 'line_sum',
@@ -116,7 +121,7 @@ const list: KernelSpec[] = [
     writes: 'output',
     coefficients:
       '1, offset of the first element in its row (or column), size of a row (number of columns) (u32 bits); a factor an input and line',
-    example: (inputs) => Uint32Array.from([1, 0, 2048, ...Array.from({ length: 4 * inputs }, () => bits(0.5))]),
+    example: (inputs) => Uint32Array.from([1, 0, layout.block, ...Array.from({ length: 4 * inputs }, () => bits(0.5))]),
     constants: {
       ACROSS: '0: rows; 1: columns',
       BASE: '1: input 0 is a base, and the differences from it are added to it',
@@ -135,8 +140,8 @@ const list: KernelSpec[] = [
     about: 'What the softmaxes of each row are divided by, or how far that of the model lies from that of the base',
     inputs: { min: 2, max: 2 },
     writes: () => 10,
-    coefficients: '1, offset of the first element in its row, 2048 (u32 bits); with STAGE 1 two a row',
-    example: () => Uint32Array.of(1, 0, 2048),
+    coefficients: `1, offset of the first element in its row, ${layout.block} (u32 bits); with STAGE 1 two a row`,
+    example: () => Uint32Array.of(1, 0, layout.block),
   },
   {
     name: 'arcee_fusion',

@@ -11,9 +11,9 @@ import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { type DataSet, type Metric, measure, metrics, readSet } from './index.js'
+import { type DataSet, type EvalMetric, evalMetrics, measure, readSet } from './index.js'
 
-export { type Metric, metrics } from './index.js'
+export { type EvalMetric, evalMetrics } from './index.js'
 
 export interface EvalOptions {
   /**
@@ -28,7 +28,7 @@ export interface EvalOptions {
    * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
    * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
    */
-  metric?: Metric | undefined
+  metric?: EvalMetric | undefined
   /** Maximum number of tokens to generate, end token included. Defaults to the length of the longest answer. */
   maxTokens?: number | undefined
   /** Tokens of a text that the model sees at once. Defaults to its context length. */
@@ -60,7 +60,7 @@ export interface EvalSetForecast {
 
 export interface EvalForecast extends ModelFit {
   model: string
-  metric: Metric
+  metric: EvalMetric
   /** In the order of `data`. */
   sets: EvalSetForecast[]
   /** Of all sets. */
@@ -86,7 +86,7 @@ export interface EvalSetReport {
 
 export interface EvalReport extends ModelFit {
   model: string
-  metric: Metric
+  metric: EvalMetric
   /** In the order of `data`. */
   sets: EvalSetReport[]
   /** Of the run, the loading of the model included. */
@@ -131,7 +131,10 @@ export async function evaluate(
   const common = { model: path, metric, ...fit }
   try {
     if (options.dryRun) {
-      const found = await forecastSets(model, sets, { reads: fit.reads, together: Math.floor(model.cache / longest) })
+      const found = await forecastSets(model, sets, {
+        bytesReadPerPass: fit.bytesReadPerPass,
+        together: Math.floor(model.cache / longest),
+      })
       const milliseconds = found.reduce((sum, set) => sum + set.milliseconds, 0)
       return { forecast: { ...common, sets: found, milliseconds } }
     }
@@ -177,7 +180,7 @@ export async function evaluate(
 async function forecastSets(
   model: Model,
   sets: readonly DataSet[],
-  pace: { reads: number; together: number },
+  pace: { bytesReadPerPass: number; together: number },
 ): Promise<EvalSetForecast[]> {
   const found: EvalSetForecast[] = []
   for (const set of sets) {
@@ -192,8 +195,8 @@ function checkOptions(
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
-  if (!metrics.includes(metric))
-    throw misuse(`Expected metric to be one of ${metrics.join(', ')}, but received "${metric}".`)
+  if (!evalMetrics.includes(metric))
+    throw misuse(`Expected metric to be one of ${evalMetrics.join(', ')}, but received "${metric}".`)
   for (const name of ['maxTokens', 'limit', 'window', 'stride'] as const) {
     const value = options[name]
     if (value === undefined || (Number.isInteger(value) && value >= 1)) continue
@@ -216,13 +219,19 @@ function checkOptions(
 async function estimateOf(
   model: Model,
   set: DataSet,
-  { reads, together }: { reads: number; together: number },
+  { bytesReadPerPass, together }: { bytesReadPerPass: number; together: number },
 ): Promise<number> {
   if (set.kind === 'matches') {
     const promptTokens = set.total - set.most * set.examples
-    return estimateGeneration(model, { sequences: set.examples, promptTokens, maxTokens: set.most, together, reads })
+    return estimateGeneration(model, {
+      sequences: set.examples,
+      promptTokens,
+      maxTokens: set.most,
+      together,
+      bytesReadPerPass,
+    })
   }
   const tokens = Math.min(model.batchTokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
-  return (run * model.spec.language.layers.length * set.total) / tokens + load * reads
+  return (run * model.spec.language.layers.length * set.total) / tokens + load * bytesReadPerPass
 }

@@ -6,7 +6,7 @@
 
 import type { Tokenizer } from '../data/index.js'
 import type { Continuation } from '../generation/generate_ids.js'
-import type { Token } from '../runtime/index.js'
+import type { PackedToken } from '../runtime/index.js'
 
 /** `whole`: prompt and answer together, as the tokenizer gives them back. A continuation that was cut is no match. */
 export function isGreedyMatch(
@@ -25,7 +25,7 @@ export function answerRows({ first, length, prompt }: { first: number; length: n
 /** `best`: the most likely token of every row. */
 export function isTeacherForcedMatch(
   best: ArrayLike<number>,
-  tokens: readonly Token[],
+  tokens: readonly PackedToken[],
   rows: readonly number[],
 ): boolean {
   return rows.every((row) => best[row] === tokens[row]?.target)

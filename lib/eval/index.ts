@@ -1,4 +1,4 @@
 /** Evaluation: data sets, and what a model makes of them. */
 
 export { type Measured, measure } from './measure.js'
-export { type DataSet, type Metric, metrics, readSet } from './sets.js'
+export { type DataSet, type EvalMetric, evalMetrics, readSet } from './sets.js'

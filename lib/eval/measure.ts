@@ -3,7 +3,7 @@
 import { packed } from '../data/batching.js'
 import type { ImageLoader, Line, Tokenizer } from '../data/index.js'
 import { generateIds } from '../generation/generate_ids.js'
-import { type Model, rowsOf, type Sequence, type Token } from '../runtime/index.js'
+import { type Model, type PackedToken, rowsOf, type TokenSequence } from '../runtime/index.js'
 import { isGreedyMatch } from './exact_match.js'
 import type { Asked, DataSet, Piece, Question } from './sets.js'
 
@@ -49,7 +49,7 @@ async function losses(
   const results = lines.map(({ prompt }) => {
     return { prompt: tokenizer.decode(prompt.slice(0, shownIds)), nll: 0, tokens: 0, answer_nll: 0, answer_tokens: 0 }
   })
-  const add = (batch: readonly Piece[], tokens: readonly Token[], nll: Float32Array) => {
+  const add = (batch: readonly Piece[], tokens: readonly PackedToken[], nll: Float32Array) => {
     let at = 0
     for (const { line, ids, first, answer } of batch) {
       const result = results[line]
@@ -82,7 +82,7 @@ async function losses(
   const batches = packed(pieces, { rowsOf: ({ ids }) => rowsOf(model.spec, ids), limit: model.batchTokens })
   // All together, so that a model larger than the memory is read once; but images are held for one batch at a time.
   for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {
-    const tokens: Token[][] = []
+    const tokens: PackedToken[][] = []
     for (const batch of walked) tokens.push(await pack(batch))
     await model.layerwisePass(tokens, {
       check,
@@ -110,7 +110,7 @@ async function matches(
   most: number,
 ): Promise<Measured> {
   const ends = new Set(tokenizer.ends)
-  const results: { prompt: string; answer: string; said: string; ended: boolean; right: boolean }[] = []
+  const results: { prompt: string; answer: string; text: string; ended: boolean; right: boolean }[] = []
   let tokens = 0
   let done = 0
   const rows = ({ prompt }: Asked) => rowsOf(model.spec, prompt) + most
@@ -127,7 +127,7 @@ async function matches(
       const { ids = [], ended = false } = continuations[i] ?? {}
       const right = isGreedyMatch(tokenizer, { prompt, whole }, { ids, ended })
       const shown = tokenizer.decode(prompt.slice(0, shownIds))
-      results.push({ prompt: shown, answer, said: tokenizer.decode(ids, prompt), ended, right })
+      results.push({ prompt: shown, answer, text: tokenizer.decode(ids, prompt), ended, right })
       tokens += ids.length
     }
   }
@@ -141,7 +141,7 @@ async function choices({ model, loader, check, step }: EvalJob, questions: reado
   )
   const rows = (prompt: readonly number[]) => rowsOf(model.spec, prompt)
   const pack = async (batch: typeof all) => {
-    const known = new Map<number, Promise<Sequence>>()
+    const known = new Map<number, Promise<TokenSequence>>()
     const sequences = batch.map(async (option) => {
       // The options of a question share its image.
       const seen = known.get(option.question) ?? loader.sequence(option.prompt, option)
@@ -153,7 +153,7 @@ async function choices({ model, loader, check, step }: EvalJob, questions: reado
     })
     const tokens = model.pack(await Promise.all(sequences))
     // Only the tokens before those of an option are asked, and come first: a large vocabulary costs more than a block.
-    const asked: Token[] = []
+    const asked: PackedToken[] = []
     let at = 0
     for (const { prompt, answer } of batch) {
       const begin = at + rows(prompt) - 1

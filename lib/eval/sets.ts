@@ -17,8 +17,8 @@ import {
 import { rowsOf } from '../runtime/index.js'
 
 /** What `evaluate` can measure; see `EvalOptions.metric`. */
-export const metrics = ['nll', 'ppl', 'exact-match', 'choice'] as const
-export type Metric = (typeof metrics)[number]
+export const evalMetrics = ['nll', 'ppl', 'exact-match', 'choice'] as const
+export type EvalMetric = (typeof evalMetrics)[number]
 
 /** What goes through the model as one sequence. */
 export interface Piece {
@@ -61,7 +61,7 @@ export type DataSet = { file: string; examples: number; longest: number; total: 
 )
 
 export interface SetOptions {
-  metric: Metric
+  metric: EvalMetric
   limit?: number | undefined
   maxTokens?: number | undefined
   window?: number | undefined

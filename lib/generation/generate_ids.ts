@@ -4,13 +4,13 @@
  * does not depend on which others are beside it.
  */
 
-import type { Token, Wanted } from '../runtime/forward_pass.js'
+import type { ForwardOptions, PackedToken } from '../runtime/forward_pass.js'
 import type { SamplingParams } from '../runtime/kernels.js'
 import type { Model } from '../runtime/model.js'
-import type { Sequence } from '../runtime/pack.js'
+import type { TokenSequence } from '../runtime/pack.js'
 import { WeightsmithError } from '../util/errors.js'
 
-export interface Sampling extends Pick<SamplingParams, 'temperature' | 'topK' | 'topP' | 'seed'> {
+export interface SamplingOptions extends Pick<SamplingParams, 'temperature' | 'topK' | 'topP' | 'seed'> {
   /** Continuations of each prompt. */
   samples: number
 }
@@ -21,7 +21,7 @@ export interface GenerateIdsOptions {
   /** Ids of tokens that end a continuation; they are not part of it. */
   eosTokenIds: ReadonlySet<number>
   /** Without it, every continuation is the likeliest id after id. */
-  sampling?: Sampling | undefined
+  sampling?: SamplingOptions | undefined
   /** Called with the ids of a continuation after each of them; true ends it. */
   stop?: ((ids: readonly number[], at: SampleIndex) => boolean) | undefined
   /** Called with every continuation that is finished. */
@@ -45,7 +45,7 @@ export interface Continuation {
 
 interface Growing extends Continuation {
   at: SampleIndex
-  tokens: readonly Token[]
+  tokens: readonly PackedToken[]
   /** Its rows of the cache. */
   start: number
   rows: number
@@ -87,7 +87,7 @@ class Rows {
  */
 export async function generateIds(
   model: Model,
-  prompts: readonly Sequence[],
+  prompts: readonly TokenSequence[],
   { maxTokens, eosTokenIds, sampling, stop, onEnd, check, onPass }: GenerateIdsOptions,
 ): Promise<Continuation[]> {
   const samples = sampling?.samples ?? 1
@@ -151,7 +151,7 @@ export async function generateIds(
   }
 
   /** The token that says the next id of a sequence. */
-  const last = ({ at, ids, tokens, start }: Growing): Token => {
+  const last = ({ at, ids, tokens, start }: Growing): PackedToken => {
     const row = start + tokens.length - 1 + ids.length
     const params = sampling && {
       ...sampling,
@@ -202,12 +202,12 @@ export async function generateIds(
 
 /** Prompts fill the cache first, then what is asked; rows are copied before any of it. */
 function passesOf(
-  rest: readonly Token[],
-  asked: readonly Token[],
-  copies: NonNullable<Wanted['copies']>,
+  rest: readonly PackedToken[],
+  asked: readonly PackedToken[],
+  copies: NonNullable<ForwardOptions['copies']>,
   most: number,
-): { tokens: readonly Token[]; wanted: Wanted }[] {
-  const cut = (tokens: readonly Token[], wanted: (count: number) => Wanted) =>
+): { tokens: readonly PackedToken[]; wanted: ForwardOptions }[] {
+  const cut = (tokens: readonly PackedToken[], wanted: (count: number) => ForwardOptions) =>
     Array.from({ length: Math.ceil(tokens.length / most) }, (_, i) => {
       const part = tokens.slice(i * most, (i + 1) * most)
       return { tokens: part, wanted: wanted(part.length) }

@@ -1,7 +1,7 @@
 /** `generate`: continues prompts, by greedy decoding or sampling. */
 
 import type { ImageSource } from '../data/images/index.js'
-import { checkIds, ImageLoader, type Message, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
+import { type ChatMessage, checkIds, ImageLoader, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { checkpointOf, modelOf } from '../runtime/forward.js'
 import { rowsOf } from '../runtime/index.js'
@@ -37,17 +37,17 @@ export interface GenerateOptions {
   /** Called after every decoding step with the continuations that are finished, of all. */
   onProgress?: ((event: GenerateProgress) => void) | undefined
   /** Called with every continuation as it ends. */
-  onEnd?: ((continuation: Generated) => void) | undefined
+  onEnd?: ((continuation: GeneratedText) => void) | undefined
   /** Called with the text of continuations as it grows. */
   onText?: ((piece: string, at: SampleIndex) => void) | undefined
 }
 
 export interface GenerateProgress extends ProgressEvent {
-  /** Generated so far. */
+  /** GeneratedText so far. */
   tokens: number
 }
 
-export interface Generated extends SampleIndex {
+export interface GeneratedText extends SampleIndex {
   text: string
   tokens: number
   /** `end`: an end token; `stop`: a stop text; `length`: it reached `maxTokens`. */
@@ -64,7 +64,7 @@ export interface GenerateForecast extends ModelFit {
 
 export interface GenerateReport extends GenerateForecast {
   /** In the order of the prompts, the samples of each together. */
-  continuations: Generated[]
+  continuations: GeneratedText[]
   /** That were generated. */
   tokens: number
 }
@@ -139,12 +139,12 @@ export async function generate(
       promptTokens,
       maxTokens,
       together: Math.floor(model.cache / longest),
-      reads: fit.reads,
+      bytesReadPerPass: fit.bytesReadPerPass,
     }
     const milliseconds = await estimateGeneration(model, asked).finally(() => model.close())
     return { forecast: { ...common, milliseconds } }
   }
-  const continuations: Generated[] = []
+  const continuations: GeneratedText[] = []
   let generated = 0
   const detokenizer = new StreamingDetokenizer(tokenizer.decode, ({ prompt }) => lines[prompt]?.prompt ?? [], options)
   try {
@@ -156,7 +156,7 @@ export async function generate(
       onEnd: ({ ids, ended }, at) => {
         const { text, stopped } = detokenizer.finish(ids, at)
         const finish = stopped ? 'stop' : ended ? 'end' : 'length'
-        const one: Generated = { ...at, text, tokens: ids.length, finish }
+        const one: GeneratedText = { ...at, text, tokens: ids.length, finish }
         generated += one.tokens
         continuations.push(one)
         onEnd?.(one)
@@ -180,7 +180,7 @@ export async function generate(
 
 function idsOf(tokenizer: Tokenizer, prompt: Prompt, chat: boolean): number[] {
   if (typeof prompt === 'string' && !chat) return tokenizer.prompt(prompt)
-  const messages: readonly Message[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
+  const messages: readonly ChatMessage[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
   return tokenizer.chat(messages)
 }
 

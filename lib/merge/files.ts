@@ -21,7 +21,7 @@ import {
 } from '../checkpoint/index.js'
 import type { NativeDevice } from '../native/border.js'
 import { version } from '../native/version.js'
-import type { Checksum } from './options.js'
+import type { MergeChecksum } from './options.js'
 import type { Target } from './prepare.js'
 import { typeName } from './report.js'
 
@@ -33,7 +33,7 @@ export interface FileFacts {
   /** SHA-256 of the files of weights, if asked for. */
   checksums: string[]
   seed: number
-  checksum: Checksum
+  checksum: MergeChecksum
 }
 
 /** Writes the files beside the weights; gives all files of the output, the manifest apart. */

@@ -10,7 +10,7 @@ import { type DeviceSpeed, diskOf, type Measurements } from '../engine/bandwidth
 import type { NativeAddon } from '../native/border.js'
 import { layout } from '../native/layouts.js'
 import type { PlannedOutput, PreparedMerge, Target } from './index.js'
-import { checkOptions, type MergeOptions, type MergeReport, type PlanRow, planRows, summary } from './index.js'
+import { checkOptions, type MergeOptions, type MergePlanRow, type MergeReport, planRows, summary } from './index.js'
 import type { TensorParameters } from './methods/index.js'
 import { joinPlans, type PlannedTensor, prepassToNative, toNative } from './plan/index.js'
 
@@ -43,7 +43,7 @@ export interface MergeForecast
   sweep?: string[]
   groups: ForecastGroup[]
   /** What is done, tensor by tensor. */
-  plan: PlanRow[]
+  plan: MergePlanRow[]
   bytesRead: number
   /** Of weights, and of files that are there for the time of the merge. */
   bytesWritten: number

@@ -6,7 +6,7 @@ import { parseBytes } from '../util/bytes.js'
 import { wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 
-export type Checksum = 'full' | 'outputs' | 'none'
+export type MergeChecksum = 'full' | 'outputs' | 'none'
 
 export interface MergeProgress extends ProgressEvent, NativeProgress {
   /** `prepare`: prepasses, whose results the merge reads. */
@@ -39,7 +39,7 @@ export interface MergeOptions {
    */
   journalEvery?: number | string | undefined
   /** SHA-256 of the outputs (default), of inputs too (`full`), or of nothing. */
-  checksum?: Checksum | undefined
+  checksum?: MergeChecksum | undefined
   /** Fail when the result holds NaN or infinite values. */
   checkFinite?: boolean | undefined
   signal?: AbortSignal | undefined

@@ -52,7 +52,7 @@ export interface StagedOutput extends Target, Pick<MergeReport, 'files' | 'nonFi
   stage: Stage
 }
 
-export interface PlanRow {
+export interface MergePlanRow {
   tensor: string
   dtype: string
   shape: number[]
@@ -128,7 +128,7 @@ export function determinismOf(recipe: Recipe): 'exact' | 'tolerance' {
 }
 
 /** What would be done, tensor by tensor. */
-export function planRows(plan: MergePlan, label?: string): PlanRow[] {
+export function planRows(plan: MergePlan, label?: string): MergePlanRow[] {
   return plan.tensors.map(({ name, dtype, shape, program, origins, coefficients }) => {
     const file = plan.layout.files[plan.layout.places.get(name)?.file ?? 0]?.name ?? ''
     return {

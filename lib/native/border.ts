@@ -164,7 +164,7 @@ export interface NativeJournal {
  * coefficients of the next; without one, every kernel gets the job's coefficients rounded to f32.
  */
 export interface NativeProgram {
-  host?: string
+  cpuStep?: string
   /**
    * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients of
    * their own, which the CPU step gives.
@@ -213,7 +213,7 @@ export interface NativeVariant {
 
 export interface NativeReport {
   /** Milliseconds: whole run and the busy time of each stage (they overlap, so they do not add up to `total`). */
-  time: { total: number; read: number; compute: number; write: number; wait: number; sync: number; host: number }
+  time: { total: number; read: number; compute: number; write: number; wait: number; sync: number; cpuSteps: number }
   bytesRead: number
   bytesWritten: number
   tiles: number

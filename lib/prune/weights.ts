@@ -2,7 +2,8 @@
 
 import { type Checkpoint, type CheckpointTensor, type Content, isStorable, kernelCode } from '../checkpoint/index.js'
 import type { NativeDevice, NativePlan, NativeProgram, StoreDType } from '../native/border.js'
-import { trimCoefficients } from '../native/trim.js'
+import { layout } from '../native/layouts.js'
+import { consensusCodes, trimCoefficients } from '../native/trim.js'
 import { WeightsmithError } from '../util/errors.js'
 
 export interface Sparsity {
@@ -134,10 +135,10 @@ function plan(
 
 /** Keeps int(density * n) of the largest, of equal ones the first. */
 const trimProgram: NativeProgram = {
-  host: 'ties',
+  cpuStep: 'ties',
   kernels: [
-    { kernel: 'select_sample', writes: 32 },
-    { kernel: 'select', writes: 128, constants: { CUTS: 1 } },
-    { kernel: 'ties', writes: 'output', constants: { OUTLIERS: 0, CONSENSUS: 0 } },
+    { kernel: 'select_sample', writes: layout.sampleWords },
+    { kernel: 'select', writes: layout.selectWords, constants: { CUTS: 1 } },
+    { kernel: 'ties', writes: 'output', constants: { OUTLIERS: 0, CONSENSUS: consensusCodes.sum } },
   ],
 }

@@ -1,6 +1,6 @@
 /** The report of `imm analyze`: change and importance over the layers, one under the other. */
 
-import type { Analysis } from '../compare/analyze.js'
+import type { AnalyzeReport } from '../compare/analyze.js'
 import { changeMap } from './diff.js'
 import { shortName } from './html.js'
 import type { Page, PageSection } from './page.js'
@@ -15,7 +15,7 @@ const importanceLabels = {
 } as const
 
 /** The page of `analyze`: change and importance over the layers, then a map of layers and modules for each model. */
-export function analysisPage({ base, data, importance, models, device }: Analysis): Page {
+export function analysisPage({ base, data, importance, models, device }: AnalyzeReport): Page {
   const modules = models[0]?.diff.modules.map(({ module }) => module) ?? []
   const sections: PageSection[] = [
     {

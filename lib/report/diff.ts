@@ -1,7 +1,7 @@
 /** The report of `diff`: where a checkpoint has moved. */
 
 import type { DiffReport, DiffStats } from '../compare/diff.js'
-import type { HeatMap, Page } from './page.js'
+import type { Page, PageHeatMap } from './page.js'
 
 const share = (value: number) => `${(100 * value).toFixed(2)} %`
 
@@ -12,7 +12,7 @@ export function layerNames(layers: readonly { layer: string }[]): (layer: string
 }
 
 /** ‖Δ‖ / ‖A‖ of every layer and module. `top`: the value of the darkest colour, where maps share a scale. */
-export function changeMap({ layers, modules, cells }: DiffReport, top?: number): HeatMap {
+export function changeMap({ layers, modules, cells }: DiffReport, top?: number): PageHeatMap {
   const named = layerNames(layers)
   return {
     kind: 'heat',

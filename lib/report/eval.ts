@@ -1,4 +1,4 @@
-/** The report of `eval`: how well data sets are said, how losses are spread over their lines, and where the model errs. */
+/** The report of `eval`: how well a model predicts data sets, how losses are spread over their lines, and where the model errs. */
 
 import type { EvalReport, EvalSetReport } from '../eval/evaluate.js'
 import { shortName } from './html.js'
@@ -125,10 +125,10 @@ function errorSections(
   const wrong = outcomes.filter(({ right }) => right !== true)
   const each = Math.ceil(shown / sets.length)
   const few = sets.flatMap(({ data }) => wrong.filter((line) => line.data === data).slice(0, each))
-  const said = (line: Outcome): [string, string] =>
+  const given = (line: Outcome): [string, string] =>
     metric === 'choice'
       ? [choiceOf(line, line.answer), choiceOf(line, line.picked)]
-      : [cut(line.answer), `${cut(line.said)}${line.ended === true ? '' : ' … (did not end)'}`]
+      : [cut(line.answer), `${cut(line.text)}${line.ended === true ? '' : ' … (did not end)'}`]
   const title = 'Where it is wrong'
   if (wrong.length === 0) return [{ title, text: 'Nowhere.' }]
   return [
@@ -137,8 +137,8 @@ function errorSections(
       text: `${wrong.length} of ${outcomes.length} lines${few.length < wrong.length ? `; the first of each data set:` : ':'}`,
       figure: {
         kind: 'table',
-        head: ['data', 'line', 'prompt', 'answer', metric === 'choice' ? 'picked' : 'said'],
-        rows: few.map((line) => [...placeOf(line), cut(line.prompt), ...said(line)]),
+        head: ['data', 'line', 'prompt', 'answer', metric === 'choice' ? 'picked' : 'completion'],
+        rows: few.map((line) => [...placeOf(line), cut(line.prompt), ...given(line)]),
       },
     },
   ]

@@ -6,10 +6,10 @@
 import type * as Plots from '@observablehq/plot'
 import { binned, keptShares } from './bins.js'
 import { escaped, shown, tableHtml } from './html.js'
-import type { Curves, Figure, HeatMap, Histogram, KeptMap } from './page.js'
+import type { PageCurves, PageFigure, PageHeatMap, PageHistogram, PageKeptMap } from './page.js'
 import { lines, steps } from './style.js'
 
-export type Draw = (figure: Figure, title: string) => string
+export type Draw = (figure: PageFigure, title: string) => string
 
 const width = 950
 const bins = 60
@@ -53,7 +53,7 @@ export async function plotter(): Promise<Draw> {
 type Plot = typeof Plots
 type Svg = (title: string, options: Plots.PlotOptions) => string
 
-function heat(plot: Plot, svg: Svg, title: string, { label, rows, columns, cells, top }: HeatMap): string {
+function heat(plot: Plot, svg: Svg, title: string, { label, rows, columns, cells, top }: PageHeatMap): string {
   const isKnown = (value: number | null): value is number => value !== null && Number.isFinite(value)
   const known = cells.map(({ value }) => value).filter(isKnown)
   const low = Math.min(0, ...known)
@@ -107,7 +107,7 @@ function scale(label: string, low: number, high: number): string {
   return `<div class="scale"><span>${escaped(label)}</span><span>${bound(0)}</span><span class="ramp">${ramp}</span><span>${bound(steps)}</span></div>`
 }
 
-function curves(plot: Plot, svg: Svg, title: string, { x, panels }: Curves): string {
+function curves(plot: Plot, svg: Svg, title: string, { x, panels }: PageCurves): string {
   const names = [...new Set(panels.flatMap((panel) => panel.curves.map(({ name }) => name)))]
   const colour = (name: string) => `var(--c${names.indexOf(name) % lines})`
   const xs = [...new Set(panels.flatMap((panel) => panel.curves.flatMap((curve) => curve.points.map(([at]) => at))))]
@@ -164,7 +164,12 @@ function curves(plot: Plot, svg: Svg, title: string, { x, panels }: Curves): str
   return keys(names.map((name) => [name, colour(name)])) + wide(title, drawings.join('\n')) + details(title, head, rows)
 }
 
-function histogram(plot: Plot, svg: Svg, title: string, { label, series, log = false, threshold }: Histogram): string {
+function histogram(
+  plot: Plot,
+  svg: Svg,
+  title: string,
+  { label, series, log = false, threshold }: PageHistogram,
+): string {
   const { edges, shares, left } = binned(
     series.map(({ values }) => values),
     bins,
@@ -240,7 +245,7 @@ function histogram(plot: Plot, svg: Svg, title: string, { label, series, log = f
   return keys(named) + wide(title, drawing)
 }
 
-function keptMap(plot: Plot, svg: Svg, title: string, { unit, rows }: KeptMap): string {
+function keptMap(plot: Plot, svg: Svg, title: string, { unit, rows }: PageKeptMap): string {
   const most = Math.max(1, ...rows.map(({ kept }) => kept.length))
   const across = Math.min(mostGroups, most)
   const counts = rows.map(({ kept }) => Array.from(kept, Number).reduce((a, b) => a + b, 0))

@@ -1,8 +1,8 @@
 /** The report of `imm run`: accuracies and signs of collapse over the rounds. */
 
-import type { Collapse } from '../workflows/imm/collapse.js'
-import type { ImmReport, RoundReport } from '../workflows/imm/loop.js'
-import type { Curves, Page, PageSection, PageTable } from './page.js'
+import type { ImmCollapse } from '../workflows/imm/collapse.js'
+import type { ImmReport, ImmRoundReport } from '../workflows/imm/loop.js'
+import type { Page, PageCurves, PageSection, PageTable } from './page.js'
 
 const share = (value: number | null | undefined) =>
   value === null || value === undefined ? '-' : `${(100 * value).toFixed(1)} %`
@@ -39,18 +39,18 @@ export function immTables({ rounds }: Pick<ImmReport, 'rounds'>): { accuracy: Pa
   }
 }
 
-function signs(collapse: RoundReport['evaluation']['collapse']): [string, Collapse][] {
+function signs(collapse: ImmRoundReport['evaluation']['collapse']): [string, ImmCollapse][] {
   const all = [
     ['ID', collapse?.id],
     ['OOD', collapse?.ood],
   ] as const
-  return all.flatMap(([set, one]) => (one === undefined ? [] : [[set, one] as [string, Collapse]]))
+  return all.flatMap(([set, one]) => (one === undefined ? [] : [[set, one] as [string, ImmCollapse]]))
 }
 
 /** The page of `imm`: accuracies and signs of collapse over the rounds. */
 export function immPage(report: ImmReport): Page {
   const { accuracy, collapse } = immTables(report)
-  const curve = (name: string, of: (round: RoundReport) => number | null | undefined) => ({
+  const curve = (name: string, of: (round: ImmRoundReport) => number | null | undefined) => ({
     name,
     points: report.rounds.flatMap((round) => {
       const value = of(round)
@@ -80,7 +80,7 @@ export function immPage(report: ImmReport): Page {
       curve('OOD', ({ evaluation }) => evaluation.collapse?.ood?.gap),
     ),
   ].filter(({ curves }) => curves.length > 0)
-  const figure: Curves = { kind: 'curves', x: 'round', panels }
+  const figure: PageCurves = { kind: 'curves', x: 'round', panels }
   const sections: PageSection[] = [
     { title: 'Accuracy', text: 'Means over the sets. Round 0 is the original model.', figure: accuracy },
     ...(panels.length > 0 ? [{ title: 'Over the rounds', figure }] : []),

@@ -17,7 +17,16 @@ export { changeMap, diffPage } from './diff.js'
 export { evalPage } from './eval.js'
 export { immPage, immTables } from './imm.js'
 export { manuPage } from './manu.js'
-export type { Curves, Figure, HeatMap, Histogram, KeptMap, Page, PageSection, PageTable } from './page.js'
+export type {
+  Page,
+  PageCurves,
+  PageFigure,
+  PageHeatMap,
+  PageHistogram,
+  PageKeptMap,
+  PageSection,
+  PageTable,
+} from './page.js'
 export { prunePage, type UnitScores } from './prune.js'
 export { scorePage } from './score.js'
 

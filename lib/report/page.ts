@@ -12,10 +12,10 @@ export interface Page {
 export interface PageSection {
   title: string
   text?: string | undefined
-  figure?: Figure | undefined
+  figure?: PageFigure | undefined
 }
 
-export type Figure = PageTable | HeatMap | Curves | Histogram | KeptMap
+export type PageFigure = PageTable | PageHeatMap | PageCurves | PageHistogram | PageKeptMap
 
 export interface PageTable {
   kind: 'table'
@@ -25,7 +25,7 @@ export interface PageTable {
 }
 
 /** Rows downward, columns across, a colour a cell. Colours follow the square root, from zero (or the lowest) to `top`. */
-export interface HeatMap {
+export interface PageHeatMap {
   kind: 'heat'
   /** What the values are: `‖Δ‖ / ‖A‖`. */
   label: string
@@ -38,7 +38,7 @@ export interface HeatMap {
 }
 
 /** Lines over one axis, in panels one above the other, each with a scale of its own. */
-export interface Curves {
+export interface PageCurves {
   kind: 'curves'
   /** What the axis is: `layer`. */
   x: string
@@ -49,7 +49,7 @@ export interface Curves {
 }
 
 /** How values are distributed: the share of them in each of equal bins. */
-export interface Histogram {
+export interface PageHistogram {
   kind: 'histogram'
   label: string
   series: readonly { name: string; values: ArrayLike<number> }[]
@@ -60,7 +60,7 @@ export interface Histogram {
 }
 
 /** What of each row was kept: heads or neurons of a layer. Rows of many units show the share kept of neighbours. */
-export interface KeptMap {
+export interface PageKeptMap {
   kind: 'map'
   /** What a unit is: `neuron`. */
   unit: string

@@ -1,16 +1,17 @@
-/** Statistics of taps within a pass: kernels leave their sums in one buffer, which is read when it is full. */
+/** Statistics of hook points within a pass: kernels leave their sums in one buffer, which is read when it is full. */
 
 import type { ModelSpec } from '../architectures/index.js'
 import type { NativeDispatch } from '../native/border.js'
+import { recordWords } from '../native/parameters.js'
 import { modelKernels as kernels } from './kernels.js'
-import { chunks, type Groups, groupWords, type StatisticSpec, type Tap } from './statistics.js'
+import { type Groups, groupWords, type HookPoint, rowGroups, type StatisticSpec } from './statistics.js'
 
 /**
  * Words of sums that are read at a time: what a layer leaves, but not more than this, unless a single group has more.
  */
 const mostWords = 2 ** 20
 /** Inputs that a layer has, for which there is room. */
-const usualTaps = 4
+const usualHooks = 4
 /** Lists of groups a pass may have. */
 const mostLists = 8
 
@@ -23,7 +24,7 @@ export interface CaptureOptions {
   /** Sums of weights. */
   sums: boolean
   /** Gram matrices, by block of rows. */
-  grams: readonly Tap[]
+  grams: readonly HookPoint[]
 }
 
 export const noCapture: CaptureOptions = { statistics: false, residualDelta: false, sums: false, grams: [] }
@@ -37,7 +38,7 @@ export class CaptureBuffers {
   readonly before: number
   readonly residualDelta: number
   readonly weights: number
-  readonly grams: { tap: Tap; width: number; blocks: { buffer: number; first: number; rows: number }[] }[]
+  readonly grams: { hook: HookPoint; width: number; blocks: { buffer: number; first: number; rows: number }[] }[]
 
   constructor(
     { tensors, language }: ModelSpec,
@@ -50,22 +51,22 @@ export class CaptureBuffers {
     this.listWords = measured ? mostLists * (2 * rows + 1) : 0
     this.lists = measured ? add(4 * this.listWords) : -1
     const each = groupWords(widest)
-    const usual = usualTaps * each * chunks({ length: rows }).length
+    const usual = usualHooks * each * rowGroups({ length: rows }).length
     this.sumWords = capture.statistics ? Math.max(each, Math.min(mostWords, usual)) : 0
     this.sums = capture.statistics ? add(4 * this.sumWords) : -1
     this.before = capture.residualDelta ? add(4 * rows * (language.activations.x ?? 0)) : -1
-    this.residualDelta = capture.residualDelta ? add(12 * rows) : -1
-    this.weights = capture.sums ? add(8 * widest) : -1
+    this.residualDelta = capture.residualDelta ? add(4 * recordWords('ResidualDelta') * rows) : -1
+    this.weights = capture.sums ? add(4 * recordWords('WeightSums') * widest) : -1
     this.grams = capture.grams
       .filter(({ weight }) => held.has(weight))
-      .map((tap) => {
-        const width = tensors.get(tap.weight)?.[1] ?? 0
+      .map((hook) => {
+        const width = tensors.get(hook.weight)?.[1] ?? 0
         const most = Math.max(1, Math.floor(binding / (4 * width)))
         const blocks = Array.from({ length: Math.ceil(width / most) }, (_, i) => {
           const own = Math.min(most, width - i * most)
           return { buffer: add(4 * width * own), first: i * most, rows: own }
         })
-        return { tap, width, blocks }
+        return { hook, width, blocks }
       })
   }
 }
@@ -80,7 +81,7 @@ interface Work {
 /** The statistics of one pass. */
 export class ActivationStatistics {
   private readonly places = new Map<Groups, number>()
-  private readonly byTap = new Map<string, StatisticSpec[]>()
+  private readonly byHook = new Map<string, StatisticSpec[]>()
   private readonly grams: ReadonlyMap<string, CaptureBuffers['grams'][number]>
   private waiting: { spec: StatisticSpec; group: number; start: number; words: number }[] = []
   private used = 0
@@ -95,10 +96,10 @@ export class ActivationStatistics {
     rows: number,
   ) {
     for (const spec of statistics) {
-      const key = keyOf(spec.tap)
-      this.byTap.set(key, [...(this.byTap.get(key) ?? []), spec])
+      const key = keyOf(spec.hook)
+      this.byHook.set(key, [...(this.byHook.get(key) ?? []), spec])
     }
-    this.grams = new Map(grams ? captured.grams.map((gram) => [keyOf(gram.tap), gram]) : [])
+    this.grams = new Map(grams ? captured.grams.map((gram) => [keyOf(gram.hook), gram]) : [])
     const words: number[] = []
     const all = [Array.from({ length: rows }, (_, row) => row)]
     for (const groups of [...(this.grams.size > 0 ? [all] : []), ...statistics.map((spec) => spec.groups)]) {
@@ -120,18 +121,18 @@ export class ActivationStatistics {
 
   /** Whether something is measured there. */
   has(weight: string): boolean {
-    return this.byTap.has(`input ${weight}`) || this.byTap.has(`output ${weight}`)
+    return this.byHook.has(`input ${weight}`) || this.byHook.has(`output ${weight}`)
   }
 
-  /** Measures x[rows, width] for what taps it. */
-  async tap(tap: Tap, x: number, width: number): Promise<void> {
-    const gram = this.grams.get(keyOf(tap))
+  /** Measures x[rows, width] for the statistics of a hook point. */
+  async capture(hook: HookPoint, x: number, width: number): Promise<void> {
+    const gram = this.grams.get(keyOf(hook))
     for (const { buffer: y, first, rows } of gram?.blocks ?? []) {
       const list = (this.places.get(this.all) ?? 0) + this.all.length + 1
       const picked = this.all[0]?.length ?? 0
       this.work.add([kernels.gram({ picks: this.captured.lists, x, y }, { width, first, rows, list, picked })])
     }
-    for (const spec of this.byTap.get(keyOf(tap)) ?? []) {
+    for (const spec of this.byHook.get(keyOf(hook)) ?? []) {
       const { groups, tau = 0.1, limit = 3e38 } = spec
       const each = groupWords(width)
       const list = this.places.get(groups) ?? 0
@@ -160,6 +161,6 @@ export class ActivationStatistics {
   }
 }
 
-function keyOf({ weight, side }: Tap): string {
+function keyOf({ weight, side }: HookPoint): string {
   return `${side} ${weight}`
 }

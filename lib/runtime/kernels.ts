@@ -5,18 +5,24 @@
  */
 
 import type { NativeDispatch } from '../native/border.js'
-import { bitsOf, packParameters } from '../native/parameters.js'
+import { layout } from '../native/layouts.js'
+import { packParameters, packRecord, recordWords, wordOf } from '../native/parameters.js'
 import { type Block, dtypeOf, opKernels, packedWords, perRow } from './ops/index.js'
 
-/**
- * What a token is, as words of the buffer of tokens: its id, the first row of its sequence in the cache, its own row
- * there, and the id to be predicted.
- */
-export const tokenWords = 4
-export const noTarget = 0xffffffff
-
-/** Words that kernel `column_stats` leaves for a column of a group: shift, sum, spread, |x|, x², above. */
-export const columnWords = 6
+/** Tokens as kernels read them, `layout.tokenWords` words each; where there is no target, there is no loss. */
+export function packTokens(
+  tokens: readonly { id: number; start: number; row: number; target?: number | undefined }[],
+): Uint32Array<ArrayBuffer> {
+  const table = new Uint32Array(layout.tokenWords * tokens.length)
+  for (const [i, { id, start, row, target = layout.noTarget }] of tokens.entries()) {
+    const first = layout.tokenWords * i
+    table[first + layout.tokenId] = id
+    table[first + layout.tokenStart] = start
+    table[first + layout.tokenRow] = row
+    table[first + layout.tokenTarget] = target
+  }
+  return table
+}
 
 /** How an id is drawn from what a model says; `sample` and `sequence` tell those of one seed apart. */
 export interface SamplingParams {
@@ -33,34 +39,33 @@ export interface SamplingParams {
 }
 
 /** Words of the sampling parameters of a token. */
-export const samplingWords = 8
+export const samplingWords = recordWords('Sampling')
 
 /** Sampling parameters as the words that kernel `sample` reads; a token without any keeps its likeliest id. */
 export function packSamplingParams(all: readonly (SamplingParams | undefined)[]): Uint32Array<ArrayBuffer> {
   const table = new Uint32Array(samplingWords * all.length)
   for (const [i, params] of all.entries()) {
     if (params === undefined) continue
-    const { temperature, topK, topP, seed, sequence, sample, step } = params
-    const key = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
-    table.set([bitsOf(temperature), topK, bitsOf(topP), step, sample, sequence, ...key], samplingWords * i)
+    const { temperature, topK: top_k, topP: top_p, seed, sequence, sample, step } = params
+    const [seed_low, seed_high] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
+    const words = packRecord('Sampling', { temperature, top_k, top_p, step, sample, sequence, seed_low, seed_high })
+    table.set(words, samplingWords * i)
   }
   return table
 }
 
-/**
- * Words that kernel `cross_entropy` leaves of a token: the sum of exp(logit - largest), the largest logit, and the
- * target's.
- */
-export const lossWords = 3
+/** Words that kernel `cross_entropy` leaves of a token. */
+export const lossWords = recordWords('Loss')
 
 /**
  * −log softmax at the target, in nats: float64 until it is rounded, because f32 has no digits to spare beside logits of
  * 20.
  */
 export function lossesOf(words: Float32Array): Float32Array {
+  const [sum, largest, own] = [wordOf('Loss', 'sum'), wordOf('Loss', 'largest'), wordOf('Loss', 'own')]
   return Float32Array.from({ length: words.length / lossWords }, (_, t) => {
-    const [sum = 1, largest = 0, target = 0] = words.subarray(lossWords * t, lossWords * (t + 1))
-    return Math.log(sum) + (largest - target)
+    const at = (field: number) => words[lossWords * t + field] ?? 0
+    return Math.log(at(sum)) + (at(largest) - at(own))
   })
 }
 
@@ -184,7 +189,7 @@ export const modelKernels = {
   }),
 
   /**
-   * Statistics of the columns of x over `count` groups of its rows from `first` on: `columnWords` rows a group, in y
+   * Statistics of the columns of x over `count` groups of its rows from `first` on: `layout.columnWords` rows a group, in y
    * from word `start` on. The groups are at word `list` of their buffer.
    */
   columnStats: (

@@ -7,16 +7,17 @@
 import type { ModelSpec } from '../architectures/index.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
 import { ActivationStore, type WaitingRows } from './activation_store.js'
-import type { Pass, PassOptions, Token, Wanted, WeightSums } from './forward_pass.js'
+import type { ForwardOptions, ForwardOutput, PackedToken, PassOptions } from './forward_pass.js'
 import type { Partition } from './partition.js'
-import type { StatisticSpec, Tap } from './statistics.js'
+import type { HookPoint, StatisticSpec } from './statistics.js'
+import type { WeightSums } from './sums.js'
 
 /**
  * Observers of a layerwise pass, called with the number of the batch; all of them have been through a layer of one
  * batch's number before.
  */
-export interface Observers {
-  /** Statistics of taps, of every batch. */
+export interface LayerwiseObservers {
+  /** Statistics of hook points, of every batch. */
   statistics?: (batch: number) => readonly StatisticSpec[]
   /** How every row of the residual stream is moved by a block: words of kernel `residual_delta`. */
   residualDelta?: (batch: number, layer: number, words: Float32Array) => void
@@ -25,7 +26,7 @@ export interface Observers {
   /** Sums of weights of linears, once a layerwise pass. */
   weights?: WeightSums
   /** Gram matrices of the inputs of linears over all batches, in blocks of rows, once all batches have been there. */
-  grams?: { taps: readonly Tap[]; add: (tap: Tap, first: number, rows: Float32Array) => Promise<void> }
+  grams?: { hooks: readonly HookPoint[]; add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void> }
 }
 
 /** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
@@ -36,7 +37,7 @@ export interface PassState {
 }
 
 export interface LayerwiseOptions {
-  observers?: readonly Observers[]
+  observers?: readonly LayerwiseObservers[]
   /**
    * Layers of the language model that batches go through, from the first one on; 0: no further than the vision encoder.
    * Defaults to all.
@@ -45,9 +46,9 @@ export interface LayerwiseOptions {
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
   /** What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given. */
-  wanted?: ((batch: number) => Wanted) | undefined
+  wanted?: ((batch: number) => ForwardOptions) | undefined
   /** What a partition gave for a batch with no block left out; the last one gives what the model says. */
-  onPass?: ((batch: number, pass: Pass, partition: Partition) => void) | undefined
+  onPass?: ((batch: number, pass: ForwardOutput, partition: Partition) => void) | undefined
   /** Losses of the tokens of a batch; `skip`: the number of the set that was left out, where one was. */
   losses?: ((batch: number, nll: Float32Array, skip?: number) => void) | undefined
   /** Called before every pass; what it throws ends the layerwise pass. */
@@ -77,12 +78,12 @@ export interface LayerwiseModel {
 
 export interface LoadedPartition {
   run(
-    tokens: readonly Token[],
+    tokens: readonly PackedToken[],
     passOptions: PassOptions,
-    wanted?: Wanted,
-  ): Promise<Pass & { x?: Float32Array<ArrayBuffer> }>
+    wanted?: ForwardOptions,
+  ): Promise<ForwardOutput & { x?: Float32Array<ArrayBuffer> }>
   sums(wanted: WeightSums): Promise<void>
-  grams(add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>): Promise<void>
+  grams(add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>): Promise<void>
 }
 
 /** Which buffers the observers need beside the model. */
@@ -92,100 +93,172 @@ export function captureOf({ observers = [] }: LayerwiseOptions): CaptureOptions 
     statistics: observers.some(({ statistics }) => statistics !== undefined),
     residualDelta: observers.some(({ residualDelta }) => residualDelta !== undefined),
     sums: observers.some(({ weights }) => weights !== undefined),
-    grams: observers.flatMap(({ grams }) => grams?.taps ?? []),
+    grams: observers.flatMap(({ grams }) => grams?.hooks ?? []),
   }
 }
 
+/** Batches go through a model, each as one pass, and are seen by observers; see `Model.layerwisePass`. */
 export async function layerwisePass(
   model: LayerwiseModel,
-  batches: readonly (readonly Token[])[],
+  batches: readonly (readonly PackedToken[])[],
   options: LayerwiseOptions,
 ): Promise<void> {
-  const { spec } = model
-  const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onState, from } = options
-  const { depth = spec.language.layers.length } = options
-  const partitions = model.partitions.filter(
-    ({ enter, first }) => enter || first < depth || depth >= spec.language.layers.length,
-  )
-  const head = wanted !== undefined || onPass !== undefined || losses !== undefined
-  // Without a block to leave out, all are run.
-  const firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
-  const streams = new ActivationStore(model.room)
-  const lanes = 1 + skips.length
-  const total = batches.length * firsts.reduce((sum, first) => sum + depth - first, depth)
-  let done = 0
-  const warming = new AbortController()
-  let warm: Promise<void> | undefined
-  const grams = observers.some((one) => one.grams !== undefined)
-  /** What is done of a batch cannot be told apart from the rest of it. */
-  let between: { partition: number; batch: number } | undefined
-  const report = async (last: boolean) => {
-    if (between === undefined || (between.partition === 0 && between.batch === 0)) return
-    await onState?.({ ...between, streams: streams.entries() }, last)
-  }
+  const pass = new LayerwisePass(model, batches, options)
   try {
-    for (const [key, { values }] of from?.streams ?? []) await streams.put(key, await values())
-    for (const [number, partition] of partitions.entries()) {
-      const begun = from !== undefined && number <= from.partition
-      if (begun && number < from.partition) {
-        done +=
-          batches.length *
-          firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
+    await pass.run()
+  } finally {
+    await pass.close()
+  }
+}
+
+/**
+ * A batch has a lane for itself, and one for each set of blocks that is left out; a lane's residual stream waits between
+ * partitions.
+ */
+class LayerwisePass {
+  private readonly partitions: readonly Partition[]
+  private readonly observers: readonly LayerwiseObservers[]
+  private readonly skips: readonly ReadonlySet<number>[]
+  /** Where each set begins. Without a block to leave out, all are run. */
+  private readonly firsts: readonly number[]
+  private readonly depth: number
+  private readonly head: boolean
+  private readonly streams: ActivationStore
+  private readonly prefetching = new AbortController()
+  private prefetched: Promise<void> | undefined
+  /** Where another pass could go on; nothing where what is done of a batch cannot be told apart from the rest of it. */
+  private between: { partition: number; batch: number } | undefined
+  /** Layers that batches have been through. */
+  private done = 0
+
+  constructor(
+    private readonly model: LayerwiseModel,
+    private readonly batches: readonly (readonly PackedToken[])[],
+    private readonly options: LayerwiseOptions,
+  ) {
+    const { observers = [], skips = [], depth = model.spec.language.layers.length } = options
+    this.observers = observers
+    this.skips = skips
+    this.firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
+    this.depth = depth
+    this.head = options.wanted !== undefined || options.onPass !== undefined || options.losses !== undefined
+    const whole = this.head && depth === model.spec.language.layers.length
+    // The last partition may be a head without layers.
+    this.partitions = model.partitions.filter(({ enter, first, leave }) => enter || first < depth || (leave && whole))
+    this.streams = new ActivationStore(model.room)
+  }
+
+  async run(): Promise<void> {
+    const { from } = this.options
+    try {
+      for (const [key, { values }] of from?.streams ?? []) await this.streams.put(key, await values())
+      for (const [number, partition] of this.partitions.entries()) {
+        if (from !== undefined && number < from.partition) {
+          this.done += this.batches.length * this.layersOfBatch(partition)
+        } else {
+          await this.runPartition(number, partition)
+        }
+      }
+    } catch (error) {
+      await this.reportState(true)
+      throw error
+    }
+  }
+
+  async close(): Promise<void> {
+    this.prefetching.abort()
+    await this.prefetched
+    await this.streams.close()
+  }
+
+  /** All batches go through a partition, but for those that went through it in an earlier pass. */
+  private async runPartition(number: number, partition: Partition): Promise<void> {
+    const { from, check } = this.options
+    const begun = number === from?.partition ? from : undefined
+    if (begun === undefined) this.between = { partition: number, batch: 0 }
+    check?.()
+    const loaded = await this.loadAndPrefetch(number, partition)
+    for (const { weights } of this.observers) if (weights) await loaded.sums(weights)
+    const makesGrams = this.observers.some(({ grams }) => grams !== undefined)
+    for (const batch of this.batches.keys()) {
+      if (begun !== undefined && batch < begun.batch) {
+        this.done += this.layersOfBatch(partition)
         continue
       }
-      if (!begun) between = { partition: number, batch: 0 }
-      check?.()
-      const loaded = await model.load(partition)
-      await warm
-      const next = partitions[number + 1]
-      warm = next && model.prefetch(next, warming.signal).catch(() => undefined)
-      for (const { weights } of observers) if (weights) await loaded.sums(weights)
-      for (const [batch, tokens] of batches.entries()) {
-        if (begun && batch < from.batch) {
-          done += firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
-          continue
-        }
-        if (!grams || batch === 0) between = { partition: number, batch }
-        await report(false)
-        /** Streams that sets begin with, in this partition. */
-        const begins = new Map<number, Float32Array<ArrayBuffer>>()
-        const waits = (layer: number) =>
-          firsts.some((first) => first === layer && layer >= partition.first && layer < partition.end)
-        const through = async (lane: number, passOptions: PassOptions) => {
-          check?.()
-          const { x, ...pass } = await loaded.run(tokens, passOptions, wanted?.(batch))
-          between = undefined
-          if (x !== undefined) await streams.put(batch * lanes + lane, x)
-          if (lane === 0) onPass?.(batch, pass, partition)
-          if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
-          done += layersOf(partition, lane === 0 ? 0 : (firsts[lane - 1] ?? 0), depth)
-          onStep?.(done, total)
-        }
-        const before = partition.enter ? undefined : await streams.get(batch * lanes)
-        if (before && waits(partition.first)) begins.set(partition.first, before)
-        await through(0, {
-          depth,
-          head,
-          ...(before && { from: { layer: partition.first, x: before } }),
-          ...seenOf(observers, batch, (boundary) => (waits(boundary) ? (x) => begins.set(boundary, x) : undefined)),
-        })
-        for (const [i, skip] of skips.entries()) {
-          const first = firsts[i] ?? 0
-          if (first >= partition.end) continue
-          const layer = Math.max(partition.first, first)
-          const x = begins.get(first) ?? (await streams.get(batch * lanes + 1 + i))
-          await through(1 + i, { depth, head, from: { layer, x }, skip })
-        }
-      }
-      for (const { grams } of observers) if (grams) await loaded.grams(grams.add)
+      if (!makesGrams || batch === 0) this.between = { partition: number, batch }
+      await this.reportState(false)
+      await this.runBatch(loaded, partition, batch)
     }
-  } catch (error) {
-    await report(true)
-    throw error
-  } finally {
-    warming.abort()
-    await warm
-    await streams.close()
+    for (const { grams } of this.observers) if (grams) await loaded.grams(grams.add)
+  }
+
+  /** Has a partition on the device, while the system reads the next one. */
+  private async loadAndPrefetch(number: number, partition: Partition): Promise<LoadedPartition> {
+    const loaded = await this.model.load(partition)
+    await this.prefetched
+    const next = this.partitions[number + 1]
+    this.prefetched = next && this.model.prefetch(next, this.prefetching.signal).catch(() => undefined)
+    return loaded
+  }
+
+  /** The batch with all blocks, whose residual stream the sets begin with; then once for each set. */
+  private async runBatch(loaded: LoadedPartition, partition: Partition, batch: number): Promise<void> {
+    const { depth, head } = this
+    const begins = new Map<number, Float32Array<ArrayBuffer>>()
+    const isBegin = (layer: number) =>
+      layer >= partition.first && layer < partition.end && this.firsts.some((first) => first === layer)
+    const before = partition.enter ? undefined : await this.streams.get(this.keyOf(batch, 0))
+    if (before && isBegin(partition.first)) begins.set(partition.first, before)
+    await this.runLane(loaded, partition, batch, 0, {
+      ...{ depth, head },
+      ...(before && { from: { layer: partition.first, x: before } }),
+      ...seenOf(this.observers, batch, (boundary) => (isBegin(boundary) ? (x) => begins.set(boundary, x) : undefined)),
+    })
+    for (const [i, skip] of this.skips.entries()) {
+      const first = this.firsts[i] ?? 0
+      if (first >= partition.end) continue
+      const layer = Math.max(partition.first, first)
+      const x = begins.get(first) ?? (await this.streams.get(this.keyOf(batch, 1 + i)))
+      await this.runLane(loaded, partition, batch, 1 + i, { depth, head, from: { layer, x }, skip })
+    }
+  }
+
+  private async runLane(
+    loaded: LoadedPartition,
+    partition: Partition,
+    batch: number,
+    lane: number,
+    passOptions: PassOptions,
+  ): Promise<void> {
+    const { wanted, losses, check, onPass, onStep } = this.options
+    check?.()
+    const { x, ...pass } = await loaded.run(this.batches[batch] ?? [], passOptions, wanted?.(batch))
+    this.between = undefined
+    if (x !== undefined) await this.streams.put(this.keyOf(batch, lane), x)
+    if (lane === 0) onPass?.(batch, pass, partition)
+    if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
+    this.done += layersOf(partition, lane === 0 ? 0 : (this.firsts[lane - 1] ?? 0), this.depth)
+    const total = this.batches.length * this.firsts.reduce((sum, first) => sum + this.depth - first, this.depth)
+    onStep?.(this.done, total)
+  }
+
+  /** Under which the residual stream of a lane waits. */
+  private keyOf(batch: number, lane: number): number {
+    return batch * (1 + this.skips.length) + lane
+  }
+
+  private async reportState(last: boolean): Promise<void> {
+    const { between } = this
+    if (between === undefined || (between.partition === 0 && between.batch === 0)) return
+    await this.options.onState?.({ ...between, streams: this.streams.entries() }, last)
+  }
+
+  /** Layers of a partition that all lanes of a batch go through. */
+  private layersOfBatch(partition: Partition): number {
+    return this.firsts.reduce(
+      (sum, first) => sum + layersOf(partition, first, this.depth),
+      layersOf(partition, 0, this.depth),
+    )
   }
 }
 
@@ -196,7 +269,7 @@ function layersOf({ first, end }: Partition, from: number, depth: number): numbe
 
 /** What all observers see of a batch. */
 function seenOf(
-  observers: readonly Observers[],
+  observers: readonly LayerwiseObservers[],
   batch: number,
   begins: (boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined,
 ): PassOptions {

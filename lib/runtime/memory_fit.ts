@@ -19,9 +19,12 @@ export interface ModelFit {
   /** Bytes that the model, its cache and its activations take on the device, or as much of it as is there at a time. */
   deviceBytes: number
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  parts: number
-  /** Bytes of weights that are read from the files again: for every decoding step, or for a data set; 0 where they fit. */
-  reads: number
+  partitions: number
+  /**
+   * Bytes of weights that are read from the files for every pass through the model, which is a decoding step where it generates
+   * and one pass per data set where it does not; 0 where the model fits.
+   */
+  bytesReadPerPass: number
   /** What was decided on the way. */
   notes: string[]
   device: string
@@ -44,10 +47,13 @@ export async function fitModel(
     const model = modelOf(engine, checkpoint, { batchTokens: layout.tokens, ...(cached && { cache: layout.cache }) })
     const least = layout.tokens === longest && layout.cache === longest
     try {
-      const { bytes, parts, reads } = await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })
-      const notes = cached && parts > 1 ? [streamingNotice(checkpoint.name, reads)] : []
-      const found = { model, fit: { deviceBytes: bytes, parts, reads, notes, device: engine.device.name } }
-      if (parts === 1) return found
+      const { bytes, partitions, bytesReadPerPass } = await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })
+      const notes = cached && partitions > 1 ? [streamingNotice(checkpoint.name, bytesReadPerPass)] : []
+      const found = {
+        model,
+        fit: { deviceBytes: bytes, partitions, bytesReadPerPass, notes, device: engine.device.name },
+      }
+      if (partitions === 1) return found
       first ??= found
     } catch (error) {
       if (codeOf(error) !== 'ERR_WEIGHTSMITH_OUT_OF_MEMORY' || (least && first === undefined)) throw error
@@ -67,10 +73,10 @@ function layoutFor(spec: ModelSpec, memory: number, longest: number, total: numb
 }
 
 /** Notice for a model that does not fit in memory. */
-function streamingNotice(model: string, reads: number): string {
+function streamingNotice(model: string, bytesReadPerPass: number): string {
   return (
     `${model} is larger than the memory: for every token of all continuations that are under way together, ` +
-    `${(reads / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
+    `${(bytesReadPerPass / 1e6).toPrecision(3)} MB of weights are read from its files. More memory (--memory) is faster.`
   )
 }
 
@@ -80,7 +86,7 @@ function streamingNotice(model: string, reads: number): string {
  */
 export async function estimateGeneration(
   model: Model,
-  asked: { sequences: number; promptTokens: number; maxTokens: number; together: number; reads: number },
+  asked: { sequences: number; promptTokens: number; maxTokens: number; together: number; bytesReadPerPass: number },
 ): Promise<number> {
   const { spec } = model
   const together = Math.max(1, Math.min(asked.sequences, asked.together, model.batchTokens))
@@ -97,6 +103,6 @@ export async function estimateGeneration(
   const passes = Math.ceil(asked.sequences / together) * asked.maxTokens
   return (
     (prompts.run * depth * asked.promptTokens) / ahead +
-    passes * (each.run * (depth + head / layer) + each.load * asked.reads)
+    passes * (each.run * (depth + head / layer) + each.load * asked.bytesReadPerPass)
   )
 }

@@ -12,23 +12,15 @@ import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
-import {
-  type Pass,
-  type PassOptions,
-  readGrams,
-  readSums,
-  runPass,
-  type Token,
-  type Wanted,
-  type WeightSums,
-} from './forward_pass.js'
+import { type ForwardOptions, type ForwardOutput, type PackedToken, type PassOptions, runPass } from './forward_pass.js'
 import { modelKernels } from './kernels.js'
 import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
 import { type Block, formsOf, packedBytes } from './ops/index.js'
-import { pack, type Sequence } from './pack.js'
+import { pack, type TokenSequence } from './pack.js'
 import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'
-import type { Tap } from './statistics.js'
+import type { HookPoint } from './statistics.js'
+import { readGrams, readSums, type WeightSums } from './sums.js'
 import { streamingOf, type WeightStreaming } from './weight_streaming.js'
 
 export interface ModelOptions {
@@ -108,7 +100,7 @@ export class Model {
    * that the vocabulary does not have, for images that are missing or of another size, and for sequences longer than
    * the context.
    */
-  pack(sequences: readonly Sequence[]): Token[] {
+  pack(sequences: readonly TokenSequence[]): PackedToken[] {
     return pack({ spec: this.spec, name: this.checkpoint.name }, sequences)
   }
 
@@ -116,8 +108,8 @@ export class Model {
    * Runs the model over tokens, as many as a pass takes at most. Passes of one model go one after another. A model that
    * is larger than the memory is read from its files for every pass, but for what stays on the device.
    */
-  run(tokens: readonly Token[], wanted: Wanted = {}): Promise<Pass> {
-    return this.runAll([{ tokens, wanted }]).then(([pass]) => pass as Pass)
+  run(tokens: readonly PackedToken[], wanted: ForwardOptions = {}): Promise<ForwardOutput> {
+    return this.runAll([{ tokens, wanted }]).then(([pass]) => pass as ForwardOutput)
   }
 
   /**
@@ -125,14 +117,14 @@ export class Model {
    * all.
    */
   runAll(
-    passes: readonly { tokens: readonly Token[]; wanted?: Wanted | undefined }[],
+    passes: readonly { tokens: readonly PackedToken[]; wanted?: ForwardOptions | undefined }[],
     { check }: Pick<LayerwiseOptions, 'check'> = {},
-  ): Promise<Pass[]> {
+  ): Promise<ForwardOutput[]> {
     const batches = passes.map(({ tokens }) => tokens)
     for (const tokens of batches) this.checkPass(tokens)
-    const found: Pass[] = []
+    const found: ForwardOutput[] = []
     const wanted = (batch: number) => passes[batch]?.wanted ?? {}
-    const onPass = (batch: number, pass: Pass) => {
+    const onPass = (batch: number, pass: ForwardOutput) => {
       const { hidden = [], images } = found[batch] ?? {}
       const seen = images ?? pass.images
       found[batch] = {
@@ -174,7 +166,7 @@ export class Model {
    * goes through the device in partitions, with the same numbers. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even
    * one layer fits.
    */
-  layerwisePass(batches: readonly (readonly Token[])[], options: LayerwiseOptions = {}): Promise<void> {
+  layerwisePass(batches: readonly (readonly PackedToken[])[], options: LayerwiseOptions = {}): Promise<void> {
     for (const tokens of batches) this.checkPass(tokens)
     return this.inTurn(() =>
       this.use(async (host) => {
@@ -192,7 +184,7 @@ export class Model {
   private async go(
     host: Host,
     plan: ExecutionPlan,
-    batches: readonly (readonly Token[])[],
+    batches: readonly (readonly PackedToken[])[],
     options: LayerwiseOptions,
   ): Promise<void> {
     const model = {
@@ -207,25 +199,25 @@ export class Model {
 
   /**
    * How many partitions the model goes through the device in, the most bytes that are taken there at a time, and the
-   * bytes of weights that are read from the files: for every pass, or in a layerwise pass for all of its batches
-   * together.
+   * bytes of weights that are read from the files for every pass; a layerwise pass reads them once for all of its
+   * batches.
    */
   forecast({ mode = 'repeated', ...options }: ForecastOptions = {}): Promise<{
-    parts: number
+    partitions: number
     bytes: number
-    reads: number
+    bytesReadPerPass: number
   }> {
     return this.use(async (host) => {
       const plan = this.planOf(host, captureOf(options), mode)
       const read =
         plan.partitions.length === 1 ? [] : plan.partitions.flatMap((partition) => this.passing(partition, plan))
-      const reads = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
-      return { parts: plan.partitions.length, bytes: this.bytesOf(host, plan), reads }
+      const bytesReadPerPass = read.reduce((sum, { begin, end }) => sum + end - begin, 0)
+      return { partitions: plan.partitions.length, bytes: this.bytesOf(host, plan), bytesReadPerPass }
     })
   }
 
   /** Milliseconds that tokens take through the first layer, and that it took to load a byte of its weights. */
-  paceOf(tokens: readonly Token[]): Promise<{ run: number; load: number }> {
+  paceOf(tokens: readonly PackedToken[]): Promise<{ run: number; load: number }> {
     this.checkPass(tokens)
     return this.inTurn(() =>
       this.use(async (host) => {
@@ -237,7 +229,7 @@ export class Model {
         const loaded = performance.now() - begin
         const bytes = this.passing(partition, plan).reduce((sum, { begin, end }) => sum + end - begin, 0)
         const width = this.spec.language.activations.x ?? 0
-        const run = (some: readonly Token[]) =>
+        const run = (some: readonly PackedToken[]) =>
           stage.run(some, { from: { layer: 0, x: new Float32Array(width * some.length) } })
         // The first pass compiles the kernels.
         await run(tokens.slice(0, 1))
@@ -287,10 +279,10 @@ export class Model {
   private stage({ device, resident, buffers }: Loaded) {
     const { spec } = this
     return {
-      run: (tokens: readonly Token[], passOptions: PassOptions, wanted: Wanted = {}) =>
+      run: (tokens: readonly PackedToken[], passOptions: PassOptions, wanted: ForwardOptions = {}) =>
         runPass({ device, resident, buffers }, spec, tokens, wanted, passOptions),
       sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
-      grams: (add: (tap: Tap, first: number, rows: Float32Array) => Promise<void>) =>
+      grams: (add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),
     }
   }
@@ -317,7 +309,7 @@ export class Model {
     return [...tensorsOf(this.spec, partition)].filter((name) => !held.has(name)).map((name) => this.tensor(name))
   }
 
-  private checkPass(tokens: readonly Token[]): void {
+  private checkPass(tokens: readonly PackedToken[]): void {
     const rows = tokens.length
     if (rows === 0 || rows > this.batchTokens) {
       throw argument(`A pass takes 1 to ${this.batchTokens} tokens, but ${rows} were given.`)

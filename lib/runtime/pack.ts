@@ -2,10 +2,11 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { WeightsmithError } from '../util/errors.js'
-import type { Pixels, Token } from './forward_pass.js'
+import type { PackedToken } from './forward_pass.js'
+import type { ImagePixels } from './patches.js'
 
 /** Ids, or ids among which the id of an image stands for each of some images. */
-export type Sequence = ArrayLike<number> | { ids: ArrayLike<number>; images: readonly Pixels[] }
+export type TokenSequence = ArrayLike<number> | { ids: ArrayLike<number>; images: readonly ImagePixels[] }
 
 interface Subject {
   spec: ModelSpec
@@ -21,7 +22,7 @@ export function rowsOf({ vision }: ModelSpec, ids: readonly number[]): number {
 }
 
 /** See `Model.pack`. */
-export function pack({ spec, name }: Subject, sequences: readonly Sequence[]): Token[] {
+export function pack({ spec, name }: Subject, sequences: readonly TokenSequence[]): PackedToken[] {
   const { vocabulary, context, vision } = spec
   let start = 0
   return sequences.flatMap((sequence, index) => {
@@ -48,9 +49,9 @@ export function pack({ spec, name }: Subject, sequences: readonly Sequence[]): T
 function expand(
   { spec, name }: Subject,
   ids: number[],
-  images: readonly Pixels[],
+  images: readonly ImagePixels[],
   index: number,
-): Pick<Token, 'id' | 'image'>[] {
+): Pick<PackedToken, 'id' | 'image'>[] {
   const { vision } = spec
   const places = vision === undefined ? 0 : ids.filter((id) => id === vision.token).length
   if (places !== images.length) {

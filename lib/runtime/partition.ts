@@ -3,7 +3,8 @@
  * the residual stream (with the vision encoder of a model that sees), layers of the language model, and the head.
  */
 
-import type { ModelSpec, OpSpec } from '../architectures/index.js'
+import type { ModelSpec } from '../architectures/index.js'
+import type { OpSpec } from './ops/index.js'
 
 export interface Partition {
   /** From tokens on; else from the residual stream before layer `first`. */

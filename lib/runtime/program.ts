@@ -1,11 +1,12 @@
 /** From the ops of a model to dispatches: which buffer every tensor and activation is. */
 
-import type { ModelSpec, OpSpec, Rotary, Stack } from '../architectures/index.js'
+import type { ModelSpec, Stack } from '../architectures/index.js'
 import type { NativeDispatch, StoreDType } from '../native/border.js'
+import { layout as wgsl } from '../native/layouts.js'
 import { WeightsmithError } from '../util/errors.js'
 import { CaptureBuffers, type CaptureOptions, noCapture } from './activation_statistics.js'
-import { modelKernels as kernels, lossWords, samplingWords, tokenWords } from './kernels.js'
-import { type Block, type Forms, forward, packedBytes, panel } from './ops/index.js'
+import { modelKernels as kernels, lossWords, samplingWords } from './kernels.js'
+import { type Block, type Forms, forward, type OpSpec, packedBytes, panel, type Rotary } from './ops/index.js'
 import { type Partition, tensorsOf, wholeOf } from './partition.js'
 import type { WeightStreaming } from './weight_streaming.js'
 
@@ -189,7 +190,7 @@ export class Program {
     add: (bytes: number) => number,
   ) {
     const { numKvHeads, headSize } = stack.attention
-    this.tokens = add(4 * tokenWords * layout.tokens)
+    this.tokens = add(4 * wgsl.tokenWords * layout.tokens)
     const rows = layout.cache || layout.tokens
     this.angles = stack.attention.rotary === undefined ? undefined : add(4 * headSize * rows)
     this.activations = new Map(

@@ -1,12 +1,12 @@
 /**
- * What taps measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
+ * What hook points measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
  * group (kernel `column_stats`); here they are put together in float64, in the order of the passes.
  */
 
-import { columnWords } from './kernels.js'
+import { layout } from '../native/layouts.js'
 
 /** A hook point: the input or the output of a linear, which is named by its weight. */
-export interface Tap {
+export interface HookPoint {
   weight: string
   side: 'input' | 'output'
 }
@@ -18,13 +18,13 @@ export interface Tap {
 export type Groups = readonly ArrayLike<number>[]
 
 export interface StatisticSpec {
-  tap: Tap
+  hook: HookPoint
   groups: Groups
   /** Values are counted whose size is above it. Defaults to 0.1. */
   tau?: number | undefined
   /** Values are held within ±limit. Defaults to 3e38: no limit. */
   limit?: number | undefined
-  /** Is given `columnWords` rows of the tap's width for each group, in order. */
+  /** Is given `layout.columnWords` rows of the hook point's width for each group, in order. */
   add(group: number, words: Float32Array): void
 }
 
@@ -32,7 +32,7 @@ export interface StatisticSpec {
 const chunkRows = 128
 
 /** Groups of a few rows each, for statistics over all of them. */
-export function chunks(rows: ArrayLike<number>): Groups {
+export function rowGroups(rows: ArrayLike<number>): Groups {
   const all = Uint32Array.from(rows)
   return Array.from({ length: Math.ceil(all.length / chunkRows) }, (_, i) =>
     all.subarray(i * chunkRows, (i + 1) * chunkRows),
@@ -78,9 +78,9 @@ export class ColumnStatistics {
       const step = mean - at(this.mean, i)
       this.mean[i] = at(this.mean, i) + (step * rows) / total
       this.spread[i] = at(this.spread, i) + spread + (step * step * this.count * rows) / total
-      this.absolute[i] = at(this.absolute, i) + at(words, 3 * width + i)
-      this.squares[i] = at(this.squares, i) + at(words, 4 * width + i)
-      this.above[i] = at(this.above, i) + at(words, 5 * width + i)
+      this.absolute[i] = at(this.absolute, i) + at(words, layout.columnAbsolute * width + i)
+      this.squares[i] = at(this.squares, i) + at(words, layout.columnSquares * width + i)
+      this.above[i] = at(this.above, i) + at(words, layout.columnAbove * width + i)
     }
     this.counts[0] = total
   }
@@ -93,13 +93,16 @@ export function groupMean(
   i: number,
   rows: number,
 ): { mean: number; spread: number } {
-  const offset = at(words, width + i) / rows
-  return { mean: at(words, i) + offset, spread: Math.max(0, at(words, 2 * width + i) - offset * offset * rows) }
+  const [shift, sum, spread] = [layout.columnShift, layout.columnSum, layout.columnSpread].map((row) =>
+    at(words, row * width + i),
+  ) as [number, number, number]
+  const offset = sum / rows
+  return { mean: shift + offset, spread: Math.max(0, spread - offset * offset * rows) }
 }
 
 /** Words of a group. */
 export function groupWords(width: number): number {
-  return columnWords * width
+  return layout.columnWords * width
 }
 
 function at(values: ArrayLike<number>, i: number): number {

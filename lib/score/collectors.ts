@@ -5,7 +5,15 @@
 
 import { inputsOf, type Layer, type ModelSpec } from '../architectures/index.js'
 import type { Batch } from '../data/index.js'
-import { ColumnStatistics, chunks, groupMean, type Observers, type StatisticSpec, type Tap } from '../runtime/index.js'
+import { recordWords, wordOf } from '../native/parameters.js'
+import {
+  ColumnStatistics,
+  groupMean,
+  type HookPoint,
+  type LayerwiseObservers,
+  rowGroups,
+  type StatisticSpec,
+} from '../runtime/index.js'
 
 /** Where collectors keep what they add up, so that an interrupted run can go on from there. */
 export class SavedArrays {
@@ -37,7 +45,7 @@ export interface Collected {
 }
 
 export interface Collector {
-  observers?: Observers
+  observers?: LayerwiseObservers
   /** Sets of blocks to leave out, and the losses that come of it. */
   skips?: ReadonlySet<number>[]
   losses?: (batch: number, nll: Float32Array, skip?: number) => void
@@ -50,7 +58,7 @@ export interface Collector {
 /** Writes a part of a tensor from element `first` on. */
 export type Write = (name: string, values: Float32Array, first: number) => Promise<void>
 
-export function widthOf(spec: ModelSpec, { weight, side }: Tap): number {
+export function widthOf(spec: ModelSpec, { weight, side }: HookPoint): number {
   return spec.tensors.get(weight)?.[side === 'input' ? 1 : 0] ?? 0
 }
 
@@ -58,22 +66,24 @@ function layersOf({ spec, layers }: Setting): Layer[] {
   return layers.flatMap((index) => spec.language.layers[index] ?? [])
 }
 
-/** Statistics of taps over all tokens. */
+/** Statistics of hook points over all tokens. */
 class TokenStatistics {
-  readonly columns: ReadonlyMap<Tap, ColumnStatistics>
+  readonly columns: ReadonlyMap<HookPoint, ColumnStatistics>
 
   constructor(
     private readonly setting: Setting,
-    taps: readonly Tap[],
+    hooks: readonly HookPoint[],
   ) {
-    this.columns = new Map(taps.map((tap) => [tap, new ColumnStatistics(widthOf(setting.spec, tap), setting.kept.f64)]))
+    this.columns = new Map(
+      hooks.map((hook) => [hook, new ColumnStatistics(widthOf(setting.spec, hook), setting.kept.f64)]),
+    )
   }
 
   statistics(batch: number): StatisticSpec[] {
     const { batches, tau } = this.setting
-    const groups = chunks([...(batches[batch]?.tokens.keys() ?? [])])
-    return [...this.columns].map(([tap, columns]) => ({
-      tap,
+    const groups = rowGroups([...(batches[batch]?.tokens.keys() ?? [])])
+    return [...this.columns].map(([hook, columns]) => ({
+      hook,
       groups,
       tau,
       add: (group, words) => columns.add(words, groups[group]?.length ?? 0),
@@ -81,22 +91,24 @@ class TokenStatistics {
   }
 }
 
+const sumWords = recordWords('WeightSums')
+
 /** Sums of |W| and W² over the outputs of linears, one an input: with them a score of a column needs no weights. */
 class WeightSums {
   private readonly sums: Map<string, Float32Array>
-  readonly observers: NonNullable<Observers['weights']>
+  readonly observers: NonNullable<LayerwiseObservers['weights']>
 
   constructor({ spec, kept }: Setting, names: readonly string[]) {
-    this.sums = new Map(names.map((weight) => [weight, kept.f32(2 * widthOf(spec, { weight, side: 'input' }))]))
+    this.sums = new Map(names.map((weight) => [weight, kept.f32(sumWords * widthOf(spec, { weight, side: 'input' }))]))
     this.observers = { names: new Set(names), add: (name, sums) => this.sums.get(name)?.set(sums) }
   }
 
   collected(): Collected[] {
     return [...this.sums].flatMap(([name, sums]) => {
-      return ['absolute', 'squares'].map((kind, k) => ({
+      return (['absolute', 'squares'] as const).map((kind) => ({
         name: `${kind}/${name}`,
-        shape: [sums.length / 2],
-        values: sums.filter((_, i) => i % 2 === k),
+        shape: [sums.length / sumWords],
+        values: sums.filter((_, i) => i % sumWords === wordOf('WeightSums', kind)),
       }))
     })
   }
@@ -120,14 +132,20 @@ export function magnitude(setting: Setting): Collector {
 /** ‖X_j‖ of every input of every linear. */
 export function wanda(setting: Setting): Collector {
   const shared = layersOf(setting).flatMap((layer) => inputsOf(layer))
-  const taps = new Map(shared.map((names): [Tap, string[]] => [{ weight: names[0] ?? '', side: 'input' }, names]))
-  const statistics = new TokenStatistics(setting, [...taps.keys()])
+  const hooks = new Map(
+    shared.map((names): [HookPoint, string[]] => [{ weight: names[0] ?? '', side: 'input' }, names]),
+  )
+  const statistics = new TokenStatistics(setting, [...hooks.keys()])
   const weights = new WeightSums(setting, shared.flat())
   return {
     observers: { statistics: (batch) => statistics.statistics(batch), weights: weights.observers },
     collected: () => [
-      ...[...statistics.columns].flatMap(([tap, { width, squares }]) =>
-        (taps.get(tap) ?? []).map((name) => ({ name: `norm/${name}`, shape: [width], values: squares.map(Math.sqrt) })),
+      ...[...statistics.columns].flatMap(([hook, { width, squares }]) =>
+        (hooks.get(hook) ?? []).map((name) => ({
+          name: `norm/${name}`,
+          shape: [width],
+          values: squares.map(Math.sqrt),
+        })),
       ),
       ...weights.collected(),
     ],
@@ -140,9 +158,9 @@ export function flap(setting: Setting): Collector {
   const names = consumersOf(setting)
   const weights = new WeightSums(setting, names)
   const states = names.map((weight) => {
-    const tap: Tap = { weight, side: 'input' }
-    const width = widthOf(spec, tap)
-    return { tap, width, lines: kept.f64(1), mean: kept.f64(width), fluctuation: kept.f64(width) }
+    const hook: HookPoint = { weight, side: 'input' }
+    const width = widthOf(spec, hook)
+    return { hook, width, lines: kept.f64(1), mean: kept.f64(width), fluctuation: kept.f64(width) }
   })
   const step = (state: (typeof states)[number], words: Float32Array, length: number) => {
     const { width, mean, fluctuation, lines } = state
@@ -164,7 +182,7 @@ export function flap(setting: Setting): Collector {
         const lines = batches[batch]?.lines ?? []
         const groups = lines.map(({ first, length }) => Uint32Array.from({ length }, (_, i) => first + i))
         return states.map((state) => ({
-          tap: state.tap,
+          hook: state.hook,
           groups,
           add: (group, words) => step(state, words, lines[group]?.length ?? 0),
         }))
@@ -172,9 +190,9 @@ export function flap(setting: Setting): Collector {
       weights: weights.observers,
     },
     collected: () => [
-      ...states.flatMap(({ tap, width, mean, fluctuation }) => [
-        { name: `mean/${tap.weight}`, shape: [width], values: mean },
-        { name: `fluctuation/${tap.weight}`, shape: [width], values: fluctuation },
+      ...states.flatMap(({ hook, width, mean, fluctuation }) => [
+        { name: `mean/${hook.weight}`, shape: [width], values: mean },
+        { name: `fluctuation/${hook.weight}`, shape: [width], values: fluctuation },
       ]),
       ...weights.collected(),
     ],
@@ -183,17 +201,17 @@ export function flap(setting: Setting): Collector {
 
 /** How active neurons are: outputs of the linears that make them, inputs of the one that takes them. */
 export function neuron(setting: Setting): Collector {
-  const taps = layersOf(setting).flatMap(({ units }) =>
+  const hooks = layersOf(setting).flatMap(({ units }) =>
     units
       .filter(({ kind }) => kind === 'neuron')
-      .flatMap(({ rows, columns }): Tap[] => [
+      .flatMap(({ rows, columns }): HookPoint[] => [
         ...rows
           .filter(({ tensor }) => setting.spec.tensors.get(tensor)?.length === 2)
-          .map(({ tensor }): Tap => ({ weight: tensor, side: 'output' })),
-        ...columns.map(({ tensor }): Tap => ({ weight: tensor, side: 'input' })),
+          .map(({ tensor }): HookPoint => ({ weight: tensor, side: 'output' })),
+        ...columns.map(({ tensor }): HookPoint => ({ weight: tensor, side: 'input' })),
       ]),
   )
-  const statistics = new TokenStatistics(setting, taps)
+  const statistics = new TokenStatistics(setting, hooks)
   return {
     observers: { statistics: (batch) => statistics.statistics(batch) },
     collected: () =>
@@ -229,16 +247,22 @@ export function neuron(setting: Setting): Collector {
 
 /** 1 - mean cos(x before a block, x after it), over all tokens. */
 export function blockInfluence({ spec, kept }: Setting): Collector {
+  const deltaWords = recordWords('ResidualDelta')
+  const [aa, ad, dd] = (['aa', 'ad', 'dd'] as const).map((field) => wordOf('ResidualDelta', field)) as [
+    number,
+    number,
+    number,
+  ]
   const layers = spec.language.layers.length
   const sums = kept.f64(layers)
   const rows = kept.f64(layers)
   return {
     observers: {
       residualDelta: (_, layer, words) => {
-        for (let i = 0; i < words.length; i += 3) {
-          sums[layer] = (sums[layer] ?? 0) + cosineDistance(words[i] ?? 0, words[i + 1] ?? 0, words[i + 2] ?? 0)
+        for (let i = 0; i < words.length; i += deltaWords) {
+          sums[layer] = (sums[layer] ?? 0) + cosineDistance(words[i + aa] ?? 0, words[i + ad] ?? 0, words[i + dd] ?? 0)
         }
-        rows[layer] = (rows[layer] ?? 0) + words.length / 3
+        rows[layer] = (rows[layer] ?? 0) + words.length / deltaWords
       },
     },
     collected: () => [
@@ -301,21 +325,21 @@ function bump(values: Float64Array | undefined, i: number, by: number): void {
 
 /** XᵀX of every input. */
 export function gram(setting: Setting, write: Write): Collector {
-  const taps = layersOf(setting).flatMap((layer) =>
-    inputsOf(layer).map(([weight = '']): Tap => ({ weight, side: 'input' })),
+  const hooks = layersOf(setting).flatMap((layer) =>
+    inputsOf(layer).map(([weight = '']): HookPoint => ({ weight, side: 'input' })),
   )
-  const nameOf = ({ weight }: Tap) => `gram/${weight}`
+  const nameOf = ({ weight }: HookPoint) => `gram/${weight}`
   return {
     observers: {
       grams: {
-        taps,
-        add: (tap, first, rows) => write(nameOf(tap), rows, first * widthOf(setting.spec, tap)),
+        hooks,
+        add: (hook, first, rows) => write(nameOf(hook), rows, first * widthOf(setting.spec, hook)),
       },
     },
     collected: () => [],
-    written: taps.map((tap) => {
-      const width = widthOf(setting.spec, tap)
-      return { name: nameOf(tap), shape: [width, width] }
+    written: hooks.map((hook) => {
+      const width = widthOf(setting.spec, hook)
+      return { name: nameOf(hook), shape: [width, width] }
     }),
   }
 }

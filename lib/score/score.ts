@@ -67,7 +67,7 @@ export interface ScoreForecast {
   tokens: number
   layers: number[]
   /** Parts in which the model goes through the device, and bytes that the largest takes there. */
-  parts: number
+  partitions: number
   deviceBytes: number
   /** Bytes of scores. */
   bytesWritten: number
@@ -146,14 +146,14 @@ export async function score(
       collectors.flatMap((collector) => [...collector.collected(), ...(collector.written ?? [])]),
     )
     const tokens = batches.reduce((sum, batch) => sum + batch.tokens.length, 0)
-    const { parts, bytes: deviceBytes } = await model.forecast({ mode: 'layerwise', observers })
+    const { partitions, bytes: deviceBytes } = await model.forecast({ mode: 'layerwise', observers })
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
       examples: sequences.length,
       tokens,
       layers,
-      parts,
+      partitions,
       deviceBytes,
       bytesWritten: tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0),
       device: engine.device.name,
@@ -177,7 +177,7 @@ export async function score(
       'version of Weightsmith': version,
       'set of methods': info.methods,
       ...{ model: info.model, 'data set': info.data, 'set of layers': layers, tau, seed },
-      ...{ 'number of tokens a pass': model.batchTokens, 'number of parts': parts, device: info.device },
+      ...{ 'number of tokens a pass': model.batchTokens, 'number of partitions': partitions, device: info.device },
     }
     const run = { verb: 'score', facts, inputs: [] }
     const point = await ResumePoint.open(place, run, { resume: options.resume === true, overwrite })

@@ -177,7 +177,7 @@ Plan planFrom(const Napi::Object& value, std::vector<Napi::ObjectReference>& pin
   for (uint32_t i = 0; i < programs.Length(); i++) {
     const Napi::Object source = item(programs, i);
     Program program;
-    program.host = optionalText(source, "host");
+    program.cpuStep = optionalText(source, "cpuStep");
     if (source.Get("lines").IsObject()) {
       const Napi::Object lines = source.Get("lines").As<Napi::Object>();
       program.lines = {natural(lines, "size"), flag(lines, "across")};

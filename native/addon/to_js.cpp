@@ -70,7 +70,7 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
   time.Set("write", report.write);
   time.Set("wait", report.wait);
   time.Set("sync", report.sync);
-  time.Set("host", report.host);
+  time.Set("cpuSteps", report.cpuSteps);
   Napi::Object object = Napi::Object::New(env);
   object.Set("time", time);
   object.Set("bytesRead", static_cast<double>(report.bytesRead));

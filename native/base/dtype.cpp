@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 
+#include "layout.h"
+
 namespace weightsmith {
 
 namespace {
@@ -63,9 +65,22 @@ const char* dtypeName(DType dtype) { return entry(dtype).name; }
 uint32_t dtypeBits(DType dtype) { return entry(dtype).bits; }
 
 std::optional<uint32_t> kernelCode(DType dtype) {
-  // The enumeration starts with the types kernels load, in the order of their codes.
-  if (dtype <= DType::F8_E5M2) return static_cast<uint32_t>(dtype);
-  return std::nullopt;
+  switch (dtype) {
+    case DType::F32:
+      return kDtypeF32;
+    case DType::F16:
+      return kDtypeF16;
+    case DType::BF16:
+      return kDtypeBf16;
+    case DType::F64:
+      return kDtypeF64;
+    case DType::F8_E4M3:
+      return kDtypeF8E4m3;
+    case DType::F8_E5M2:
+      return kDtypeF8E5m2;
+    default:
+      return std::nullopt;
+  }
 }
 
 bool storable(DType dtype) { return dtype <= DType::BF16; }

@@ -41,7 +41,7 @@ const char* dtypeName(DType dtype);
 /// Size of one element; below 8 for packed types.
 uint32_t dtypeBits(DType dtype);
 
-/// Code of the type in kernels (F32 0, F16 1, BF16 2, F64 3, F8_E4M3 4, F8_E5M2 5); nothing where none can load it.
+/// Code of the type in kernels (see native/kernels/include/layout.wgsl); nothing where none can load it.
 std::optional<uint32_t> kernelCode(DType dtype);
 
 /// Whether kernels can store the type.

@@ -32,7 +32,7 @@ struct Lines {
 };
 
 struct Program {
-  std::string host;     // empty: none
+  std::string cpuStep;  // empty: none
   bool shared = false;  // the CPU steps of its jobs know each other: each kernel sees all jobs before the next starts
   bool rows = false;    // its kernels look at whole rows
   Lines lines;          // that have coefficients of their own
@@ -88,7 +88,7 @@ struct NonFinite {
 };
 
 struct Report {
-  double total = 0, read = 0, compute = 0, write = 0, wait = 0, sync = 0, host = 0;  // milliseconds
+  double total = 0, read = 0, compute = 0, write = 0, wait = 0, sync = 0, cpuSteps = 0;  // milliseconds
   uint64_t bytesRead = 0, bytesWritten = 0, tiles = 0, nonFinite = 0, resumed = 0;
   std::vector<NonFinite> nonFiniteJobs;
   std::vector<std::string> checksums;

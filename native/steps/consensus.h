@@ -1,4 +1,4 @@
-// What the methods that combine deltas share on the host.
+// What the methods that combine deltas share in their CPU steps.
 #pragma once
 #include <algorithm>
 #include <bit>

@@ -1,5 +1,5 @@
 // CPU steps: the small float64 computations between two kernels of a program (angles, norm ratios, thresholds).
-// They live on the host because divisions, roots and trigonometry are not the same on every GPU, while these are.
+// They run on the CPU because divisions, roots and trigonometry are not the same on every GPU, while these are.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -6,9 +6,9 @@ namespace weightsmith {
 
 ProgramCursor::ProgramCursor(const Plan& plan, const Group& group, uint32_t variant)
     : program_(plan.programs[group.program]), tiles_(group.tiles.size()) {
-  const auto make = program_.host.empty() ? nullptr : findCpuStep(program_.host);
-  if (!make && !program_.host.empty()) {
-    throw Error(Code::INTERNAL, "There is no CPU step named '" + program_.host + "'.");
+  const auto make = program_.cpuStep.empty() ? nullptr : findCpuStep(program_.cpuStep);
+  if (!make && !program_.cpuStep.empty()) {
+    throw Error(Code::INTERNAL, "There is no CPU step named '" + program_.cpuStep + "'.");
   }
   uint64_t blocks = 0;
   for (const Tile& tile : group.tiles) {
@@ -24,16 +24,16 @@ ProgramCursor::ProgramCursor(const Plan& plan, const Group& group, uint32_t vari
         state.words = floatWords(coefficients);
         continue;
       }
-      CpuJob host{coefficients, job.inputs.size(), job.elements, job.row, program_.lines};
+      CpuJob cpu{coefficients, job.inputs.size(), job.elements, job.row, program_.lines};
       if (program_.shared) {
-        host.first = jobs_[0].host.get();
-        host.firstBlock = before;
+        cpu.first = jobs_[0].cpuStep.get();
+        cpu.firstBlock = before;
       }
-      state.host = make(host);
+      state.cpuStep = make(cpu);
     }
   }
   for (JobState& state : jobs_) {
-    if (state.host) state.words = state.host->begin();
+    if (state.cpuStep) state.words = state.cpuStep->begin();
   }
 }
 
@@ -44,11 +44,11 @@ void ProgramCursor::consume(const Tile& tile, const uint32_t* partials, std::vec
     if (state.settled) continue;
     const std::span<const uint32_t> part(partials, segment.blocks * words);
     partials += part.size();
-    if (!state.host) {
+    if (!state.cpuStep) {
       // The partial results themselves are the result (a kernel called on its own).
       results[segment.job].insert(results[segment.job].end(), part.begin(), part.end());
     } else {
-      state.host->consume(kernel_, part, segment.firstBlock);
+      state.cpuStep->consume(kernel_, part, segment.firstBlock);
     }
   }
 }
@@ -59,8 +59,8 @@ bool ProgramCursor::tileDone(std::vector<std::vector<double>>& results) {
   bool again = false;
   if (step().words) {
     for (JobState& state : jobs_) {
-      if (!state.host || state.settled) continue;
-      Outcome outcome = state.host->finish(kernel_);
+      if (!state.cpuStep || state.settled) continue;
+      Outcome outcome = state.cpuStep->finish(kernel_);
       if (!outcome.result.empty()) results[state.job] = std::move(outcome.result);
       state.settled = !outcome.again;
       again = again || outcome.again;

@@ -26,8 +26,8 @@ class ProgramCursor {
   bool concerns(uint32_t job) const { return !jobs_[positions_.at(job)].settled; }
   // Words behind the records for a part of a job (see CpuStep::part).
   std::vector<uint32_t> part(const Segment& segment) const {
-    const auto& host = jobs_[positions_.at(segment.job)].host;
-    return host ? host->part(segment.firstBlock * kBlock, segment.elements) : std::vector<uint32_t>{};
+    const auto& cpuStep = jobs_[positions_.at(segment.job)].cpuStep;
+    return cpuStep ? cpuStep->part(segment.firstBlock * kBlock, segment.elements) : std::vector<uint32_t>{};
   }
   // Partial results of the blocks of a tile that the kernel has seen. What no CPU step takes is added to `results`,
   // one row a job.
@@ -39,7 +39,7 @@ class ProgramCursor {
  private:
   struct JobState {
     uint32_t job = 0;
-    std::unique_ptr<CpuStep> host;
+    std::unique_ptr<CpuStep> cpuStep;
     std::vector<uint32_t> words, next;  // `next` is for the kernel that follows, once all jobs are settled
     bool settled = false;               // needs no repetition of this kernel
   };

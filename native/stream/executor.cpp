@@ -344,7 +344,7 @@ class Execution {
     if (step.words) {
       start = Clock::now();
       cursor.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
-      report_.host += since(start);
+      report_.cpuSteps += since(start);
       return true;
     }
     collectNonFinite(tile, variant, result.result->counts());

@@ -16,7 +16,7 @@ constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile:
 constexpr uint64_t kRowAlign = 16;
 
 uint64_t align16(uint64_t value) { return (value + 15) / 16 * 16; }
-// Kernels store whole octets, up to 32 bytes each: what lies past a segment's end must not be the next one's start.
+// Kernels store whole vec8s, up to 32 bytes each: what lies past a segment's end must not be the next one's start.
 uint64_t alignOutput(uint64_t value) { return (value + 31) / 32 * 32; }
 
 struct Kind {
@@ -208,14 +208,14 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         tiling.result = std::max(tiling.result, result);
       }
       uint64_t coefficients = 0, lines = 0;
-      const bool host = !plan.programs[group.program].host.empty();
+      const bool cpuStep = !plan.programs[group.program].cpuStep.empty();
       for (const Segment& segment : tile.segments) {
         for (const Variant& variant : plan.jobs[segment.job].variants) {
           coefficients = std::max<uint64_t>(coefficients, variant.coefficients.size());
         }
         lines += lineWords(plan.programs[group.program].lines, group.inputs, segment.elements);
       }
-      if (host) coefficients = std::max(coefficients, kMaxCoefficients);
+      if (cpuStep) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(
           tiling.table,
           4 * (kTableWords + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));

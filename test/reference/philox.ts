@@ -71,13 +71,13 @@ export function randomWords(seed: bigint, name: string, ordinal: number, count: 
   const key = [low(seed), high(seed)]
   const hash = tensorKey(name, ordinal)
   const words = new Uint32Array(count)
-  let quad = -1n
+  let counter = -1n
   let four: ArrayLike<number> = []
   for (let i = 0; i < count; i++) {
     const index = first + BigInt(i)
-    if (index >> 2n !== quad) {
-      quad = index >> 2n
-      four = philox([low(quad), high(quad), low(hash), high(hash)], key)
+    if (index >> 2n !== counter) {
+      counter = index >> 2n
+      four = philox([low(counter), high(counter), low(hash), high(hash)], key)
     }
     words[i] = four[Number(index & 3n)] ?? 0
   }

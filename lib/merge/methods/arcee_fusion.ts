@@ -1,10 +1,10 @@
 /** Arcee Fusion: the model's value where it matters most, the base's elsewhere. */
 
-import type { Method } from './method.js'
+import type { MergeMethod } from './method.js'
 import { sampleWords, selectWords } from './select.js'
 import { rowSlots, rowsOf } from './span.js'
 
-export const arceeFusion: Method = {
+export const arceeFusion: MergeMethod = {
   name: 'arcee_fusion',
   about:
     "Takes the model's value where its difference from the base is exceptionally important, and the base's elsewhere",
@@ -31,12 +31,12 @@ export const arceeFusion: Method = {
       { kernel: 'arcee_fusion', writes: 'output' as const, constants },
     ]
     // The divergence of a single row is a factor of all its entries, which changes nothing.
-    if (!lines) return { program: { host: 'arcee_fusion', kernels: keyed }, coefficients: [] }
+    if (!lines) return { program: { cpuStep: 'arcee_fusion', kernels: keyed }, coefficients: [] }
     const divergences = [5, 1].map((words, stage) => ({
       kernel: 'divergence',
       writes: words * rowSlots(lines),
       constants: { STAGE: stage },
     }))
-    return { program: { host: 'arcee_fusion', lines, kernels: [...divergences, ...keyed] }, coefficients: [] }
+    return { program: { cpuStep: 'arcee_fusion', lines, kernels: [...divergences, ...keyed] }, coefficients: [] }
   },
 }

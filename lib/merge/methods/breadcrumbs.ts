@@ -1,9 +1,9 @@
 /** Model breadcrumbs: drop the largest and the smallest entries of each difference, and combine the rest. */
 
-import { density, lambda, type Method, mostVoters, normalize, num, weight } from './method.js'
+import { density, lambda, type MergeMethod, mostVoters, normalize, num, weight } from './method.js'
 import { rescaleNorm, trimStep } from './trim.js'
 
-function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: number, about: string): Method {
+function breadcrumbsMethod(name: string, consensus: 'sum' | 'mergekit', most: number, about: string): MergeMethod {
   return {
     name,
     about,

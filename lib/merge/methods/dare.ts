@@ -6,7 +6,7 @@
 import type { NativeKernelStep, NativeProgram } from '../../native/border.js'
 import { layout } from '../../native/layouts.js'
 import { normalized, weightedDeltas } from './combine.js'
-import { density, lambda, type Method, mostVoters, normalize, num, type Step, weight } from './method.js'
+import { density, lambda, type MergeMethod, mostVoters, normalize, num, type Step, weight } from './method.js'
 
 /** Codes of the rescale modes in the coefficients of the `dare` kernel. */
 const rescaleCodes = { none: 0, expectation: 1, l1: 2 } as const
@@ -51,7 +51,7 @@ export function dareStep(dare: Dare): Step {
   const program: NativeProgram =
     dare.rescale === 'l1'
       ? {
-          host: 'dare_l1',
+          cpuStep: 'dare_l1',
           ...(masked ? { lines: { size: rowElements, across: false } } : {}),
           kernels: [
             // L1 norms of a difference before and after the drop, two words a model; a word a row of what is kept
@@ -63,7 +63,7 @@ export function dareStep(dare: Dare): Step {
             apply,
           ],
         }
-      : { host: 'dare', kernels: [apply] }
+      : { cpuStep: 'dare', kernels: [apply] }
   return {
     program: ranked ? { ...program, rows: true } : program,
     coefficients: [
@@ -82,7 +82,7 @@ const drop =
   'tᵢ = rᵢ dᵢ for entries kept with probability density, else 0; rᵢ = ‖dᵢ‖₁ / ‖kept dᵢ‖₁ (l1), 1 / density ' +
   '(expectation) or 1 (none)'
 
-function dareMethod(consensus: Dare['consensus'], most: number, about: string): Method {
+function dareMethod(consensus: Dare['consensus'], most: number, about: string): MergeMethod {
   return {
     name: `dare_${consensus}`,
     about,

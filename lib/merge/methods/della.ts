@@ -5,9 +5,9 @@
 
 import { WeightsmithError } from '../../util/errors.js'
 import { type Dare, dareStep } from './dare.js'
-import { density, lambda, type Method, mostVoters, normalize, num, weight } from './method.js'
+import { density, lambda, type MergeMethod, mostVoters, normalize, num, weight } from './method.js'
 
-function dellaMethod(name: string, consensus: Dare['consensus'], most: number, about: string): Method {
+function dellaMethod(name: string, consensus: Dare['consensus'], most: number, about: string): MergeMethod {
   return {
     name,
     about,

@@ -1,9 +1,9 @@
 /** Fisher-weighted averaging: every element is averaged by how much each model depends on it. */
 
 import { shares, weightedSum } from './combine.js'
-import { type Method, num, weight } from './method.js'
+import { type MergeMethod, num, weight } from './method.js'
 
-export const fisher: Method = {
+export const fisher: MergeMethod = {
   name: 'fisher',
   about: 'Average of the models, weighted element by element by their Fisher information, which is read from a file',
   formula: 'Σ wᵢ (Fᵢ + eps) Mᵢ / Σ wᵢ (Fᵢ + eps), element by element; Σ wᵢ Mᵢ / Σ wᵢ for tensors without statistics',

@@ -1,9 +1,9 @@
 /** Geometric median of any number of models: a mean that an outlier cannot drag away. */
 
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 import { mostVectors, spanStep } from './span.js'
 
-export const geometricMedian: Method = {
+export const geometricMedian: MergeMethod = {
   name: 'geometric_median',
   about: 'The tensor with the least sum of distances to the models',
   formula: 'argmin over x of Σ ‖x - Mᵢ‖',
@@ -27,7 +27,7 @@ export const geometricMedian: Method = {
   step({ global, models }) {
     if (models.length === 1) return { copy: 0 }
     return spanStep({
-      host: 'geometric_median',
+      cpuStep: 'geometric_median',
       origin: true,
       vectors: models.length - 1,
       parameters: [num(global, 'max_iter'), num(global, 'tol')],

@@ -4,9 +4,9 @@
  */
 
 import { dareStep } from './dare.js'
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 
-export const imm: Method = {
+export const imm: MergeMethod = {
   name: 'imm',
   about: 'Merges the original model with its self-improved successor, with entries of the difference dropped at random',
   formula:

@@ -9,7 +9,7 @@ import { geometricMedian } from './geometric_median.js'
 import { imm } from './imm.js'
 import { karcher } from './karcher.js'
 import { linear } from './linear.js'
-import type { Method } from './method.js'
+import type { MergeMethod } from './method.js'
 import { modelStock } from './model_stock.js'
 import { multislerp } from './multislerp.js'
 import { nearswap } from './nearswap.js'
@@ -22,10 +22,10 @@ import { slerp } from './slerp.js'
 import { taskArithmetic } from './task_arithmetic.js'
 import { ties } from './ties.js'
 
-export type { Made, Method, ParameterSpec, Scalar, Step, TensorParameters } from './method.js'
+export type { Made, MergeMethod, ParameterScalar, ParameterSpec, Step, TensorParameters } from './method.js'
 
 /** Merge methods by name. */
-export const methods: ReadonlyMap<string, Method> = new Map(
+export const methods: ReadonlyMap<string, MergeMethod> = new Map(
   [
     linear,
     slerp,

@@ -1,9 +1,9 @@
 /** Karcher (Riemannian) mean of any number of models on the sphere. */
 
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 import { mostVectors, spanStep } from './span.js'
 
-export const karcher: Method = {
+export const karcher: MergeMethod = {
   name: 'karcher',
   about: 'The direction with the least sum of squared angles to the models, scaled to their mean length',
   formula: '(Σ ‖Mᵢ‖ / n) · argmin over ‖x‖ = 1 of Σ angle(x, Mᵢ)²',
@@ -29,7 +29,7 @@ export const karcher: Method = {
   step({ global, models }) {
     if (models.length === 1) return { copy: 0 }
     return spanStep({
-      host: 'karcher',
+      cpuStep: 'karcher',
       origin: false,
       vectors: models.length,
       parameters: [num(global, 'max_iter'), num(global, 'tol')],

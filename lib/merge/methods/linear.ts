@@ -1,9 +1,9 @@
 /** Weighted mean of models ("model soup"). */
 
 import { shares, weightedSum } from './combine.js'
-import { type Method, normalize, num, weight } from './method.js'
+import { type MergeMethod, normalize, num, weight } from './method.js'
 
-export const linear: Method = {
+export const linear: MergeMethod = {
   name: 'linear',
   about: 'Weighted sum of the models, divided by the sum of the weights unless normalize is false',
   formula: 'Σ wᵢ Mᵢ / Σ wᵢ; without normalize Σ wᵢ Mᵢ',

@@ -6,7 +6,7 @@
 
 import type { NativeProgram } from '../../native/border.js'
 
-export type Scalar = number | boolean | string
+export type ParameterScalar = number | boolean | string
 
 export interface ParameterSpec {
   name: string
@@ -19,13 +19,13 @@ export interface ParameterSpec {
   /** `model`: may differ between models; `global`: one value for a tensor. */
   scope: 'global' | 'model'
   /** Absent: the recipe has to give it, unless `optional`. */
-  default?: Scalar
+  default?: ParameterScalar
   optional?: boolean
   min?: number
   max?: number
-  values?: readonly Scalar[]
+  values?: readonly ParameterScalar[]
   /** Other ways of writing a choice: what is written, what it means. */
-  aliases?: ReadonlyMap<Scalar, Scalar>
+  aliases?: ReadonlyMap<ParameterScalar, ParameterScalar>
 }
 
 /** Evaluated parameters of one tensor, and what a method may have to know of it. */
@@ -35,9 +35,9 @@ export interface TensorParameters {
   base: boolean
   /** Whether the inputs are followed by as many tensors of statistics (see `ParameterSpec.type`). */
   statistics: boolean
-  global: Readonly<Record<string, Scalar | undefined>>
+  global: Readonly<Record<string, ParameterScalar | undefined>>
   /** One an input that is not a base, in the order of the inputs. */
-  models: readonly Readonly<Record<string, Scalar | undefined>>[]
+  models: readonly Readonly<Record<string, ParameterScalar | undefined>>[]
 }
 
 export type Step =
@@ -57,7 +57,7 @@ export interface Made {
   elements: number
 }
 
-export interface Method {
+export interface MergeMethod {
   name: string
   about: string
   /** What one tensor becomes: B is the base, M the models, d = M - B; one line of plain text. */

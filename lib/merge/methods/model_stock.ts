@@ -1,9 +1,9 @@
 /** Model Stock: from the base towards the mean of the models, as far as the angle between their differences says. */
 
-import type { Method } from './method.js'
+import type { MergeMethod } from './method.js'
 import { mostVectors, rowsOf, spanStep } from './span.js'
 
-export const modelStock: Method = {
+export const modelStock: MergeMethod = {
   name: 'model_stock',
   about:
     'Interpolates between the base and the mean of the models, further towards the mean the more their differences agree',
@@ -23,7 +23,7 @@ export const modelStock: Method = {
   determinism: 'exact',
   step: ({ global, models, shape }) =>
     spanStep({
-      host: 'model_stock',
+      cpuStep: 'model_stock',
       origin: true,
       vectors: models.length,
       parameters: [],

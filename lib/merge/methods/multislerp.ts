@@ -1,10 +1,10 @@
 /** Multi-SLERP: weighted mean on the sphere of any number of models. */
 
 import { shares } from './combine.js'
-import { type Method, num, weight } from './method.js'
+import { type MergeMethod, num, weight } from './method.js'
 import { mostVectors, spanStep } from './span.js'
 
-export const multislerp: Method = {
+export const multislerp: MergeMethod = {
   name: 'multislerp',
   about:
     'Weighted mean of the directions of the models, scaled to their mean length; with a base, of the differences from it',
@@ -49,7 +49,7 @@ export const multislerp: Method = {
     const vectors = only === undefined ? [0] : used
     return {
       ...spanStep({
-        host: 'multislerp',
+        cpuStep: 'multislerp',
         origin: base,
         vectors: vectors.length,
         parameters: [num(global, 'eps'), ...vectors.map((i) => weights[i] ?? 0)],

@@ -1,8 +1,8 @@
 /** NearSwap: the base, changed where the other model is near to it. */
 
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 
-export const nearswap: Method = {
+export const nearswap: MergeMethod = {
   name: 'nearswap',
   about: 'Moves every element of the base towards the model by at most t',
   formula: 'B + min(1, t / |d|) d',

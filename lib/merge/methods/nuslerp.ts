@@ -1,9 +1,9 @@
 /** NuSLERP: spherical interpolation by weights, of two models or of their differences from a base. */
 
-import { type Method, num, weight } from './method.js'
+import { type MergeMethod, num, weight } from './method.js'
 import { columnsOf, rowsOf, spanStep } from './span.js'
 
-export const nuslerp: Method = {
+export const nuslerp: MergeMethod = {
   name: 'nuslerp',
   about: 'Spherical interpolation of two models by their weights; with a base, of their differences from it',
   formula:
@@ -40,7 +40,7 @@ export const nuslerp: Method = {
     if (t === 0 || t === 1) return { copy: t + (base ? 1 : 0) }
     const linesOf = global.nuslerp_row_wise === true ? columnsOf : rowsOf
     return spanStep({
-      host: 'nuslerp',
+      cpuStep: 'nuslerp',
       origin: base,
       vectors: 2,
       parameters: [t],

@@ -1,9 +1,9 @@
 /** One model as it is: layers are moved, not mixed. */
 
 import { weightedSum } from './combine.js'
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 
-export const passthrough: Method = {
+export const passthrough: MergeMethod = {
   name: 'passthrough',
   about: 'Copies each tensor from its only source, unchanged or multiplied by scale',
   formula: 'scale · M',

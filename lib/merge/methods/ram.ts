@@ -1,6 +1,6 @@
 /** Reinforced agent merging: what one model changed is taken over whole, what several changed is averaged. */
 
-import { type Method, num, type ParameterSpec } from './method.js'
+import { type MergeMethod, num, type ParameterSpec } from './method.js'
 
 const source = 'arXiv 2601.13572, as in mergekit'
 /** Bits of a word in which the kernels note the models that changed an element. */
@@ -16,7 +16,7 @@ const epsilon: ParameterSpec = {
   max: 1e30,
 }
 
-export const ram: Method = {
+export const ram: MergeMethod = {
   name: 'ram',
   about: 'Takes entries that one model changed, and the mean of entries that several models changed',
   formula: 'B + mean of the dᵢ with |dᵢ| > epsilon, for each entry; B if there is none',
@@ -35,7 +35,7 @@ export const ram: Method = {
   }),
 }
 
-export const ramPlusTl: Method = {
+export const ramPlusTl: MergeMethod = {
   name: 'ramplus_tl',
   about:
     'As ram, but entries that only one model changed are amplified by 1 + r min(shared changes / own changes, alpha) per tensor',
@@ -61,7 +61,7 @@ export const ramPlusTl: Method = {
   determinism: 'exact',
   step: ({ global, models }) => ({
     program: {
-      host: 'ramplus_tl',
+      cpuStep: 'ramplus_tl',
       kernels: [
         // elements changed with others and alone, two words a model
         { kernel: 'ram_counts', writes: 2 * models.length },

@@ -7,9 +7,9 @@
 import type { NativeProgram } from '../../native/border.js'
 import { layout } from '../../native/layouts.js'
 import { shares, weightedSum } from './combine.js'
-import { type Made, type Method, num, weight } from './method.js'
+import { type Made, type MergeMethod, num, weight } from './method.js'
 
-export const regmean: Method = {
+export const regmean: MergeMethod = {
   name: 'regmean',
   about:
     'Linear layers whose outputs are nearest to those of all models, given Gram matrices of their inputs (read from files)',
@@ -72,7 +72,7 @@ export const regmean: Method = {
 
 function sharesOf(models: number): NativeProgram {
   return {
-    host: 'regmean',
+    cpuStep: 'regmean',
     lines: { size: 1, across: false },
     kernels: [
       { kernel: 'store_f32', writes: layout.block * models },

@@ -1,10 +1,10 @@
 /** SCE: select the entries in which the models differ most, calculate their weights, erase what disagrees in sign. */
 
 import type { NativeKernelStep } from '../../native/border.js'
-import { type Method, mostVoters, num } from './method.js'
+import { type MergeMethod, mostVoters, num } from './method.js'
 import { sampleWords, selectWords } from './select.js'
 
-export const sce: Method = {
+export const sce: MergeMethod = {
   name: 'sce',
   about:
     'Keeps the entries in which the models differ most, and averages the differences that agree in sign, weighted by their mean squares',
@@ -50,7 +50,7 @@ export const sce: Method = {
     ]
     return {
       program: {
-        host: 'sce',
+        cpuStep: 'sce',
         kernels: [
           ...(share < 1 ? select : []),
           // sums of squares, one a model

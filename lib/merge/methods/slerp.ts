@@ -1,8 +1,8 @@
 /** Spherical interpolation between two models, tensor by tensor. */
 
-import { type Method, num } from './method.js'
+import { type MergeMethod, num } from './method.js'
 
-export const slerp: Method = {
+export const slerp: MergeMethod = {
   name: 'slerp',
   about: 'Spherical interpolation from the base (t = 0) to the other model (t = 1)',
   formula:
@@ -22,7 +22,7 @@ export const slerp: Method = {
     if (t === 0 || t === 1) return { copy: t }
     return {
       program: {
-        host: 'slerp',
+        cpuStep: 'slerp',
         kernels: [
           // dot products of a block: a·a, b·b, a·b
           { kernel: 'dots', writes: 3 },

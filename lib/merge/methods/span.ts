@@ -13,7 +13,7 @@ export const mostVectors = 15
 
 export interface Span {
   /** CPU step that turns inner products into factors. */
-  host: string
+  cpuStep: string
   /** Whether the vectors are the differences from input 0. */
   origin: boolean
   vectors: number
@@ -21,7 +21,7 @@ export interface Span {
   lines?: NativeLines | undefined
 }
 
-export function spanStep({ host, origin, vectors, parameters, lines }: Span): Step {
+export function spanStep({ cpuStep, origin, vectors, parameters, lines }: Span): Step {
   const pairs = (vectors * (vectors + 1)) / 2
   const constants = { BASE: origin ? 1 : 0 }
   const coefficients = [origin ? 1 : 0, ...parameters]
@@ -29,7 +29,7 @@ export function spanStep({ host, origin, vectors, parameters, lines }: Span): St
     const each = { ...constants, ACROSS: lines.across ? 1 : 0 }
     return {
       program: {
-        host,
+        cpuStep,
         lines,
         kernels: [
           { kernel: 'gram_lines', writes: pairs * slotsOf(lines), constants: each },
@@ -41,7 +41,7 @@ export function spanStep({ host, origin, vectors, parameters, lines }: Span): St
   }
   return {
     program: {
-      host,
+      cpuStep,
       kernels: [
         { kernel: 'gram', writes: pairs, constants },
         { kernel: origin ? 'delta' : 'linear', writes: 'output' },

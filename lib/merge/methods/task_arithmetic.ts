@@ -1,9 +1,9 @@
 /** Sum of task vectors (differences from a base). */
 
 import { normalized, weightedDeltas } from './combine.js'
-import { lambda, type Method, normalize, num, weight } from './method.js'
+import { lambda, type MergeMethod, normalize, num, weight } from './method.js'
 
-export const taskArithmetic: Method = {
+export const taskArithmetic: MergeMethod = {
   name: 'task_arithmetic',
   about: 'The base plus lambda times the weighted sum of the differences from it',
   formula: 'B + λ Σ wᵢ dᵢ; with normalize the sum is divided by Σ wᵢ',

@@ -1,10 +1,10 @@
 /** TIES: trim each difference to its largest entries, elect a sign, average those that agree with it. */
 
 import { WeightsmithError } from '../../util/errors.js'
-import { density, lambda, type Method, mostVoters, normalize, num, weight } from './method.js'
+import { density, lambda, type MergeMethod, mostVoters, normalize, num, weight } from './method.js'
 import { rescaleNorm, trimStep } from './trim.js'
 
-export const ties: Method = {
+export const ties: MergeMethod = {
   name: 'ties',
   about:
     'Keeps the largest entries of each difference, elects one sign per entry and averages those that agree with it',

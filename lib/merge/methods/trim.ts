@@ -33,7 +33,7 @@ export function trimStep(trim: Trim): Step {
       : []
   return {
     program: {
-      host: 'ties',
+      cpuStep: 'ties',
       ...(alone ? {} : { shared: true }),
       kernels: [
         { kernel: 'select_sample', writes: sampleWords(models) },

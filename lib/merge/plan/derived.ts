@@ -50,7 +50,7 @@ export function soleOperand({ operands }: DerivedTensor): Operand | undefined {
 /** Factors of a program that is a weighted sum of its inputs. */
 function factorsOf(program: NativeProgram, coefficients: number[]): number[] | undefined {
   const [only] = program.kernels
-  if (program.host !== undefined || program.kernels.length !== 1) return undefined
+  if (program.cpuStep !== undefined || program.kernels.length !== 1) return undefined
   if (only?.kernel === 'linear') return coefficients
   if (only?.kernel === 'delta') return [1 - coefficients.reduce((a, b) => a + b, 0), ...coefficients]
   return undefined

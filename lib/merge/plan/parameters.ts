@@ -1,7 +1,7 @@
 /** What a recipe's parameters come to for each tensor. */
 
 import { WeightsmithError } from '../../util/errors.js'
-import type { Method, ParameterSpec, Scalar, TensorParameters } from '../methods/index.js'
+import type { MergeMethod, ParameterScalar, ParameterSpec, TensorParameters } from '../methods/index.js'
 import { evaluate, type Parameters } from '../recipe/index.js'
 
 /** Evaluated parameters, as far as the recipe decides about them. */
@@ -15,7 +15,7 @@ export type Evaluation = (name: string, t: number) => Effective
  * above (the module's, the recipe's), the default. Throws ERR_WEIGHTSMITH_RECIPE where the method needs what is missing.
  */
 export function evaluation(
-  method: Method,
+  method: MergeMethod,
   above: readonly Parameters[],
   slice: Parameters,
   models: readonly { parameters: Parameters; path: string }[],
@@ -44,8 +44,8 @@ export function evaluation(
 function resolved(
   spec: ParameterSpec,
   levels: readonly Parameters[],
-  { method, path, name, t }: { method: Method; path: string; name: string; t: number },
-): Scalar | undefined {
+  { method, path, name, t }: { method: MergeMethod; path: string; name: string; t: number },
+): ParameterScalar | undefined {
   for (const level of levels) {
     const value = level[spec.name]
     const found = value === undefined ? undefined : evaluate(value, name, t)

@@ -2,7 +2,7 @@
 
 import type { Checkpoint } from '../../checkpoint/index.js'
 import { WeightsmithError } from '../../util/errors.js'
-import type { Scalar } from '../methods/index.js'
+import type { ParameterScalar } from '../methods/index.js'
 import type { Merge, Parameters, Slice, Source } from '../recipe/index.js'
 import { type Evaluation, evaluation } from './parameters.js'
 
@@ -19,7 +19,7 @@ export interface PlannedSlice {
 export interface Roles {
   /** Name of the model that deltas of `imm` start from. */
   pretrained?: string
-  globals: Readonly<Record<string, Scalar | undefined>>
+  globals: Readonly<Record<string, ParameterScalar | undefined>>
   /** The tensors of a model that take part. */
   checkpointOf(source: { model: string; prefix?: string }): Checkpoint
 }

@@ -11,7 +11,7 @@ import {
 } from '../../checkpoint/index.js'
 import { layerChange } from '../../checkpoint/layers.js'
 import { WeightsmithError } from '../../util/errors.js'
-import type { Method, Scalar } from '../methods/index.js'
+import type { MergeMethod, ParameterScalar } from '../methods/index.js'
 import { type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
 import { type View, viewOf } from './modules.js'
 import type { Origin } from './planned.js'
@@ -32,7 +32,7 @@ export interface Planned {
 
 /** What tensors of one merge have in common. */
 export interface Treatment {
-  method: Method
+  method: MergeMethod
   /** Names the checkpoints of statistics. */
   checkpointOf(model: string): Checkpoint
   notes: string[]
@@ -167,7 +167,7 @@ function viewsOf(module: Module, checkpointOf: (model: string) => Checkpoint): S
 }
 
 /** Parameters that decide about the whole merge (which inputs, in which order). */
-function topLevelScalars(method: Method, above: Parameters[]): Record<string, Scalar | undefined> {
+function topLevelScalars(method: MergeMethod, above: Parameters[]): Record<string, ParameterScalar | undefined> {
   const values = method.parameters.map((spec) => {
     const value = above.find((level) => level[spec.name] !== undefined)?.[spec.name] ?? spec.default
     return [spec.name, Array.isArray(value) ? undefined : value]

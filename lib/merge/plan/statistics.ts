@@ -2,7 +2,7 @@
 
 import { type Checkpoint, type CheckpointTensor, kernelCode } from '../../checkpoint/index.js'
 import { WeightsmithError } from '../../util/errors.js'
-import type { Method, Step, TensorParameters } from '../methods/index.js'
+import type { MergeMethod, Step, TensorParameters } from '../methods/index.js'
 import { type DerivedTensor, linear, type Operand, sameShape } from './derived.js'
 import type { Origin } from './planned.js'
 import type { OutputSource } from './tensors.js'
@@ -12,7 +12,7 @@ export type MadeTensors = Map<string, DerivedTensor>
 
 /** Tensors of statistics, where the method takes some and every model has them. */
 export function statisticsFor(
-  method: Method,
+  method: MergeMethod,
   { models }: Pick<TensorParameters, 'models'>,
   { name, origins }: OutputSource,
   checkpointOf: (model: string) => Checkpoint,

@@ -3,9 +3,9 @@
  */
 
 import { messageOf, WeightsmithError } from '../../util/errors.js'
-import { type Method, methods } from '../methods/index.js'
+import { type MergeMethod, methods } from '../methods/index.js'
 
-export function checkMethod(value: unknown, path: string): Method {
+export function checkMethod(value: unknown, path: string): MergeMethod {
   const method = typeof value === 'string' ? methods.get(value) : undefined
   return method ?? fail(path, `one of ${[...methods.keys()].join(', ')}`, value)
 }

@@ -3,7 +3,7 @@
  * own. Which tensors a module has is said by its name or by prefixes; see lib/plan/modules.ts.
  */
 
-import type { Method } from '../methods/index.js'
+import type { MergeMethod } from '../methods/index.js'
 import { checkMethod, fail, knownKeys, record } from './checks.js'
 import { checkParameters } from './parameters.js'
 import { checkPrefix, checkSources, type Merge } from './sources.js'
@@ -17,7 +17,7 @@ export interface Module extends Merge {
 
 export function checkModules(
   raw: unknown,
-  top: { method: Method; base: string | undefined },
+  top: { method: MergeMethod; base: string | undefined },
   notes: string[],
 ): Module[] {
   const modules = Object.entries(record(raw, 'modules', 'a mapping of modules'))

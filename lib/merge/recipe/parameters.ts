@@ -1,12 +1,18 @@
 /** Parameters of a merge method as recipes give them, checked against the method's own list. */
 
-import { ignoredParameters, type Method, type ParameterSpec, type Scalar } from '../methods/index.js'
+import { ignoredParameters, type MergeMethod, type ParameterScalar, type ParameterSpec } from '../methods/index.js'
 import { fail, modelName, record } from './checks.js'
 import type { FilteredValue, Parameters, ParameterValue } from './values.js'
 
 export type Level = 'top' | 'slice' | 'model'
 
-export function checkParameters(raw: unknown, path: string, method: Method, level: Level, notes: string[]): Parameters {
+export function checkParameters(
+  raw: unknown,
+  path: string,
+  method: MergeMethod,
+  level: Level,
+  notes: string[],
+): Parameters {
   if (raw === undefined || raw === null) return {}
   const entries = record(raw, path, 'a mapping of parameters')
   const checked: Record<string, ParameterValue> = {}
@@ -59,7 +65,7 @@ function checkGradient(values: unknown[], path: string, spec: ParameterSpec): nu
   return values.map((v, i) => Number(checkScalar(v, `${path}[${i}]`, spec)))
 }
 
-function checkScalar(value: unknown, path: string, spec: ParameterSpec): Scalar {
+function checkScalar(value: unknown, path: string, spec: ParameterSpec): ParameterScalar {
   const scalar = isScalar(value) ? (spec.aliases?.get(value) ?? value) : fail(path, expectation(spec), value)
   switch (spec.type) {
     case 'number':
@@ -80,7 +86,7 @@ function checkScalar(value: unknown, path: string, spec: ParameterSpec): Scalar 
   }
 }
 
-function isScalar(value: unknown): value is Scalar {
+function isScalar(value: unknown): value is ParameterScalar {
   return typeof value === 'number' || typeof value === 'boolean' || typeof value === 'string'
 }
 

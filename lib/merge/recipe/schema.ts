@@ -5,7 +5,7 @@
  */
 
 import { dtypeNames } from '../../checkpoint/index.js'
-import { ignoredParameters, type Method, methods, type ParameterSpec } from '../methods/index.js'
+import { ignoredParameters, type MergeMethod, methods, type ParameterSpec } from '../methods/index.js'
 import { ignoredKeys } from './checks.js'
 import type { ModelInput, ModuleInput, RecipeInput, SliceInput } from './recipe.js'
 import type { TokenizerInput } from './tokenizer.js'
@@ -38,7 +38,7 @@ export function recipeSchema(): JsonSchema {
 const levels: readonly Level[] = ['top', 'slice', 'model']
 
 /** The parameters of a method at every level, each written once: recipes and modules refer to them. */
-function definitions(method: Method): [string, JsonSchema][] {
+function definitions(method: MergeMethod): [string, JsonSchema][] {
   const at = (level: Level) => reference(`${method.name}-${level}`)
   const entries = (level: Level, more: Record<string, JsonSchema> = {}) => ({
     items: { properties: { parameters: at(level), ...more } },
@@ -154,7 +154,7 @@ function object<T>(properties: Record<keyof T & string, JsonSchema>, required: (
 }
 
 /** What holds where an entry chooses the method. */
-function chosen({ name }: Method, schema: JsonSchema): JsonSchema {
+function chosen({ name }: MergeMethod, schema: JsonSchema): JsonSchema {
   return {
     if: { properties: { merge_method: { const: name } }, required: ['merge_method'] },
     // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
@@ -163,7 +163,7 @@ function chosen({ name }: Method, schema: JsonSchema): JsonSchema {
 }
 
 /** A base or none, and the method's own parameters at every level; modules that choose no method take this one. */
-function ofMethod(method: Method): JsonSchema {
+function ofMethod(method: MergeMethod): JsonSchema {
   const inherited = {
     if: { not: { required: ['merge_method'] } },
     // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
@@ -179,7 +179,7 @@ function ofMethod(method: Method): JsonSchema {
 }
 
 /** As in the check: what is one for all models is not given a model, and models and histories only at top level. */
-function parameters(method: Method, level: Level): JsonSchema {
+function parameters(method: MergeMethod, level: Level): JsonSchema {
   const known = method.parameters.filter(({ name, scope, type }) => {
     if (level === 'model' && scope === 'global') return false
     return level === 'top' || !((type === 'model' && scope === 'global') || name === 'history')

@@ -1,6 +1,6 @@
 /** What goes into a merge: models or slices, each with its layers and parameters. */
 
-import type { Method } from '../methods/index.js'
+import type { MergeMethod } from '../methods/index.js'
 import { fail, knownKeys, list, modelName, record } from './checks.js'
 import { checkParameters } from './parameters.js'
 import type { Parameters } from './values.js'
@@ -25,7 +25,7 @@ export interface Slice {
 
 /** What is merged, and how. `models` has become one slice without layer ranges. */
 export interface Merge {
-  method: Method
+  method: MergeMethod
   base?: string
   slices: Slice[]
   /** Whether layers are moved (`slices`). */
@@ -34,7 +34,7 @@ export interface Merge {
 }
 
 interface How {
-  method: Method
+  method: MergeMethod
   base: string | undefined
   modular: boolean
 }
@@ -105,7 +105,7 @@ function noteBase({ method, base, modular }: How, slices: Slice[], notes: string
   notes.push(`base_model gives config and tokenizer alone: method ${method.name} has no base.`)
 }
 
-function checkSource(entry: Record<string, unknown>, path: string, method: Method, notes: string[]): Source {
+function checkSource(entry: Record<string, unknown>, path: string, method: MergeMethod, notes: string[]): Source {
   return {
     model: modelName(entry.model, `${path}.model`),
     ...(entry.prefix === undefined ? {} : { prefix: checkPrefix(entry.prefix, `${path}.prefix`) }),
@@ -142,7 +142,7 @@ function noTwins(sources: Source[]): void {
   }
 }
 
-function checkCount(method: Method, base: string | undefined, slice: Slice, path: string): void {
+function checkCount(method: MergeMethod, base: string | undefined, slice: Slice, path: string): void {
   if (method.needsBase === true && base === undefined) {
     fail('base_model', `a model, because method ${method.name} needs one`, undefined)
   }

@@ -2,21 +2,21 @@
  * Parameter values of mergekit recipes: a scalar, a gradient over the layers, or a list of filters on tensor names.
  */
 
-import type { Scalar } from '../methods/index.js'
+import type { ParameterScalar } from '../methods/index.js'
 
 export interface FilteredValue {
   /** Part of a tensor's name; absent (or `*`): every tensor. */
   filter?: string
-  value: Scalar | number[]
+  value: ParameterScalar | number[]
 }
 
 /** `[a, b, c]` runs from `a` in the first layer to `c` in the last one, straight between its points. */
-export type ParameterValue = Scalar | number[] | FilteredValue[]
+export type ParameterValue = ParameterScalar | number[] | FilteredValue[]
 
 export type Parameters = Readonly<Record<string, ParameterValue>>
 
 /** The value for one tensor at `t` (0: first layer, 1: last layer); undefined where no filter hits. */
-export function evaluate(value: ParameterValue, tensor: string, t: number): Scalar | undefined {
+export function evaluate(value: ParameterValue, tensor: string, t: number): ParameterScalar | undefined {
   if (!Array.isArray(value)) return value
   if (isGradient(value)) return interpolate(value, t)
   const hit = value.find(({ filter }) => filter === undefined || filter === '*' || tensor.includes(filter))

@@ -1,20 +1,29 @@
 /** An activation function on its own, in place: kernel `unary`. */
 
-import type { Activation } from '../../architectures/index.js'
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
-import { kindOf, perQuads } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import { type Activation, kindOf, perVec4 } from './dispatch.js'
+import type { Op } from './op.js'
 
 /** x = f(x). */
-export const unary = (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
+export interface Spec {
+  op: 'activation'
+  kind: Activation
+  x: string
+}
+
+/** x = f(x). */
+const unary = (kind: Activation, x: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/unary',
   constants: kindOf(kind),
-  parameters: packParameters('model/unary', { quads: Math.ceil((rows * width) / 4) }),
+  parameters: packParameters('model/unary', { vec4s: Math.ceil((rows * width) / 4) }),
   buffers: [x],
-  grid: perQuads(rows * width),
+  grid: perVec4(rows * width),
 })
 
-export const activation: Op<SpecOf<'activation'>> = {
+export const op: Op<Spec> = {
+  writes: ({ x }) => x,
   forward: (spec, { rows, activation, width }) => [unary(spec.kind, activation(spec.x), rows, width(spec.x))],
 }
+
+export const kernels = { unary }

@@ -2,17 +2,27 @@
 
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
-import { perQuads } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import { perVec4 } from './dispatch.js'
+import type { Op } from './op.js'
 
 /** x += y. */
-export const sum = (x: number, y: number, rows: number, width: number): NativeDispatch => ({
+export interface Spec {
+  op: 'add'
+  x: string
+  y: string
+}
+
+/** x += y. */
+const sum = (x: number, y: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/add',
-  parameters: packParameters('model/add', { quads: Math.ceil((rows * width) / 4) }),
+  parameters: packParameters('model/add', { vec4s: Math.ceil((rows * width) / 4) }),
   buffers: [y, x],
-  grid: perQuads(rows * width),
+  grid: perVec4(rows * width),
 })
 
-export const add: Op<SpecOf<'add'>> = {
+export const op: Op<Spec> = {
+  writes: ({ x }) => x,
   forward: (spec, { rows, activation, width }) => [sum(activation(spec.x), activation(spec.y), rows, width(spec.x))],
 }
+
+export const kernels = { add: sum }

@@ -5,11 +5,26 @@
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { type Forms, perRow, plainForms } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import type { Op } from './op.js'
 import { rope } from './rope.js'
 
+/**
+ * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys a
+ * token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the stack.
+ */
+export interface Spec {
+  op: 'attention'
+  q: string
+  k: string
+  v: string
+  y: string
+  window: number
+  heads?: number
+  numKvHeads?: number
+}
+
 /** Rows of x to their rows in the cache. */
-export const kvStore = (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
+const kvStore = (tokens: number, x: number, cache: number, rows: number, width: number): NativeDispatch => ({
   kernel: 'model/kv_store',
   parameters: packParameters('model/kv_store', { rows, width }),
   buffers: [tokens, x, cache],
@@ -20,7 +35,7 @@ export const kvStore = (tokens: number, x: number, cache: number, rows: number, 
  * y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `sequenceLength`: all of so
  * many rows, where it is not 0.
  */
-export const attend = (
+const attend = (
   { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
   at: Record<'rows' | 'heads' | 'numKvHeads' | 'size' | 'scale' | 'window' | 'sequenceLength', number> & {
     forms?: Forms
@@ -56,7 +71,8 @@ export const attend = (
   }
 }
 
-export const attention: Op<SpecOf<'attention'>> = {
+export const op: Op<Spec> = {
+  writes: ({ y }) => y,
   forward(spec, { rows, attention: stack, forms, tokens, angles, cache, activation }) {
     const { headSize: size, sequenceLength } = stack
     const { heads = stack.heads, numKvHeads = stack.numKvHeads, window } = spec
@@ -75,3 +91,5 @@ export const attention: Op<SpecOf<'attention'>> = {
     ]
   },
 }
+
+export const kernels = { attention: attend, kvStore }

@@ -6,7 +6,7 @@ import { type Block, dtypeOf, perRow } from './dispatch.js'
 import type { StackContext } from './op.js'
 
 /** y += bias, in every row. */
-export const bias = (weight: Block, y: number, rows: number): NativeDispatch => ({
+const bias = (weight: Block, y: number, rows: number): NativeDispatch => ({
   kernel: 'model/bias',
   constants: dtypeOf(weight),
   parameters: packParameters('model/bias', { rows, width: weight.rows }),
@@ -22,3 +22,5 @@ export function addBias(
   if (tensor === undefined) return []
   return blocks(tensor).map((block) => bias(block, activation(y), rows))
 }
+
+export const kernels = { bias }

@@ -3,10 +3,17 @@
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { type Block, dtypeOf, perRow } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import type { Op } from './op.js'
+
+/** The first token of every sequence: y = weight. */
+export interface Spec {
+  op: 'class_token'
+  y: string
+  weight: string
+}
 
 /** y = weight, for tokens that are the first of their sequence. */
-export const firstTokens = (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
+const firstTokens = (weight: Block, tokens: number, y: number, rows: number): NativeDispatch => ({
   kernel: 'model/class_token',
   constants: dtypeOf(weight),
   parameters: packParameters('model/class_token', { rows, width: weight.rows }),
@@ -14,7 +21,10 @@ export const firstTokens = (weight: Block, tokens: number, y: number, rows: numb
   grid: perRow(rows),
 })
 
-export const classToken: Op<SpecOf<'class_token'>> = {
+export const op: Op<Spec> = {
+  writes: ({ y }) => y,
   forward: (spec, { rows, tokens, activation, blocks }) =>
     blocks(spec.weight).map((block) => firstTokens(block, tokens, activation(spec.y), rows)),
 }
+
+export const kernels = { classToken: firstTokens }

@@ -3,8 +3,9 @@
  * grids. Activations are f32 rows; weights are packed (kernel `pack_weights`); buffers go by index.
  */
 
-import type { Activation } from '../../architectures/index.js'
 import type { NativeDeviceInfo, StoreDType } from '../../native/border.js'
+import { dtypeCodes } from '../../native/dtypes.js'
+import { layout } from '../../native/layouts.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, packed. */
 export interface Block {
@@ -15,18 +16,28 @@ export interface Block {
   columns: number
 }
 
-/** In the words of the kernels. */
-const dtypes = { F32: 0, F16: 1, BF16: 2 } as const
-const activations: Record<Activation, number> = { silu: 0, gelu: 1, gelu_tanh: 2, quick_gelu: 3, relu: 4 }
+/**
+ * What is done to every element. `gelu` is the exact one, by erf; `gelu_tanh` its approximation; `quick_gelu` x *
+ * sigmoid(1.702 x).
+ */
+export type Activation = 'silu' | 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu'
+
+const activations: Record<Activation, number> = {
+  silu: layout.activationSilu,
+  gelu: layout.activationGelu,
+  gelu_tanh: layout.activationGeluTanh,
+  quick_gelu: layout.activationQuickGelu,
+  relu: layout.activationRelu,
+}
 
 /** The override that says how a tensor is stored. */
-export const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: dtypes[dtype] })
+export const dtypeOf = ({ dtype }: { dtype: StoreDType }) => ({ DTYPE: dtypeCodes[dtype] })
 
 /** The override that says which activation. */
 export const kindOf = (kind: Activation) => ({ KIND: activations[kind] })
 
 /** Columns of packed tensors that lie together. */
-export const panel = 64
+export const panel = layout.panelColumns
 
 /** Words of a row of a packed tensor: its columns are the rows of the checkpoint, padded to whole panels. */
 export function packedWords(rows: number, dtype: StoreDType): number {
@@ -81,6 +92,6 @@ export function perRow(rows: number, z = 1): [number, number, number] {
 }
 
 /** An invocation for each four of so many elements, 64 a workgroup. */
-export function perQuads(elements: number): [number, number, number] {
+export function perVec4(elements: number): [number, number, number] {
   return perRow(Math.ceil(elements / 256))
 }

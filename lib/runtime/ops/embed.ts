@@ -3,13 +3,27 @@
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { type Block, dtypeOf, perRow } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import type { Op } from './op.js'
+
+/**
+ * y = scale * the row of the table at the token's id, or at its position + `offset`; `add`: y += that. Ids that the
+ * table does not have leave y as it is.
+ */
+export interface Spec {
+  op: 'embed'
+  y: string
+  table: string
+  by: 'id' | 'position'
+  offset?: number
+  scale?: number
+  add?: boolean
+}
 
 /**
  * y[tokens, columns] = scale * rows of the table, by the tokens' ids, or by their positions and `offset`; `add`: y +=
  * them. One dispatch a block of it.
  */
-export const getRows = (
+const getRows = (
   table: Block,
   tokens: number,
   y: number,
@@ -31,7 +45,10 @@ export const getRows = (
   grid: perRow(at.rows),
 })
 
-export const embed: Op<SpecOf<'embed'>> = {
+export const op: Op<Spec> = {
+  writes: ({ y }) => y,
   forward: (spec, { rows, tokens, activation, blocks }) =>
     blocks(spec.table).map((block) => getRows(block, tokens, activation(spec.y), { rows, ...spec })),
 }
+
+export const kernels = { getRows }

@@ -4,23 +4,32 @@ import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { addBias } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import type { Op } from './op.js'
+
+/** y = x · Wᵀ + bias. */
+export interface Spec {
+  op: 'linear'
+  x: string
+  y: string
+  weight: string
+  bias?: string
+}
 
 /** Columns that an invocation makes. */
-const octet = 8
+const invocationColumns = 8
 
 /** The kernel that multiplies so many rows with a block, and the rows and columns that a workgroup of it makes. */
 function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix }: Forms) {
   if (matrix > 0 && dtype === 'F16' && columns % 32 === 0 && rows > 8) {
     return { kernel: `gemm_matrix_${matrix}`, tall: 2 * matrix, wide: panel, lanes }
   }
-  if (lanes === 0 || columns % 4 !== 0) return { kernel: 'gemm', tall: 8, wide: 16 * octet, lanes }
+  if (lanes === 0 || columns % 4 !== 0) return { kernel: 'gemm', tall: 8, wide: 16 * invocationColumns, lanes }
   const tall = rows === 1 ? 1 : rows <= 8 ? 8 : 16
-  return { kernel: `gemm_${tall}${f16 && dtype === 'F16' ? '_f16' : ''}`, tall, wide: lanes * octet, lanes }
+  return { kernel: `gemm_${tall}${f16 && dtype === 'F16' ? '_f16' : ''}`, tall, wide: lanes * invocationColumns, lanes }
 }
 
 /** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
-export const gemm = (
+const gemm = (
   weight: Block,
   x: number,
   y: number,
@@ -43,7 +52,8 @@ export const gemm = (
   }
 }
 
-export const linear: Op<SpecOf<'linear'>> = {
+export const op: Op<Spec> = {
+  writes: ({ y }) => y,
   forward(spec, context) {
     const { rows, forms, activation } = context
     const blocks = context.blocks(spec.weight)
@@ -54,3 +64,5 @@ export const linear: Op<SpecOf<'linear'>> = {
     ]
   },
 }
+
+export const kernels = { gemm }

@@ -4,10 +4,26 @@ import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { addBias } from './bias.js'
 import { type Block, dtypeOf, perRow } from './dispatch.js'
-import type { Op, SpecOf } from './op.js'
+import type { Op } from './op.js'
+
+/**
+ * y = (x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus) + bias; m is the mean of x where the op is `centered`
+ * (LayerNorm), else 0 (RMSNorm). `heads`: a row of x is so many, each normalised on its own.
+ */
+export interface Spec {
+  op: 'norm'
+  x: string
+  y: string
+  weight: string
+  bias?: string
+  eps: number
+  centered?: boolean
+  plus?: number
+  heads?: number
+}
 
 /** y = RMSNorm(x), or LayerNorm(x) where it is `centered`, times weight + plus; rows of the weight's width. */
-export const normRows = (
+const normRows = (
   weight: Block,
   x: number,
   y: number,
@@ -26,7 +42,8 @@ export const normRows = (
   grid: perRow(at.rows),
 })
 
-export const norm: Op<SpecOf<'norm'>> = {
+export const op: Op<Spec> = {
+  writes: ({ y }) => y,
   forward(spec, context) {
     const { rows, activation, blocks } = context
     const many = rows * (spec.heads ?? 1)
@@ -38,3 +55,5 @@ export const norm: Op<SpecOf<'norm'>> = {
     ]
   },
 }
+
+export const kernels = { norm: normRows }

@@ -1,8 +1,29 @@
 /** What an op of a forward pass is, and what it sees of the stack that it is part of. */
 
-import type { Attention, OpSpec } from '../../architectures/index.js'
 import type { NativeDispatch } from '../../native/border.js'
 import type { Block, Forms } from './dispatch.js'
+
+/** Angles of rotary embeddings for sequences of up to `length` tokens. */
+export interface Rotary {
+  /** Angle a position of each pair of a head, float64. */
+  frequencies: Float64Array
+  /** Cosines and sines are multiplied by it. */
+  factor: number
+}
+
+/** How a stack attends. */
+export interface Attention {
+  heads: number
+  /** KV heads; `heads / numKvHeads` query heads share one. */
+  numKvHeads: number
+  headSize: number
+  /**
+   * Tokens of every sequence of bidirectional attention, all of which see one another; 0: causal, a token sees itself
+   * and those before it.
+   */
+  sequenceLength: number
+  rotary?: (length: number) => Rotary
+}
 
 /** A stack on the device, in a pass at one of its layers. Buffers go by index. */
 export interface StackContext {
@@ -23,17 +44,21 @@ export interface StackContext {
   blocks: (tensor: string) => readonly Block[]
 }
 
-/** The description of an op, by its name. */
-export type SpecOf<Name extends OpSpec['op']> = Extract<OpSpec, { op: Name }>
-
 /**
- * One op, in a file of its own: how its description (a member of `OpSpec`) becomes dispatches.
+ * One op, in a file of its own, which exports the description of an op (`Spec`, where activations are named, and
+ * `table`, `weight` and `bias` are tensors), how it becomes dispatches (`op`), and what makes the dispatches of its
+ * kernels (`kernels`). scripts/generate.mjs puts all of them into registry.ts.
  *
  * This is also the place of its derivative. `backward(spec, context)` will give the dispatches that turn the gradient
  * of what the op writes into gradients of what it reads, and `saves(spec)` the names of activations whose values it
  * needs for that: ops that write in place (`glu`, `add`, `activation`, the bias of `linear` and `norm`, rotation) lose
  * theirs today.
  */
-export interface Op<Spec extends OpSpec> {
+export interface Op<Spec extends { op: string }> {
+  /** The activation that it writes. */
+  writes(spec: Spec): string
   forward(spec: Spec, context: StackContext): NativeDispatch[]
 }
+
+/** The description that an op takes. */
+export type SpecOf<O> = O extends Op<infer Spec> ? Spec : never

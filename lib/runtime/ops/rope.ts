@@ -14,3 +14,5 @@ export const rope = (
   buffers: [angles, tokens, x],
   grid: perRow(rows),
 })
+
+export const kernels = { rope }

@@ -4,9 +4,9 @@
  */
 
 import { answerIn, isRight } from './check.js'
-import type { AnswerCheck, Completion } from './config.js'
+import type { Completion, ImmAnswerCheck } from './config.js'
 
-export interface Collapse {
+export interface ImmCollapse {
   questions: number
   /** Samples a question, k. */
   samples: number
@@ -21,7 +21,7 @@ export interface Collapse {
   gap: number
 }
 
-export function collapseOf(completions: readonly Completion[], check?: AnswerCheck, pattern?: string): Collapse {
+export function collapseOf(completions: readonly Completion[], check?: ImmAnswerCheck, pattern?: string): ImmCollapse {
   const questions = new Map<string, Completion[]>()
   for (const one of completions) questions.set(one.prompt, [...(questions.get(one.prompt) ?? []), one])
   const all = [...questions.values()]

@@ -29,7 +29,7 @@ export interface Sampling {
   chat?: boolean | undefined
 }
 
-export type AnswerCheck = 'exact' | 'numeric' | 'regex'
+export type ImmAnswerCheck = 'exact' | 'numeric' | 'regex'
 
 export interface ImmConfig {
   /** The original model M0: a path, or `org/name` in the local cache. */
@@ -56,7 +56,7 @@ export interface ImmConfig {
    * keeps; or a function.
    */
   filter?:
-    | { check?: AnswerCheck | undefined; pattern?: string | undefined; command?: ImmCommand | undefined }
+    | { check?: ImmAnswerCheck | undefined; pattern?: string | undefined; command?: ImmCommand | undefined }
     | ((completion: Completion) => boolean | Promise<boolean>)
     | undefined
   /** A command with `{model}`, `{data}` (lines of prompt and answer) and `{out}`, which is to hold the trained model; or a function. */

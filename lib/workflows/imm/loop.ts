@@ -14,11 +14,11 @@ import type { ProgressEvent } from '../../util/progress.js'
 import { type ImmConfig, readConfig, type Settings } from './config.js'
 import { Ledger } from './ledger.js'
 import {
-  type Evaluation,
   evaluateStep,
-  type FilteredSamples,
   filterStep,
   generateStep,
+  type ImmEvaluation,
+  type ImmFilteredSamples,
   mergeStep,
   type Run,
   trainStep,
@@ -38,7 +38,7 @@ export interface ImmOptions {
   signal?: AbortSignal | undefined
   onProgress?: ((event: ImmProgress) => void) | undefined
   /** After every round, the original as round 0. */
-  onRound?: ((report: RoundReport) => void) | undefined
+  onRound?: ((report: ImmRoundReport) => void) | undefined
 }
 
 export interface ImmProgress extends ProgressEvent {
@@ -48,14 +48,14 @@ export interface ImmProgress extends ProgressEvent {
   phase: 'generate' | 'filter' | 'train' | 'merge' | 'evaluate'
 }
 
-export interface RoundReport {
+export interface ImmRoundReport {
   round: number
   /** The merged model; of round 0 the original. */
   model: string
-  data?: FilteredSamples
-  evaluation: Evaluation
+  data?: ImmFilteredSamples
+  evaluation: ImmEvaluation
   /** What the trained model was before the merge. */
-  trained?: { model: string; evaluation: Evaluation }
+  trained?: { model: string; evaluation: ImmEvaluation }
   /** What was decided after it, and why. */
   decision: string
 }
@@ -79,7 +79,7 @@ export interface ImmReport {
   chosen: number
   policy: 'last' | 'best'
   questions: number
-  rounds: RoundReport[]
+  rounds: ImmRoundReport[]
   device: string
   milliseconds: number
 }
@@ -149,9 +149,9 @@ interface Work {
 }
 
 /** The loop: W is the working model, S what it becomes by training on its own right answers, M0 the original. */
-async function run(engine: Engine, { settings, original, ledger, options }: Work): Promise<RoundReport[]> {
+async function run(engine: Engine, { settings, original, ledger, options }: Work): Promise<ImmRoundReport[]> {
   const signal = options.signal ?? new AbortController().signal
-  const reports: RoundReport[] = []
+  const reports: ImmRoundReport[] = []
   const trained: string[] = []
   let working = original
   for (let round = 0; round <= settings.rounds; round++) {
@@ -165,7 +165,7 @@ async function run(engine: Engine, { settings, original, ledger, options }: Work
         return work({ engine, settings, original, signal, onProgress })
       })
 
-    let data: FilteredSamples | undefined
+    let data: ImmFilteredSamples | undefined
     if (round > 0) {
       await step('generate', (run) => generateStep(run, working, round, folder))
       data = await step('filter', (run) => filterStep(run, folder))
@@ -173,7 +173,7 @@ async function run(engine: Engine, { settings, original, ledger, options }: Work
       working = await step('merge', (run) => mergeStep(run, trained, folder))
     }
     const evaluation = await step('evaluate', (run) => evaluateStep(run, working, true))
-    const report: RoundReport = { round, model: working, evaluation, decision: '' }
+    const report: ImmRoundReport = { round, model: working, evaluation, decision: '' }
     if (data !== undefined) report.data = data
     const improved = trained.at(-1)
     if (improved !== undefined) {
@@ -190,7 +190,7 @@ async function run(engine: Engine, { settings, original, ledger, options }: Work
 }
 
 /** Why the run ends with the last of these rounds, if it does. */
-function isOver(reports: readonly RoundReport[], { rounds, patience }: Settings): string | undefined {
+function isOver(reports: readonly ImmRoundReport[], { rounds, patience }: Settings): string | undefined {
   const round = reports.length - 1
   const since = round - bestOf(reports)
   if (patience !== undefined && since >= patience) {
@@ -200,7 +200,7 @@ function isOver(reports: readonly RoundReport[], { rounds, patience }: Settings)
 }
 
 /** The first of the rounds with the best validation accuracy. */
-function bestOf(reports: readonly RoundReport[]): number {
+function bestOf(reports: readonly ImmRoundReport[]): number {
   const values = reports.map(({ evaluation }) => evaluation.valid ?? 0)
   return values.indexOf(Math.max(...values))
 }

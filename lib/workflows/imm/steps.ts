@@ -13,27 +13,27 @@ import type { RecipeInput } from '../../merge/recipe/index.js'
 import { messageOf, misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import { isRight } from './check.js'
-import { type Collapse, collapseOf } from './collapse.js'
+import { collapseOf, type ImmCollapse } from './collapse.js'
 import { runCommand } from './command.js'
 import type { Completion, Sampling, Settings } from './config.js'
 
-export interface Accuracy {
+export interface ImmAccuracy {
   data: string
   value: number
 }
 
-export interface Evaluation {
-  id: Accuracy[]
-  ood: Accuracy[]
+export interface ImmEvaluation {
+  id: ImmAccuracy[]
+  ood: ImmAccuracy[]
   /** Means over the sets; null where there is none. */
   idMean: number | null
   oodMean: number | null
   /** On the held-out set. */
   valid?: number
-  collapse?: { id?: Collapse; ood?: Collapse }
+  collapse?: { id?: ImmCollapse; ood?: ImmCollapse }
 }
 
-export interface FilteredSamples {
+export interface ImmFilteredSamples {
   generated: number
   /** That passed the check, and of these the different ones. */
   right: number
@@ -74,7 +74,7 @@ export async function generateStep(run: Run, model: string, round: number, folde
 }
 
 /** The lines that pass the check, each once, as data for the trainer. */
-export async function filterStep({ settings, signal }: Run, folder: string): Promise<FilteredSamples> {
+export async function filterStep({ settings, signal }: Run, folder: string): Promise<ImmFilteredSamples> {
   const { filter } = settings
   const completions = await readCompletions(join(folder, 'generated.jsonl'))
   let right: Completion[] = []
@@ -203,14 +203,14 @@ async function weighted(
 }
 
 /** Accuracies of a model, and with `whole` the signs of collapse. */
-export async function evaluateStep(run: Run, model: string, whole: boolean): Promise<Evaluation> {
+export async function evaluateStep(run: Run, model: string, whole: boolean): Promise<ImmEvaluation> {
   const { id, ood, valid, collapse = {} } = run.settings.evaluate
   const files = [...id, ...ood, ...(valid === undefined ? [] : [valid])]
   const values = await accuracies(run, model, files)
   const of = (sets: readonly string[]) => sets.map((data) => ({ data, value: values.get(data) ?? 0 }))
   const mean = (sets: readonly string[]) =>
     sets.length === 0 ? null : sets.reduce((sum, data) => sum + (values.get(data) ?? 0), 0) / sets.length
-  const evaluation: Evaluation = { id: of(id), ood: of(ood), idMean: mean(id), oodMean: mean(ood) }
+  const evaluation: ImmEvaluation = { id: of(id), ood: of(ood), idMean: mean(id), oodMean: mean(ood) }
   if (valid !== undefined) evaluation.valid = values.get(valid) ?? 0
   const { samples = 4, temperature = 0.8, limit = 50 } = collapse
   if (!whole || samples < 2) return evaluation

@@ -2,6 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { answerRows, isTeacherForcedMatch } from '../../eval/exact_match.js'
+import { recordWords, wordOf } from '../../native/parameters.js'
 import type { Choice } from './choose.js'
 import type { Module } from './neurons.js'
 import type { ManuAnswers, ManuChoice } from './report.js'
@@ -87,13 +88,16 @@ async function normsOf(subject: Subject): Promise<ReadonlyMap<Module, Float64Arr
   const norms = new Map<Module, Float64Array>()
   try {
     for (const by of ['input', 'output'] as const) {
-      const own = new Map(subject.candidates.flatMap((m) => (m.tap.side === by ? [[m.tap.weight, m] as const] : [])))
+      const own = new Map(subject.candidates.flatMap((m) => (m.hook.side === by ? [[m.hook.weight, m] as const] : [])))
       const add = (name: string, sums: Float32Array) => {
         const module = own.get(name)
         if (module)
           norms.set(
             module,
-            Float64Array.from({ length: module.neurons }, (_, n) => sums[2 * n + 1] ?? 0),
+            Float64Array.from(
+              { length: module.neurons },
+              (_, n) => sums[recordWords('WeightSums') * n + wordOf('WeightSums', 'squares')] ?? 0,
+            ),
           )
       }
       if (own.size > 0)

@@ -113,7 +113,7 @@ function about(subject: Subject, milliseconds: number): ManuForecast {
     })),
     modules: subject.candidates.map(({ name, tower, layer, neurons }) => ({ name, tower, layer, neurons })),
     notes: subject.notes,
-    parts: subject.forecast.parts,
+    partitions: subject.forecast.partitions,
     deviceBytes: subject.forecast.bytes,
     device: subject.engine.device.name,
     milliseconds,

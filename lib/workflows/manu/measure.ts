@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { version } from '../../native/version.js'
-import { ColumnStatistics, type Model, type StatisticSpec, type Token } from '../../runtime/index.js'
+import { ColumnStatistics, type Model, type PackedToken, type StatisticSpec } from '../../runtime/index.js'
 import { fingerprint, readScores, ScoreWriter } from '../../score/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 import type { Module } from './neurons.js'
@@ -71,7 +71,7 @@ async function measureStream(
     ]),
   )
   const depth = depthOf(modules)
-  const passes: { tokens: Token[]; measures: StatisticSpec[]; lines: number }[] = []
+  const passes: { tokens: PackedToken[]; measures: StatisticSpec[]; lines: number }[] = []
   const walk = async () => {
     const now = passes.splice(0)
     const observers = [{ statistics: (number: number) => now[number]?.measures ?? [] }]
@@ -85,11 +85,11 @@ async function measureStream(
     const groups = { language: groupsOf(lines, statistics, batch), vision: groupsOf(images, statistics, batch) }
     const measures = modules.flatMap((module) => {
       const collector = collectors.get(sharedBy(subject, module))
-      return collector === undefined ? [] : [collector.measure(module.tap, groups[module.tower], tau)]
+      return collector === undefined ? [] : [collector.measure(module.hook, groups[module.tower], tau)]
     })
     passes.push({ tokens, measures, lines: lines.length })
-    // A model in parts is read once for all passes, whose images then wait in memory.
-    if (subject.forecast.parts === 1) await walk()
+    // A model in partitions is read once for all passes, whose images then wait in memory.
+    if (subject.forecast.partitions === 1) await walk()
   }
   if (passes.length > 0) await walk()
   return new Map(

@@ -4,11 +4,11 @@
  */
 
 import type { Layer, ModelSpec, OpSpec, Units } from '../../architectures/index.js'
-import type { Tap } from '../../runtime/index.js'
+import type { HookPoint } from '../../runtime/index.js'
 
 export type Tower = 'language' | 'vision'
 
-/** Neurons that are scored by one tap. */
+/** Neurons that are scored by one hook point. */
 export interface Module {
   name: string
   tower: Tower
@@ -16,7 +16,7 @@ export interface Module {
   /** Which of the modules of its layer it is. */
   kind: string
   neurons: number
-  tap: Tap
+  hook: HookPoint
   /** What becomes zero with neuron n: row n of these, and column n of those. */
   rows: string[]
   columns: string[]
@@ -50,7 +50,7 @@ function coupledOf({ count, rows, columns }: Units): Local {
     name: consumer.replace(/\.[^.]+\.weight$/, ''),
     kind: 'neuron',
     neurons: count,
-    tap: { weight: consumer, side: 'input' },
+    hook: { weight: consumer, side: 'input' },
     rows: rows.map(({ tensor }) => tensor),
     columns: columns.map(({ tensor }) => tensor),
   }
@@ -68,7 +68,7 @@ function rowsOf({ rows, columns }: Units, { ops }: Layer, { tensors }: ModelSpec
         name,
         kind: name.slice(name.lastIndexOf('.') + 1),
         neurons: tensors.get(weight)?.[0] ?? 0,
-        tap: { weight, side: 'output' },
+        hook: { weight, side: 'output' },
         rows: [weight, ...(bias === undefined ? [] : [bias])],
         columns: [],
       }

@@ -43,7 +43,7 @@ export interface ManuForecast {
   modules: { name: string; tower: Tower; layer: number; neurons: number }[]
   notes: string[]
   /** Parts in which the model goes through the device, and bytes of the largest. */
-  parts: number
+  partitions: number
   deviceBytes: number
   device: string
   /** Of the run; in a forecast an estimate, from a pass of each kind of lines. */

@@ -4,13 +4,14 @@
  * batch, then the mean over batches and positions.
  */
 
+import { layout } from '../../native/layouts.js'
 import {
   type ColumnStatistics,
-  chunks,
   type Groups,
   groupMean,
+  type HookPoint,
+  rowGroups,
   type StatisticSpec,
-  type Tap,
 } from '../../runtime/index.js'
 
 export const parts = ['abs', 'freq', 'var', 'rms'] as const
@@ -29,7 +30,7 @@ export interface Rows {
 /** Rows of a pass in the groups that are measured together; `size`: lines of a batch. */
 export function groupsOf(lines: readonly Rows[], kind: 'stream' | 'batch', size: number): Groups {
   if (kind === 'stream') {
-    return chunks(lines.flatMap(({ first, length }) => Array.from({ length }, (_, i) => first + i)))
+    return rowGroups(lines.flatMap(({ first, length }) => Array.from({ length }, (_, i) => first + i)))
   }
   const groups: number[][] = []
   for (let from = 0; from < lines.length; from += size) {
@@ -43,7 +44,7 @@ export function groupsOf(lines: readonly Rows[], kind: 'stream' | 'batch', size:
 }
 
 export interface Collector {
-  measure(tap: Tap, groups: Groups, tau: number): StatisticSpec
+  measure(hook: HookPoint, groups: Groups, tau: number): StatisticSpec
   /** Rounded to float32, as score files keep them; undefined before anything was measured. */
   result(): Statistics | undefined
 }
@@ -51,8 +52,8 @@ export interface Collector {
 /** Over all tokens; float64, in one pass. */
 export function overStream(statistics: ColumnStatistics): Collector {
   return {
-    measure: (tap, groups, tau) => ({
-      ...{ tap, groups, tau, limit },
+    measure: (hook, groups, tau) => ({
+      ...{ hook, groups, tau, limit },
       add: (group, words) => statistics.add(words, groups[group]?.length ?? 0),
     }),
     result: () => {
@@ -79,15 +80,15 @@ export function overBatches(width: number): Collector {
   let count = 0
   const at = (values: ArrayLike<number>, i: number) => values[i] ?? 0
   return {
-    measure: (tap, groups, tau) => ({
-      ...{ tap, groups, tau, limit },
+    measure: (hook, groups, tau) => ({
+      ...{ hook, groups, tau, limit },
       add: (group, words) => {
         const rows = groups[group]?.length ?? 0
         count++
         for (let i = 0; i < width; i++) {
-          sums.abs[i] = at(sums.abs, i) + at(words, 3 * width + i) / rows
-          sums.freq[i] = at(sums.freq, i) + at(words, 5 * width + i) / rows
-          sums.rms[i] = at(sums.rms, i) + Math.sqrt(at(words, 4 * width + i) / rows)
+          sums.abs[i] = at(sums.abs, i) + at(words, layout.columnAbsolute * width + i) / rows
+          sums.freq[i] = at(sums.freq, i) + at(words, layout.columnAbove * width + i) / rows
+          sums.rms[i] = at(sums.rms, i) + Math.sqrt(at(words, layout.columnSquares * width + i) / rows)
           // One line alone does not vary.
           if (rows < 2) continue
           sums.var[i] = at(sums.var, i) + Math.sqrt(groupMean(words, width, i, rows).spread / (rows - 1))

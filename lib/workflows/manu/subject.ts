@@ -21,7 +21,7 @@ export class Subject {
   readonly timings = { measure: 0, evaluate: 0 }
   readonly notes: string[] = []
   /** Parts in which the model goes through the device, and bytes of the largest. */
-  forecast = { parts: 1, bytes: 0 }
+  forecast = { partitions: 1, bytes: 0 }
   private done = 0
 
   private constructor(

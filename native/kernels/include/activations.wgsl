@@ -1,4 +1,5 @@
-// The functions between the matrices of an MLP, by KIND: 0 silu, 1 gelu, 2 gelu by tanh, 3 gelu by a sigmoid, 4 relu.
+// The functions between the matrices of an MLP, by KIND; quick_gelu is gelu by a sigmoid.
+#include "layout.wgsl"
 override KIND: u32;
 
 // Below -80 it is zero beside anything in f32, while exp would overflow.
@@ -25,11 +26,11 @@ fn erf(value: f32) -> f32 {
 
 fn activate(x: f32) -> f32 {
   switch KIND {
-    case 0u: { return x * sigmoid(x); }
-    case 1u: { return 0.5 * x * (1.0 + erf(x * 0.70710678118654752)); }
+    case ACTIVATION_SILU: { return x * sigmoid(x); }
+    case ACTIVATION_GELU: { return 0.5 * x * (1.0 + erf(x * 0.70710678118654752)); }
     // 0.5 (1 + tanh(u)) is the sigmoid of 2u; u = sqrt(2 / pi) (x + 0.044715 x^3).
-    case 2u: { return x * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)); }
-    case 3u: { return x * sigmoid(1.702 * x); }
+    case ACTIVATION_GELU_TANH: { return x * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)); }
+    case ACTIVATION_QUICK_GELU: { return x * sigmoid(1.702 * x); }
     default: { return max(x, 0.0); }
   }
 }

@@ -14,13 +14,13 @@ fn stream_of(p: Place, i: u32) -> Stream {
   } else {
     words = hash_of(p.rec, i);
   }
-  let lo = flat.x + p.octet * 8u;
+  let lo = flat.x + p.vec8 * 8u;
   let hi = flat.y + select(0u, 1u, lo < flat.x);
   return Stream(numbers(hi >> 2u, words, seed), (flat.x >> 2u) | (flat.y << 30u));
 }
 
-// The random words of an octet of the block.
-fn draw_from(s: Stream, octet: u32) -> Draw {
-  let c = draw_pair(s.numbers, s.first + 2u * octet);
+// The random words of a vec8 of the block.
+fn draw_from(s: Stream, vec8: u32) -> Draw {
+  let c = draw_pair(s.numbers, s.first + 2u * vec8);
   return Draw(vec4u(c.x.x, c.y.x, c.z.x, c.w.x), vec4u(c.x.y, c.y.y, c.z.y, c.w.y));
 }

@@ -3,7 +3,7 @@
 // Words a model: drop threshold (u32), factor; with RANKED 1: threshold of rank 0 (f32), what a rank takes off it (f32),
 // factor. After the models' words, with RANKED 1: elements of a row.
 // Drawing costs more than all else. With MASKS 1, dare_norms leaves what it drew to dare, which does not draw then: a word
-// for each row of 32 elements and model, bit 8 k + e for element e of its octet k. They are the words of lines of 32
+// for each row of 32 elements and model, bit 8 k + e for element e of its vec8 k. They are the words of lines of 32
 // elements (see lines.wgsl), so the coefficients above are preceded by one more word.
 #include "lines.wgsl"
 #include "ranks.wgsl"
@@ -26,14 +26,14 @@ fn drop_of(p: Place, i: u32) -> Drop {
   return Drop(i, source(p, 0u), source(p, i), stream_of(p, i), vec4u(coef_bits(p, drop_at(i))));
 }
 
-// Bits of the elements of an octet that a plain drop leaves.
+// Bits of the elements of a vec8 that a plain drop leaves.
 fn kept(p: Place, drop: Drop) -> u32 {
-  let random = draw_from(drop.stream, p.octet);
+  let random = draw_from(drop.stream, p.vec8);
   return bits_of(random.a >= drop.threshold) | (bits_of(random.b >= drop.threshold) << 4u);
 }
 
-// Of a delta in an octet, what the bits say.
-fn left(d: Octet, bits: u32) -> Octet {
-  return Octet(select(vec4f(0.0), d.a, (vec4u(bits) & vec4u(1u, 2u, 4u, 8u)) != vec4u(0u)),
+// Of a delta in a vec8, what the bits say.
+fn left(d: Vec8, bits: u32) -> Vec8 {
+  return Vec8(select(vec4f(0.0), d.a, (vec4u(bits) & vec4u(1u, 2u, 4u, 8u)) != vec4u(0u)),
                select(vec4f(0.0), d.b, (vec4u(bits) & vec4u(16u, 32u, 64u, 128u)) != vec4u(0u)));
 }

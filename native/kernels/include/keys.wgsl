@@ -17,14 +17,14 @@ fn square(v: vec4f) -> vec4f { return bitcast<vec4f>(bitcast<vec4u>(v * v) ^ vec
 // exactly zero.
 fn spread(p: Place) -> Keys {
   let first = load(p, 1u);
-  var sum = Octet();
+  var sum = Vec8();
   for (var i = 2u; i < INPUTS; i++) {
     let x = load(p, i);
     sum.a += delta(x.a, first.a);
     sum.b += delta(x.b, first.b);
   }
   let models = f32(INPUTS - 1u);
-  var total = Octet();
+  var total = Vec8();
   for (var i = 1u; i < INPUTS; i++) {
     let x = load(p, i);
     total.a += square(prod4(delta(x.a, first.a), models) - sum.a);

@@ -1,6 +1,6 @@
 // What kernels, C++ and TypeScript have to agree on, written once: scripts/generate.mjs makes of every constant here
 // one for C++ (build/generated/layout.h: TABLE_MAP is kTableMap) and one for TypeScript (lib/native/layouts.ts:
-// layout.tableMap).
+// layout.tableMap), and of every struct its fields for TypeScript (recordLayouts).
 
 // Elements of a block: partial results, random numbers and maps of segments count blocks from a tensor's first element.
 const BLOCK = 2048u;
@@ -25,6 +25,14 @@ const RECORD_SEGMENT = 5u; // its number, where NaN and Inf are counted
 const RECORD_SOURCES = 6u;
 const RECORD_INPUT_WORDS = 3u; // a source and a hash
 const SOURCE_DTYPE = 28u;
+
+// Codes of the types that kernels load; they store the first three.
+const DTYPE_F32 = 0u;
+const DTYPE_F16 = 1u;
+const DTYPE_BF16 = 2u;
+const DTYPE_F64 = 3u;
+const DTYPE_F8_E4M3 = 4u;
+const DTYPE_F8_E5M2 = 5u;
 const DTYPE_MIXED = 15u; // as IN_DTYPE: inputs differ, and their sources say how they are stored
 
 // How weighted deltas become one (see consensus.wgsl).
@@ -44,3 +52,62 @@ const TRIM_WEIGHTS = 4u;
 // Words a block of the kernels select_sample (a model) and select (a bracket).
 const SAMPLE_WORDS = 32u;
 const SELECT_WORDS = 128u;
+
+// Weights of models on the device are [in, out], in panels of so many columns (see packed.wgsl).
+const PANEL_COLUMNS = 64u;
+
+// The functions between the matrices of an MLP (see activations.wgsl).
+const ACTIVATION_SILU = 0u;
+const ACTIVATION_GELU = 1u;
+const ACTIVATION_GELU_TANH = 2u;
+const ACTIVATION_QUICK_GELU = 3u;
+const ACTIVATION_RELU = 4u;
+
+// Words of a token of a pass.
+const TOKEN_ID = 0u;
+const TOKEN_START = 1u; // first row of its sequence in the cache
+const TOKEN_ROW = 2u; // its own row there
+const TOKEN_TARGET = 3u; // the id to be predicted
+const TOKEN_WORDS = 4u;
+const NO_TARGET = 0xffffffffu;
+
+// How the next id of a token is drawn.
+struct Sampling {
+  temperature: f32, // what logits are divided by; 0: the likeliest id
+  top_k: u32, // only so many of the likeliest; 0: all
+  top_p: f32, // only the likeliest whose probabilities together reach this
+  step: u32, // `step`, `sample` and `sequence` tell numbers of one seed apart
+  sample: u32,
+  sequence: u32,
+  seed_low: u32,
+  seed_high: u32,
+}
+
+// What the loss of a token is made of: log(sum) + largest - own.
+struct Loss {
+  sum: f32, // of exp(logit - largest)
+  largest: f32,
+  own: f32, // logit of the target
+}
+
+// Rows of words that kernel column_stats leaves of a group, each as wide as what is measured.
+const COLUMN_SHIFT = 0u; // the first value of a column
+const COLUMN_SUM = 1u; // of v - shift
+const COLUMN_SPREAD = 2u; // sum of (v - shift)^2
+const COLUMN_ABSOLUTE = 3u; // sum of |v|
+const COLUMN_SQUARES = 4u; // sum of v^2
+const COLUMN_ABOVE = 5u; // how many |v| are above tau
+const COLUMN_WORDS = 6u;
+
+// How a block moves a row a of the residual stream by d.
+struct ResidualDelta {
+  aa: f32, // a . a
+  ad: f32, // a . d
+  dd: f32, // d . d
+}
+
+// Sums over the weights of an input or an output of a linear.
+struct WeightSums {
+  absolute: f32, // of |w|
+  squares: f32, // of w^2
+}

@@ -14,17 +14,17 @@ fn line_size(p: Place) -> u32 { return table[part(p) + 1u]; }
 
 struct Lines { a: vec4u, b: vec4u }
 
-// The lines of the octet's elements: rows count from that of the part's first element, columns from the tensor's first.
+// The lines of the vec8's elements: rows count from that of the part's first element, columns from the tensor's first.
 fn lines_of(p: Place) -> Lines {
   let size = line_size(p);
-  let at = table[part(p)] + 8u * p.octet;
+  let at = table[part(p)] + 8u * p.vec8;
   let a = vec4u(at) + vec4u(0u, 1u, 2u, 3u);
   let b = vec4u(at) + vec4u(4u, 5u, 6u, 7u);
   if (size < 8u) {
     if (ACROSS == 1u) { return Lines(a % vec4u(size), b % vec4u(size)); }
     return Lines(a / vec4u(size), b / vec4u(size));
   }
-  // One division an octet: at most one line ends in it.
+  // One division a vec8: at most one line ends in it.
   let row = at / size;
   let end = vec4u((row + 1u) * size);
   if (ACROSS == 1u) {

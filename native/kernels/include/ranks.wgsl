@@ -3,13 +3,13 @@
 // the ranks of each bin, and nearly all random words are above the limit of a bin's first rank or below that of its last
 // one. What is left is counted by all, some elements at a time. Zeros stay or go alike.
 
-const LINES = 64u;       // words of 32 elements a block; bit 8 k + e is element e of octet k
-const LINE_OCTETS = 4u;
+const LINES = 64u;       // words of 32 elements a block; bit 8 k + e is element e of vec8 k
+const LINE_VEC8S = 4u;
 override OWN_LINES: u32 = LINES / WORKGROUP; // of an invocation, which follow each other
 override DRAWN: u32 = LINES * (INPUTS - 1u);
 const BINS = 1024u;
 const ASKED = 16u;
-const SAMPLE = 64u;      // octets of a row
+const SAMPLE = 64u;      // vec8s of a row
 const LONG = 512u;       // in shorter rows counting everything costs less
 const NONE = 0xffffffffu; // above all keys
 
@@ -30,25 +30,25 @@ var<workgroup> asked_keys: array<u32, ASKED>;
 var<workgroup> asked_places: array<i32, ASKED>;
 var<workgroup> asked_ranks: array<atomic<u32>, ASKED>;
 
-// Before the tile's first element `octet` is negative, and offsets wrap around.
-fn keys_at(drop: Drop, octet: i32) -> Ranks {
-  let base = load_from(drop.base, u32(octet));
-  let x = load_from(drop.source, u32(octet));
+// Before the tile's first element `vec8` is negative, and offsets wrap around.
+fn keys_at(drop: Drop, vec8: i32) -> Ranks {
+  let base = load_from(drop.base, u32(vec8));
+  let x = load_from(drop.source, u32(vec8));
   return Ranks(magnitude(delta(x.a, base.a)), magnitude(delta(x.b, base.b)));
 }
 
-// Where in its row element 0 of the octet is. 2^32 mod row comes from 2^32 - row, which fits a word.
+// Where in its row element 0 of the vec8 is. 2^32 mod row comes from 2^32 - row, which fits a word.
 fn row_position(p: Place, row: u32) -> u32 {
   let lo = table[p.rec + RECORD_FLAT] % row;
   let hi = table[p.rec + RECORD_FLAT + 1u] % row;
   let wrap = (0u - row) % row;
   // The flat index is below 2^36 and a row below 2^27, so that nothing here overflows.
-  return (lo + ((hi * wrap) % row) + (p.octet * 8u) % row) % row;
+  return (lo + ((hi * wrap) % row) + (p.vec8 * 8u) % row) % row;
 }
 
 fn ones(mask: vec4<bool>) -> vec4u { return select(vec4u(0u), vec4u(1u), mask); }
 
-// How many of eight keys are below each key of the octet.
+// How many of eight keys are below each key of the vec8.
 fn below(keys: Ranks, than: vec4u) -> vec4u {
   let x = ones(vec4u(keys.a.x) < than) + ones(vec4u(keys.a.y) < than);
   let y = ones(vec4u(keys.a.z) < than) + ones(vec4u(keys.a.w) < than);
@@ -65,30 +65,30 @@ fn within(keys: Ranks, first: i32, last: i32) -> Ranks {
   return Ranks(select(vec4u(NONE), keys.a, a), select(vec4u(NONE), keys.b, b));
 }
 
-// How many elements of the row are smaller than each of the octet (of equal ones those before it), by counting all.
+// How many elements of the row are smaller than each of the vec8 (of equal ones those before it), by counting all.
 fn ranks(p: Place, drop: Drop, mine: Ranks, row: u32) -> Ranks {
   let lanes = vec4u(0u, 1u, 2u, 3u);
-  let own = i32(p.octet);
+  let own = i32(p.vec8);
   let position = row_position(p, row);
   var result = Ranks();
   var done = 0u;
-  // An octet has parts of several rows where rows are short or end inside it.
+  // A vec8 has parts of several rows where rows are short or end inside it.
   while (done < p.live) {
     let at = (position + done) % row;
     let here = min(p.live - done, row - at);
-    let begin = i32(p.octet * 8u + done) - i32(at);
+    let begin = i32(p.vec8 * 8u + done) - i32(at);
     let end = begin + i32(row);
     var a = vec4u(0u);
     var b = vec4u(0u);
-    for (var octet = begin >> 3u; octet * 8 < end; octet++) {
-      var keys = keys_at(drop, octet);
-      if (octet * 8 < begin || octet * 8 + 8 > end) { keys = within(keys, begin - octet * 8, end - octet * 8); }
-      // Before this octet, equal ones count.
-      let equal = vec4u(select(0u, 1u, octet < own));
+    for (var vec8 = begin >> 3u; vec8 * 8 < end; vec8++) {
+      var keys = keys_at(drop, vec8);
+      if (vec8 * 8 < begin || vec8 * 8 + 8 > end) { keys = within(keys, begin - vec8 * 8, end - vec8 * 8); }
+      // Before this vec8, equal ones count.
+      let equal = vec4u(select(0u, 1u, vec8 < own));
       a += below(keys, mine.a + equal);
       b += below(keys, mine.b + equal);
     }
-    // In this octet, those of the same row before the lane do.
+    // In this vec8, those of the same row before the lane do.
     for (var e = done; e + 1u < done + here; e++) {
       let key = vec4u(dot(select(mine.a, mine.b, e >= 4u), ones(lanes == vec4u(e & 3u))));
       a += ones((key == mine.a) & (vec4u(e) < lanes));
@@ -130,33 +130,33 @@ fn draw_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) {
   let row = coef_word(start, drop_end() - 1u);
   let same = coef_word(start, drop_at(i) + 1u) == 0u; // limit, whatever the rank
   if (row < LONG || same) {
-    for (var k = 0u; k < rolled(OWN_LINES * LINE_OCTETS); k++) {
-      let p = along(start, OWN_LINES * LINE_OCTETS * lid + k);
+    for (var k = 0u; k < rolled(OWN_LINES * LINE_VEC8S); k++) {
+      let p = along(start, OWN_LINES * LINE_VEC8S * lid + k);
       if (p.live == 0u) { break; }
-      let random = draw_from(drop.stream, p.octet);
+      let random = draw_from(drop.stream, p.vec8);
       var rank = Ranks();
-      if (!same) { rank = ranks(p, drop, keys_at(drop, i32(p.octet)), row); }
+      if (!same) { rank = ranks(p, drop, keys_at(drop, i32(p.vec8)), row); }
       let bits = bits_of(passes(random.a, limit(p, i, rank.a))) | (bits_of(passes(random.b, limit(p, i, rank.b))) << 4u);
-      atomicOr(&drawn[line_of(start, p.octet, i)], bits << (8u * (p.octet % LINE_OCTETS)));
+      atomicOr(&drawn[line_of(start, p.vec8, i)], bits << (8u * (p.vec8 % LINE_VEC8S)));
     }
     return;
   }
-  let end = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.octet + BLOCK));
-  for (var begin = i32(8u * start.octet) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
+  let end = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.vec8 + BLOCK));
+  for (var begin = i32(8u * start.vec8) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
     draw_row(start, drop, lid, begin, begin + i32(row));
   }
 }
 
-// Where the word of an octet is in `drawn`.
-fn line_of(start: Place, octet: u32, i: u32) -> u32 { return LINES * (i - 1u) + (octet - start.octet) / LINE_OCTETS; }
+// Where the word of a vec8 is in `drawn`.
+fn line_of(start: Place, vec8: u32, i: u32) -> u32 { return LINES * (i - 1u) + (vec8 - start.vec8) / LINE_VEC8S; }
 
-// Keys of an octet, but NONE outside the row.
-fn clip(keys: Ranks, octet: i32, begin: i32, end: i32) -> Ranks {
-  if (octet * 8 >= begin && octet * 8 + 8 <= end) { return keys; }
-  return within(keys, begin - octet * 8, end - octet * 8);
+// Keys of a vec8, but NONE outside the row.
+fn clip(keys: Ranks, vec8: i32, begin: i32, end: i32) -> Ranks {
+  if (vec8 * 8 >= begin && vec8 * 8 + 8 <= end) { return keys; }
+  return within(keys, begin - vec8 * 8, end - vec8 * 8);
 }
 
-fn row_keys(drop: Drop, octet: i32, begin: i32, end: i32) -> Ranks { return clip(keys_at(drop, octet), octet, begin, end); }
+fn row_keys(drop: Drop, vec8: i32, begin: i32, end: i32) -> Ranks { return clip(keys_at(drop, vec8), vec8, begin, end); }
 
 fn present(keys: vec4u) -> vec4<bool> { return (keys > vec4u(1u)) & (keys != vec4u(NONE)); }
 
@@ -231,11 +231,11 @@ fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
   for (var line = lid * OWN_LINES; line < rolled((lid + 1u) * OWN_LINES); line++) {
     var stays = 0u;
     var open = 0u;
-    for (var k = 0u; k < rolled(LINE_OCTETS); k++) {
-      let octet = i32(start.octet + LINE_OCTETS * line + k);
-      if (octet < first || octet >= last || 8 * octet >= i32(start.elements)) { continue; }
-      let keys = row_keys(drop, octet, begin, end);
-      let random = draw_from(drop.stream, u32(octet));
+    for (var k = 0u; k < rolled(LINE_VEC8S); k++) {
+      let vec8 = i32(start.vec8 + LINE_VEC8S * line + k);
+      if (vec8 < first || vec8 >= last || 8 * vec8 >= i32(start.elements)) { continue; }
+      let keys = row_keys(drop, vec8, begin, end);
+      let random = draw_from(drop.stream, u32(vec8));
       let near = bounds(start, drop.input, keys.a, random.a, low, shift, zeros);
       let far = bounds(start, drop.input, keys.b, random.b, low, shift, zeros);
       stays |= (near.x | (far.x << 4u)) << (8u * k);
@@ -255,11 +255,11 @@ fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
       for (var line = lid * OWN_LINES; line < (lid + 1u) * OWN_LINES && t < ASKED; line++) {
         var open = unsure[line];
         for (; open != 0u && t < ASKED; t++) {
-          let octet = start.octet + LINE_OCTETS * line + countTrailingZeros(open) / 8u;
+          let vec8 = start.vec8 + LINE_VEC8S * line + countTrailingZeros(open) / 8u;
           let e = countTrailingZeros(open) & 7u;
-          let keys = keys_at(drop, i32(octet));
+          let keys = keys_at(drop, i32(vec8));
           asked_keys[t] = select(keys.a, keys.b, e >= 4u)[e & 3u];
-          asked_places[t] = i32(8u * octet + e);
+          asked_places[t] = i32(8u * vec8 + e);
           open &= open - 1u;
           waiting -= 1u;
         }
@@ -276,7 +276,7 @@ fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
       var ranks = vec4u(0u);
       for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
         let keys = row_keys(drop, o, begin, end);
-        let ahead = clamp(at - 8 * o, vec4i(0), vec4i(8)); // elements of the octet before each
+        let ahead = clamp(at - 8 * o, vec4i(0), vec4i(8)); // elements of the vec8 before each
         ranks += vec4u(smaller(keys, key.x, ahead.x), smaller(keys, key.y, ahead.y),
                        smaller(keys, key.z, ahead.z), smaller(keys, key.w, ahead.w));
       }

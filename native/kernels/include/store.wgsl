@@ -49,24 +49,24 @@ fn note(p: Place, a: vec4u, b: vec4u, exponent: u32) {
   }
 }
 
-// Rounds the octet to OUT_DTYPE and writes it; elements past the segment's end are written but never leave the slot.
-fn store(p: Place, v: Octet) {
+// Rounds the vec8 to OUT_DTYPE and writes it; elements past the segment's end are written but never leave the slot.
+fn store(p: Place, v: Vec8) {
   let off = output_at;
   let a = flush(bitcast<vec4u>(v.a));
   let b = flush(bitcast<vec4u>(v.b));
-  if (OUT_DTYPE == 2u) {
+  if (OUT_DTYPE == DTYPE_BF16) {
     let x = to_bf16(a);
     let y = to_bf16(b);
-    output[off + p.octet] = pack(x, y);
+    output[off + p.vec8] = pack(x, y);
     note(p, x, y, 0x7f80u);
-  } else if (OUT_DTYPE == 1u) {
+  } else if (OUT_DTYPE == DTYPE_F16) {
     let x = to_f16(a);
     let y = to_f16(b);
-    output[off + p.octet] = pack(x, y);
+    output[off + p.vec8] = pack(x, y);
     note(p, x, y, 0x7c00u);
   } else {
-    output[off + 2u * p.octet] = a;
-    output[off + 2u * p.octet + 1u] = b;
+    output[off + 2u * p.vec8] = a;
+    output[off + 2u * p.vec8 + 1u] = b;
     note(p, a, b, 0x7f800000u);
   }
 }

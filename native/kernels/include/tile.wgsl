@@ -1,4 +1,4 @@
-// What every tile kernel shares: where its octet of elements lies, how stored bits become f32 and back.
+// What every tile kernel shares: where its vec8 of elements lies, how stored bits become f32 and back.
 //
 // All conversions are integer operations, because WGSL has no bf16 or f8 and lets a device flush subnormals and
 // assume that NaN and Inf do not occur. f32 subnormals become signed zero on load and on store, on every device.
@@ -6,21 +6,21 @@
 #include "layout.wgsl"
 
 override INPUTS: u32 = 1u;
-override IN_DTYPE: u32 = 2u;
-override OUT_DTYPE: u32 = 2u;
+override IN_DTYPE: u32 = DTYPE_BF16;
+override OUT_DTYPE: u32 = DTYPE_BF16;
 
 @group(0) @binding(0) var<storage, read> inputs: array<vec4u>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
 
-const BLOCK_OCTETS = BLOCK / 8u;
+const BLOCK_VEC8S = BLOCK / 8u;
 
 // Eight consecutive elements.
-struct Octet { a: vec4f, b: vec4f }
+struct Vec8 { a: vec4f, b: vec4f }
 
-// Where an invocation works. `live` of the octet's elements exist (0: nothing to do); `elements` are in the whole segment.
-struct Place { block: u32, rec: u32, octet: u32, live: u32, elements: u32 }
+// Where an invocation works. `live` of the vec8's elements exist (0: nothing to do); `elements` are in the whole segment.
+struct Place { block: u32, rec: u32, vec8: u32, live: u32, elements: u32 }
 
-// What every octet needs of the table: a zero, where the output starts, the seed, the flat index of the first element,
+// What every vec8 needs of the table: a zero, where the output starts, the seed, the flat index of the first element,
 // the first sources, hashes of names and coefficients. `place` reads it, because a software driver reads a word once for all invocations
 // outside of branches and loops, but once for each one inside of them.
 var<private> zero: u32;
@@ -38,7 +38,7 @@ fn hash_of(rec: u32, i: u32) -> vec2u {
   return vec2u(table[at], table[at + 1u]);
 }
 
-// The octet `lane` (0..255) of the block that workgroup `wid` handles.
+// The vec8 `lane` (0..255) of the block that workgroup `wid` handles.
 fn place(wid: vec3u, nwg: vec3u, lane: u32) -> Place {
   let block = wid.x + wid.y * nwg.x;
   zero = table[TABLE_ZERO];
@@ -54,16 +54,16 @@ fn place(wid: vec3u, nwg: vec3u, lane: u32) -> Place {
   coefs[1] = vec4u(table[words + 4u], table[words + 5u], table[words + 6u], table[words + 7u]);
   coefs[2] = vec4u(table[words + 8u], table[words + 9u], table[words + 10u], table[words + 11u]);
   let elements = select(0u, table[rec + RECORD_ELEMENTS], block < table[TABLE_BLOCKS]);
-  return octet_of(block, rec, (block - table[rec + RECORD_FIRST_BLOCK]) * BLOCK_OCTETS + lane, elements);
+  return vec8_of(block, rec, (block - table[rec + RECORD_FIRST_BLOCK]) * BLOCK_VEC8S + lane, elements);
 }
 
-fn octet_of(block: u32, rec: u32, octet: u32, elements: u32) -> Place {
-  let first = octet * 8u;
-  return Place(block, rec, octet, select(0u, min(8u, elements - first), first < elements), elements);
+fn vec8_of(block: u32, rec: u32, vec8: u32, elements: u32) -> Place {
+  let first = vec8 * 8u;
+  return Place(block, rec, vec8, select(0u, min(8u, elements - first), first < elements), elements);
 }
 
-// The place `octets` further in the same block. A place without live octets stays one.
-fn along(p: Place, octets: u32) -> Place { return octet_of(p.block, p.rec, p.octet + octets, p.elements); }
+// The place `vec8s` further in the same block. A place without live vec8s stays one.
+fn along(p: Place, vec8s: u32) -> Place { return vec8_of(p.block, p.rec, p.vec8 + vec8s, p.elements); }
 
 fn coef_bits(p: Place, j: u32) -> u32 {
   if (j < 12u) { return select(select(coefs[0], coefs[1], j >= 4u), coefs[2], j >= 8u)[j & 3u]; }
@@ -150,7 +150,7 @@ fn load_f64(off: u32, o: u32) -> Bits {
 }
 
 fn load_f8(off: u32, o: u32, e5m2: bool) -> Bits {
-  let w = inputs[off + u32(i32(o) >> 1u)]; // an octet before the tile counts below zero
+  let w = inputs[off + u32(i32(o) >> 1u)]; // a vec8 before the tile counts below zero
   let half = select(w.xy, w.zw, (o & 1u) == 1u);
   let shifts = vec4u(0u, 8u, 16u, 24u);
   let lo = (vec4u(half.x) >> shifts) & vec4u(0xffu);
@@ -163,11 +163,11 @@ fn load_f8(off: u32, o: u32, e5m2: bool) -> Bits {
 }
 
 fn load_bits(off: u32, dtype: u32, o: u32) -> Bits {
-  if (dtype == 2u) { return load_bf16(off, o); }
-  if (dtype == 0u) { return load_f32(off, o); }
-  if (dtype == 1u) { return load_f16(off, o); }
-  if (dtype == 3u) { return load_f64(off, o); }
-  return load_f8(off, o, dtype == 5u);
+  if (dtype == DTYPE_BF16) { return load_bf16(off, o); }
+  if (dtype == DTYPE_F32) { return load_f32(off, o); }
+  if (dtype == DTYPE_F16) { return load_f16(off, o); }
+  if (dtype == DTYPE_F64) { return load_f64(off, o); }
+  return load_f8(off, o, dtype == DTYPE_F8_E5M2);
 }
 
 // Where input `i` starts in the slot, and how it is stored.
@@ -178,17 +178,17 @@ fn source(p: Place, i: u32) -> u32 {
 
 fn source_at(source: u32) -> u32 { return source & ((1u << SOURCE_DTYPE) - 1u); }
 
-// An octet of such an input, as f32.
-fn load_from(source: u32, octet: u32) -> Octet {
+// A vec8 of such an input, as f32.
+fn load_from(source: u32, vec8: u32) -> Vec8 {
   let off = source_at(source);
   // Decided when the pipeline is made, except where the inputs' types differ.
-  if (IN_DTYPE == 2u) {
-    let bits = load_bf16(off, octet);
-    return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+  if (IN_DTYPE == DTYPE_BF16) {
+    let bits = load_bf16(off, vec8);
+    return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
   }
-  let bits = load_bits(off, select(IN_DTYPE, source >> SOURCE_DTYPE, IN_DTYPE == DTYPE_MIXED), octet);
-  return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+  let bits = load_bits(off, select(IN_DTYPE, source >> SOURCE_DTYPE, IN_DTYPE == DTYPE_MIXED), vec8);
+  return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
-// Input `i` of this octet, as f32.
-fn load(p: Place, i: u32) -> Octet { return load_from(source(p, i), p.octet); }
+// Input `i` of this vec8, as f32.
+fn load(p: Place, i: u32) -> Vec8 { return load_from(source(p, i), p.vec8); }

@@ -9,11 +9,11 @@ struct Band { low: Cut, high: Cut }
 
 fn band_words() -> u32 { return select(3u, 6u, OUTLIERS == 1u); }
 
-// The cut at coefficient `j`; `before`: how many elements of the octet lie before it, 0..8.
+// The cut at coefficient `j`; `before`: how many elements of the vec8 lie before it, 0..8.
 fn cut(p: Place, j: u32) -> Cut {
   let lo = coef_bits(p, j + 1u);
   let hi = coef_bits(p, j + 2u);
-  let first = flat.x + p.octet * 8u;
+  let first = flat.x + p.vec8 * 8u;
   let first_hi = flat.y + select(0u, 1u, first < flat.x);
   let threshold = coef_bits(p, j);
   if (hi < first_hi || (hi == first_hi && lo <= first)) { return Cut(threshold, 0u); }
@@ -31,7 +31,7 @@ fn reaches(key: vec4u, c: Cut, first: u32) -> vec4<bool> {
   return (key > vec4u(c.threshold)) | ((key == vec4u(c.threshold)) & live4(c.before, first));
 }
 
-// `first` is the place of `key.x` in the octet, 0 or 4.
+// `first` is the place of `key.x` in the vec8, 0 or 4.
 fn inside(key: vec4u, b: Band, first: u32) -> vec4<bool> {
   let kept = reaches(key, b.low, first);
   if (OUTLIERS == 0u) { return kept; }

@@ -14,14 +14,14 @@ override CONSENSUS: u32 = 0u;
 override RANKING: bool = RANKED == 1u && MASKS == 0u; // by the workgroup together (see ranks.wgsl)
 override LANES: u32 = 64u;
 override WORKGROUP: u32 = LANES;
-const ROW_OCTETS = 4u;
+const ROW_VEC8S = 4u;
 const NEAR = 4u;
 
 fn mask(p: Place, i: u32) -> u32 {
-  return table[part(p) + 2u + p.octet / ROW_OCTETS * (INPUTS - 1u) + i - 1u];
+  return table[part(p) + 2u + p.vec8 / ROW_VEC8S * (INPUTS - 1u) + i - 1u];
 }
 
-// Bits of the elements of octet `k` of a row that stay of input `i`; `near` has the masks of the first ones.
+// Bits of the elements of vec8 `k` of a row that stay of input `i`; `near` has the masks of the first ones.
 fn stays(p: Place, i: u32, k: u32, near: vec4u, row: u32) -> u32 {
   if (RANKING) { return atomicLoad(&drawn[LINES * (i - 1u) + row]) >> (8u * k); }
   if (MASKS == 0u) { return kept(p, drop_of(p, i)); }
@@ -34,15 +34,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   if (RANKING) {
     for (var i = 1u; i < INPUTS; i++) { draw_by_rank(wid, nwg, lid, i); }
   }
-  let start = place(wid, nwg, ROW_OCTETS * OWN_LINES * lid);
+  let start = place(wid, nwg, ROW_VEC8S * OWN_LINES * lid);
   for (var r = 0u; r < rolled(OWN_LINES); r++) {
-    let row = along(start, r * ROW_OCTETS);
+    let row = along(start, r * ROW_VEC8S);
     if (row.live == 0u) { return; }
     var near = vec4u(0u);
     if (MASKS == 1u) {
       for (var i = 1u; i < min(INPUTS, NEAR + 1u); i++) { near[i - 1u] = mask(row, i); }
     }
-    for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
+    for (var k = 0u; k < rolled(ROW_VEC8S); k++) {
       let p = along(row, k);
       if (p.live == 0u) { return; }
       let base = load(p, 0u);
@@ -50,13 +50,13 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       var b = Votes();
       for (var i = 1u; i < INPUTS; i++) {
         let x = load(p, i);
-        let d = left(Octet(delta(x.a, base.a), delta(x.b, base.b)), stays(p, i, k, near, lid * OWN_LINES + r));
+        let d = left(Vec8(delta(x.a, base.a), delta(x.b, base.b)), stays(p, i, k, near, lid * OWN_LINES + r));
         let weight = factor(p, i);
         vote(&a, d.a, weight, 1u << (i - 1u));
         vote(&b, d.b, weight, 1u << (i - 1u));
       }
       let scale_at = drop_end();
-      store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
+      store(p, Vec8(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
     }
   }
 }

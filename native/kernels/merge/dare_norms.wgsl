@@ -13,7 +13,7 @@ const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let block = wid.x + wid.y * nwg.x;
   let models = INPUTS - 1u;
   let sums = 2u * models;
@@ -26,8 +26,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       var all = vec4f(0.0);
       var rest = vec4f(0.0);
       var mask = 0u;
-      for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
-        let p = along(start, row * ROW_OCTETS + k);
+      for (var k = 0u; k < rolled(ROW_VEC8S); k++) {
+        let p = along(start, row * ROW_VEC8S + k);
         if (p.live == 0u) { break; }
         let base = load_live_from(p, drop.base);
         let x = load_live_from(p, drop.source);
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
           bits = kept(p, drop);
         }
         mask |= bits << (8u * k);
-        let d = Octet(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
+        let d = Vec8(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
         let stays = left(d, bits);
         all += d.a;
         all += d.b;

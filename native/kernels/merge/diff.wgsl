@@ -34,7 +34,7 @@ fn take(row: ptr<function, Row>, x: vec4f, y: vec4f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let source0 = source(start, 0u);
   let source1 = source(start, 1u);
   var sums = array<f32, FLOATS>();
@@ -43,8 +43,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var bad = 0u;
   for (var r = 0u; r < rolled(OWN_ROWS); r++) {
     var row = Row();
-    for (var k = 0u; k < ROW_OCTETS; k++) {
-      let p = along(start, r * ROW_OCTETS + k);
+    for (var k = 0u; k < ROW_VEC8S; k++) {
+      let p = along(start, r * ROW_VEC8S + k);
       if (p.live == 0u) { break; }
       let x = load_live_from(p, source0);
       let y = load_live_from(p, source1);

@@ -43,8 +43,8 @@ fn together(x: Share, y: Share) -> Share {
   return Share(top, sums.xy + sums.zw, more.x + more.y, x.flags | y.flags);
 }
 
-fn powers(v: Octet, top: f32) -> Octet {
-  return Octet(exponential(v.a - vec4f(top)).value, exponential(v.b - vec4f(top)).value);
+fn powers(v: Vec8, top: f32) -> Vec8 {
+  return Vec8(exponential(v.a - vec4f(top)).value, exponential(v.b - vec4f(top)).value);
 }
 
 // Terms of the divergence of four elements.
@@ -65,8 +65,8 @@ fn gather(start: Place, first: u32, last: u32, row: u32) -> Share {
   if (STAGE == 0u) {
     for (var o = first / 8u; o * 8u < last; o++) {
       let inside = lanes(o, first, last);
-      let b = masked(octet(start, o, 0u), inside, LOWEST);
-      let x = masked(octet(start, o, 1u), inside, LOWEST);
+      let b = masked(vec8(start, o, 0u), inside, LOWEST);
+      let x = masked(vec8(start, o, 1u), inside, LOWEST);
       share.top = max(share.top, vec2f(max(top4(b.a), top4(b.b)), max(top4(x.a), top4(x.b))));
       let wide = any(abs(x.a - b.a) > vec4f(1.0)) || any(abs(x.b - b.b) > vec4f(1.0));
       share.flags |= (odd4(x.a) | odd4(x.b)) | (odd4(b.a) | odd4(b.b)) | select(0u, WIDE, wide);
@@ -75,8 +75,8 @@ fn gather(start: Place, first: u32, last: u32, row: u32) -> Share {
   let words = part(start) + 2u + 2u * row;
   for (var o = first / 8u; o * 8u < last; o++) {
     let inside = lanes(o, first, last);
-    let x = octet(start, o, 1u);
-    let b = octet(start, o, 0u);
+    let x = vec8(start, o, 1u);
+    let b = vec8(start, o, 0u);
     if (STAGE == 0u) {
       let e = masked(powers(b, share.top.x), inside, 0.0);
       let f = masked(powers(x, share.top.y), inside, 0.0);
@@ -85,24 +85,24 @@ fn gather(start: Place, first: u32, last: u32, row: u32) -> Share {
     } else {
       let log_sum = bitcast<f32>(table[words]);
       let shift = bitcast<f32>(table[words + 1u]);
-      let term = masked(Octet(terms(x.a, b.a, log_sum, shift), terms(x.b, b.b, log_sum, shift)), inside, 0.0);
+      let term = masked(Vec8(terms(x.a, b.a, log_sum, shift), terms(x.b, b.b, log_sum, shift)), inside, 0.0);
       share.sum.x += sum4(term.a) + sum4(term.b);
     }
   }
   return share;
 }
 
-// Which elements of the octet are among first to last.
-fn lanes(octet: u32, first: u32, last: u32) -> Mask {
-  let a = vec4u(8u * octet) + vec4u(0u, 1u, 2u, 3u);
+// Which elements of the vec8 are among first to last.
+fn lanes(vec8: u32, first: u32, last: u32) -> Mask {
+  let a = vec4u(8u * vec8) + vec4u(0u, 1u, 2u, 3u);
   let b = a + vec4u(4u);
   return Mask((a >= vec4u(first)) & (a < vec4u(last)), (b >= vec4u(first)) & (b < vec4u(last)));
 }
 
-fn octet(start: Place, o: u32, input: u32) -> Octet { return load(Place(start.block, start.rec, start.octet + o, 8u, start.elements), input); }
+fn vec8(start: Place, o: u32, input: u32) -> Vec8 { return load(Place(start.block, start.rec, start.vec8 + o, 8u, start.elements), input); }
 
-fn masked(v: Octet, inside: Mask, other: f32) -> Octet {
-  return Octet(select(vec4f(other), v.a, inside.a), select(vec4f(other), v.b, inside.b));
+fn masked(v: Vec8, inside: Mask, other: f32) -> Vec8 {
+  return Vec8(select(vec4f(other), v.a, inside.a), select(vec4f(other), v.b, inside.b));
 }
 
 fn write(block: u32, slots: u32, slot: u32, share: Share) {
@@ -126,9 +126,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var size = 1u;
   var row = 0u;       // of that row in the part
   if (start.live != 0u) {
-    elements = min(BLOCK, table[start.rec + RECORD_ELEMENTS] - 8u * start.octet);
+    elements = min(BLOCK, table[start.rec + RECORD_ELEMENTS] - 8u * start.vec8);
     size = line_size(start);
-    let at = table[part(start)] + 8u * start.octet;
+    let at = table[part(start)] + 8u * start.vec8;
     row = at / size;
     offset = at % size;
   }

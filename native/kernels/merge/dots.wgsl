@@ -9,7 +9,7 @@ const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let source0 = source(start, 0u);
   let source1 = source(start, 1u);
   var sums = vec3f(0.0);
@@ -17,8 +17,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     var aa = vec4f(0.0);
     var bb = vec4f(0.0);
     var ab = vec4f(0.0);
-    for (var k = 0u; k < ROW_OCTETS; k++) {
-      let p = along(start, row * ROW_OCTETS + k);
+    for (var k = 0u; k < ROW_VEC8S; k++) {
+      let p = along(start, row * ROW_VEC8S + k);
       if (p.live == 0u) { break; }
       let x = load_live_from(p, source0);
       let y = load_live_from(p, source1);

@@ -16,24 +16,24 @@ const MOST_WORDS = SIDE * SIDE;
 const FEWEST = 8u;
 
 // The vectors from SIDE * group on. What is past the last one is not looked at.
-struct Three { x: Octet, y: Octet, z: Octet }
+struct Three { x: Vec8, y: Vec8, z: Vec8 }
 // Sums of products, by vector of the one group and of the other.
 struct Nine { xx: vec4f, xy: vec4f, xz: vec4f, yx: vec4f, yy: vec4f, yz: vec4f, zx: vec4f, zy: vec4f, zz: vec4f }
 
-fn vector(p: Place, base: Octet, i: u32) -> Octet {
+fn vector(p: Place, base: Vec8, i: u32) -> Vec8 {
   let v = load_live(p, min(i + BASE, INPUTS - 1u));
   if (BASE == 0u) { return v; }
-  return Octet(delta(v.a, base.a), delta(v.b, base.b));
+  return Vec8(delta(v.a, base.a), delta(v.b, base.b));
 }
 
-fn three(p: Place, base: Octet, group: u32) -> Three {
-  var t = Three(vector(p, base, SIDE * group), Octet(), Octet());
+fn three(p: Place, base: Vec8, group: u32) -> Three {
+  var t = Three(vector(p, base, SIDE * group), Vec8(), Vec8());
   if (VECTORS > 1u) { t.y = vector(p, base, SIDE * group + 1u); }
   if (VECTORS > 2u) { t.z = vector(p, base, SIDE * group + 2u); }
   return t;
 }
 
-fn products(sum: ptr<function, vec4f>, x: Octet, y: Octet) {
+fn products(sum: ptr<function, vec4f>, x: Vec8, y: Vec8) {
   *sum += exact4(x.a * y.a);
   *sum += exact4(x.b * y.b);
 }
@@ -41,7 +41,7 @@ fn products(sum: ptr<function, vec4f>, x: Octet, y: Octet) {
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
   let block = wid.x + wid.y * nwg.x;
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   for (var g = 0u; g < rolled_together(GROUPS); g++) {
     for (var h = 0u; h <= g; h++) {
       var x = vec3f(0.0);
@@ -49,10 +49,10 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
       var z = vec3f(0.0);
       for (var row = 0u; row < rolled(OWN_ROWS); row++) {
         var s = Nine();
-        for (var k = 0u; k < rolled(ROW_OCTETS); k++) {
-          let p = along(start, row * ROW_OCTETS + k);
+        for (var k = 0u; k < rolled(ROW_VEC8S); k++) {
+          let p = along(start, row * ROW_VEC8S + k);
           if (p.live == 0u) { break; }
-          var base = Octet();
+          var base = Vec8();
           if (BASE == 1u) { base = load_live(p, 0u); }
           let a = three(p, base, g);
           var b = a;

@@ -13,18 +13,18 @@ const CHUNK = 32u; // elements an invocation takes of long rows: they lie in two
 var<workgroup> heads: array<f32, 64>;
 var<workgroup> tails: array<f32, 64>;
 
-fn product(p: Place, i: u32, j: u32) -> Octet {
+fn product(p: Place, i: u32, j: u32) -> Vec8 {
   var x = load_live(p, i + BASE);
   var y = load_live(p, j + BASE);
   if (BASE == 1u) {
     let base = load_live(p, 0u);
-    x = Octet(delta(x.a, base.a), delta(x.b, base.b));
-    y = Octet(delta(y.a, base.a), delta(y.b, base.b));
+    x = Vec8(delta(x.a, base.a), delta(x.b, base.b));
+    y = Vec8(delta(y.a, base.a), delta(y.b, base.b));
   }
-  return Octet(exact4(x.a * y.a), exact4(x.b * y.b));
+  return Vec8(exact4(x.a * y.a), exact4(x.b * y.b));
 }
 
-fn pick(v: Octet, e: u32) -> f32 {
+fn pick(v: Vec8, e: u32) -> f32 {
   let four = select(v.a, v.b, (e & 4u) != 0u);
   return select(select(four.x, four.y, (e & 1u) != 0u), select(four.z, four.w, (e & 1u) != 0u), (e & 2u) != 0u);
 }
@@ -37,9 +37,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   var offset = 0u;   // of its first element in its line
   var size = 1u;
   if (start.live != 0u) {
-    elements = min(BLOCK, table[start.rec + RECORD_ELEMENTS] - 8u * start.octet);
+    elements = min(BLOCK, table[start.rec + RECORD_ELEMENTS] - 8u * start.vec8);
     size = line_size(start);
-    offset = (table[part(start)] + 8u * start.octet) % size;
+    offset = (table[part(start)] + 8u * start.vec8) % size;
   }
   var slots = min(size, BLOCK);
   if (ACROSS == 0u) { slots = (BLOCK - 2u + size) / size + 1u; }
@@ -53,8 +53,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
         let end = ((offset + CHUNK * lid) / size + 1u) * size - offset - CHUNK * lid; // where the next row begins
         var head = vec4f(0.0);
         var tail = vec4f(0.0);
-        for (var k = 0u; k < ROW_OCTETS; k++) {
-          let p = place(wid, nwg, lid * ROW_OCTETS + k);
+        for (var k = 0u; k < ROW_VEC8S; k++) {
+          let p = place(wid, nwg, lid * ROW_VEC8S + k);
           if (p.live == 0u) { break; }
           let v = product(p, i, j);
           let in_a = (vec4u(8u * k) + vec4u(0u, 1u, 2u, 3u)) < vec4u(end);

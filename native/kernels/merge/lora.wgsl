@@ -2,22 +2,22 @@
 // and A [r, columns], both whole. With TRANSPOSED the product is turned: W + s (B A)^T with B [columns, r], A [r, rows]
 // (fan_in_fan_out, embeddings). Coefficients: columns, r, s, rows. Sums run over r in order. Weights and factors mostly have
 // different types: where both are known when the pipeline is made, it compiles in a tenth of the time.
-#include "octets.wgsl"
+#include "main_vec8.wgsl"
 
 override TRANSPOSED: u32 = 0u;
-override WEIGHT: u32 = 15u;   // code of the type of W; 15: the inputs'
-override FACTORS: u32 = 15u;  // of B and A
+override WEIGHT: u32 = DTYPE_MIXED;  // code of the type of W; mixed: the inputs'
+override FACTORS: u32 = DTYPE_MIXED; // of B and A
 
-fn octet_at(p: Place, input: u32, octet: u32, code: u32) -> Octet {
-  if (code == DTYPE_MIXED) { return load(Place(p.block, p.rec, octet, 8u, p.elements), input); }
-  let bits = load_bits(source_at(table[p.rec + RECORD_SOURCES + input]), code, octet);
-  return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+fn vec8_at(p: Place, input: u32, vec8: u32, code: u32) -> Vec8 {
+  if (code == DTYPE_MIXED) { return load(Place(p.block, p.rec, vec8, 8u, p.elements), input); }
+  let bits = load_bits(source_at(table[p.rec + RECORD_SOURCES + input]), code, vec8);
+  return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
 fn at(p: Place, input: u32, index: u32) -> f32 {
-  let x = octet_at(p, input, index >> 3u, FACTORS);
-  let quad = select(x.a, x.b, (index & 4u) != 0u);
-  return quad[index & 3u];
+  let x = vec8_at(p, input, index >> 3u, FACTORS);
+  let four = select(x.a, x.b, (index & 4u) != 0u);
+  return four[index & 3u];
 }
 
 fn merge(p: Place) {
@@ -25,14 +25,14 @@ fn merge(p: Place) {
   let rank = u32(coef(p, 1u));
   let scale = coef(p, 2u);
   let rows = u32(coef(p, 3u));
-  let first = table[p.rec + RECORD_FLAT] + 8u * p.octet;  // a matrix has fewer than 2^32 elements
-  var sum = Octet(vec4f(0.0), vec4f(0.0));
+  let first = table[p.rec + RECORD_FLAT] + 8u * p.vec8;  // a matrix has fewer than 2^32 elements
+  var sum = Vec8(vec4f(0.0), vec4f(0.0));
   if (TRANSPOSED == 0u && (columns & 7u) == 0u) {
-    // The octet lies in one row, and so do the eight columns of A it takes.
+    // The vec8 lies in one row, and so do the eight columns of A it takes.
     let row = first / columns;
     let column = first % columns;
     for (var k = 0u; k < rank; k++) {
-      let a = octet_at(p, 2u, (k * columns + column) >> 3u, FACTORS);
+      let a = vec8_at(p, 2u, (k * columns + column) >> 3u, FACTORS);
       let b = at(p, 1u, row * rank + k);
       sum.a += prod4(a.a, b);
       sum.b += prod4(a.b, b);
@@ -49,6 +49,6 @@ fn merge(p: Place) {
       if (e < 4u) { sum.a[e] = dot; } else { sum.b[e - 4u] = dot; }
     }
   }
-  let x = octet_at(p, 0u, p.octet, WEIGHT);
-  store(p, Octet(x.a + prod4(sum.a, scale), x.b + prod4(sum.b, scale)));
+  let x = vec8_at(p, 0u, p.vec8, WEIGHT);
+  store(p, Vec8(x.a + prod4(sum.a, scale), x.b + prod4(sum.b, scale)));
 }

@@ -2,7 +2,7 @@
 // delta, one that several changed the mean of theirs, one that none changed stays the base's.
 // Input 0 is the base, inputs 1..n the models. Coefficients: epsilon; a factor a model for elements that it alone
 // changed; then 1 / k for k = 0 .. n (unused for 0 and 1).
-#include "octets.wgsl"
+#include "main_vec8.wgsl"
 #include "delta.wgsl"
 
 struct Sum { total: vec4f, count: vec4u, alone: vec4f }
@@ -32,5 +32,5 @@ fn merge(p: Place) {
     add(&a, delta(x.a, base.a), epsilon, coef(p, i));
     add(&b, delta(x.b, base.b), epsilon, coef(p, i));
   }
-  store(p, Octet(base.a + share(p, a), base.b + share(p, b)));
+  store(p, Vec8(base.a + share(p, a), base.b + share(p, b)));
 }

@@ -13,10 +13,10 @@ fn count4(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u), mas
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   var several = array<u32, MODELS>();
   var alone = array<u32, MODELS>();
-  for (var k = 0u; k < rolled(OWN_ROWS * ROW_OCTETS); k++) {
+  for (var k = 0u; k < rolled(OWN_ROWS * ROW_VEC8S); k++) {
     let p = along(start, k);
     if (p.live == 0u) { break; }
     let base = load_live(p, 0u);

@@ -4,51 +4,51 @@
 #include "tile.wgsl"
 #include "store.wgsl"
 
-override MODELS: u32 = 0u;  // code of the type of the W
+override MODELS: u32 = DTYPE_F32; // code of the type of the W
 
-// An octet of M.
-fn factor(source: u32, octet: u32) -> Octet {
-  let at = source_at(source) + 2u * octet;
-  return Octet(bitcast<vec4f>(inputs[at]), bitcast<vec4f>(inputs[at + 1u]));
+// A vec8 of M.
+fn factor(source: u32, vec8: u32) -> Vec8 {
+  let at = source_at(source) + 2u * vec8;
+  return Vec8(bitcast<vec4f>(inputs[at]), bitcast<vec4f>(inputs[at + 1u]));
 }
 
-// Element `index` of an octet.
-fn pick(v: Octet, index: u32) -> f32 {
-  let quad = select(v.a, v.b, (index & 4u) != 0u);
-  return quad[index & 3u];
+// Element `index` of a vec8.
+fn pick(v: Vec8, index: u32) -> f32 {
+  let four = select(v.a, v.b, (index & 4u) != 0u);
+  return four[index & 3u];
 }
 
-// W_i - W_1, eight elements. They may lie before the tile or behind it, in the same row: octets count below zero there.
-fn difference(p: Place, i: u32, octet: u32) -> Octet {
-  let x = model(p, i, octet);
-  let base = model(p, 0u, octet);
-  return Octet(x.a - base.a, x.b - base.b);
+// W_i - W_1, eight elements. They may lie before the tile or behind it, in the same row: vec8s count below zero there.
+fn difference(p: Place, i: u32, vec8: u32) -> Vec8 {
+  let x = model(p, i, vec8);
+  let base = model(p, 0u, vec8);
+  return Vec8(x.a - base.a, x.b - base.b);
 }
 
-fn model(p: Place, i: u32, octet: u32) -> Octet {
-  let bits = load_bits(source_at(source(p, i)), MODELS, octet);
-  return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+fn model(p: Place, i: u32, vec8: u32) -> Vec8 {
+  let bits = load_bits(source_at(source(p, i)), MODELS, vec8);
+  return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
-// Octets of four rows of the result.
-struct Rows { a: Octet, b: Octet, c: Octet, d: Octet }
+// Vec8s of four rows of the result.
+struct Rows { a: Vec8, b: Vec8, c: Vec8, d: Vec8 }
 
-fn add(sum: Octet, x: Octet, factor: f32) -> Octet {
-  return Octet(sum.a + prod4(x.a, factor), sum.b + prod4(x.b, factor));
+fn add(sum: Vec8, x: Vec8, factor: f32) -> Vec8 {
+  return Vec8(sum.a + prod4(x.a, factor), sum.b + prod4(x.b, factor));
 }
 
-fn add_rows(sums: Rows, x: Octet, a: f32, b: f32, c: f32, d: f32) -> Rows {
+fn add_rows(sums: Rows, x: Vec8, a: f32, b: f32, c: f32, d: f32) -> Rows {
   return Rows(add(sums.a, x, a), add(sums.b, x, b), add(sums.c, x, c), add(sums.d, x, d));
 }
 
-// An octet of the segment, wherever it lies; nothing where it is not one.
-fn store_at(p: Place, octet: u32, v: Octet) {
+// A vec8 of the segment, wherever it lies; nothing where it is not one.
+fn store_at(p: Place, vec8: u32, v: Vec8) {
   let elements = table[p.rec + RECORD_ELEMENTS];
-  if (octet < (elements + 7u) / 8u) { store(Place(p.block, p.rec, octet, min(8u, elements - 8u * octet), elements), v); }
+  if (vec8 < (elements + 7u) / 8u) { store(Place(p.block, p.rec, vec8, min(8u, elements - 8u * vec8), elements), v); }
 }
 
 // Rows of a multiple of eight elements. The result of the segment is cut into cells of 16 rows and 128 columns, which its
-// workgroups share: an invocation has four rows and eight columns of one, so that each octet of M serves four rows.
+// workgroups share: an invocation has four rows and eight columns of one, so that each vec8 of M serves four rows.
 fn cells(p: Place, n: u32, models: u32, lid: u32) {
   let elements = table[p.rec + RECORD_ELEMENTS];
   let start = table[p.rec + RECORD_FLAT];
@@ -69,21 +69,21 @@ fn cells(p: Place, n: u32, models: u32, lid: u32) {
                     model(p, 0u, at.z + column), model(p, 0u, at.w + column));
     for (var i = 1u; i < models; i++) {
       let m = source(p, models + i - 1u);
-      var octet = column;
+      var vec8 = column;
       for (var j = 0u; j < width; j++) {
         let a = difference(p, i, at.x + j);
         let b = difference(p, i, at.y + j);
         let c = difference(p, i, at.z + j);
         let d = difference(p, i, at.w + j);
-        sums = add_rows(sums, factor(m, octet), a.a.x, b.a.x, c.a.x, d.a.x);
-        sums = add_rows(sums, factor(m, octet + width), a.a.y, b.a.y, c.a.y, d.a.y);
-        sums = add_rows(sums, factor(m, octet + 2u * width), a.a.z, b.a.z, c.a.z, d.a.z);
-        sums = add_rows(sums, factor(m, octet + 3u * width), a.a.w, b.a.w, c.a.w, d.a.w);
-        sums = add_rows(sums, factor(m, octet + 4u * width), a.b.x, b.b.x, c.b.x, d.b.x);
-        sums = add_rows(sums, factor(m, octet + 5u * width), a.b.y, b.b.y, c.b.y, d.b.y);
-        sums = add_rows(sums, factor(m, octet + 6u * width), a.b.z, b.b.z, c.b.z, d.b.z);
-        sums = add_rows(sums, factor(m, octet + 7u * width), a.b.w, b.b.w, c.b.w, d.b.w);
-        octet += 8u * width;
+        sums = add_rows(sums, factor(m, vec8), a.a.x, b.a.x, c.a.x, d.a.x);
+        sums = add_rows(sums, factor(m, vec8 + width), a.a.y, b.a.y, c.a.y, d.a.y);
+        sums = add_rows(sums, factor(m, vec8 + 2u * width), a.a.z, b.a.z, c.a.z, d.a.z);
+        sums = add_rows(sums, factor(m, vec8 + 3u * width), a.a.w, b.a.w, c.a.w, d.a.w);
+        sums = add_rows(sums, factor(m, vec8 + 4u * width), a.b.x, b.b.x, c.b.x, d.b.x);
+        sums = add_rows(sums, factor(m, vec8 + 5u * width), a.b.y, b.b.y, c.b.y, d.b.y);
+        sums = add_rows(sums, factor(m, vec8 + 6u * width), a.b.z, b.b.z, c.b.z, d.b.z);
+        sums = add_rows(sums, factor(m, vec8 + 7u * width), a.b.w, b.b.w, c.b.w, d.b.w);
+        vec8 += 8u * width;
       }
     }
     store_at(p, at.x + column, sums.a);
@@ -96,8 +96,8 @@ fn cells(p: Place, n: u32, models: u32, lid: u32) {
 // Rows of any length, element by element.
 fn single(p: Place, n: u32, models: u32) {
   let start = table[p.rec + RECORD_FLAT];
-  let first = start + 8u * p.octet;
-  var out = model(p, 0u, p.octet);
+  let first = start + 8u * p.vec8;
+  var out = model(p, 0u, p.vec8);
   for (var i = 1u; i < models; i++) {
     let m = source(p, models + i - 1u);
     for (var e = 0u; e < p.live; e++) {

@@ -2,7 +2,7 @@
 // averaged by the models' weights. Input 0 is the base, inputs 1..n the models (n <= 8).
 // Coefficients: threshold key, cut lo, cut hi of the spread (see keys.wgsl); a weight a model; 2^n f32: 1 / sum of the
 // agreeing weights.
-#include "octets.wgsl"
+#include "main_vec8.wgsl"
 #include "delta.wgsl"
 #include "keys.wgsl"
 #include "trim.wgsl"
@@ -25,5 +25,5 @@ fn merge(p: Place) {
     vote(&b, select(vec4f(0.0), delta(x.b, base.b), keep_b), weight, 1u << i);
   }
   let scale_at = 2u + INPUTS;
-  store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
+  store(p, Vec8(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
 }

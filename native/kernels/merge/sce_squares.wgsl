@@ -13,12 +13,12 @@ const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   var sums = array<f32, MODELS>();
   for (var row = 0u; row < rolled(OWN_ROWS); row++) {
     var own = array<f32, MODELS>();
-    for (var k = 0u; k < ROW_OCTETS; k++) {
-      let p = along(start, row * ROW_OCTETS + k);
+    for (var k = 0u; k < ROW_VEC8S; k++) {
+      let p = along(start, row * ROW_VEC8S + k);
       if (p.live == 0u) { break; }
       let base = load_live(p, 0u);
       let selected = band(p, 0u);

@@ -12,14 +12,14 @@
 @group(0) @binding(1) var<storage, read_write> output: array<atomic<u32>>;
 
 const HITS = 126u;
-const ROW_OCTETS = 4u;
+const ROW_VEC8S = 4u;
 const NONE = 0xffffffffu;
-override LANES: u32 = 64u; // what suits the device (see octets.wgsl)
+override LANES: u32 = 64u; // what suits the device (see main_vec8.wgsl)
 const ROWS = 64u;
 
 fn add4(v: vec4u) -> u32 { return (v.x + v.y) + (v.z + v.w); }
 
-// What is above a bracket, and bits of the elements of a row that are inside it: of octet k, from 8 k on.
+// What is above a bracket, and bits of the elements of a row that are inside it: of vec8 k, from 8 k on.
 struct Found { above: vec4u, hits: u32 }
 
 // Word `w` of a bracket.
@@ -80,12 +80,12 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
     for (var r = 0u; r < rolled(ROWS / LANES); r++) {
       // Rows in scattered order, so that the hits that find a slot are a fair sample of an ordered tensor too.
       let row = reverseBits(lid * (ROWS / LANES) + r) >> 26u;
-      let start = along(origin, row * ROW_OCTETS);
+      let start = along(origin, row * ROW_VEC8S);
       if (start.live == 0u) { continue; }
       first.hits = 0u;
       second.hits = 0u;
       third.hits = 0u;
-      for (var k = 0u; k < ROW_OCTETS; k++) {
+      for (var k = 0u; k < ROW_VEC8S; k++) {
         let p = along(start, k);
         if (p.live == 0u) { break; }
         let key = keys(p, model);

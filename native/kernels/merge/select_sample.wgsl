@@ -1,4 +1,4 @@
-// First step of the exact selection by magnitude: 32 keys of |x_i - b| a block and model, from 4 octets whose places
+// First step of the exact selection by magnitude: 32 keys of |x_i - b| a block and model, from 4 vec8s whose places
 // change from block to block. They only aim the bracket of `select`, so they cannot change a result.
 // Words a block: 32 a model; 0 where there is no element.
 #include "tile.wgsl"
@@ -7,8 +7,8 @@
 
 @group(0) @binding(1) var<storage, read_write> output: array<u32>;
 
-const OCTETS = 4u;
-const STRIDE = 64u; // octets of a block / OCTETS
+const VEC8S = 4u;
+const STRIDE = 64u; // vec8s of a block / VEC8S
 
 @compute @workgroup_size(4)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {

@@ -9,11 +9,11 @@
 #include "store.wgsl"
 
 override WEIGHTED: u32 = 0u;
-override WEIGHT: u32 = 15u; // code of the type of x; 15: the inputs'
+override WEIGHT: u32 = DTYPE_MIXED; // code of the type of x; mixed: the inputs'
 override LONG: u32 = 2u;    // 1: groups have more than SHORT elements, 0: not; 2: either
 
-const WORKERS = 64u;        // invocations; each has OCTETS octets of the block
-const OCTETS = 4u;
+const WORKERS = 64u;        // invocations; each has VEC8S vec8s of the block
+const VEC8S = 4u;
 const SHORT = 256u;
 const BINS = 256u;
 const NONE = 0xffffffffu;   // above all keys
@@ -26,11 +26,11 @@ var<workgroup> found: vec3u;
 
 struct Keys { a: vec4u, b: vec4u }
 
-fn values(p: Place, octet: i32) -> Octet {
+fn values(p: Place, vec8: i32) -> Vec8 {
   let offset = source(p, 0u);
-  if (WEIGHT == DTYPE_MIXED) { return load_from(offset, u32(octet)); }
-  let bits = load_bits(source_at(offset), WEIGHT, u32(octet));
-  return Octet(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+  if (WEIGHT == DTYPE_MIXED) { return load_from(offset, u32(vec8)); }
+  let bits = load_bits(source_at(offset), WEIGHT, u32(vec8));
+  return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
 }
 
 // Norms of four columns; lanes outside the row are not looked at.
@@ -51,15 +51,15 @@ fn inside(first: i32, g: Group) -> vec4<bool> {
   return (e >= vec4i(g.begin)) & (e < vec4i(g.end));
 }
 
-// Keys of an octet; those outside the group are none.
-fn keys_at(p: Place, octet: i32, g: Group) -> Keys {
-  var v = values(p, octet);
+// Keys of a vec8; those outside the group are none.
+fn keys_at(p: Place, vec8: i32, g: Group) -> Keys {
+  var v = values(p, vec8);
   if (WEIGHTED == 1u) {
-    v.a = weighted(v.a, norms(p, 8 * octet + g.shift, g.columns));
-    v.b = weighted(v.b, norms(p, 8 * octet + 4 + g.shift, g.columns));
+    v.a = weighted(v.a, norms(p, 8 * vec8 + g.shift, g.columns));
+    v.b = weighted(v.b, norms(p, 8 * vec8 + 4 + g.shift, g.columns));
   }
-  return Keys(select(vec4u(NONE), magnitude(v.a), inside(8 * octet, g)),
-              select(vec4u(NONE), magnitude(v.b), inside(8 * octet + 4, g)));
+  return Keys(select(vec4u(NONE), magnitude(v.a), inside(8 * vec8, g)),
+              select(vec4u(NONE), magnitude(v.b), inside(8 * vec8 + 4, g)));
 }
 
 fn ones(mask: vec4<bool>) -> vec4u { return select(vec4u(0u), vec4u(1u), mask); }
@@ -75,11 +75,11 @@ fn below(keys: Keys, than: vec4u) -> vec4u {
   return (x + y) + (z + w);
 }
 
-// Bits of the elements of an octet that go, where groups are short.
+// Bits of the elements of a vec8 that go, where groups are short.
 fn short_goes(p: Place, size: u32, goes: u32, columns: u32) -> u32 {
-  let flat = table[p.rec + RECORD_FLAT] + 8u * p.octet; // a matrix has fewer than 2^32 elements
+  let flat = table[p.rec + RECORD_FLAT] + 8u * p.vec8; // a matrix has fewer than 2^32 elements
   let lanes = vec4u(0u, 1u, 2u, 3u);
-  let own = i32(p.octet);
+  let own = i32(p.vec8);
   var result = 0u;
   var done = 0u;
   while (done < p.live) {
@@ -90,14 +90,14 @@ fn short_goes(p: Place, size: u32, goes: u32, columns: u32) -> u32 {
     let mine = keys_at(p, own, g);
     var a = vec4u(0u);
     var b = vec4u(0u);
-    for (var octet = begin >> 3u; octet * 8 < g.end; octet++) {
-      let keys = keys_at(p, octet, g);
-      // Before this octet, equal ones count.
-      let equal = vec4u(select(0u, 1u, octet < own));
+    for (var vec8 = begin >> 3u; vec8 * 8 < g.end; vec8++) {
+      let keys = keys_at(p, vec8, g);
+      // Before this vec8, equal ones count.
+      let equal = vec4u(select(0u, 1u, vec8 < own));
       a += below(keys, mine.a + equal);
       b += below(keys, mine.b + equal);
     }
-    // In this octet, those before the lane do.
+    // In this vec8, those before the lane do.
     for (var e = done; e < min(8u, done + size - at); e++) {
       let key = vec4u(select(mine.a, mine.b, e >= 4u)[e & 3u]);
       a += ones((key == mine.a) & (vec4u(e) < lanes));
@@ -206,29 +206,29 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let columns = u32(bitcast<f32>(coef_word(start, 2u)));
   var bits = 0u;
   if (LONG != 0u && size > SHORT && goes > 0u) {
-    let elements = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.octet + BLOCK));
-    let position = (table[start.rec + RECORD_FLAT] + 8u * start.octet) % size;
-    for (var begin = i32(8u * start.octet) - i32(position); begin < elements; begin += i32(size)) {
+    let elements = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.vec8 + BLOCK));
+    let position = (table[start.rec + RECORD_FLAT] + 8u * start.vec8) % size;
+    for (var begin = i32(8u * start.vec8) - i32(position); begin < elements; begin += i32(size)) {
       let g = Group(begin, begin + i32(size), -begin, columns);
       let cut = cut_of(start, g, goes, lid);
-      for (var k = 0u; k < rolled(OCTETS); k++) {
-        let octet = i32(start.octet + OCTETS * lid + k);
-        if (8 * octet + 7 < begin || 8 * octet >= g.end) { continue; }
-        let keys = keys_at(start, octet, g);
-        let gone = bits_of(below_cut(keys.a, 8 * octet, cut)) | (bits_of(below_cut(keys.b, 8 * octet + 4, cut)) << 4u);
+      for (var k = 0u; k < rolled(VEC8S); k++) {
+        let vec8 = i32(start.vec8 + VEC8S * lid + k);
+        if (8 * vec8 + 7 < begin || 8 * vec8 >= g.end) { continue; }
+        let keys = keys_at(start, vec8, g);
+        let gone = bits_of(below_cut(keys.a, 8 * vec8, cut)) | (bits_of(below_cut(keys.b, 8 * vec8 + 4, cut)) << 4u);
         bits |= gone << (8u * k);
       }
     }
   }
-  for (var k = 0u; k < rolled(OCTETS); k++) {
-    let p = along(start, OCTETS * lid + k);
+  for (var k = 0u; k < rolled(VEC8S); k++) {
+    let p = along(start, VEC8S * lid + k);
     if (p.live == 0u) { break; }
     var gone = (bits >> (8u * k)) & 255u;
     if (LONG != 1u && size <= SHORT) { gone = short_goes(p, size, goes, columns); }
-    let v = values(p, i32(p.octet));
+    let v = values(p, i32(p.vec8));
     let lanes = vec4u(0u, 1u, 2u, 3u);
     let a = ((vec4u(gone) >> lanes) & vec4u(1u)) == vec4u(1u);
     let b = ((vec4u(gone >> 4u) >> lanes) & vec4u(1u)) == vec4u(1u);
-    store(p, Octet(select(v.a, vec4f(0.0), a), select(v.b, vec4f(0.0), b)));
+    store(p, Vec8(select(v.a, vec4f(0.0), a), select(v.b, vec4f(0.0), b)));
   }
 }

@@ -9,7 +9,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   let p = place(wid, nwg, lid);
   if (p.block >= table[TABLE_BLOCKS]) { return; }
   for (var i = 0u; i < INPUTS; i++) {
-    var x = Octet();
+    var x = Vec8();
     if (p.live != 0u) { x = load_live(p, i); }
     let at = (p.block * INPUTS + i) * BLOCK + 8u * lid;
     for (var e = 0u; e < 4u; e++) {

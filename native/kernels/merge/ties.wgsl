@@ -2,7 +2,7 @@
 // combine what agrees, or add up (see consensus.wgsl). Input 0 is the base, inputs 1..n the models (n <= 8 in elections).
 // Coefficients: (threshold key, cut lo, cut hi; the same of the outliers with OUTLIERS 1; weight) a model, then lambda
 // (CONSENSUS 0) or 2^n f32: lambda / what the agreeing models count; for CONSENSUS 4 one more word.
-#include "octets.wgsl"
+#include "main_vec8.wgsl"
 #include "delta.wgsl"
 #include "trim.wgsl"
 #include "consensus.wgsl"
@@ -22,5 +22,5 @@ fn merge(p: Place) {
     vote(&b, trim(delta(x.b, base.b), kept, 4u), weight, 1u << i);
   }
   let scale_at = words * (INPUTS - 1u);
-  store(p, Octet(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
+  store(p, Vec8(base.a + elect(p, a, scale_at), base.b + elect(p, b, scale_at)));
 }

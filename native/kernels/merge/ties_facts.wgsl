@@ -16,17 +16,17 @@ fn count4(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u), mas
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
-  let start = place(wid, nwg, lid * OWN_ROWS * ROW_OCTETS);
+  let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let words = band_words() + 1u;
   var norms = array<vec2f, MODELS>();
   var wins = vec2u(0u);
   for (var row = 0u; row < rolled(OWN_ROWS); row++) {
     var own = array<vec2f, MODELS>();
-    for (var k = 0u; k < ROW_OCTETS; k++) {
-      let p = along(start, row * ROW_OCTETS + k);
+    for (var k = 0u; k < ROW_VEC8S; k++) {
+      let p = along(start, row * ROW_VEC8S + k);
       if (p.live == 0u) { break; }
       let base = load_live(p, 0u);
-      var sum = Octet();
+      var sum = Vec8();
       for (var i = 0u; i + 1u < INPUTS; i++) {
         let x = load_live(p, i + 1u);
         let a = delta(x.a, base.a);

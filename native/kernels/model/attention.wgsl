@@ -2,6 +2,7 @@
 // first (or the last `window` of them, where that is not 0) to the token's own; all `both` rows, where that is not 0. A
 // workgroup makes one head of one token with an online softmax: as many keys at a time as it has invocations, a score
 // each; then each of them adds up some elements of v, in y itself.
+#include "layout.wgsl"
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
@@ -24,8 +25,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   let own = (t * p.heads + head) * p.size;
   let group = head / (p.heads / p.groups) * p.size;
   let stride = p.groups * p.size;
-  var first = tokens[t].y;
-  let end = select(tokens[t].z + 1u, first + p.both, p.both > 0u);
+  var first = tokens[t][TOKEN_START];
+  let end = select(tokens[t][TOKEN_ROW] + 1u, first + p.both, p.both > 0u);
   if (p.window > 0u && end - first > p.window) { first = end - p.window; }
   var most = LOWEST;
   var total = 0.0;

@@ -5,9 +5,10 @@
 // order either way.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
+#include "layout.wgsl"
 struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
 override SUBGROUP: u32; // invocations of a workgroup
-override PARTS: u32; // quads of a head an invocation has
+override PARTS: u32; // vec4s of a head an invocation has
 override TILE: u32; // queries of a tile, at most 8; times PARTS at most 16
 override ACROSS: u32; // heads of one token among them
 override SETS: u32 = (TILE + SUBGROUP - 1u) / SUBGROUP; // of queries, one an invocation; at most 2
@@ -23,8 +24,15 @@ const LOWEST = -3.0e38;
 // The rows of the cache that a token sees: from x up to y.
 fn seen(t: u32) -> vec2u {
   let token = tokens[t];
-  let end = select(token.z + 1u, token.y + p.both, p.both > 0u);
-  return vec2u(select(token.y, end - p.window, p.window > 0u && end - token.y > p.window), end);
+  let end = select(token[TOKEN_ROW] + 1u, token[TOKEN_START] + p.both, p.both > 0u);
+  return vec2u(select(token[TOKEN_START], end - p.window, p.window > 0u && end - token[TOKEN_START] > p.window), end);
+}
+
+// Whether a token is the next one of the sequence of the token before it.
+fn follows(t: u32) -> bool {
+  let token = tokens[t];
+  let before = tokens[t - 1u];
+  return token[TOKEN_START] == before[TOKEN_START] && token[TOKEN_ROW] == before[TOKEN_ROW] + 1u;
 }
 
 @compute @workgroup_size(SUBGROUP)
@@ -33,15 +41,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   let first = (wid.x + wid.y * nwg.x) * (TILE / ACROSS);
   let last = min(first + TILE / ACROSS, p.tokens);
   let heads = wid.z * ACROSS;
-  let quads = p.size / 4u;
-  let group = heads / (p.heads / p.groups) * quads;
+  let vec4s = p.size / 4u;
+  let group = heads / (p.heads / p.groups) * vec4s;
   var query: array<vec4f, 16>;
   var sums: array<vec4f, 16>;
   for (var r = 0u; r < TILE; r++) {
-    let own = (min(first + r / ACROSS, p.tokens - 1u) * p.heads + heads + r % ACROSS) * quads;
+    let own = (min(first + r / ACROSS, p.tokens - 1u) * p.heads + heads + r % ACROSS) * vec4s;
     for (var part = 0u; part < PARTS; part++) {
       let i = part * SUBGROUP + lane;
-      if (i < quads) { query[r * PARTS + part] = q[own + i] * p.scale; }
+      if (i < vec4s) { query[r * PARTS + part] = q[own + i] * p.scale; }
     }
   }
   // What a query has one of is kept by an invocation of its own, so that all of a set take their exponentials together.
@@ -57,15 +65,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   var begin = first;
   while (begin < last) {
     var next = begin + 1u;
-    while (next < last && all(tokens[next].yz == tokens[next - 1u].yz + vec2u(0u, 1u))) { next++; }
+    while (next < last && follows(next)) { next++; }
     let end = seen(next - 1u).y;
     for (var row = seen(begin).x; row < end; row++) {
-      let at = row * p.groups * quads + group;
+      let at = row * p.groups * vec4s + group;
       var key: array<vec4f, 8>;
       var value: array<vec4f, 8>;
       for (var part = 0u; part < PARTS; part++) {
         let i = part * SUBGROUP + lane;
-        if (i < quads) {
+        if (i < vec4s) {
           key[part] = keys[at + i];
           value[part] = values[at + i];
         }
@@ -103,8 +111,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
     let token = first + r / ACROSS;
     for (var part = 0u; part < PARTS; part++) {
       let i = part * SUBGROUP + lane;
-      if (token < last && i < quads) {
-        y[(token * p.heads + heads + r % ACROSS) * quads + i] = sums[r * PARTS + part] / all;
+      if (token < last && i < vec4s) {
+        y[(token * p.heads + heads + r % ACROSS) * vec4s + i] = sums[r * PARTS + part] / all;
       }
     }
   }

@@ -1,7 +1,7 @@
 // y[t, n] += bias[n].
 struct Parameters { rows: u32, width: u32 }
 #include "weights.wgsl"
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

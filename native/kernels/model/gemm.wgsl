@@ -1,6 +1,6 @@
 // y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x.
 // For devices without subgroups and for widths that are no multiple of 4; the others run gemm_1, gemm_8 and gemm_16.
-// An invocation makes 8 rows of one octet of columns. What it reads of x is the same for its whole workgroup, what it
+// An invocation makes 8 rows of one vec8 of columns. What it reads of x is the same for its whole workgroup, what it
 // reads of W (packed, see include/weights.wgsl) lies beside what its neighbours read. The rows have names of their own:
 // SwiftShader keeps arrays in memory, which takes five times as long.
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   var a7 = vec4f();
   var b7 = vec4f();
   for (var k = 0u; k < p.inner; k++) {
-    let w = octet(octet_at(column, k, p.inner));
+    let w = vec8(vec8_at(column, k, p.inner));
     a0 += x[x0 + k] * w.a;
     b0 += x[x0 + k] * w.b;
     a1 += x[x1 + k] * w.a;

@@ -1,4 +1,4 @@
 // gemm for the next token of one sequence.
-#include "gemm_rows.wgsl"
+#include "main_gemm_rows.wgsl"
 #include "weights.wgsl"
 const ROWS = 1u;

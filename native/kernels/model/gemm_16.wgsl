@@ -1,4 +1,4 @@
 // gemm for many rows.
-#include "gemm_rows.wgsl"
+#include "main_gemm_rows.wgsl"
 #include "weights.wgsl"
 const ROWS = 16u;

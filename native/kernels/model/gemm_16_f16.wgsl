@@ -1,5 +1,5 @@
 // gemm_16 of f16 weights, for devices that have f16.
 enable f16;
-#include "gemm_rows.wgsl"
+#include "main_gemm_rows.wgsl"
 #include "halves.wgsl"
 const ROWS = 16u;

@@ -1,5 +1,5 @@
 // gemm_1 of f16 weights, for devices that have f16.
 enable f16;
-#include "gemm_rows.wgsl"
+#include "main_gemm_rows.wgsl"
 #include "halves.wgsl"
 const ROWS = 1u;

@@ -1,4 +1,4 @@
 // gemm for a few rows.
-#include "gemm_rows.wgsl"
+#include "main_gemm_rows.wgsl"
 #include "weights.wgsl"
 const ROWS = 8u;

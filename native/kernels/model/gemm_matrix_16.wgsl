@@ -1,3 +1,3 @@
 // gemm by matrices of 16 x 16.
-#include "gemm_matrix.wgsl"
+#include "main_gemm_matrix.wgsl"
 const SIDE = 16u;

@@ -1,3 +1,3 @@
 // gemm by matrices of 8 x 8.
-#include "gemm_matrix.wgsl"
+#include "main_gemm_matrix.wgsl"
 const SIDE = 8u;

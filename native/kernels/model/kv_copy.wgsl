@@ -1,7 +1,7 @@
 // Rows of the cache that sequences with the same beginning share are copied: row copies[i].y = row copies[i].x, a row a
 // workgroup.
 struct Parameters { rows: u32, width: u32 }
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> copies: array<vec2u>;
 @group(0) @binding(2) var<storage, read_write> cache: array<f32>;

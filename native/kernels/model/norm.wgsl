@@ -2,7 +2,7 @@
 // `centered` is not 0: m is the mean of the row (its bias is added by kernel bias).
 struct Parameters { rows: u32, width: u32, eps: f32, plus: f32, centered: u32 }
 #include "weights.wgsl"
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

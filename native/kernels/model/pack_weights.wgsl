@@ -3,6 +3,7 @@
 // Where rows are whole vectors it takes a vector of a row: 4 columns of F32, 8 of others. Neighbours in x read on in
 // the same rows.
 struct Parameters { rows: u32, columns: u32, words: u32 } // of the source; words of a row of all panels
+#include "layout.wgsl"
 override DTYPE: u32;
 override VECTORS: u32; // whether rows are whole vectors
 @group(0) @binding(0) var<storage, read> p: Parameters;
@@ -25,18 +26,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let place = group.x;
   let word = 64u * group.y + lane;
   if (word >= p.words) { return; }
-  let panel = select(32u, 64u, DTYPE == 0u);
+  let panel = select(PANEL_COLUMNS / 2u, PANEL_COLUMNS, DTYPE == DTYPE_F32);
   let first = word / panel * p.columns * panel + word % panel;
   if (VECTORS == 0u) {
     var bits = 0u;
-    if (DTYPE != 0u) {
+    if (DTYPE != DTYPE_F32) {
       bits = half(2u * word, place) | (half(2u * word + 1u, place) << 16u);
     } else if (word < p.rows) {
       let i = word * p.columns + place;
       bits = source[i / 4u][i % 4u];
     }
     packed[first + place * panel] = bits;
-  } else if (DTYPE == 0u) {
+  } else if (DTYPE == DTYPE_F32) {
     let row = vector(word, place, 4u);
     for (var k = 0u; k < 4u; k++) { packed[first + (4u * place + k) * panel] = row[k]; }
   } else {

@@ -1,11 +1,12 @@
-// How far rows move, a row a workgroup: with d = b - a, y[row] = (a·a, a·d, d·d). The host takes angles from that
+// How far rows move, a row a workgroup: with d = b - a, y[row] = (a·a, a·d, d·d). The CPU takes angles from that
 // without cancelling what a small step differs in.
 struct Parameters { rows: u32, width: u32 }
-#include "rows.wgsl"
+#include "layout.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<ResidualDelta>;
 
 fn each(row: u32, lane: u32) {
   var aa = 0.0;
@@ -20,5 +21,5 @@ fn each(row: u32, lane: u32) {
   }
   let sums = vec3f(sum_all(aa, lane), sum_all(ad, lane), sum_all(dd, lane));
   if (lane != 0u) { return; }
-  for (var k = 0u; k < 3u; k++) { y[3u * row + k] = sums[k]; }
+  y[row] = ResidualDelta(sums.x, sums.y, sums.z);
 }

@@ -1,7 +1,8 @@
 // Rotary embedding in place, rotate-half: of each head, elements i and i + size / 2 turn by angle i of the token's
 // position. Angles are (cos, sin) from the host, in float64, a row of size / 2 a position.
 struct Parameters { rows: u32, heads: u32, size: u32 }
-#include "rows.wgsl"
+#include "layout.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> angles: array<vec2f>;
 @group(0) @binding(2) var<storage, read> tokens: array<vec4u>;
@@ -9,7 +10,7 @@ struct Parameters { rows: u32, heads: u32, size: u32 }
 
 fn each(t: u32, lane: u32) {
   let half = p.size / 2u;
-  let position = tokens[t].z - tokens[t].y;
+  let position = tokens[t][TOKEN_ROW] - tokens[t][TOKEN_START];
   for (var pair = lane; pair < p.heads * half; pair += LANES) {
     let i = t * p.heads * p.size + pair / half * p.size + pair % half;
     let turn = angles[position * half + pair % half];

@@ -1,13 +1,13 @@
-// best[start + t] = an id drawn from softmax(logits[t] / temperature) over what top-k and then top-p leave: the `most`
+// best[start + t] = an id drawn from softmax(logits[t] / temperature) over what top-k and then top-p leave: the `top_k`
 // largest logits (0: all; equals of the last one stay too), and of these the fewest largest whose probabilities reach
-// `share`. The number that draws is Philox at counter (step, sample, sequence, 0) keyed by the seed, so that what is
+// `top_p`. The number that draws is Philox at counter (step, sample, sequence, 0) keyed by the seed, so that what is
 // drawn does not depend on the batch. A temperature of 0 keeps what kernel `cross_entropy` found. A row a workgroup.
 struct Parameters { rows: u32, width: u32, start: u32 }
-#include "rows.wgsl"
+#include "layout.wgsl"
+#include "main_rows.wgsl"
 #include "philox.wgsl"
-struct Draw { temperature: f32, most: u32, share: f32, step: u32, sample: u32, sequence: u32, key: vec2u }
 @group(0) @binding(0) var<storage, read> p: Parameters;
-@group(0) @binding(1) var<storage, read> draws: array<Draw>;
+@group(0) @binding(1) var<storage, read> draws: array<Sampling>;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;
 @group(0) @binding(3) var<storage, read_write> best: array<u32>;
 
@@ -50,10 +50,10 @@ fn each(row: u32, lane: u32) {
   for (var i = lane; i < p.width; i += LANES) { mine = max(mine, logits[base + i]); }
   let largest = max_all(mine, lane);
   var least = 0u;
-  if (draw.most > 0u && draw.most < p.width) { least = cut(base, lane, 0u, f32(draw.most), false, scale, largest); }
-  if (draw.share < 1.0) {
+  if (draw.top_k > 0u && draw.top_k < p.width) { least = cut(base, lane, 0u, f32(draw.top_k), false, scale, largest); }
+  if (draw.top_p < 1.0) {
     let all = above(base, lane, least, true, scale, largest);
-    least = cut(base, lane, least, draw.share * all, true, scale, largest);
+    least = cut(base, lane, least, draw.top_p * all, true, scale, largest);
   }
   // Every invocation weighs a stretch of neighbours, and the first one finds the stretch and the id where the number
   // falls.
@@ -68,7 +68,7 @@ fn each(row: u32, lane: u32) {
   if (lane != 0u) { return; }
   var total = 0.0;
   for (var l = 0u; l < LANES; l++) { total += parts[l]; }
-  let number = f32(philox(vec4u(draw.step, draw.sample, draw.sequence, 0u), draw.key).x >> 8u) / 16777216.0;
+  let number = f32(philox(vec4u(draw.step, draw.sample, draw.sequence, 0u), vec2u(draw.seed_low, draw.seed_high)).x >> 8u) / 16777216.0;
   let goal = number * total;
   var chosen = 0u;
   var before = 0.0;

@@ -1,5 +1,5 @@
 // x = f(x), with f of include/activations.wgsl.
-#include "quads.wgsl"
+#include "main_vec4.wgsl"
 #include "activations.wgsl"
 @group(0) @binding(1) var<storage, read_write> x: array<vec4f>;
 

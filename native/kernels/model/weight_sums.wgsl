@@ -1,11 +1,11 @@
-// Sums of a linear, a workgroup an input i: y[2 i] += sum |W[o, i]|, y[2 i + 1] += sum W[o, i]^2 over the rows o of a
+// Sums of a linear, a workgroup an input i: y[i] += (sum |W[o, i]|, sum W[o, i]^2) over the rows o of a
 // block; or, where `by_output` is not 0, a workgroup a row of it, over all inputs. The first sums go to y from line
 // `first` on.
 struct Parameters { rows: u32, width: u32, by_output: u32, first: u32 } // rows: lines that are summed, width: of one
 #include "weights.wgsl"
-#include "rows.wgsl"
+#include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<WeightSums>;
 
 fn each(line: u32, lane: u32) {
   let outputs = p.by_output != 0u;
@@ -18,7 +18,6 @@ fn each(line: u32, lane: u32) {
   }
   let sums = vec2f(sum_all(size, lane), sum_all(squares, lane));
   if (lane != 0u) { return; }
-  let at = 2u * (p.first + line);
-  y[at] += sums.x;
-  y[at + 1u] += sums.y;
+  y[p.first + line].absolute += sums.x;
+  y[p.first + line].squares += sums.y;
 }

@@ -1,7 +1,8 @@
 // Puts zeros into some rows, or columns, of a matrix as a checkpoint stores it; an element an invocation. Two elements
 // of a 16-bit type share a word, so it is changed as a whole.
 struct Parameters { rows: u32, columns: u32, count: u32, by_column: u32 } // count: of the list
-override DTYPE: u32; // 0 F32, 1 F16, 2 BF16
+#include "layout.wgsl"
+override DTYPE: u32; // F32, F16 or BF16
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> list: array<u32>;
 @group(0) @binding(2) var<storage, read_write> matrix: array<atomic<u32>>;
@@ -14,7 +15,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(workgroup_id) wid: ve
   let row = select(list[item], id.x, p.by_column != 0u);
   let column = select(id.x, list[item], p.by_column != 0u);
   let i = row * p.columns + column;
-  if (DTYPE == 0u) {
+  if (DTYPE == DTYPE_F32) {
     atomicStore(&matrix[i], 0u);
   } else {
     atomicAnd(&matrix[i / 2u], select(0xffff0000u, 0x0000ffffu, i % 2u == 1u));

@@ -5,6 +5,7 @@ enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
+#include "layout.wgsl"
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
 override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(0) var<storage, read> p: Parameters;
@@ -12,10 +13,9 @@ override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
-const PANEL = 64u;
 const DEPTH = 32u; // elements of a row that are staged at once
 const TALL = 2u; // matrices above each other
-const WIDE = PANEL / SIDE; // and beside each other
+const WIDE = PANEL_COLUMNS / SIDE; // and beside each other
 const SHRUNK = 1.0 / 4.0;
 const TAIL = 1.0 / 1024.0;
 alias Left = subgroup_matrix_left<f16, SIDE, SIDE>;
@@ -30,7 +30,7 @@ var<workgroup> rest: array<f32, SIDE * SIDE>;
 @compute @workgroup_size(SUBGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32) {
   let row = wid.y * TALL * SIDE;
-  let panel = wid.x * p.inner * PANEL;
+  let panel = wid.x * p.inner * PANEL_COLUMNS;
   var a: array<Sums, TALL * WIDE>;
   var b: array<Sums, TALL * WIDE>;
   for (var k = 0u; k < p.inner; k += DEPTH) {
@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
         tail[r] = subgroupMatrixLoad<Left, row_major>(&tails, r * SIDE * DEPTH + s, DEPTH);
       }
       for (var c = 0u; c < WIDE; c++) {
-        let w = subgroupMatrixLoad<Right, row_major>(&weights, panel + (k + s) * PANEL + c * SIDE, PANEL);
+        let w = subgroupMatrixLoad<Right, row_major>(&weights, panel + (k + s) * PANEL_COLUMNS + c * SIDE, PANEL_COLUMNS);
         for (var r = 0u; r < TALL; r++) {
           let m = r * WIDE + c;
           a[m] = subgroupMatrixMultiplyAccumulate(head[r], w, a[m]);
@@ -68,7 +68,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
     workgroupBarrier();
     for (var i = lane; i < SIDE * SIDE; i += SUBGROUP) {
       let r = row + m / WIDE * SIDE + i / SIDE;
-      let c = wid.x * PANEL + m % WIDE * SIDE + i % SIDE;
+      let c = wid.x * PANEL_COLUMNS + m % WIDE * SIDE + i % SIDE;
       if (r < p.rows && c < p.columns) { y[r * p.stride + p.first + c] = (whole[i] + rest[i] * TAIL) / SHRUNK; }
     }
   }

@@ -1,5 +1,5 @@
 // y[t, first + n] = sum over k of x[start + t, k] * W[n, k], as gemm, for devices with subgroups of at least 4: an
-// invocation makes ROWS rows of one octet of columns in registers. Each of up to 8 neighbours reads 4 other elements of x, of
+// invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other elements of x, of
 // another row or, where there are fewer rows, further on in the same, and gets the others' from them: on a CPU a read costs
 // many times what a product does. `inner` is a multiple of 4.
 enable subgroups;
@@ -13,32 +13,32 @@ override SUBGROUP: u32; // invocations of a workgroup
 
 override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
 override APART: u32 = min(ROWS, SHARE); // of them read different rows
-override STEP: u32 = SHARE / APART; // quads of a row that they read together
+override STEP: u32 = SHARE / APART; // vec4s of a row that they read together
 override READS: u32 = ROWS / APART;
 
 @compute @workgroup_size(SUBGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32,
         @builtin(subgroup_invocation_id) neighbour: u32) {
-  let octets = (p.columns + 7u) / 8u;
+  let vec8s = (p.columns + 7u) / 8u;
   let column = wid.x * SUBGROUP + lane;
   let row = wid.y * ROWS;
-  let quads = p.inner / 4u;
+  let vec4s = p.inner / 4u;
   // Columns and rows past the end read the last ones, and store nothing.
-  let own = min(column, octets - 1u);
+  let own = min(column, vec8s - 1u);
   var at: array<u32, (ROWS + 3u) / 4u>;
-  for (var e = 0u; e < READS; e++) { at[e] = (p.start + min(row + APART * e + neighbour % APART, p.rows - 1u)) * quads; }
+  for (var e = 0u; e < READS; e++) { at[e] = (p.start + min(row + APART * e + neighbour % APART, p.rows - 1u)) * vec4s; }
   let ahead = neighbour % SHARE / APART;
   var mine: array<vec4f, (ROWS + 3u) / 4u>;
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
-  for (var k = 0u; k < quads; k++) {
+  for (var k = 0u; k < vec4s; k++) {
     // Names of their own: SwiftShader keeps arrays in memory.
-    let w0 = octet(octet_at(own, 4u * k, p.inner));
-    let w1 = octet(octet_at(own, 4u * k + 1u, p.inner));
-    let w2 = octet(octet_at(own, 4u * k + 2u, p.inner));
-    let w3 = octet(octet_at(own, 4u * k + 3u, p.inner));
+    let w0 = vec8(vec8_at(own, 4u * k, p.inner));
+    let w1 = vec8(vec8_at(own, 4u * k + 1u, p.inner));
+    let w2 = vec8(vec8_at(own, 4u * k + 2u, p.inner));
+    let w3 = vec8(vec8_at(own, 4u * k + 3u, p.inner));
     if (k % STEP == 0u) {
-      for (var e = 0u; e < READS; e++) { mine[e] = x[at[e] + min(k + ahead, quads - 1u)]; }
+      for (var e = 0u; e < READS; e++) { mine[e] = x[at[e] + min(k + ahead, vec4s - 1u)]; }
     }
     for (var e = 0u; e < READS; e++) {
       for (var r = 0u; r < APART; r++) {
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
       }
     }
   }
-  if (column >= octets) { return; }
+  if (column >= vec8s) { return; }
   for (var r = 0u; r < ROWS && row + r < p.rows; r++) {
     let out = (row + r) * p.stride + p.first + column * 8u;
     for (var i = 0u; i < 8u && column * 8u + i < p.columns; i++) {
