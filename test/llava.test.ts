@@ -97,9 +97,9 @@ describe('tiny-llava', () => {
   test('refuses images that are missing, too many or of another size', async () => {
     const prompt = ids('p0.input_ids')
     const pixels = await images.pixels(0)
-    expect(() => model.pack([prompt])).toThrow(/TokenSequence 0 has places for 1 images, but 0 are given/)
+    expect(() => model.pack([prompt])).toThrow(/Sequence 0 has places for 1 images, but 0 are given/)
     expect(() => model.pack([[1, 2], { ids: [1, 2], images: [pixels] }])).toThrow(
-      /TokenSequence 1 has places for 0 images, but 1/,
+      /Sequence 1 has places for 0 images, but 1/,
     )
     expect(() => model.pack([{ ids: prompt, images: [pixels.subarray(1)] }])).toThrow(
       /has 3071 values, but .* sees 3 channels of 32 x 32 pixels/,
