@@ -1,6 +1,6 @@
 /**
- * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what hook points add to a forward pass, by turns, and how
- * long a run takes that measures its four streams and writes a checkpoint.
+ * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what hook points add to a forward pass, by
+ * turns, and how long a run takes that measures its four streams and writes a checkpoint.
  */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -37,7 +37,8 @@ async function tapped(engine, stream, runs) {
   const open = modelOf(engine, checkpoint, { batchTokens: 1024 })
   const passes = []
   for await (const pass of manuBatches(open, stream.rows, { end: [], batch: 1 })) passes.push(pass)
-  // The tower's layers behind those that its features come from are only run to be measured: that is no cost of hook points.
+  // The tower's layers behind those that its features come from are only run to be measured: that is no cost of hook
+  // points.
   const modules = modulesOf(open.spec, false).filter(
     ({ tower, layer }) => tower === 'language' || (stream.kind === 'multimodal' && layer < open.spec.vision.layers),
   )

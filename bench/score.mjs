@@ -1,4 +1,7 @@
-/** Scoring of a model that is larger than the memory: its peak against the budget, and the time against that of one read. */
+/**
+ * Scoring of a model that is larger than the memory: its peak against the budget, and the time against that of one
+ * read.
+ */
 import { closeSync, copyFileSync, ftruncateSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,8 +1,8 @@
 /**
  * `npm run soak`: whether a process that goes on working goes on growing. One process and one engine, which is never
- * reopened, and no collection is forced. Merges of five methods in turn, every seventh one aborted; then a model opened, run,
- * scored, evaluated, continued and closed, again and again. Once each part is warm, what the process holds may grow by so
- * much until its end; the exit code is 1 where it grows more.
+ * reopened, and no collection is forced. Merges of five methods in turn, every seventh one aborted; then a model
+ * opened, run, scored, evaluated, continued and closed, again and again. Once each part is warm, what the process holds
+ * may grow by so much until its end; the exit code is 1 where it grows more.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -69,8 +69,8 @@ function recipe(method) {
 const takes = new Map()
 
 /**
- * Does `work`, aborted where it is the turn of `i`: at another point each time, so that reading, computing and writing are
- * all interrupted. Gives whether it was.
+ * Does `work`, aborted where it is the turn of `i`: at another point each time, so that reading, computing and writing
+ * are all interrupted. Gives whether it was.
  */
 async function aborting(i, kind, work) {
   const abort = new AbortController()

@@ -67,7 +67,10 @@ export interface PassOptions {
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
   statistics?: readonly StatisticSpec[] | undefined
-  /** Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults to all. */
+  /**
+   * Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults
+   * to all.
+   */
   depth?: number | undefined
   /** Whether the head is run behind the last layer; without it there are no losses. Defaults to true. */
   head?: boolean | undefined

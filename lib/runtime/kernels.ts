@@ -189,8 +189,8 @@ export const modelKernels = {
   }),
 
   /**
-   * Statistics of the columns of x over `count` groups of its rows from `first` on: `layout.columnWords` rows a group, in y
-   * from word `start` on. The groups are at word `list` of their buffer.
+   * Statistics of the columns of x over `count` groups of its rows from `first` on: `layout.columnWords` rows a group,
+   * in y from word `start` on. The groups are at word `list` of their buffer.
    */
   columnStats: (
     { groups, x, y }: { groups: number; x: number; y: number },

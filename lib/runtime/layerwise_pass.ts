@@ -29,7 +29,10 @@ export interface LayerwiseObservers {
   grams?: { hooks: readonly HookPoint[]; add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void> }
 }
 
-/** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
+/**
+ * Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by
+ * number.
+ */
 export interface PassState {
   partition: number
   batch: number
@@ -45,7 +48,9 @@ export interface LayerwiseOptions {
   depth?: number | undefined
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
-  /** What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given. */
+  /**
+   * What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given.
+   */
   wanted?: ((batch: number) => ForwardOptions) | undefined
   /** What a partition gave for a batch with no block left out; the last one gives what the model says. */
   onPass?: ((batch: number, pass: ForwardOutput, partition: Partition) => void) | undefined
@@ -56,8 +61,8 @@ export interface LayerwiseOptions {
   /** Where an earlier layerwise pass of the same kind stood. */
   from?: PassState | undefined
   /**
-   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
-   * are made it can do so between partitions alone.
+   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on
+   * from. Where Gram matrices are made it can do so between partitions alone.
    */
   onState?: ((state: PassState, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
@@ -112,8 +117,8 @@ export async function layerwisePass(
 }
 
 /**
- * A batch has a lane for itself, and one for each set of blocks that is left out; a lane's residual stream waits between
- * partitions.
+ * A batch has a lane for itself, and one for each set of blocks that is left out; a lane's residual stream waits
+ * between partitions.
  */
 class LayerwisePass {
   private readonly partitions: readonly Partition[]

@@ -38,7 +38,9 @@ fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
   if (CONSENSUS == CONSENSUS_SUM) { return prod4(votes.sum, coef(p, first)); }
   let sum = flushed(votes.sum);
   var negative = sum < vec4f(0.0);
-  if (CONSENSUS == CONSENSUS_REFERENCE && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) { negative = !(sum > vec4f(0.0)); }
+  if (CONSENSUS == CONSENSUS_REFERENCE && coef_bits(p, first + (1u << (INPUTS - 1u))) == 1u) {
+    negative = !(sum > vec4f(0.0));
+  }
   let value = select(votes.plus, votes.minus, negative);
   let agree = select(votes.plus_set, votes.minus_set, negative);
   return bitcast<vec4f>(bitcast<vec4u>(value * factors(p, agree, first)) ^ vec4u(zero));
@@ -47,7 +49,8 @@ fn elect(p: Place, votes: Votes, first: u32) -> vec4f {
 // The factor of each set of models that agrees. For one or two models choosing costs less than looking up.
 fn factors(p: Place, agree: vec4u, first: u32) -> vec4f {
   if (INPUTS > 3u) {
-    return vec4f(coef(p, first + agree.x), coef(p, first + agree.y), coef(p, first + agree.z), coef(p, first + agree.w));
+    return vec4f(coef(p, first + agree.x), coef(p, first + agree.y),
+                 coef(p, first + agree.z), coef(p, first + agree.w));
   }
   let odd = (agree & vec4u(1u)) == vec4u(1u);
   let low = select(vec4f(coef(p, first)), vec4f(coef(p, first + 1u)), odd);

@@ -12,7 +12,8 @@ const MOST_WORDS = MODELS;
 const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   var sums = array<f32, MODELS>();
   for (var row = 0u; row < rolled(OWN_ROWS); row++) {
