@@ -21,8 +21,8 @@ export interface ModelFit {
   /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
   partitions: number
   /**
-   * Bytes of weights that are read from the files for every pass through the model, which is a decoding step where it generates
-   * and one pass per data set where it does not; 0 where the model fits.
+   * Bytes of weights that are read from the files for every pass through the model, which is a decoding step where it
+   * generates and one pass per data set where it does not; 0 where the model fits.
    */
   bytesReadPerPass: number
   /** What was decided on the way. */
