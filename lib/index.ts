@@ -43,20 +43,20 @@ export {
   evaluate,
 } from './eval/evaluate.js'
 export {
-  type Continuation,
-  type GenerateIdsOptions,
-  generateIds,
-  type SampleIndex,
-  type SamplingOptions,
-} from './generation/generate_ids.js'
-export {
   type GeneratedText,
   type GenerateForecast,
   type GenerateOptions,
   type GenerateProgress,
   type GenerateReport,
   generate,
-} from './generation/generate_text.js'
+} from './generation/generate.js'
+export {
+  type Continuation,
+  type GenerateIdsOptions,
+  generateIds,
+  type SampleIndex,
+  type SamplingOptions,
+} from './generation/generate_ids.js'
 export {
   type BatchForecast,
   type BatchOptions,
@@ -121,7 +121,6 @@ export {
   scorePage,
   writePage,
 } from './report/index.js'
-export { openModel } from './runtime/forward.js'
 export type {
   ForwardOptions,
   ForwardOutput,
@@ -137,6 +136,7 @@ export type {
 } from './runtime/index.js'
 export { ColumnStatistics, rowGroups } from './runtime/index.js'
 export type { ModelFit } from './runtime/memory_fit.js'
+export { openModel } from './runtime/open_model.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
 export type { DryRun } from './util/dry_run.js'

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type EvalOptions, type EvalReport, evaluate, generate, generateIds, openModel } from 'weightsmith'
 import { openTokenizer } from '../lib/data/index.js'
-import { checkpointOf } from '../lib/runtime/forward.js'
+import { checkpointOf } from '../lib/runtime/open_model.js'
 import { f32, writeModel } from './checkpoint.js'
 import { cli } from './child.js'
 

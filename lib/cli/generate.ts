@@ -9,7 +9,7 @@ import {
   type GenerateOptions,
   type GenerateReport,
   generate,
-} from '../generation/generate_text.js'
+} from '../generation/generate.js'
 import { misuse } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import { bytes, count, milliseconds, plural } from './format.js'

@@ -3,7 +3,7 @@
 import { checkOutput } from '../checkpoint/index.js'
 import { layOutRewrite, type Rewritten, rewrite } from '../checkpoint/rewrite.js'
 import type { Engine } from '../engine/engine.js'
-import { checkpointOf, modelOf } from '../runtime/forward.js'
+import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import { readScores } from '../score/index.js'
 import type { DryRun } from '../util/dry_run.js'
 import type { ProgressEvent } from '../util/progress.js'

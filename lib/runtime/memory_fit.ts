@@ -4,8 +4,8 @@ import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
 import { codeOf } from '../util/errors.js'
-import { modelOf } from './forward.js'
 import { type Model, tensorsOf } from './index.js'
+import { modelOf } from './open_model.js'
 
 const usualTokens = 2048
 const mostRows = 16384

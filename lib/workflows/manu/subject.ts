@@ -2,8 +2,8 @@
 
 import type { Checkpoint, Cut } from '../../checkpoint/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { checkpointOf, modelOf } from '../../runtime/forward.js'
 import type { Model, Zeros } from '../../runtime/index.js'
+import { checkpointOf, modelOf } from '../../runtime/open_model.js'
 import { misuse, throwIfAborted } from '../../util/errors.js'
 import { isChosen, type Module, modulesOf, type Tower } from './neurons.js'
 import type { ManuMode, Settings } from './options.js'
