@@ -25,8 +25,8 @@ export async function scoreTables(options) {
     methods: ['wanda', 'flap', 'bi'],
     data: join(root, 'test/goldens/tasks/calibration.jsonl'),
     out: join(folder, 'scores'),
-    samples: 16,
-    tokens: 64,
+    limit: 16,
+    batchTokens: 64,
   }
   const row = child('score', { device: options.deviceName, model: folder, budget, scored })
   rmSync(folder, { recursive: true })

@@ -18,7 +18,7 @@ export async function unlearning(engine, { here, out, lines }) {
     ...Object.fromEntries(sets.map((set) => [set, files(set)])),
     alpha: alphas,
     layers: 'all',
-    evalSamples: lines,
+    limit: lines,
     compare: true,
     out: folder,
     overwrite: true,

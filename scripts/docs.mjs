@@ -143,7 +143,7 @@ function pruningPage() {
         `\`${name}\``,
         removed[kind],
         cell(about),
-        scores === undefined ? 'nothing' : `\`score --method ${scores}\``,
+        scores === undefined ? 'nothing' : `\`score --methods ${scores}\``,
         source,
       ]),
     ),

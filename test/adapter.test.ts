@@ -15,7 +15,7 @@ beforeAll(async () => {
 })
 afterAll(() => engine?.close())
 
-async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
+async function run(recipe: RecipeInput, options: Partial<Omit<MergeOptions, 'dryRun'>> = {}) {
   const out = fresh('out')
   const report = await merge(engine, recipe, { out, sync: false, ...options })
   return { out, report, tensors: readFolder(out) }

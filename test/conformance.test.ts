@@ -192,6 +192,8 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
     data[3] = Number.NaN
     data[2052] = Number.POSITIVE_INFINITY
     const run = await engine.kernel('linear').measure({ inputs: [data], coefficients: [1] })
+    expect(run.timings.compute).toBeGreaterThan(0)
+    expect(run.milliseconds).toBeGreaterThanOrEqual(run.timings.compute)
     expect(run.nonFinite).toBe(2)
     const overflow = await engine.kernel('linear').measure({
       inputs: [Float32Array.of(65504, 65520, -65536)],

@@ -116,7 +116,7 @@ onLinux('file calls that fail:', () => {
     expect(await faulty(`rename:${what}:.partial:4`, out, file).ended).toMatchObject(ending)
     expect(readdirSync(out).filter((name) => !name.endsWith('.partial'))).toHaveLength(1)
     const { code, stdout } = await cli('merge', file, out, ...flags, '--resume', '--json')
-    expect({ code, run: (JSON.parse(stdout) as MergeReport).run }).toMatchObject({ code: 0, run: { bytesRead: 0 } })
+    expect({ code, bytesRead: (JSON.parse(stdout) as MergeReport).bytesRead }).toEqual({ code: 0, bytesRead: 0 })
     const points = readdirSync(out).map((name) => join(out, name))
     expect(points).toHaveLength(3)
     for (const point of points) {

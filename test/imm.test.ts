@@ -238,7 +238,9 @@ describe('imm', () => {
   test('the example runs', async () => {
     const out = join(folder, 'example')
     const dry = await cli('imm', 'run', join(example, 'config.yml'), out, '--dry-run', '--json')
-    expect(JSON.parse(dry.stdout)).toMatchObject({ dryRun: true, questions: 200 })
+    expect(JSON.parse(dry.stdout)).toEqual({
+      forecast: expect.objectContaining({ out, rounds: 3, questions: 200, bytesPerRound: expect.any(Number) }),
+    })
     expect(existsSync(out)).toBe(false)
     const text = readFileSync(join(example, 'config.yml'), 'utf8')
       .replaceAll('../../', `${process.cwd()}/`)

@@ -53,7 +53,7 @@ async function main(out: string): Promise<number> {
   const recipe: RecipeInput = { merge_method: 'linear', models: [{ model: 'a', parameters: { weight: [0, 1] } }] }
   try {
     const report: MergeReport = await merge(engine, recipe, { out, onProgress: ({ item, phase }) => void [item, phase] })
-    return report.bytes + (limit ?? 0) + output.length
+    return report.bytesWritten + (limit ?? 0) + output.length
   } catch (error) {
     if (error instanceof WeightsmithError && error.code === 'ERR_WEIGHTSMITH_NOT_FOUND') return 0
     throw error

@@ -63,7 +63,7 @@ describe('the command line', () => {
     const out = fresh('out')
     const { code, stdout } = await cli('merge', small.recipe, out, '--dry-run', '--json')
     expect(code).toBe(0)
-    expect(document(stdout)).toMatchObject({ dryRun: true, method: 'linear' })
+    expect(document(stdout)).toMatchObject({ forecast: { out, method: 'linear', plan: { length: 2 } } })
     expect(existsSync(out)).toBe(false)
     expect(existsSync(`${out}.partial`)).toBe(false)
   })
@@ -72,7 +72,7 @@ describe('the command line', () => {
     const out = fresh('out')
     const [a, b] = small.models as [string, string]
     const cases: [string[], object][] = [
-      [['merge', small.recipe, out], { method: 'linear', dryRun: false }],
+      [['merge', small.recipe, out], { method: 'linear', milliseconds: expect.any(Number) }],
       [['verify', out], { tensors: 2 }],
       [['inspect', out], { parameters: 5 }],
       [['diff', a, b], { a, b }],
@@ -104,6 +104,17 @@ describe('the command line', () => {
     expect(document(stdout)).toEqual({
       error: { code: 'ERR_WEIGHTSMITH_ARGUMENT', message: expect.not.stringMatching(/^error/) },
     })
+  })
+
+  test.each([
+    ['methods', 'flap,bi', ['score', 'm', '--data', 'x', '--out', 'y', '--methods', 'flap,bi']],
+    ['layers', '0-3,7', ['score', 'm', '--methods', 'flap', '--layers', '0-3,7']],
+    ['alphas', '1,2', ['manu', 'm', '--forget', 'f', '--retain', 'r', '--sweep', '1,2']],
+    ['weights', 'abs=2,rms=1', ['manu', 'm', '--forget', 'f', '--retain', 'r', '--weights', 'abs=2,rms=1']],
+  ])('takes a list of %s separated by spaces, not by commas', async (_, found, args) => {
+    const { code, stderr } = await cli(...args)
+    expect(code).toBe(2)
+    expect(stderr).toContain(`"${found}"`)
   })
 
   test('has help for every verb that ends with an example of it, and says --json', () => {

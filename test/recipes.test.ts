@@ -16,7 +16,7 @@ afterAll(() => engine?.close())
 
 async function run(
   recipe: RecipeInput | string,
-  options: Partial<MergeOptions> = {},
+  options: Partial<Omit<MergeOptions, 'dryRun'>> = {},
 ): Promise<{ out: string; report: MergeReport; tensors: Map<string, Raw>; config: Record<string, unknown> }> {
   const out = fresh('out')
   const report = await merge(engine, recipe, { out, sync: false, ...options })
@@ -461,7 +461,7 @@ slices:
     // layer 0: 3/4 · 50 + 1/4 · 1000, layer 2: 3/4 · 1010 + 1/4 · 0
     expect([0, 1, 2].map((i) => at(tensors, `model.layers.${i}.mlp.weight`)[0])).toEqual([287.5, 297.5, 757.5])
     expect(report.notes).toEqual([])
-    expect(report.run!.bytesRead).toBeLessThan(3 * 200)
+    expect(report.bytesRead).toBeLessThan(3 * 200)
   })
 
   test('that cannot be joined are made first, in float32, and leave no file behind', async () => {
@@ -631,7 +631,7 @@ describe('a sweep', () => {
       ),
       config(1),
     )
-  const swept = async (recipe: RecipeInput, options: Partial<MergeOptions> = {}) => {
+  const swept = async (recipe: RecipeInput, options: Partial<Omit<MergeOptions, 'dryRun'>> = {}) => {
     const out = fresh('sweep')
     return { out, report: await merge(engine, recipe, { out, sync: false, ...options }) }
   }
@@ -660,8 +660,8 @@ describe('a sweep', () => {
       )
       const label = method === 'linear' ? 'models.0.weight' : 'weight'
       expect(report.sweep!.map((point) => point.label)).toEqual(weights.map((w) => `${label}=${w}`))
-      expect(report.run!.bytesRead).toBe(2 * size)
-      expect(report.run!.bytesWritten).toBeGreaterThanOrEqual(weights.length * size)
+      expect(report.bytesRead).toBe(2 * size)
+      expect(report.bytesWritten).toBeGreaterThanOrEqual(weights.length * size)
       for (const [i, weight] of weights.entries()) {
         const path = report.sweep![i]!.out
         expect(path).toBe(join(out, `${label}=${weight}`))
@@ -728,7 +728,7 @@ describe('a sweep', () => {
     const recipe: RecipeInput = { merge_method: 'slerp', base_model: a, models: [{ model: 'mixed' }], stages: [stage] }
     const { report } = await swept({ ...recipe, sweep: { t: [0.2, 0.4, 0.6] } })
     // a (bf16) and the stage (f32), once for all three
-    expect(report.run!.bytesRead).toBe(36000 + 72000)
+    expect(report.bytesRead).toBe(36000 + 72000)
     for (const [i, t] of [0.2, 0.4, 0.6].entries()) await same(report.sweep![i]!.out, { ...recipe, parameters: { t } })
   })
 
@@ -740,9 +740,11 @@ describe('a sweep', () => {
       models: [{ model: b }],
       sweep: { t: [0.25, 0.5] },
     }
-    const { out, report } = await swept(recipe, { dryRun: true })
+    const out = fresh('sweep')
+    const { forecast } = await merge(engine, recipe, { out, dryRun: true })
     expect(existsSync(out)).toBe(false)
-    expect(report.plan!.map(({ file }) => file)).toContain('t=0.5/model.safetensors')
+    expect(forecast).toMatchObject({ sweep: ['t=0.25', 't=0.5'], files: { length: 2 } })
+    expect(forecast.plan.map(({ file }) => file)).toContain('t=0.5/model.safetensors')
     const controller = new AbortController()
     const target = fresh('sweep')
     await expect(

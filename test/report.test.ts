@@ -229,8 +229,19 @@ test('score --report and prune --report draw what is important and what was kept
     join(folder, 'base.scores'),
     ['score', 'prune', 'shallow'].map((name) => join(folder, `${name}.html`)),
   ]
-  const data = ['--data', 'test/goldens/tasks/calibration.jsonl', '--samples', '8']
-  const scored = ['score', 'demo/models/base', '--method', 'flap,bi', ...data, '--out', scores, '--report', pages[0]!]
+  const data = ['--data', 'test/goldens/tasks/calibration.jsonl', '--limit', '8']
+  const scored = [
+    'score',
+    'demo/models/base',
+    '--methods',
+    'flap',
+    'bi',
+    ...data,
+    '--out',
+    scores,
+    '--report',
+    pages[0]!,
+  ]
   const pruned = ['prune', 'demo/models/base', join(folder, 'pruned'), '--method', 'flap', '--scores', scores]
   expect((await cli(...scored)).code).toBe(0)
   expect((await cli(...pruned, '--report', pages[1]!)).code).toBe(0)

@@ -5,8 +5,9 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { diff, Engine, forward, type MergeOptions, type MergeReport, merge, prune, type RecipeInput } from 'weightsmith'
+import { diff, Engine, type MergeOptions, merge, prune, type RecipeInput } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel } from './checkpoint.js'
+import { forward } from './forward.js'
 import { scratch } from './scratch.js'
 
 let engine: Engine
@@ -17,9 +18,9 @@ beforeAll(async () => {
 })
 afterAll(() => engine?.close())
 
-async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
+async function run(recipe: RecipeInput, options: Partial<Omit<MergeOptions, 'dryRun'>> = {}) {
   const out = fresh('out')
-  const report: MergeReport = await merge(engine, recipe, { out, sync: false, ...options })
+  const report = await merge(engine, recipe, { out, sync: false, ...options })
   const file = join(out, 'config.json')
   const config = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>) : {}
   return { out, report, config, tensors: readFolder(out) }

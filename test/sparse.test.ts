@@ -421,7 +421,7 @@ describe('della', () => {
       const out = join(folder, `rows-${count++}`)
       try {
         const report = await merge(own, recipe, { out, sync: false, dtype: 'float32', seed: 3 })
-        expect(report.run!.tiles).toBeGreaterThan(3)
+        expect(report.tiles).toBeGreaterThan(3)
       } finally {
         await own.close()
       }

@@ -178,6 +178,21 @@ describe('every merge method', () => {
   })
 })
 
+describe('the public API', () => {
+  test('is a list of exports, without a line of its own', () => {
+    const text = readFileSync('lib/index.ts', 'utf8').replace(/\/\*[\s\S]*?\*\//g, '')
+    expect(text.replace(/^export (type )?\{[^}]*\} from '\.\/[^']+'$/gm, '').trim()).toBe('')
+  })
+
+  test('has every function that the command line calls with an engine', async () => {
+    const verbs = readdirSync('lib/cli').filter((name) => name !== 'verb.ts')
+    const files = verbs.map((name) => readFileSync(join('lib/cli', name), 'utf8'))
+    const called = new Set(files.flatMap((text) => [...text.matchAll(/\b(\w+)\(\s*engine,/g)].map(([, name]) => name!)))
+    expect(called.size).toBeGreaterThan(10)
+    expect(Object.keys(await import('weightsmith'))).toEqual(expect.arrayContaining(sorted(called)))
+  })
+})
+
 describe('rooms know only the rooms below them', () => {
   const load = async () =>
     (await import(pathToFileURL(resolve('scripts/rooms.mjs')).href)) as {

@@ -14,7 +14,7 @@ beforeAll(async () => {
 })
 afterAll(() => engine?.close())
 
-async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
+async function run(recipe: RecipeInput, options: Partial<Omit<MergeOptions, 'dryRun'>> = {}) {
   const out = fresh('out')
   const report = await merge(engine, recipe, { out, sync: false, ...options })
   const json = (name: string) => JSON.parse(readFileSync(join(out, name), 'utf8')) as Record<string, unknown>

@@ -65,7 +65,7 @@ describe('a layerwise pass', () => {
   let model: Model
   beforeAll(async () => {
     engine = await Engine.open()
-    model = await openModel(engine, full, { tokens: 128 })
+    model = await openModel(engine, full, { batchTokens: 128 })
   })
   afterAll(() => engine?.close())
 
@@ -94,7 +94,7 @@ describe('a layerwise pass', () => {
     const want = await see(model, skips)
     for (const memory of ['2300KiB', '3MiB', '6MiB']) {
       await using small = await Engine.open({ memory })
-      const parted = await openModel(small, full, { tokens: 128 })
+      const parted = await openModel(small, full, { batchTokens: 128 })
       expect((await parted.forecast()).partitions).toBeGreaterThan(1)
       expect(await see(parted, skips)).toEqual({ ...want, steps: expect.anything() })
     }
@@ -120,7 +120,7 @@ describe('a layerwise pass', () => {
     const above = whole.filter(([, boundary]) => boundary <= 3)
     expect(await streams(model, 3)).toEqual(above)
     await using small = await Engine.open({ memory: '2300KiB' })
-    const parted = await openModel(small, full, { tokens: 128 })
+    const parted = await openModel(small, full, { batchTokens: 128 })
     expect(await streams(parted, 3)).toEqual(above)
   })
 
@@ -136,7 +136,7 @@ describe('a layerwise pass', () => {
       depth_dp: { all: { trace: { keep: number[]; nll: number }[] } }
     }
     const wanted = search.all.trace.filter((_, i) => i % 5 === 0)
-    const base = await openModel(engine, join(process.cwd(), 'demo/models/base'), { tokens: 640 })
+    const base = await openModel(engine, join(process.cwd(), 'demo/models/base'), { batchTokens: 640 })
     const batches = [lines.slice(0, 30), lines.slice(30)].map((batch) => base.pack(batch))
     const sums = wanted.map(() => 0)
     await base.layerwisePass(batches, {

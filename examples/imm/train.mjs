@@ -22,7 +22,7 @@ const end = json('config.json').eos_token_id
 /** Rows that the head sees before each token of an answer, and those tokens. */
 async function examples() {
   const engine = await Engine.open()
-  const opened = await openModel(engine, model, { tokens: 2048 })
+  const opened = await openModel(engine, model, { batchTokens: 2048 })
   const rows = []
   const targets = []
   for (let first = 0; first < lines.length; first += 64) {

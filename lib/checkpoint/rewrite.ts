@@ -71,8 +71,8 @@ export interface RewriteOptions {
 export interface Rewritten {
   out: string
   files: Manifest['outputs']
-  /** Of weights. */
-  bytes: number
+  /** Of the files of weights, with what an earlier run had written of them. */
+  bytesWritten: number
   /** Tensors that an earlier run had finished. */
   resumed: number
 }
@@ -88,14 +88,7 @@ export async function rewrite(
   const { out, overwrite = false, sync = true, signal, seed = 0, recipe, shardSize = 5e9 } = options
   const { resume = false, journalEvery } = options
   const target = await checkOutput(out, [checkpoint], { overwrite, resume })
-  const contents = new Map<string, Content>()
-  for (const [name, tensor] of checkpoint.tensors) {
-    const content = options.tensors.get(name)
-    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
-  }
-  for (const [name, content] of options.tensors) if (content !== null) contents.set(name, content)
-  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
-  const layout = layOut(described, shardSize)
+  const { contents, described, layout } = layOutRewrite(checkpoint, options)
   await checkDisk(target, layout.bytes)
   const config = options.config ?? checkpoint.config
   const dtype = mostly(described)
@@ -180,12 +173,27 @@ export async function rewrite(
     throwIfAborted(signal, 'The writing')
     await stage.publish()
     await stage.finish()
-    return { out: target, files, bytes: layout.bytes, resumed }
+    return { out: target, files, bytesWritten: layout.bytes, resumed }
   } catch (error) {
     const partial = await stage.fail(error)
     if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
     throw error
   }
+}
+
+/** What the files of weights will hold, and where. */
+export function layOutRewrite(
+  checkpoint: Checkpoint,
+  { tensors, shardSize = 5e9 }: Pick<RewriteOptions, 'tensors' | 'shardSize'>,
+) {
+  const contents = new Map<string, Content>()
+  for (const [name, tensor] of checkpoint.tensors) {
+    const content = tensors.get(name)
+    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
+  }
+  for (const [name, content] of tensors) if (content !== null) contents.set(name, content)
+  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
+  return { contents, described, layout: layOut(described, shardSize) }
 }
 
 /** The type that most weights have, by PyTorch's name. */

@@ -55,7 +55,7 @@ export function placed(lines: readonly Pick<BatchLine, 'length' | 'prompt'>[]): 
 
 /** Sequences in batches that a model takes. */
 export function batchesOf(model: Model, sequences: readonly Whole[]): Batch[] {
-  return packed(sequences, { rowsOf: ({ length }) => length, limit: model.tokens }).map((batch) => ({
+  return packed(sequences, { rowsOf: ({ length }) => length, limit: model.batchTokens }).map((batch) => ({
     tokens: model.pack(batch.map(({ sequence }) => sequence)),
     lines: placed(batch),
   }))

@@ -5,7 +5,7 @@
  */
 
 import type { Tokenizer } from '../data/index.js'
-import type { Continuation } from '../generation/generate.js'
+import type { Continuation } from '../generation/generate_ids.js'
 import type { PackedToken } from '../runtime/index.js'
 
 /** `whole`: prompt and answer together, as the tokenizer gives them back. A continuation that was cut is no match. */

@@ -3,7 +3,7 @@
  * with the whole continuation when that has ended, which is what a result says.
  */
 
-import type { SampleIndex } from './generate.js'
+import type { SampleIndex } from './generate_ids.js'
 
 /** A continuation under way. */
 interface Growing {

@@ -17,7 +17,7 @@ import { checkOptions, type MergeOptions, type Settings } from './options.js'
 import { isDerived, type JointPlan, toNative } from './plan/index.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
 import { runPrepasses } from './prepasses.js'
-import { type MergeReport, type StagedOutput, typeName } from './report.js'
+import { type RunReport, type StagedOutput, typeName } from './report.js'
 
 /** What a run works with. */
 export interface RunHost {
@@ -30,7 +30,7 @@ export async function stageMerge(
   { addon, device }: RunHost,
   prepared: PreparedMerge,
   options: MergeOptions,
-): Promise<{ outputs: StagedOutput[]; run: NonNullable<MergeReport['run']> }> {
+): Promise<{ outputs: StagedOutput[]; run: RunReport }> {
   const settings = checkOptions(options)
   const { checkpoints } = prepared
   const { outputs, joint } = await checkTargets(prepared, options)
@@ -54,8 +54,9 @@ export async function stageMerge(
     }
     await refuseChanged(checkpoints.values())
     throwIfAborted(options.signal, 'The merge')
-    const { time, bytesRead, bytesWritten, tiles, resumed } = result
-    const run = { time, bytesRead, bytesWritten, tiles, resumed, device: device.info.name }
+    const { time, bytesRead, tiles, resumed } = result
+    const { total, ...busy } = time
+    const run = { bytesRead, tiles, resumed, device: device.info.name, timings: { run: total, ...busy } }
     return { outputs: staged, run }
   } catch (error) {
     const opened = stages.map((stage) => ({ stage }))

@@ -50,7 +50,7 @@ export interface ManuOptions {
   /** Evaluate forget, retain and utility before and after. Defaults to true. */
   evaluate?: boolean | undefined
   /** Number of examples of each set and kind to evaluate, chosen by the seed. Defaults to all. */
-  evalSamples?: number | undefined
+  limit?: number | undefined
   /** Also evaluate with as many random neurons, and with those of the smallest weights, zeroed. */
   compare?: boolean | undefined
   /** Write only the largest alpha that lowers mean exact match on retain by at most this many percentage points. */
@@ -60,7 +60,7 @@ export interface ManuOptions {
   /**
    * Cache of the statistics, a score file: read if it exists, written otherwise. It has to be of the same model, lines and layers.
    */
-  scores?: string | undefined
+  cache?: string | undefined
   overwrite?: boolean | undefined
   /** Check everything and estimate the cost, but measure and write nothing. */
   dryRun?: boolean | undefined
@@ -98,9 +98,9 @@ export function checked(options: ManuOptions) {
     iterations > 1 && alphas.length > 1 && 'a sweep over alpha has one iteration',
     options.compact === true && mode !== 'coupled' && `only coupled neurons can be left out, not those of mode ${mode}`,
     !whole(batch, 1) && `batch should be a whole number from 1, not ${batch}`,
-    options.evalSamples !== undefined &&
-      !whole(options.evalSamples, 1) &&
-      `evalSamples should be a whole number from 1, not ${options.evalSamples}`,
+    options.limit !== undefined &&
+      !whole(options.limit, 1) &&
+      `limit should be a whole number from 1, not ${options.limit}`,
     !(tau >= 0) && `tau should be a number from 0, not ${tau}`,
     !whole(seed, 0) && `seed should be a whole number from 0, not ${seed}`,
     parts.some((part) => !Number.isFinite(weights[part])) && 'weights should be numbers',

@@ -54,7 +54,7 @@ export async function readStreams(
   engine: Engine,
   { model, checkpoint }: { model: Model; checkpoint: Checkpoint },
   sources: Sources,
-  { seed, evalSamples }: { seed: number; evalSamples?: number | undefined },
+  { seed, limit }: { seed: number; limit?: number | undefined },
 ): Promise<Streams> {
   const tokenizer = await openTokenizer(checkpoint)
   const all = new Map<SetName, Row[]>()
@@ -89,7 +89,7 @@ export async function readStreams(
   if (measured.length === 0) throw misuse('There are no lines to forget and none to retain.')
   const evaluated = sets.flatMap((set) =>
     kinds.flatMap((kind) => {
-      const rows = sampleLines(of(set, kind, 'test'), evalSamples, seed)
+      const rows = sampleLines(of(set, kind, 'test'), limit, seed)
       return rows.length === 0 ? [] : [{ set, kind, rows }]
     }),
   )
@@ -133,7 +133,8 @@ export async function* manuBatches(
   { end, batch }: { end: readonly number[]; batch: number },
 ): AsyncGenerator<ManuBatch> {
   const rowsOf = (row: Row) => lengthOf(model, row, end)
-  for (const own of packed(rows, { rowsOf, limit: model.tokens, together: batch })) yield await pack(model, own, end)
+  for (const own of packed(rows, { rowsOf, limit: model.batchTokens, together: batch }))
+    yield await pack(model, own, end)
 }
 
 async function pack(model: Model, rows: readonly Row[], end: readonly number[]): Promise<ManuBatch> {
