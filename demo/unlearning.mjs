@@ -1,6 +1,6 @@
 /**
- * What unlearning by neurons (MANU) takes from a model: a LLaVA of 1.4 M parameters that knows forty invented people, four of
- * whom it is to forget, beside as many neurons at random and those of the smallest weights.
+ * What unlearning by neurons (MANU) takes from a model: a LLaVA of 1.4 M parameters that knows forty invented people,
+ * four of whom it is to forget, beside as many neurons at random and those of the smallest weights.
  */
 import { join } from 'node:path'
 import { manu, manuPage, manuRows, writePage } from '../dist/esm/index.js'

@@ -28,7 +28,7 @@ function clangFormat(args) {
 }
 
 /** Whose comments keep to the width of the code. */
-const narrowFolders = ['native', 'bench', 'lib/runtime', 'lib/architectures']
+const narrowFolders = ['lib', 'native', 'bench', 'test', 'scripts', 'demo', 'examples']
 const width = 120
 
 /** Comments, which no formatter breaks, and lines of WGSL, which has none. */

@@ -1,4 +1,7 @@
-/** `imm analyze` gives the numbers that were computed in float64 outside this project, in its data, its text and its page. */
+/**
+ * `imm analyze` gives the numbers that were computed in float64 outside this project, in its data, its text and its
+ * page.
+ */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,4 +1,6 @@
-/** Many merges through one engine: what each job comes to, what is left out on resuming, and what an end leaves behind. */
+/**
+ * Many merges through one engine: what each job comes to, what is left out on resuming, and what an end leaves behind.
+ */
 import {
   existsSync,
   mkdirSync,

@@ -199,7 +199,8 @@ describe('evaluate', () => {
     await evaluated(engine, model, { data, out })
     const lines = readFileSync(out, 'utf8').trim().split('\n')
     const found = lines.map((line) => JSON.parse(line) as { answer_tokens: number; answer_nll: number })
-    // "▁a", "b" and the end, all the likeliest; the space belongs to the answer in either line. Then "a", after which nothing is likely, "b" and the end.
+    // "▁a", "b" and the end, all the likeliest; the space belongs to the answer in either line. Then "a", after which
+    // nothing is likely, "b" and the end.
     expect(found.map((line) => line.answer_tokens)).toEqual([3, 3, 3])
     const likely = Math.log(1 + 8 / Math.exp(4))
     expect(found[0]!.answer_nll / (3 * likely)).toBeCloseTo(1, 3)

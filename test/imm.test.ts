@@ -1,4 +1,6 @@
-/** IMM runs its rounds, keeps what they make, goes on where it stopped, and says what is wrong with what others give it. */
+/**
+ * IMM runs its rounds, keeps what they make, goes on where it stopped, and says what is wrong with what others give it.
+ */
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

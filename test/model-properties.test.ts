@@ -1,6 +1,6 @@
 /**
- * What holds for every model, whatever its sizes: configs are drawn at random (from a fixed seed), with odd widths, groups of
- * heads, biases, norms of heads, tied heads, types and shards.
+ * What holds for every model, whatever its sizes: configs are drawn at random (from a fixed seed), with odd widths,
+ * groups of heads, biases, norms of heads, tied heads, types and shards.
  */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -30,7 +30,9 @@ beforeAll(() => {
   writeFileSync(recipe, JSON.stringify({ merge_method: 'linear', models: entries }))
 })
 
-/** An empty project with the tarball unpacked where npm would put it, and links to its dependencies: needs no network. */
+/**
+ * An empty project with the tarball unpacked where npm would put it, and links to its dependencies: needs no network.
+ */
 function project(name: string, type: 'module' | 'commonjs', peers = Object.keys(manifest.peerDependencies)): string {
   const path = join(folder, name)
   const installed = join(path, 'node_modules/weightsmith')

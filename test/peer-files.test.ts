@@ -1,6 +1,6 @@
 /**
- * Files as other programs leave them: buffers that some versions store and others do not, links, indexes, configs and texts
- * with what JSON does not know. Values are compared with plain arithmetic, refusals by code and what they name.
+ * Files as other programs leave them: buffers that some versions store and others do not, links, indexes, configs and
+ * texts with what JSON does not know. Values are compared with plain arithmetic, refusals by code and what they name.
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,4 +1,7 @@
-/** What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they should. */
+/**
+ * What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they
+ * should.
+ */
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'

@@ -1,6 +1,7 @@
 /**
- * Shapes of recipes that mergekit takes: what its cards and older versions write, quoted values, long names, keys that it passes
- * over. Each is taken as it means there, named as changing nothing, or refused with a sentence; docs/recipes.md has the table.
+ * Shapes of recipes that mergekit takes: what its cards and older versions write, quoted values, long names, keys that
+ * it passes over. Each is taken as it means there, named as changing nothing, or refused with a sentence;
+ * docs/recipes.md has the table.
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'

@@ -1,4 +1,7 @@
-/** Scores equal numbers computed in float64 outside this project; their files say what they are of, and bad input is named. */
+/**
+ * Scores equal numbers computed in float64 outside this project; their files say what they are of, and bad input is
+ * named.
+ */
 import {
   copyFileSync,
   cpSync,

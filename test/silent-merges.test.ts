@@ -1,6 +1,7 @@
 /**
- * Inputs that could be merged into something wrong without a word: packed numbers, integers that differ, heads that are tied in
- * one model only, a base that is no model. Values are compared with plain arithmetic, refusals by code and what they name.
+ * Inputs that could be merged into something wrong without a word: packed numbers, integers that differ, heads that are
+ * tied in one model only, a base that is no model. Values are compared with plain arithmetic, refusals by code and what
+ * they name.
  */
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

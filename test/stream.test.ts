@@ -1,4 +1,7 @@
-/** A model that is larger than the memory says, to the bit, what it says where it fits: its weights pass by for every token. */
+/**
+ * A model that is larger than the memory says, to the bit, what it says where it fits: its weights pass by for every
+ * token.
+ */
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'

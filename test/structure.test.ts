@@ -1,4 +1,6 @@
-/** The shape of the house: what two languages have to agree on, which rooms may know which, and that kernels compile. */
+/**
+ * The shape of the house: what two languages have to agree on, which rooms may know which, and that kernels compile.
+ */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'

@@ -1,4 +1,7 @@
-/** Batches that walk through a model: what is seen of them, and that a model in partitions gives the same bits as a whole one. */
+/**
+ * Batches that walk through a model: what is seen of them, and that a model in partitions gives the same bits as a
+ * whole one.
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
@@ -78,7 +81,8 @@ describe('a layerwise pass', () => {
       pass.hidden!.map((x) => [...x]),
     )
     expect(seen.steps.at(-1)).toBe(1)
-    // The input of the first linear of a block is what its norm makes of the residual stream: unit mean square by weights.
+    // The input of the first linear of a block is what its norm makes of the residual stream: unit mean square by
+    // weights.
     const rows = lines.slice(0, 10).flat().length
     expect(seen.grams).toHaveLength(1)
     const diagonal = Array.from({ length: 128 }, (_, i) => seen.grams[0]![1 + i * 129]!)

@@ -1,6 +1,6 @@
 /**
- * The files beside the weights: configuration, tokenizer, processors, and the code of models that bring their own. They are
- * copied; only the config is edited.
+ * The files beside the weights: configuration, tokenizer, processors, and the code of models that bring their own. They
+ * are copied; only the config is edited.
  */
 
 import { readdir } from 'node:fs/promises'

@@ -1,6 +1,7 @@
 /**
- * Tensors that are stored beside weights and are none: tables and masks that a model computes when it is built. Versions of
- * transformers differ in whether they store them, how long, and as what type, so no two models have to agree about them.
+ * Tensors that are stored beside weights and are none: tables and masks that a model computes when it is built.
+ * Versions of transformers differ in whether they store them, how long, and as what type, so no two models have to
+ * agree about them.
  */
 
 const rotary = /(^|\.)(rotary_emb|rotary_pos_emb|rotary)\.(original_)?(inv_freq|cos_cached|sin_cached)$/

@@ -1,7 +1,8 @@
 /**
  * Nothing outside the folders that were named is opened: a link in a checkpoint may lead elsewhere in the same folder,
- * or, in a Hugging Face cache, to the blobs of the same repository (snapshots/<revision>/file -> ../../blobs/<hash>). Who
- * trusts the folders lets their links lead anywhere: shards on another disk, the local_dir of older huggingface_hub.
+ * or, in a Hugging Face cache, to the blobs of the same repository (snapshots/<revision>/file -> ../../blobs/<hash>).
+ * Who trusts the folders lets their links lead anywhere: shards on another disk, the local_dir of older
+ * huggingface_hub.
  */
 
 import { realpath } from 'node:fs/promises'

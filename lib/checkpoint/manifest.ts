@@ -93,7 +93,9 @@ export async function readManifest(folder: string): Promise<Manifest> {
   return manifest
 }
 
-/** Whether files are in a folder with the sizes that they should have; their bytes are not read (`verify` does that). */
+/**
+ * Whether files are in a folder with the sizes that they should have; their bytes are not read (`verify` does that).
+ */
 export async function areThere(folder: string, files: Manifest['outputs']): Promise<boolean> {
   for (const { name, size } of files) {
     const info = await stat(join(folder, name)).catch(() => undefined)

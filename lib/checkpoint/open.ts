@@ -1,7 +1,8 @@
 /**
  * Opens a checkpoint: a folder in the Hugging Face layout (one file, or shards with an index) or a single .safetensors
- * file. Headers and index are parsed natively, where hostile bytes are handled; here they are put together. What the shards hold
- * counts: an index that lists less or more is followed in which of two shards a tensor is taken from, and its mistakes are noted.
+ * file. Headers and index are parsed natively, where hostile bytes are handled; here they are put together. What the
+ * shards hold counts: an index that lists less or more is followed in which of two shards a tensor is taken from, and
+ * its mistakes are noted.
  */
 
 import { readdir, stat } from 'node:fs/promises'

@@ -1,7 +1,7 @@
 /**
- * Checkpoints whose weights are stored in few bits, with what turns them back beside them: scales, zeros, codebooks. Such
- * numbers mean nothing alone, so nothing may be computed from them. They are known by their tensors, since a config may say
- * so of weights that are not quantised (any more), and a checkpoint may come without a config.
+ * Checkpoints whose weights are stored in few bits, with what turns them back beside them: scales, zeros, codebooks.
+ * Such numbers mean nothing alone, so nothing may be computed from them. They are known by their tensors, since a
+ * config may say so of weights that are not quantised (any more), and a checkpoint may come without a config.
  */
 
 import { WeightsmithError } from '../util/errors.js'
@@ -21,7 +21,9 @@ interface Stored {
 type Tensors = ReadonlyMap<string, Stored>
 type Config = Readonly<Record<string, unknown>>
 
-/** What stands for a weight as it is, and integers that index or mask. All else has too few bits to be a weight alone. */
+/**
+ * What stands for a weight as it is, and integers that index or mask. All else has too few bits to be a weight alone.
+ */
 const plain: ReadonlySet<string> = new Set(['F64', 'F32', 'F16', 'BF16', 'C64', 'I64', 'U64', 'BOOL'])
 
 /** What turns packed numbers back into weights, by the last part of its name. */

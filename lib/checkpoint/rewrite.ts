@@ -57,8 +57,8 @@ export interface RewriteOptions {
   /** Continue what an earlier run of the same kind has left; where there is nothing, start from scratch. */
   resume?: boolean | undefined
   /**
-   * Bytes between two notes that `resume` goes on from, which are 2 s apart at most; smaller outputs are begun again. Without
-   * it no note is taken, and a run that ends early leaves nothing.
+   * Bytes between two notes that `resume` goes on from, which are 2 s apart at most; smaller outputs are begun again.
+   * Without it no note is taken, and a run that ends early leaves nothing.
    */
   journalEvery?: number | string | undefined
   /** Files that decide about the tensors beside the checkpoint. */

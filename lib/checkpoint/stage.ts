@@ -13,7 +13,9 @@ import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
 import { ResumePoint, type Run, resumeFiles } from './resume/index.js'
 
-/** Marks a folder as ours and is its lock; its resume point; which jobs of a merge are finished (native/io/journal.h). */
+/**
+ * Marks a folder as ours and is its lock; its resume point; which jobs of a merge are finished (native/io/journal.h).
+ */
 const marker = '.weightsmith-partial'
 const note = '.weightsmith-run.json'
 const journalName = '.weightsmith-journal'
@@ -109,7 +111,10 @@ export interface StageOptions {
   run: () => Run
   /** Whether a note is kept, from which a later run can go on. */
   noted: boolean
-  /** Where the engine notes finished jobs: in the first of the outputs that share it. Without one, `point` is all there is. */
+  /**
+   * Where the engine notes finished jobs: in the first of the outputs that share it. Without one, `point` is all there
+   * is.
+   */
   journal?: Pick<NativeJournal, 'path'> | undefined
 }
 

@@ -45,8 +45,8 @@ export function realNumber(flag: string, about: string, what = 'number'): Option
 }
 
 /**
- * A list, whose values are separated by spaces as those of all lists are: the one form that can hold every file name and every
- * text, and that a shell's patterns expand to.
+ * A list, whose values are separated by spaces as those of all lists are: the one form that can hold every file name
+ * and every text, and that a shell's patterns expand to.
  */
 export function list<T>(flag: string, about: string, parse: (word: string) => readonly T[]): Option {
   return new Option(flag, about).argParser((word, before: readonly T[] | undefined) => [

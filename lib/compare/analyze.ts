@@ -1,6 +1,7 @@
 /**
- * Where self-improvement has changed a model, against where the model is important: the diagnosis of superficial learning
- * (arXiv 2503.02103). Weight change comes from `diff`, importance from `score`; what is done here is ranks and shares.
+ * Where self-improvement has changed a model, against where the model is important: the diagnosis of superficial
+ * learning (arXiv 2503.02103). Weight change comes from `diff`, importance from `score`; what is done here is ranks and
+ * shares.
  */
 
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -41,7 +42,9 @@ export interface LayerChange extends DiffStats {
 /** How a model's change lies against one importance. */
 export interface AnalyzeConcentration {
   importance: AnalyzeImportance['name']
-  /** Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant. */
+  /**
+   * Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant.
+   */
   spearman: { meanAbs: number | null; relative: number | null; changed: number | null }
   /** The k = ⌈L/4⌉ most important layers, most important first. */
   top: number[]

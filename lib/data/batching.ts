@@ -22,8 +22,8 @@ export interface Whole {
 }
 
 /**
- * Neighbours of up to `limit` rows in all; what is larger alone is a batch of its own. Every `together` neighbours stay in one
- * batch, which ends with a whole group of them.
+ * Neighbours of up to `limit` rows in all; what is larger alone is a batch of its own. Every `together` neighbours stay
+ * in one batch, which ends with a whole group of them.
  */
 export function packed<T>(
   items: readonly T[],

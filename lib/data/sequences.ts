@@ -25,8 +25,8 @@ export interface DataOptions {
 }
 
 /**
- * Every line as <prompt><answer><end>, or as its text. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the vocabulary does not
- * have, or more tokens than the context.
+ * Every line as <prompt><answer><end>, or as its text. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the
+ * vocabulary does not have, or more tokens than the context.
  */
 export async function readSequences(
   engine: Engine,

@@ -17,16 +17,17 @@ export { type EvalMetric, evalMetrics } from './index.js'
 
 export interface EvalOptions {
   /**
-   * One or more .jsonl files, one `{"prompt": ..., "answer": ...}` a line, and maybe an `image`; for `choice` with `choices` too. For `nll`
-   * and `ppl` a line may be a `{"text": ...}`, of which everything but the first id is predicted, in windows where it is
-   * longer than the context.
+   * One or more .jsonl files, one `{"prompt": ..., "answer": ...}` a line, and maybe an `image`; for `choice` with
+   * `choices` too. For `nll` and `ppl` a line may be a `{"text": ...}`, of which everything but the first id is
+   * predicted, in windows where it is longer than the context.
    */
   data: string | readonly string[]
   /** Where images are: a folder, or a safetensors file with the tensor `images`. Defaults to the folder of `data`. */
   images?: string | undefined
   /**
-   * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
-   * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
+   * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy
+   * continuation up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer.
+   * Defaults to `nll`.
    */
   metric?: EvalMetric | undefined
   /** Maximum number of tokens to generate, end token included. Defaults to the length of the longest answer. */
@@ -94,9 +95,9 @@ export interface EvalReport extends ModelFit {
 }
 
 /**
- * Evaluates data sets by one metric; the model is loaded once. Prompt and answer of a line are tokenized as the text that both
- * are together, and the id that ends an answer follows. Throws ERR_WEIGHTSMITH_ARGUMENT for options and lines that it cannot
- * take, with the number of the line.
+ * Evaluates data sets by one metric; the model is loaded once. Prompt and answer of a line are tokenized as the text
+ * that both are together, and the id that ends an answer follows. Throws ERR_WEIGHTSMITH_ARGUMENT for options and lines
+ * that it cannot take, with the number of the line.
  */
 export function evaluate(
   engine: Engine,

@@ -1,7 +1,7 @@
 /**
- * Exact match, in its two forms. Greedy: the model continues the prompt by itself, and all it says is the answer as a text.
- * Teacher-forced: after the reference up to any token of the answer, that token is the most likely one. The second takes one
- * pass; it asks for the reference's own tokens, where the first takes others of the same text too.
+ * Exact match, in its two forms. Greedy: the model continues the prompt by itself, and all it says is the answer as a
+ * text. Teacher-forced: after the reference up to any token of the answer, that token is the most likely one. The
+ * second takes one pass; it asks for the reference's own tokens, where the first takes others of the same text too.
  */
 
 import type { Tokenizer } from '../data/index.js'

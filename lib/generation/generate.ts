@@ -79,8 +79,8 @@ export interface PromptWithImage {
 }
 
 /**
- * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken, ERR_WEIGHTSMITH_ABORTED
- * after an abort.
+ * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken,
+ * ERR_WEIGHTSMITH_ABORTED after an abort.
  */
 export function generate(
   engine: Engine,

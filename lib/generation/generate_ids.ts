@@ -1,7 +1,7 @@
 /**
- * Generation: sequences grow by one id a pass, many together. Where one ends, the next prompt takes its rows of the cache,
- * so that passes stay full. Samples of a prompt copy the rows of one that has been through the model. What a sequence says
- * does not depend on which others are beside it.
+ * Generation: sequences grow by one id a pass, many together. Where one ends, the next prompt takes its rows of the
+ * cache, so that passes stay full. Samples of a prompt copy the rows of one that has been through the model. What a
+ * sequence says does not depend on which others are beside it.
  */
 
 import type { ForwardOptions, PackedToken } from '../runtime/forward_pass.js'
@@ -82,8 +82,9 @@ class Rows {
 }
 
 /**
- * Continuations of each prompt, as many as samples are asked for, in the order of the prompts. The model's cache has to hold
- * the longest prompt and its continuation. Throws ERR_WEIGHTSMITH_ARGUMENT for a prompt that the model cannot take.
+ * Continuations of each prompt, as many as samples are asked for, in the order of the prompts. The model's cache has to
+ * hold the longest prompt and its continuation. Throws ERR_WEIGHTSMITH_ARGUMENT for a prompt that the model cannot
+ * take.
  */
 export async function generateIds(
   model: Model,

@@ -12,7 +12,10 @@ import { parseJson } from '../util/json.js'
 export interface AdapterConfig {
   /** Weights are stored as [in, out]. */
   turned: boolean
-  /** Modules that the adapter has factors for, by their names or the ends of them; empty where the config says it in another way. */
+  /**
+   * Modules that the adapter has factors for, by their names or the ends of them; empty where the config says it in
+   * another way.
+   */
   targets: string[]
   /** Modules that the adapter has whole, in the same way. */
   saved: string[]

@@ -17,15 +17,18 @@ import { loadRecipe, type RecipeInput } from './recipe/index.js'
 type Shared = 'dtype' | 'shardSize' | 'memory' | 'seed' | 'overwrite' | 'resume' | 'folder'
 
 export interface ExplainOptions extends Pick<MergeOptions, Shared> {
-  /** Where the output is to be, which is checked as `merge` does. By default nothing is checked but the disk of the working folder. */
+  /**
+   * Where the output is to be, which is checked as `merge` does. By default nothing is checked but the disk of the
+   * working folder.
+   */
   out?: string | undefined
 }
 
 /**
- * Plans a recipe and says what its merge would do and cost; nothing is written. Times are estimated from what `doctor` has
- * kept; with an engine, the recipe's kernels and the disk are measured first, and the figures kept. Throws what planning a
- * merge throws, such as ERR_WEIGHTSMITH_RECIPE, _NOT_FOUND and _SHAPE_MISMATCH, and ERR_WEIGHTSMITH_OUT_OF_MEMORY where
- * `memory` is too small.
+ * Plans a recipe and says what its merge would do and cost; nothing is written. Times are estimated from what `doctor`
+ * has kept; with an engine, the recipe's kernels and the disk are measured first, and the figures kept. Throws what
+ * planning a merge throws, such as ERR_WEIGHTSMITH_RECIPE, _NOT_FOUND and _SHAPE_MISMATCH, and
+ * ERR_WEIGHTSMITH_OUT_OF_MEMORY where `memory` is too small.
  */
 export function explain(recipe: string | RecipeInput, options?: ExplainOptions): Promise<MergeForecast>
 export function explain(engine: Engine, recipe: string | RecipeInput, options?: ExplainOptions): Promise<MergeForecast>

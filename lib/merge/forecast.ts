@@ -52,7 +52,10 @@ export interface MergeForecast
   memory: number
   /** Bytes that the output takes, and that its disk has free. */
   disk: { folder: string; needed: number; free: number }
-  /** An estimate, the longest of `timings`: stages overlap. At most it takes their sum. Absent where nothing was measured. */
+  /**
+   * An estimate, the longest of `timings`: stages overlap. At most it takes their sum. Absent where nothing was
+   * measured.
+   */
   milliseconds?: number
   timings?: { read: number; compute: number; write: number }
   /** Where the figures of the estimate come from. */

@@ -28,9 +28,9 @@ import { loadRecipe, type RecipeInput } from './recipe/index.js'
 import { LongHeaders, type MergeResult, mergeInThread, shortHeaders } from './worker_client.js'
 
 /**
- * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final name
- * when all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder of what is
- * finished.
+ * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final
+ * name when all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder
+ * of what is finished.
  */
 export function merge(
   engine: Engine,

@@ -31,9 +31,15 @@ export interface MergeReport {
   resumed: number
   device: string
   milliseconds: number
-  /** Of `milliseconds`: `run` from the first read to the last write, and how long each of its stages was busy; they overlap. */
+  /**
+   * Of `milliseconds`: `run` from the first read to the last write, and how long each of its stages was busy; they
+   * overlap.
+   */
   timings: { run: number } & Omit<NativeReport['time'], 'total'>
-  /** The outputs of a sweep, each in a folder of `out`; `files`, `bytesWritten` and `nonFinite` above are of all of them. */
+  /**
+   * The outputs of a sweep, each in a folder of `out`; `files`, `bytesWritten` and `nonFinite` above are of all of
+   * them.
+   */
   sweep?: SweepReport[]
 }
 

@@ -85,7 +85,9 @@ export interface Choice {
   pattern?: string | undefined
   /** Heads and neurons: the share of their parameters that stays. Defaults to 0.75. */
   keepRatio?: number | undefined
-  /** Heads and neurons: one order over the whole model (`global`, default of flap), or as many in every layer (`local`). */
+  /**
+   * Heads and neurons: one order over the whole model (`global`, default of flap), or as many in every layer (`local`).
+   */
   allocation?: 'global' | 'uniform' | undefined
   /** Of flap: `wifv` (default), `wifn` or `ifv`. */
   metric?: Exclude<WidthMetric, 'wanda-sp'> | undefined

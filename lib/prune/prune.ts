@@ -28,7 +28,9 @@ export interface PruneOptions extends Choice {
   overwrite?: boolean | undefined
   /** Go on with what an earlier run of the same model, scores and options has left; where there is nothing, begin. */
   resume?: boolean | undefined
-  /** Bytes written between two notes that `resume` goes on from; smaller outputs are begun again. Defaults to 256 MiB. */
+  /**
+   * Bytes written between two notes that `resume` goes on from; smaller outputs are begun again. Defaults to 256 MiB.
+   */
   journalEvery?: number | string | undefined
   /** Check everything and decide what goes, but write nothing. */
   dryRun?: boolean | undefined
@@ -57,8 +59,8 @@ export interface PruneReport extends PruneForecast, Rewritten {
 
 /**
  * Writes the pruned checkpoint. Throws ERR_WEIGHTSMITH_INPUT_CHANGED for scores of another model,
- * ERR_WEIGHTSMITH_MISSING_TENSOR for scores that the method needs and the file has not, ERR_WEIGHTSMITH_ARGUMENT where a
- * layer would be empty or the model has no place for the result. A dry run decides what would be removed.
+ * ERR_WEIGHTSMITH_MISSING_TENSOR for scores that the method needs and the file has not, ERR_WEIGHTSMITH_ARGUMENT where
+ * a layer would be empty or the model has no place for the result. A dry run decides what would be removed.
  */
 export function prune(
   engine: Engine,

@@ -55,9 +55,9 @@ function costOf({ units }: ScoredUnits, spec: ModelSpec): number {
 }
 
 /**
- * FLAP's adaptive search over the whole model (AL-AM): scores standardised a layer and kind, one order of all units, cut
- * where their cost comes closest to the share of all cost. The unit at the cut goes; every layer keeps its best unit of
- * each kind. A share of 1 keeps all.
+ * FLAP's adaptive search over the whole model (AL-AM): scores standardised a layer and kind, one order of all units,
+ * cut where their cost comes closest to the share of all cost. The unit at the cut goes; every layer keeps its best
+ * unit of each kind. A share of 1 keeps all.
  */
 export function keepGlobal(scored: readonly ScoredUnits[], share: number, spec: ModelSpec): KeptUnits[] {
   if (share === 1)
@@ -94,9 +94,9 @@ export function keepGlobal(scored: readonly ScoredUnits[], share: number, spec: 
 }
 
 /**
- * Every layer keeps the same number of units of a kind: all but int((1 - share) * count), those with the lowest scores (of
- * equal ones the first). What a layer's groups keep beyond their share, because part of one cannot go, its neurons give.
- * Throws ERR_WEIGHTSMITH_ARGUMENT where that would leave none.
+ * Every layer keeps the same number of units of a kind: all but int((1 - share) * count), those with the lowest scores
+ * (of equal ones the first). What a layer's groups keep beyond their share, because part of one cannot go, its neurons
+ * give. Throws ERR_WEIGHTSMITH_ARGUMENT where that would leave none.
  */
 export function keepUniform(
   scored: readonly ScoredUnits[],

@@ -1,4 +1,7 @@
-/** The report of `eval`: how well a model predicts data sets, how losses are spread over their lines, and where the model errs. */
+/**
+ * The report of `eval`: how well a model predicts data sets, how losses are spread over their lines, and where the
+ * model errs.
+ */
 
 import type { EvalReport, EvalSetReport } from '../eval/evaluate.js'
 import { shortName } from './html.js'

@@ -10,7 +10,10 @@ export function shortName(path: string): string {
   return path.replace(/[\\/]+$/, '').replace(/^.*[\\/]/, '')
 }
 
-/** Figures with as many digits that matter each, zeros at the end too; powers of ten where there would be a row of zeros. */
+/**
+ * Figures with as many digits that matter each, zeros at the end too; powers of ten where there would be a row of
+ * zeros.
+ */
 export function shown(value: number, digits = 4): string {
   if (!Number.isFinite(value)) return String(value)
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString('en-US')

@@ -24,7 +24,10 @@ export interface PageTable {
   rows: readonly (readonly (string | number)[])[]
 }
 
-/** Rows downward, columns across, a colour a cell. Every colour is for as many values, so that one large cell leaves the others apart. */
+/**
+ * Rows downward, columns across, a colour a cell. Every colour is for as many values, so that one large cell leaves the
+ * others apart.
+ */
 export interface PageHeatMap {
   kind: 'heat'
   /** What the values are: `‖Δ‖ / ‖A‖`. */

@@ -1,6 +1,7 @@
 /**
- * Score files: safetensors of float32 statistics whose metadata says what they are of (model, data, method, parameters).
- * They hold what scores are made from, so that another share or another metric needs no other run of the model.
+ * Score files: safetensors of float32 statistics whose metadata says what they are of (model, data, method,
+ * parameters). They hold what scores are made from, so that another share or another metric needs no other run of the
+ * model.
  */
 
 import { createHash } from 'node:crypto'

@@ -17,7 +17,10 @@ export async function saveScores(point: ResumePoint, state: PassState, sums: Sav
   await point.save({ partition, batch }, tensors)
 }
 
-/** Fills `sums` with what a run has left, and gives where its pass stood. Throws ERR_WEIGHTSMITH_RESUME where that is torn. */
+/**
+ * Fills `sums` with what a run has left, and gives where its pass stood. Throws ERR_WEIGHTSMITH_RESUME where that is
+ * torn.
+ */
 export async function restoreScores(
   addon: Pick<NativeAddon, 'readHeader'>,
   point: ResumePoint,

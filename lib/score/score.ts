@@ -1,4 +1,6 @@
-/** `score`: what a model's weights and activations say about the importance of its parts, in a file that prune reads. */
+/**
+ * `score`: what a model's weights and activations say about the importance of its parts, in a file that prune reads.
+ */
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
@@ -27,8 +29,8 @@ export interface ScoreOptions {
   /** Names of `scoreMethods`; what they measure is measured in one run. */
   methods: readonly string[]
   /**
-   * A .jsonl file, one `{"prompt": ..., "answer": ...}` or `{"text": ...}` a line; every method but `magnitude` needs it. A text
-   * longer than the context is several lines.
+   * A .jsonl file, one `{"prompt": ..., "answer": ...}` or `{"text": ...}` a line; every method but `magnitude` needs
+   * it. A text longer than the context is several lines.
    */
   data?: string | undefined
   /** Where the images of the data are. Defaults to the folder of the data. */
@@ -47,8 +49,8 @@ export interface ScoreOptions {
   seed?: number | undefined
   /**
    * Go on where an earlier run with the same options was interrupted; where there is none, begin. A run leaves where it
-   * stands beside the output when it is interrupted, and every half minute: between batches, or with Gram matrices between
-   * parts of the model.
+   * stands beside the output when it is interrupted, and every half minute: between batches, or with Gram matrices
+   * between parts of the model.
    */
   resume?: boolean | undefined
   /** Replace an existing file, and discard an unfinished one. */

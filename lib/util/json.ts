@@ -1,7 +1,7 @@
 /**
- * JSON as Python writes and reads it. It has Infinity and NaN, which JavaScript's parser refuses, and it tells 1.0 from 1 and
- * knows integers of any length, which JavaScript's numbers do not: readers that check types (transformers from version 5 on)
- * refuse 1 where they expect a float, and 1e+30 where they expect an integer.
+ * JSON as Python writes and reads it. It has Infinity and NaN, which JavaScript's parser refuses, and it tells 1.0 from
+ * 1 and knows integers of any length, which JavaScript's numbers do not: readers that check types (transformers from
+ * version 5 on) refuse 1 where they expect a float, and 1e+30 where they expect an integer.
  */
 
 /** Stands before a number that is kept as it is written. */

@@ -7,7 +7,9 @@ export interface HeaderTensor {
   bytes: number
 }
 
-/** The header of a file that has these tensors behind it one after the other, and where each of them begins in the file. */
+/**
+ * The header of a file that has these tensors behind it one after the other, and where each of them begins in the file.
+ */
 export function safetensorsHeader(
   tensors: readonly HeaderTensor[],
   metadata: Readonly<Record<string, string>> = {},

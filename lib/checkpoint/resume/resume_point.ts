@@ -1,7 +1,7 @@
 /**
- * Where an interrupted run goes on: a note of what the run is and what it has done so far, in JSON, and maybe tensors in
- * a file beside it. A note is written anew as a whole, after everything that it speaks of is on disk; at any moment there
- * is the old one or the new one.
+ * Where an interrupted run goes on: a note of what the run is and what it has done so far, in JSON, and maybe tensors
+ * in a file beside it. A note is written anew as a whole, after everything that it speaks of is on disk; at any moment
+ * there is the old one or the new one.
  */
 
 import { readFile, rm, stat } from 'node:fs/promises'

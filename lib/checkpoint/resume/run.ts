@@ -19,7 +19,9 @@ export interface Run {
   /** All else that decides about the result, as JSON, by what follows "begun with another" in a refusal: `seed`. */
   facts: Readonly<Record<string, unknown>>
   inputs: readonly InputFile[]
-  /** Hash of what comes of all this and the configurations of models, such as tensors and their places; compared last. */
+  /**
+   * Hash of what comes of all this and the configurations of models, such as tensors and their places; compared last.
+   */
   plan?: string
 }
 

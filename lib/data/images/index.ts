@@ -1,6 +1,6 @@
 /**
- * Images in front of a model that sees: PNG, JPEG and whatever else sharp reads (libvips, with prebuilt binaries for every
- * platform; loaded when the first such file is), rows of a safetensors tensor, or pixels of the caller.
+ * Images in front of a model that sees: PNG, JPEG and whatever else sharp reads (libvips, with prebuilt binaries for
+ * every platform; loaded when the first such file is), rows of a safetensors tensor, or pixels of the caller.
  */
 
 import { open } from 'node:fs/promises'
@@ -114,7 +114,9 @@ export class Images {
   }
 }
 
-/** Red, green and blue of cyan, magenta, yellow and black as Pillow has them: no profile says what the inks look like. */
+/**
+ * Red, green and blue of cyan, magenta, yellow and black as Pillow has them: no profile says what the inks look like.
+ */
 function fromInks(inks: Uint8Array): Uint8Array {
   const rgb = new Uint8Array((inks.length / 4) * 3)
   for (let i = 0, pixel = 0; i < rgb.length; i += 3, pixel += 4) {

@@ -1,7 +1,8 @@
 /**
- * RegMean: merged linears give, on the models' own data, what the models' linears give, as nearly as one matrix can. The
- * Gram matrices of inputs are statistics (`score --methods gram`). From them the shares M_i = G'_i (Σ G')⁻¹ are solved in
- * float64 (they add up to the identity, so one of them is never needed), then the weights are multiplied by them.
+ * RegMean: merged linears give, on the models' own data, what the models' linears give, as nearly as one matrix can.
+ * The Gram matrices of inputs are statistics (`score --methods gram`). From them the shares M_i = G'_i (Σ G')⁻¹ are
+ * solved in float64 (they add up to the identity, so one of them is never needed), then the weights are multiplied by
+ * them.
  */
 
 import type { NativeProgram } from '../../native/border.js'

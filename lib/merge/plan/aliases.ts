@@ -1,6 +1,6 @@
 /**
- * Names of one model's tensors as another model has them. Versions and classes of transformers store the same tensors under
- * other names, and load each other's: vision models moved their parts (`language_model.model.` became
+ * Names of one model's tensors as another model has them. Versions and classes of transformers store the same tensors
+ * under other names, and load each other's: vision models moved their parts (`language_model.model.` became
  * `model.language_model.`), and a model saved without its head lacks the first part of its names (`model.`).
  */
 
@@ -15,7 +15,10 @@ const moved: readonly (readonly [older: string, newer: string])[] = [
 /** What names begin with in a model that has a head, and not in one saved without. */
 const stems = /^(model|transformer|bert|roberta|distilbert|electra|gpt_neox|backbone)\./
 
-/** A name that both have for the same tensor. `beside`: a vision tower stands beside the layers of the language model (Qwen2-VL). */
+/**
+ * A name that both have for the same tensor. `beside`: a vision tower stands beside the layers of the language model
+ * (Qwen2-VL).
+ */
 function common(name: string, beside: boolean): string {
   const rule = moved.find(([older]) => name.startsWith(older))
   if (rule !== undefined) return rule[1] + name.slice(rule[0].length)

@@ -1,9 +1,10 @@
 /**
- * A model with a LoRA adapter, as a checkpoint that a recipe can name (`model+adapter`). Its adapted weights are derived
- * tensors: W + s (B A) is computed from the stored W, A and B by one kernel. Where the merge only moves or converts
- * such a weight, the kernel writes the output itself, rounding once; where a method combines it with others, it is made
- * first, in float32, because kernels of methods read stored elements (a method that took A and B as further inputs would
- * be a kernel for each method and number of adapters). The price is a file as large as the adapted weights in float32.
+ * A model with a LoRA adapter, as a checkpoint that a recipe can name (`model+adapter`). Its adapted weights are
+ * derived tensors: W + s (B A) is computed from the stored W, A and B by one kernel. Where the merge only moves or
+ * converts such a weight, the kernel writes the output itself, rounding once; where a method combines it with others,
+ * it is made first, in float32, because kernels of methods read stored elements (a method that took A and B as further
+ * inputs would be a kernel for each method and number of adapters). The price is a file as large as the adapted weights
+ * in float32.
  */
 
 import {

@@ -64,7 +64,10 @@ export function viewOf(checkpoint: Checkpoint, module: Module, prefix = module.p
   }
 }
 
-/** Whether the module is the model, with its layers and its config: `default` is what mergekit calls a model's only module. */
+/**
+ * Whether the module is the model, with its layers and its config: `default` is what mergekit calls a model's only
+ * module.
+ */
 function isWhole(checkpoint: Checkpoint, { name }: Module, prefix: string | undefined): boolean {
   return prefix === '' || (prefix === undefined && name === 'default' && namedRules(checkpoint, name).length === 0)
 }

@@ -57,7 +57,9 @@ export interface MergePlan {
   tokenizer?: { folder: string; extra: AddedToken[] }
   /** Tensors to make before the merge. */
   prepasses: Prepass[]
-  /** Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read. */
+  /**
+   * Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read.
+   */
   same: Origin[][]
   notes: string[]
 }

@@ -1,4 +1,7 @@
-/** What the tensors of an output come from: models or their modules, layer by layer, tables in the order of the vocabulary. */
+/**
+ * What the tensors of an output come from: models or their modules, layer by layer, tables in the order of the
+ * vocabulary.
+ */
 
 import {
   type AddedToken,

@@ -1,8 +1,8 @@
 /**
- * Tables with a row a token in the order of the output's vocabulary: every model's table is brought into it, row by row,
- * before the method sees it, so that any method works and a row is never mixed with that of another token. What a model
- * lacks is filled in as mergekit does: from the one model that has the token, else from the base, else with the mean of
- * those that have it.
+ * Tables with a row a token in the order of the output's vocabulary: every model's table is brought into it, row by
+ * row, before the method sees it, so that any method works and a row is never mixed with that of another token. What a
+ * model lacks is filled in as mergekit does: from the one model that has the token, else from the base, else with the
+ * mean of those that have it.
  */
 
 import { WeightsmithError } from '../../util/errors.js'

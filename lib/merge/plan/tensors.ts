@@ -128,7 +128,9 @@ function outside(
   return sources
 }
 
-/** The head, unless all models have the embedding for it; where only some have, it is made of those and the others' own. */
+/**
+ * The head, unless all models have the embedding for it; where only some have, it is made of those and the others' own.
+ */
 function planHead(
   name: string,
   inputs: Input[],
@@ -273,7 +275,9 @@ function missing(name: string, absent: Checkpoint, present: Checkpoint): Weights
   )
 }
 
-/** A tensor that the first model lacks: left out if it is no weight. Throws ERR_WEIGHTSMITH_MISSING_TENSOR for a weight. */
+/**
+ * A tensor that the first model lacks: left out if it is no weight. Throws ERR_WEIGHTSMITH_MISSING_TENSOR for a weight.
+ */
 function leave(
   name: string,
   tensor: CheckpointTensor | undefined,

@@ -76,7 +76,9 @@ const words: ReadonlyMap<string, boolean> = new Map([
   ['off', false],
 ])
 
-/** What a text in quotes stands for where no text is wanted: mergekit reads "0.5" as a number and "true" as a boolean. */
+/**
+ * What a text in quotes stands for where no text is wanted: mergekit reads "0.5" as a number and "true" as a boolean.
+ */
 function unquoted(value: unknown, { type, aliases }: ParameterSpec): unknown {
   if (typeof value !== 'string' || type === 'model') return value
   const text = value.trim().toLowerCase()

@@ -122,7 +122,9 @@ export async function loadRecipe(source: string | RecipeInput, folder = process.
   return checkRecipe(parseYaml(text, file), dirname(file))
 }
 
-/** One document is the recipe; of several, the last is the result and the others are its stages, as in mergekit-multi. */
+/**
+ * One document is the recipe; of several, the last is the result and the others are its stages, as in mergekit-multi.
+ */
 function parseYaml(text: string, file: string): unknown {
   let documents: unknown[]
   try {

@@ -1,6 +1,6 @@
 /**
- * What a run has finished: its resume point, `imm.json` in its folder, is written anew after every step. A step that is in
- * it is not done again, so a run goes on at the step it stopped in.
+ * What a run has finished: its resume point, `imm.json` in its folder, is written anew after every step. A step that is
+ * in it is not done again, so a run goes on at the step it stopped in.
  */
 
 import { mkdir, readdir, rm } from 'node:fs/promises'
@@ -41,8 +41,8 @@ export class Ledger {
 
   /**
    * Throws ERR_WEIGHTSMITH_OUTPUT_EXISTS for a folder that is in use and neither resumed nor overwritten,
-   * ERR_WEIGHTSMITH_RESUME or _INPUT_CHANGED for a run that was begun with another config or original, ERR_WEIGHTSMITH_BUSY
-   * while another run has it.
+   * ERR_WEIGHTSMITH_RESUME or _INPUT_CHANGED for a run that was begun with another config or original,
+   * ERR_WEIGHTSMITH_BUSY while another run has it.
    */
   static async open(
     addon: Pick<NativeAddon, 'lockFile'>,

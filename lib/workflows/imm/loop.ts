@@ -1,6 +1,6 @@
 /**
- * Iterative model merging (arXiv 2503.02103): a model learns from its own right answers, and after every round is merged with
- * what it was, so that it does not lose the rest. The loop is `run` below; what it calls is in steps.ts.
+ * Iterative model merging (arXiv 2503.02103): a model learns from its own right answers, and after every round is
+ * merged with what it was, so that it does not lose the rest. The loop is `run` below; what it calls is in steps.ts.
  */
 
 import { stat } from 'node:fs/promises'
@@ -85,8 +85,8 @@ export interface ImmReport {
 }
 
 /**
- * Runs IMM. Throws ERR_WEIGHTSMITH_RECIPE for a config that is not valid, ERR_WEIGHTSMITH_COMMAND for a command that fails, and
- * what the verbs it is made of throw; errors after which the same call can go on have `partial`, the folder.
+ * Runs IMM. Throws ERR_WEIGHTSMITH_RECIPE for a config that is not valid, ERR_WEIGHTSMITH_COMMAND for a command that
+ * fails, and what the verbs it is made of throw; errors after which the same call can go on have `partial`, the folder.
  */
 export function imm(
   engine: Engine,

@@ -127,7 +127,10 @@ export async function trainStep(run: Run, model: string, round: number, folder: 
   return out
 }
 
-/** Throws ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH where a trained model is another one than the original. */
+/**
+ * Throws ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH where a trained model is another one than the
+ * original.
+ */
 function refuseOther(base: Checkpoint, trained: Checkpoint, round: number): void {
   for (const { name, shape } of base.tensors.values()) {
     const found = trained.tensors.get(name)

@@ -1,6 +1,6 @@
 /**
- * `manu`: modality-aware neuron unlearning (arXiv 2502.15910). Neurons of the MLPs that answer more strongly to what is to be
- * forgotten than to what is to be retained become zeros; nothing is trained.
+ * `manu`: modality-aware neuron unlearning (arXiv 2502.15910). Neurons of the MLPs that answer more strongly to what is
+ * to be forgotten than to what is to be retained become zeros; nothing is trained.
  */
 
 import type { Engine } from '../../engine/engine.js'
@@ -16,9 +16,9 @@ import { manuBatches, type Stream } from './streams.js'
 import { none, Subject } from './subject.js'
 
 /**
- * Throws ERR_WEIGHTSMITH_ARGUMENT for options, for lines that are both to be forgotten and retained, for a stream that is empty
- * while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED for a `cache` of
- * another run.
+ * Throws ERR_WEIGHTSMITH_ARGUMENT for options, for lines that are both to be forgotten and retained, for a stream that
+ * is empty while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED
+ * for a `cache` of another run.
  */
 export function manu(
   engine: Engine,

@@ -22,11 +22,14 @@ export interface ManuOptions {
   /** Folder to write; with several alphas, each gets a folder in it. Not needed with `dryRun`. */
   out?: string | undefined
   /**
-   * `code`: as the published code scores rows of linears (the default); `paper`: as the paper does; `coupled`: the code's score
-   * for what comes out between the matrices of an MLP, whose neurons go with their rows and columns.
+   * `code`: as the published code scores rows of linears (the default); `paper`: as the paper does; `coupled`: the
+   * code's score for what comes out between the matrices of an MLP, whose neurons go with their rows and columns.
    */
   mode?: ManuMode | undefined
-  /** Percentage of neurons to zero, in the text model and in the vision encoder. Several: one output each, from one measurement. Defaults to 2. */
+  /**
+   * Percentage of neurons to zero, in the text model and in the vision encoder. Several: one output each, from one
+   * measurement. Defaults to 2.
+   */
   alpha?: number | readonly number[] | undefined
   /** Layers of each tower. Defaults to `last3`, in paper mode to `all`. */
   layers?: Layers | undefined
@@ -39,8 +42,8 @@ export interface ManuOptions {
   /** Lines of a batch. Defaults to 4. */
   batch?: number | undefined
   /**
-   * `coupled` only: neurons of the language model are left out instead of zeros, layers may then differ in width. Those of a
-   * tower stay as zeros. Defaults to false.
+   * `coupled` only: neurons of the language model are left out instead of zeros, layers may then differ in width. Those
+   * of a tower stay as zeros. Defaults to false.
    */
   compact?: boolean | undefined
   /** Rounds, each of which measures again and takes alpha per cent more. Defaults to 1. */
@@ -58,7 +61,8 @@ export interface ManuOptions {
   /** Random seed of the samples and of the random neurons. Defaults to 0. */
   seed?: number | undefined
   /**
-   * Cache of the statistics, a score file: read if it exists, written otherwise. It has to be of the same model, lines and layers.
+   * Cache of the statistics, a score file: read if it exists, written otherwise. It has to be of the same model, lines
+   * and layers.
    */
   cache?: string | undefined
   overwrite?: boolean | undefined

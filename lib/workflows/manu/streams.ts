@@ -1,4 +1,7 @@
-/** The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are evaluated. */
+/**
+ * The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are
+ * evaluated.
+ */
 
 import type { Checkpoint } from '../../checkpoint/index.js'
 import {
@@ -47,8 +50,9 @@ export interface Streams {
 }
 
 /**
- * Lines with an image are multimodal. Where lines of a file say to which split they belong, `train` is measured and `test` is
- * evaluated. Throws ERR_WEIGHTSMITH_ARGUMENT where forget and retain share a line, or one of them alone has none of a kind.
+ * Lines with an image are multimodal. Where lines of a file say to which split they belong, `train` is measured and
+ * `test` is evaluated. Throws ERR_WEIGHTSMITH_ARGUMENT where forget and retain share a line, or one of them alone has
+ * none of a kind.
  */
 export async function readStreams(
   engine: Engine,
@@ -124,8 +128,8 @@ export function lengthOf(model: Model, { prompt, answer }: Line, end: readonly n
 }
 
 /**
- * Batches of lines, as many as the model takes at a time; images are read when their batch comes. `batch` neighbours stay
- * together.
+ * Batches of lines, as many as the model takes at a time; images are read when their batch comes. `batch` neighbours
+ * stay together.
  */
 export async function* manuBatches(
   model: Model,
