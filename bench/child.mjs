@@ -1,6 +1,6 @@
 /**
- * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score <options as JSON>`. Prints one JSON
- * document.
+ * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score <options as JSON>`. Prints
+ * one JSON document.
  */
 import { openSync, readFileSync, readSync } from 'node:fs'
 
@@ -84,12 +84,12 @@ async function loop({ device, recipe, out }) {
   const onProgress = ({ phase }) => {
     if (phase === 'finish') end = performance.now()
   }
-  const { run } = await merge(engine, recipe, { out, checksum: 'none', onProgress })
+  const { timings } = await merge(engine, recipe, { out, checksum: 'none', onProgress })
   clearInterval(timer)
   tick()
   await engine.close()
   const worst = (some, key) => Math.max(0, ...some.map((gap) => gap[key]))
-  const running = gaps.filter((gap) => gap.end - gap.late >= end - run.time.total && gap.end <= end)
+  const running = gaps.filter((gap) => gap.end - gap.late >= end - timings.run && gap.end <= end)
   return { blocked: worst(running, 'blocked'), late: worst(running, 'late'), whole: worst(gaps, 'blocked') }
 }
 

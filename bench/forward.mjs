@@ -6,7 +6,7 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Engine, generate, openModel } from '../dist/esm/index.js'
+import { Engine, generateIds, openModel } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
 import { packParameters } from '../dist/esm/native/parameters.js'
 import { formsOf, modelKernels, packedBytes } from '../dist/esm/runtime/index.js'
@@ -211,13 +211,13 @@ async function modelTable(engine, options) {
     `A synthetic LLaMA of ${(bytes / 2e6).toFixed(0)} M parameters in bf16; medians of ${runs}; loading is not counted.`,
   ]
   try {
-    const model = await openModel(engine, paths[0], { tokens: 2 * tokens, cache: 8 * (tokens + count) })
+    const model = await openModel(engine, paths[0], { batchTokens: 2 * tokens, cache: 8 * (tokens + count) })
     const ids = Array.from({ length: tokens }, (_, i) => (7 * i) % model.spec.vocabulary)
     const wants = { eosTokenIds: new Set() }
     const timed = async (sequences, length, most) => {
       const prompts = Array.from({ length: sequences }, () => ids.slice(0, length))
       const start = performance.now()
-      await generate(model, prompts, { ...wants, maxNewTokens: most })
+      await generateIds(model, prompts, { ...wants, maxTokens: most })
       return (performance.now() - start) / 1e3
     }
     say('forward: prefill and decode')

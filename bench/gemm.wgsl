@@ -1,6 +1,6 @@
 // What kernel gemm is measured against, frozen: y = x Wt with 8 rows of one vec4 of columns an invocation, f32 weights
-// [inner, columns], rows and widths that need no care. Neighbours read x for each other: where each invocation reads all 8
-// rows, lavapipe spends two thirds of the time on that. Do not improve it.
+// [inner, columns], rows and widths that need no care. Neighbours read x for each other: where each invocation reads
+// all 8 rows, lavapipe spends two thirds of the time on that. Do not improve it.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { rows: u32, inner: u32, columns: u32 }

@@ -38,7 +38,7 @@ async function measure(engine, { kernel: name, dtype, bytes }, memcpyBytes, runs
   const first = await kernel.measure(call) // compiles the pipeline and touches the memory
   const compute = []
   const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(4 * MiB, memcpyBytes))
-  const calls = await timeCalls(async () => compute.push((await kernel.measure(call)).time.compute), {
+  const calls = await timeCalls(async () => compute.push((await kernel.measure(call)).timings.compute), {
     samples: runs,
     single: true,
   })

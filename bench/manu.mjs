@@ -1,13 +1,13 @@
 /**
- * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what hook points add to a forward pass, by turns, and how
- * long a run takes that measures its four streams and writes a checkpoint.
+ * Unlearning by neurons on the trained model of test/goldens/tiny-llava: what hook points add to a forward pass, by
+ * turns, and how long a run takes that measures its four streams and writes a checkpoint.
  */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Engine, manu } from '../dist/esm/index.js'
-import { checkpointOf, modelOf } from '../dist/esm/runtime/forward.js'
 import { ColumnStatistics } from '../dist/esm/runtime/index.js'
+import { checkpointOf, modelOf } from '../dist/esm/runtime/open_model.js'
 import { modulesOf } from '../dist/esm/workflows/manu/neurons.js'
 import { groupsOf, overStream } from '../dist/esm/workflows/manu/statistics.js'
 import { manuBatches, readStreams } from '../dist/esm/workflows/manu/streams.js'
@@ -34,10 +34,11 @@ async function costOf(software, work) {
 async function tapped(engine, stream, runs) {
   const cost = (work) => costOf(engine.device.type === 'cpu', work)
   const checkpoint = await checkpointOf(engine, model)
-  const open = modelOf(engine, checkpoint, { tokens: 1024 })
+  const open = modelOf(engine, checkpoint, { batchTokens: 1024 })
   const passes = []
   for await (const pass of manuBatches(open, stream.rows, { end: [], batch: 1 })) passes.push(pass)
-  // The tower's layers behind those that its features come from are only run to be measured: that is no cost of hook points.
+  // The tower's layers behind those that its features come from are only run to be measured: that is no cost of hook
+  // points.
   const modules = modulesOf(open.spec, false).filter(
     ({ tower, layer }) => tower === 'language' || (stream.kind === 'multimodal' && layer < open.spec.vision.layers),
   )
@@ -82,7 +83,7 @@ export async function manuTables({ deviceName, folder, runs, say }) {
     const checkpoint = await checkpointOf(engine, model)
     const { measured } = await readStreams(
       engine,
-      { model: modelOf(engine, checkpoint, { tokens: 1 }), checkpoint },
+      { model: modelOf(engine, checkpoint, { batchTokens: 1 }), checkpoint },
       sources,
       { seed: 0 },
     )

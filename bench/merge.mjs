@@ -56,7 +56,7 @@ async function rounds(engine, cases, { checkpoints, folder, runs, say }) {
     for (const [i, { recipe, checksum }] of cases.entries()) {
       fresh()
       const { seconds, result } = await timed(() => merge(engine, recipe, { out, checksum }))
-      measured[i].push({ seconds, run: result.run })
+      measured[i].push({ seconds, result })
     }
   }
   fresh()
@@ -65,7 +65,7 @@ async function rounds(engine, cases, { checkpoints, folder, runs, say }) {
 
 function rowOf(item, measured, copied) {
   const times = spread(measured.map(({ seconds }) => seconds))
-  const { run } = measured.find(({ seconds }) => seconds === times.median)
+  const { result } = measured.find(({ seconds }) => seconds === times.median)
   return {
     method: item.method.name,
     checkpoints: item.count,
@@ -74,8 +74,8 @@ function rowOf(item, measured, copied) {
     ratio: times.median / copied.median,
     min: times.min / copied.median,
     max: times.max / copied.median,
-    ...run.time,
-    tiles: run.tiles,
+    ...result.timings,
+    tiles: result.tiles,
     ...(item.target ? { target: item.target } : {}),
   }
 }

@@ -1,6 +1,6 @@
 /**
- * What a bench hands back and how it is shown. A table is `{ title, about, columns, rows }`: rows hold plain numbers, so
- * that --json prints them as they are, and columns know how people read them. A target is `{ limit, most }`.
+ * What a bench hands back and how it is shown. A table is `{ title, about, columns, rows }`: rows hold plain numbers,
+ * so that --json prints them as they are, and columns know how people read them. A target is `{ limit, most }`.
  */
 import { milliseconds, bytes as sizeText, table as textTable } from '../dist/esm/cli/format.js'
 
@@ -75,8 +75,8 @@ export function asMarkdown(table) {
 const marker = /^<!-- (\w+) -->$/m
 
 /**
- * bench/RESULTS.md with the groups of this run in place of what it had of them. Each group says what it was measured on,
- * because groups may be measured apart.
+ * bench/RESULTS.md with the groups of this run in place of what it had of them. Each group says what it was measured
+ * on, because groups may be measured apart.
  */
 export function resultsPage(page, groups, { command, machine, tables }) {
   const [, ...parts] = page.split(marker)

@@ -1,4 +1,7 @@
-/** Scoring of a model that is larger than the memory: its peak against the budget, and the time against that of one read. */
+/**
+ * Scoring of a model that is larger than the memory: its peak against the budget, and the time against that of one
+ * read.
+ */
 import { closeSync, copyFileSync, ftruncateSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -22,8 +25,8 @@ export async function scoreTables(options) {
     methods: ['wanda', 'flap', 'bi'],
     data: join(root, 'test/goldens/tasks/calibration.jsonl'),
     out: join(folder, 'scores'),
-    samples: 16,
-    tokens: 64,
+    limit: 16,
+    batchTokens: 64,
   }
   const row = child('score', { device: options.deviceName, model: folder, budget, scored })
   rmSync(folder, { recursive: true })

@@ -1,15 +1,15 @@
 /**
  * `npm run soak`: whether a process that goes on working goes on growing. One process and one engine, which is never
- * reopened, and no collection is forced. Merges of five methods in turn, every seventh one aborted; then a model opened, run,
- * scored, evaluated, continued and closed, again and again. Once each part is warm, what the process holds may grow by so
- * much until its end; the exit code is 1 where it grows more.
+ * reopened, and no collection is forced. Merges of five methods in turn, every seventh one aborted; then a model
+ * opened, run, scored, evaluated, continued and closed, again and again. Once each part is warm, what the process holds
+ * may grow by so much until its end; the exit code is 1 where it grows more.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError } from 'commander'
-import { Engine, evaluate, generateText, merge, openModel, openScores, score } from '../dist/esm/index.js'
+import { Engine, evaluate, generate, merge, openModel, openScores, score } from '../dist/esm/index.js'
 
 const MiB = 2 ** 20
 /** How often what the process holds is looked at, in merges and in rounds of models. */
@@ -69,8 +69,8 @@ function recipe(method) {
 const takes = new Map()
 
 /**
- * Does `work`, aborted where it is the turn of `i`: at another point each time, so that reading, computing and writing are
- * all interrupted. Gives whether it was.
+ * Does `work`, aborted where it is the turn of `i`: at another point each time, so that reading, computing and writing
+ * are all interrupted. Gives whether it was.
  */
 async function aborting(i, kind, work) {
   const abort = new AbortController()
@@ -99,17 +99,17 @@ function mergeOnce(engine, i) {
 }
 
 async function modelOnce(engine, i) {
-  const model = await openModel(engine, base, { tokens: 64 })
+  const model = await openModel(engine, base, { batchTokens: 64 })
   await model.run(model.pack([[1, 2, 3, 4 + (i % 8)]]), { logits: true })
   await model.close()
   const out = join(folder, 'scores.safetensors')
-  await score(engine, base, { methods: ['flap', 'bi'], data, samples: 4, seed: i, out, overwrite: true })
+  await score(engine, base, { methods: ['flap', 'bi'], data, limit: 4, seed: i, out, overwrite: true })
   await openScores(engine, out, base)
   await evaluate(engine, base, { data, metric: 'exact-match', limit: 4 })
   await evaluate(engine, base, { data, metric: 'ppl', limit: 4 })
   const prompts = ['785+60=', '12+833=', '96+246=']
   const sampling = { temperature: 1, samples: 1 + (i % 3), seed: i, maxTokens: 8 }
-  return aborting(i, 'generate', (signal) => generateText(engine, base, prompts, { ...sampling, signal }))
+  return aborting(i, 'generate', (signal) => generate(engine, base, prompts, { ...sampling, signal }))
 }
 
 /** Runs `once` so many times; gives what the process held (bytes) on the way and by how much it grew. */

@@ -35,7 +35,7 @@ export async function sweepTables({ deviceName, checkpoints, folder, runs, say, 
       rmSync(out, { recursive: true })
       const { seconds, result } = await timed(() => merge(engine, recipe, { out, checksum: 'none' }))
       sweeps.push(seconds)
-      read = result.run.bytesRead
+      read = result.bytesRead
       rmSync(out, { recursive: true })
     }
   } finally {

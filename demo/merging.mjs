@@ -5,7 +5,7 @@
  * three rounds of self-improvement on addition alone.
  */
 import { join } from 'node:path'
-import { changeMap, diff, evaluateAll, merge, score, verify, writePage } from '../dist/esm/index.js'
+import { changeMap, diff, evaluate, merge, score, verify, writePage } from '../dist/esm/index.js'
 import { percent, shown, table, under } from './table.mjs'
 
 /** Addition is in the domain of the self-improvement, the others are not. */
@@ -46,7 +46,7 @@ export async function merging(engine, { here, out, prompts }) {
     const folder = join(out, name)
     const report = await merge(engine, join(here, 'recipes', `${name}.yml`), { out: folder, overwrite: true, seed: 1 })
     await verify(folder)
-    done.push([name, shown(folder), `${report.tensors.computed}`, `${Math.round(report.run.time.total)} ms`, about])
+    done.push([name, shown(folder), `${report.tensors.computed}`, `${Math.round(report.milliseconds)} ms`, about])
   }
   console.log(table(['merge', 'output', 'tensors', 'time', 'what it is'], done))
 
@@ -81,8 +81,8 @@ export async function merging(engine, { here, out, prompts }) {
   const scores = []
   for (const [i, { name, folder }] of models.entries()) {
     under(`model ${i + 1} of ${models.length}: ${name}`)
-    const reports = await evaluateAll(engine, folder, { data, metric: 'exact-match', limit: prompts })
-    const shares = reports.map(({ value }) => value)
+    const { sets } = await evaluate(engine, folder, { data, metric: 'exact-match', limit: prompts })
+    const shares = sets.map(({ value }) => value)
     const [, ...others] = shares
     scores.push([name, ...shares.map(percent), percent(others.reduce((a, b) => a + b) / others.length)])
   }

@@ -1,4 +1,6 @@
-/** The demo: what merges keep of trained models, then what unlearning takes from one. Everything runs on this machine. */
+/**
+ * The demo: what merges keep of trained models, then what unlearning takes from one. Everything runs on this machine.
+ */
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

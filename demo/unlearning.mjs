@@ -1,6 +1,6 @@
 /**
- * What unlearning by neurons (MANU) takes from a model: a LLaVA of 1.4 M parameters that knows forty invented people, four of
- * whom it is to forget, beside as many neurons at random and those of the smallest weights.
+ * What unlearning by neurons (MANU) takes from a model: a LLaVA of 1.4 M parameters that knows forty invented people,
+ * four of whom it is to forget, beside as many neurons at random and those of the smallest weights.
  */
 import { join } from 'node:path'
 import { manu, manuPage, manuRows, writePage } from '../dist/esm/index.js'
@@ -18,7 +18,7 @@ export async function unlearning(engine, { here, out, lines }) {
     ...Object.fromEntries(sets.map((set) => [set, files(set)])),
     alpha: alphas,
     layers: 'all',
-    evalSamples: lines,
+    limit: lines,
     compare: true,
     out: folder,
     overwrite: true,

@@ -25,38 +25,49 @@ export {
   type DiffSkipped,
   type DiffStats,
   diff,
-  forecastDiff,
 } from './compare/diff.js'
 export type { ChatMessage, Prompt } from './data/index.js'
 export { type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js'
+export { type BenchOptions, type BenchReport, bench } from './engine/bench.js'
 export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
 export {
+  type EvalForecast,
   type EvalMetric,
   type EvalOptions,
   type EvalReport,
+  type EvalSetForecast,
+  type EvalSetReport,
   evalMetrics,
   evaluate,
-  evaluateAll,
 } from './eval/evaluate.js'
 export {
-  type Continuation,
-  type GenerateOptions,
-  generate,
-  type SampleIndex,
-  type SamplingOptions,
-} from './generation/generate.js'
-export {
   type GeneratedText,
+  type GenerateForecast,
+  type GenerateOptions,
   type GenerateProgress,
   type GenerateReport,
-  type GenerateTextOptions,
-  generateText,
-} from './generation/generate_text.js'
-export { type BatchOptions, type BatchReport, type BatchResult, batch } from './merge/batch/batch.js'
+  generate,
+} from './generation/generate.js'
+export {
+  type Continuation,
+  type GenerateIdsOptions,
+  generateIds,
+  type SampleIndex,
+  type SamplingOptions,
+} from './generation/generate_ids.js'
+export {
+  type BatchForecast,
+  type BatchOptions,
+  type BatchPlan,
+  type BatchReport,
+  type BatchResult,
+  batch,
+} from './merge/batch/batch.js'
 export type { BatchJob } from './merge/batch/index.js'
-export { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from './merge/explain.js'
+export { type ExplainOptions, explain } from './merge/explain.js'
+export type { ForecastGroup, MergeForecast } from './merge/forecast.js'
 export type {
   MergeChecksum,
   MergeOptions,
@@ -82,11 +93,19 @@ export {
 } from './merge/recipe/index.js'
 export type { LoadDType, StoreDType } from './native/border.js'
 export { version } from './native/version.js'
-export { type PruneMethod, type PruneOptions, type PruneReport, prune, pruneMethods } from './prune/prune.js'
+export {
+  type PruneForecast,
+  type PruneMethod,
+  type PruneOptions,
+  type PruneReport,
+  prune,
+  pruneMethods,
+} from './prune/prune.js'
 export {
   analysisPage,
   changeMap,
   diffPage,
+  evalPage,
   immPage,
   manuPage,
   type Page,
@@ -102,7 +121,6 @@ export {
   scorePage,
   writePage,
 } from './report/index.js'
-export { forward, openModel } from './runtime/forward.js'
 export type {
   ForwardOptions,
   ForwardOutput,
@@ -117,8 +135,11 @@ export type {
   TokenSequence,
 } from './runtime/index.js'
 export { ColumnStatistics, rowGroups } from './runtime/index.js'
+export type { ModelFit } from './runtime/memory_fit.js'
+export { openModel } from './runtime/open_model.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
-export { openScores, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export type { DryRun } from './util/dry_run.js'
 export {
   type ErrorCode,
   type ErrorDetails,
@@ -130,11 +151,19 @@ export {
 export type { ProgressEvent } from './util/progress.js'
 export type { ImmCollapse } from './workflows/imm/collapse.js'
 export type { Completion, ImmAnswerCheck, ImmCommand, ImmConfig } from './workflows/imm/config.js'
-export { type ImmOptions, type ImmProgress, type ImmReport, type ImmRoundReport, imm } from './workflows/imm/loop.js'
+export {
+  type ImmForecast,
+  type ImmOptions,
+  type ImmProgress,
+  type ImmReport,
+  type ImmRoundReport,
+  imm,
+} from './workflows/imm/loop.js'
 export type { ImmAccuracy, ImmEvaluation, ImmFilteredSamples } from './workflows/imm/steps.js'
 export {
   type ManuAnswers,
   type ManuChoice,
+  type ManuForecast,
   type ManuMode,
   type ManuNeuron,
   type ManuOptions,

@@ -1,4 +1,6 @@
-/** Compiles test/**\/*.ts to build/test: for the tests, and for the bench, which times the cases of test/ops.cases.ts. */
+/**
+ * Compiles test/**\/*.ts to build/test: for the tests, and for the bench, which times the cases of test/ops.cases.ts.
+ */
 import { spawnSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,6 +1,6 @@
 /**
- * Writes the reference pages under docs/ from the registries, so that a method or an error code is described once, where
- * it is defined. A test fails when a page is stale; `npm run docs` brings it up to date.
+ * Writes the reference pages under docs/ from the registries, so that a method or an error code is described once,
+ * where it is defined. A test fails when a page is stale; `npm run docs` brings it up to date.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -143,7 +143,7 @@ function pruningPage() {
         `\`${name}\``,
         removed[kind],
         cell(about),
-        scores === undefined ? 'nothing' : `\`score --method ${scores}\``,
+        scores === undefined ? 'nothing' : `\`score --methods ${scores}\``,
         source,
       ]),
     ),

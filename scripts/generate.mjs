@@ -1,8 +1,8 @@
 /**
- * Writes what follows from other files: WGSL kernels as C++ strings, their layouts for C++ and TypeScript, the tables of
- * CPU steps and of ops from the folder listings, and one trampoline for each function of Dawn's C API (Dawn is loaded at run time,
- * never linked).
- * A file is rewritten only when its content changes, so that an incremental build stays incremental.
+ * Writes what follows from other files: WGSL kernels as C++ strings, their layouts for C++ and TypeScript, the tables
+ * of CPU steps and of ops from the folder listings, and one trampoline for each function of Dawn's C API (Dawn is
+ * loaded at run time, never linked). A file is rewritten only when its content changes, so that an incremental build
+ * stays incremental.
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'

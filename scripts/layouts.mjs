@@ -1,6 +1,6 @@
 /**
- * What WGSL says about memory, for the other two languages: constants and structs of include/layout.wgsl, and the fields
- * of `struct Parameters` of every kernel that has one.
+ * What WGSL says about memory, for the other two languages: constants and structs of include/layout.wgsl, and the
+ * fields of `struct Parameters` of every kernel that has one.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'

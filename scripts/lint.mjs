@@ -1,9 +1,9 @@
 /**
- * Everything that can be judged without running: biome, types, arrows between rooms, C++ format.
+ * Everything that can be judged without running: biome, types, arrows between rooms, C++ format, widths of lines.
  * `--format-native` formats the C++ files instead.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { roomViolations } from './rooms.mjs'
 import { aptInstall, canInstallWithApt, hasCommand } from './setup.mjs'
@@ -27,6 +27,20 @@ function clangFormat(args) {
   return files.length === 0 || passes('clang-format', [...args, ...files])
 }
 
+/** Whose comments keep to the width of the code. */
+const narrowFolders = ['lib', 'native', 'bench', 'test', 'scripts', 'demo', 'examples']
+const width = 120
+
+/** Comments, which no formatter breaks, and lines of WGSL, which has none. */
+function longLines() {
+  const files = narrowFolders.flatMap((folder) => listFiles(folder, '.ts', '.mjs', '.cpp', '.h', '.wgsl'))
+  return files.flatMap((path) => {
+    const lines = readFileSync(join(root, path), 'utf8').split('\n')
+    const isLong = (line) => line.length > width && (path.endsWith('.wgsl') || /^\s*(\/\/|\/?\*)/.test(line))
+    return lines.flatMap((line, i) => (isLong(line) ? [`${path}:${i + 1} has ${line.length} columns`] : []))
+  })
+}
+
 if (process.argv.includes('--format-native')) process.exit(clangFormat(['-i']) ? 0 : 1)
 
 const checks = {
@@ -41,6 +55,11 @@ const checks = {
     const violations = roomViolations()
     for (const violation of violations) console.error(violation)
     return violations.length === 0
+  },
+  [`comments and WGSL of ${width} columns`]: () => {
+    const long = longLines()
+    for (const line of long) console.error(line)
+    return long.length === 0
   },
   'clang-format': () => clangFormat(['--dry-run', '-Werror']),
 }

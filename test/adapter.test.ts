@@ -15,7 +15,7 @@ beforeAll(async () => {
 })
 afterAll(() => engine?.close())
 
-async function run(recipe: RecipeInput, options: Partial<MergeOptions> = {}) {
+async function run(recipe: RecipeInput, options: Partial<Omit<MergeOptions, 'dryRun'>> = {}) {
   const out = fresh('out')
   const report = await merge(engine, recipe, { out, sync: false, ...options })
   return { out, report, tensors: readFolder(out) }
@@ -126,7 +126,7 @@ describe('a model with an adapter', () => {
       for (const memory of ['1GiB', '200KiB']) {
         const { out, tensors, report } = await run(recipe, { memory })
         const expected = await run(recipes(merged)[i]!)
-        expect(report.notes.join()).toMatch(/1 tensors are made before the merge, in float32/)
+        expect(report.notes.join()).toMatch(/1 tensor is made before the merge, in float32/)
         expect(existsSync(join(out, 'stages'))).toBe(false)
         for (const [name, { bytes }] of expected.tensors) expect(tensors.get(name)!.bytes.equals(bytes)).toBe(true)
       }
@@ -280,6 +280,16 @@ describe('a model with an adapter', () => {
     ],
     [{}, { 'model.layers.0.mlp.up_proj.weight': f32([1]) }, /SHAPE_MISMATCH/],
     [{}, { 'lm_head.weight': f32(wave(480, 2), [12, columns]) }, /FORMAT: .*lm_head.weight 12 rows, but .* has 10/],
+    [
+      {},
+      { 'model.embed_tokens.weight': f32(wave(480, 2), [12, columns]) },
+      /FORMAT: .*embed_tokens.weight 12 rows, but lm_head.weight has 10; .* give the base as many rows, or save both tables/,
+    ],
+    [
+      { bias: 'all' },
+      { ...plain, 'model.layers.0.mlp.up_proj.bias': f32([1]) },
+      /MISSING_TENSOR: .*up_proj\.bias, but .* has no such tensor; put it on the model .*, whose linears have biases\./,
+    ],
   ])('is refused where the adapter has %j', async (config, tensors, message) => {
     expect(await failure(copyOf(`${model(1)}+${adapter(config, tensors as Record<string, Raw>)}`))).toMatch(message)
   })

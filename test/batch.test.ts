@@ -1,17 +1,20 @@
-/** Many merges through one engine: what each job comes to, what is left out on resuming, and what an end leaves behind. */
+/**
+ * Many merges through one engine: what each job comes to, what is left out on resuming, and what an end leaves behind.
+ */
 import {
   existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { type BatchJob, batch, Engine, merge, type RecipeInput, verify } from 'weightsmith'
+import { type BatchJob, batch, Engine, merge, type ProgressEvent, type RecipeInput, verify } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, start } from './child.js'
 import { scratch } from './scratch.js'
@@ -60,7 +63,8 @@ describe('a batch', () => {
     const out = fresh('out')
     mkdirSync(join(out, 'taken'), { recursive: true })
     writeFileSync(join(out, 'taken', 'file'), '')
-    const seen: string[] = []
+    const ended: string[] = []
+    const seen: ProgressEvent[] = []
     const report = await batch(
       engine,
       [
@@ -71,7 +75,7 @@ describe('a batch', () => {
         { recipe: mix(0.5), name: 'odd-type', dtype: 'int8' },
         { recipe: mix(1), name: 'last' },
       ],
-      { out, onJob: ({ name }, { done, total }) => seen.push(`${name} ${total}`) && expect(done).toBe(seen.length) },
+      { out, onJob: ({ name }) => ended.push(name), onProgress: (event) => seen.push(event) },
     )
     expect(report.jobs.map(({ name, status, error }) => [name, status, error?.code])).toEqual([
       ['first', 'merged', undefined],
@@ -82,7 +86,8 @@ describe('a batch', () => {
       ['last', 'merged', undefined],
     ])
     expect(report).toMatchObject({ merged: 2, failed: 4 })
-    expect(seen.sort()).toEqual(report.jobs.map(({ name }) => `${name} 6`).sort())
+    expect([...ended].sort()).toEqual(report.jobs.map(({ name }) => name).sort())
+    expect(seen).toEqual(ended.map((item, i) => ({ phase: 'merge', done: i + 1, total: 6, unit: 'jobs', item })))
     expect(norm(join(out, 'last'))).toEqual([3, 6])
     expect(readdirSync(out).sort()).toEqual(['first', 'last', 'taken'])
   })
@@ -130,6 +135,9 @@ describe('a batch', () => {
     const out = fresh('out')
     const report = await batch(engine, shares(8), { out })
     expect(report).toMatchObject({ merged: 8, bytesRead: 2 * 8 + 8 })
+    const written = report.jobs.map((job) => statSync(join(job.out, 'model.safetensors')).size)
+    expect(report.jobs.map((job) => job.bytesWritten)).toEqual(written)
+    expect(report.bytesWritten).toBe(written.reduce((a, b) => a + b, 0))
     // one of the shares is 0, which is a copy of the first model
     for (const [i, { out: each }] of report.jobs.entries()) {
       expect(norm(each)[0]).toBeCloseTo(1 + (2 * i) / 100, 6)
@@ -179,6 +187,29 @@ describe('a batch', () => {
   })
 })
 
+describe('a dry run', () => {
+  test('says what would become of every job, and writes nothing', async () => {
+    const out = fresh('out')
+    const done = await batch(engine, shares(3), { out })
+    rmSync(join(out, 'share-2'), { recursive: true })
+    const jobs = [...shares(3), { recipe: mix(0.5, [fresh('nothing')]), name: 'lost' }]
+    const { forecast } = await batch(engine, jobs, { out, resume: true, dryRun: true })
+    expect(forecast.jobs.map(({ name, status }) => `${name} ${status}`)).toEqual([
+      'share-0 skip',
+      'share-1 skip',
+      'share-2 merge',
+      'lost fail',
+    ])
+    expect(forecast).toMatchObject({ merge: 1, skip: 2, fail: 1, bytesRead: 16 })
+    expect(forecast.bytesWritten).toBe(done.jobs[2]!.bytesWritten)
+    expect(forecast.jobs[3]!.error).toMatchObject({ code: 'ERR_WEIGHTSMITH_NOT_FOUND' })
+    expect(readdirSync(out).sort()).toEqual(['share-0', 'share-1'])
+    const fail = { status: 'fail', error: { code: 'ERR_WEIGHTSMITH_OUTPUT_EXISTS' } }
+    const again = await batch(engine, shares(2), { out, dryRun: true })
+    expect(again.forecast.jobs).toMatchObject([fail, fail])
+  })
+})
+
 describe('a resumed batch', () => {
   test('does what is not done yet, and only that', async () => {
     const out = fresh('out')
@@ -220,7 +251,7 @@ describe('a batch that is ended', () => {
       // Each may have a group of 64 outputs waiting for the disk when the first group reaches it.
       jobs: 2,
       signal: stop.signal,
-      onJob: (_, { done }) => done === 64 && stop.abort(),
+      onProgress: ({ done }) => done === 64 && stop.abort(),
     })
     // With `partial` the command line says how to go on.
     const ended = { code: 'ERR_WEIGHTSMITH_ABORTED', name: 'AbortError', partial: out }

@@ -1,6 +1,6 @@
 /**
- * A headless Chromium, out of the package that the embedded driver comes from too. It is driven by the DevTools protocol
- * over a pipe: JSON, each message ended by a zero byte.
+ * A headless Chromium, out of the package that the embedded driver comes from too. It is driven by the DevTools
+ * protocol over a pipe: JSON, each message ended by a zero byte.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'

@@ -90,7 +90,9 @@ export function bf16(numbers: ArrayLike<number>, shape = [numbers.length]): Raw 
   return { dtype: 'BF16', shape, bytes: Buffer.from(half.buffer) }
 }
 
-/** The rule of make_forward.py: numbers in [-0.25, 0.25) from a hash of name and index; weights of norms lie around 1. */
+/**
+ * The rule of make_forward.py: numbers in [-0.25, 0.25) from a hash of name and index; weights of norms lie around 1.
+ */
 export function fill(name: string, shape: number[]): Float32Array {
   let hashed = 2166136261
   for (const byte of Buffer.from(name)) hashed = math.imul(hashed ^ byte, 16777619) >>> 0

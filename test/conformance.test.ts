@@ -1,6 +1,7 @@
 /** Every kernel that stores elements equals its float64 reference, for all types and sizes around the block edges. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, kernels } from 'weightsmith'
+import { math } from './math.js'
 import { uniform } from './random.js'
 import { bytesOf, decode, encode, type FloatDType, rounded, spacing } from './reference/dtypes.js'
 import * as reference from './reference/merge.js'
@@ -47,7 +48,7 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
           expect(bytesOf(outDtype) * size).toBe(output.byteLength)
           for (let i = 0; i < size; i++) {
             const bound = spacing(outDtype, want[i]!) * 0.5 + 4e-6
-            if (!(Math.abs(got[i]! - want[i]!) <= bound)) {
+            if (!(math.abs(got[i]! - want[i]!) <= bound)) {
               expect({ size, outDtype, i, got: got[i], want: want[i] }).toBe('within half a step')
             }
           }
@@ -67,7 +68,7 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
           coefficients: [1],
         })
         // F64 goes through f32, as documented: two roundings of the same direction, compared as such.
-        const want = source.map((value) => rounded(outDtype, Math.fround(value)))
+        const want = source.map((value) => rounded(outDtype, math.fround(value)))
         expect(typed(outDtype, output)).toEqual(want)
       }
     }
@@ -79,7 +80,9 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
       const output = await engine.kernel('delta').run({ inputs: [base!, a!, b!], coefficients: [0.3, -0.7] })
       const want = reference.delta(base!, [a!, b!], [0.3, -0.7])
       const got = output as Float32Array
-      for (let i = 0; i < size; i++) expect(Math.abs(got[i]! - want[i]!)).toBeLessThanOrEqual(2e-6)
+      expect(got.length).toBe(size)
+      const off = got.findIndex((value, i) => !(math.abs(value - want[i]!) <= 2e-6))
+      expect({ size, off, got: got[off], want: want[off] }).toEqual({ size, off: -1 })
     }
   })
 
@@ -88,9 +91,9 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
       const [a, b] = [1, 2].map((seed) => Float32Array.from(numbers(size, seed)))
       const words = (await engine.kernel('store_f32').run({ inputs: [a!, b!] })) as Uint32Array
       const got = new Float32Array(words.buffer, words.byteOffset, words.length)
-      expect(got.length).toBe(4096 * Math.ceil(size / 2048))
-      for (let i = 0; i < 2048 * Math.ceil(size / 2048); i++) {
-        const at = 4096 * Math.floor(i / 2048) + (i % 2048)
+      expect(got.length).toBe(4096 * math.ceil(size / 2048))
+      for (let i = 0; i < 2048 * math.ceil(size / 2048); i++) {
+        const at = 4096 * math.floor(i / 2048) + (i % 2048)
         if (got[at] !== (a![i] ?? 0) || got[at + 2048] !== (b![i] ?? 0)) expect({ size, i }).toBe('as it was')
       }
       const coefficients = Uint32Array.from([1, 0, 1, ...new Uint32Array(b!.buffer)])
@@ -136,7 +139,7 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
           const got = typed(outDtype, output)
           for (let i = 0; i < want.length; i++) {
             const bound = spacing(outDtype, want[i]!) * 0.5 + 2e-5
-            if (!(Math.abs(got[i]! - want[i]!) <= bound)) {
+            if (!(math.abs(got[i]! - want[i]!) <= bound)) {
               expect({ rows, columns, rank, transposed, i, got: got[i], want: want[i] }).toBe('within half a step')
             }
           }
@@ -161,10 +164,10 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
         ['F16', 0.25],
       ] as const) {
         // Few different values: most are equal to others.
-        const few = (x: number) => (step === 0 ? x : Math.round(x / step) * step)
+        const few = (x: number) => (step === 0 ? x : math.round(x / step) * step)
         const data = encode(dtype, numbers(rows * columns, 31).map(few))
         const x = decode(dtype, data)
-        const norms = Float32Array.from(numbers(columns, 32), (value) => (step === 0 ? Math.abs(value) : 2))
+        const norms = Float32Array.from(numbers(columns, 32), (value) => (step === 0 ? math.abs(value) : 2))
         for (const weighted of [dtype !== 'F32']) {
           const output = await engine.kernel('sparse').run({
             inputs: [{ dtype, data }, ...(weighted ? [norms] : [])],
@@ -189,6 +192,8 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
     data[3] = Number.NaN
     data[2052] = Number.POSITIVE_INFINITY
     const run = await engine.kernel('linear').measure({ inputs: [data], coefficients: [1] })
+    expect(run.timings.compute).toBeGreaterThan(0)
+    expect(run.milliseconds).toBeGreaterThanOrEqual(run.timings.compute)
     expect(run.nonFinite).toBe(2)
     const overflow = await engine.kernel('linear').measure({
       inputs: [Float32Array.of(65504, 65520, -65536)],
@@ -215,7 +220,7 @@ describe('partial results', () => {
   const summing = ['dots', 'gram', 'diff', 'dare_norms', 'ties_facts', 'sce_squares', 'ram_counts']
   test.each(summing)('of %s are the same bits whether 8 invocations make them or 64', async (kernel) => {
     const { inputs, writes, example } = kernels.get(kernel)!
-    const count = Math.max(inputs.min, Math.min(inputs.max, 3))
+    const count = math.max(inputs.min, math.min(inputs.max, 3))
     const elements = 5 * 2048 - 77
     const program = (LANES: number) => ({
       kernels: [{ kernel, writes: (writes as (inputs: number) => number)(count), constants: { LANES } }],

@@ -1,6 +1,6 @@
 /**
- * Which device is taken, on machines as bare as users have them: no Vulkan driver but the bundled one, a driver that Dawn
- * refuses, one that runs no kernel, none at all. Each is a process of its own that names no device.
+ * Which device is taken, on machines as bare as users have them: no Vulkan driver but the bundled one, a driver that
+ * Dawn refuses, one that runs no kernel, none at all. Each is a process of its own that names no device.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,6 @@
-/** What is written from the registries: reference pages that may not be stale, and a schema that judges as the check. */
+/**
+ * What is written from the registries: reference pages that may not be stale, and a schema that judges as the check.
+ */
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'

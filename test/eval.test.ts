@@ -3,9 +3,9 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, evaluateAll, generate, generateText, openModel } from 'weightsmith'
+import { Engine, type EvalOptions, type EvalReport, evaluate, generate, generateIds, openModel } from 'weightsmith'
 import { openTokenizer } from '../lib/data/index.js'
-import { checkpointOf } from '../lib/runtime/forward.js'
+import { checkpointOf } from '../lib/runtime/open_model.js'
 import { f32, writeModel } from './checkpoint.js'
 import { cli } from './child.js'
 
@@ -80,21 +80,35 @@ function chain(name: string, vocab: string[], said: string[], parts: object, set
   return path
 }
 
+/** What came out for the one data set of an evaluation. */
+async function evaluated(engine: Engine, model: string, options: Omit<EvalOptions, 'dryRun'>) {
+  const { sets } = await evaluate(engine, model, options)
+  expect(sets).toHaveLength(1)
+  return sets[0]!
+}
+
 describe('evaluate', () => {
   test('gives the golden loss over all tokens, and over answers alone', async () => {
-    const report = await evaluate(engine, base, { data: calibration })
+    const report = await evaluated(engine, base, { data: calibration })
     const want = golden.calibration.nll.base!
-    expect(report).toMatchObject({ metric: 'nll', examples: 64, tokens: golden.calibration.tokens_predicted })
+    expect(report).toMatchObject({ examples: 64, tokens: golden.calibration.tokens_predicted })
     expect(Math.abs(report.value / want.all - 1)).toBeLessThan(1e-5)
     expect(Math.abs(report.answers! / want.answer - 1)).toBeLessThan(1e-5)
-    const { value } = await evaluate(engine, base, { data: calibration, metric: 'ppl' })
+    const { value } = await evaluated(engine, base, { data: calibration, metric: 'ppl' })
     expect(value).toBe(Math.exp(report.value))
   })
 
+  test('passes over a byte order mark before the first line', async () => {
+    const lines = readFileSync(calibration, 'utf8').trimEnd().split('\n').slice(0, 2)
+    const { value } = await evaluated(engine, base, { data: dataset(...lines) })
+    const [first, ...more] = lines
+    expect((await evaluated(engine, base, { data: dataset(`\ufeff${first}`, ...more) })).value).toBe(value)
+  })
+
   test('gives the same loss for a model that is larger than the memory', async () => {
-    const { value, answers } = await evaluate(engine, base, { data: calibration })
+    const { value, answers } = await evaluated(engine, base, { data: calibration })
     await using small = await Engine.open({ memory: '2MiB' })
-    expect(await evaluate(small, base, { data: calibration })).toMatchObject({ value, answers })
+    expect(await evaluated(small, base, { data: calibration })).toMatchObject({ value, answers })
   })
 
   test('counts exact answers, and an answer that does not end in time as wrong', async () => {
@@ -104,10 +118,10 @@ describe('evaluate', () => {
       { prompt: 's:graph=', answer: 'aghp' },
       '',
     )
-    const report = await evaluate(engine, base, { data, metric: 'exact-match' })
-    expect(report).toMatchObject({ metric: 'exact-match', examples: 3, value: 1 / 3 })
+    const report = await evaluated(engine, base, { data, metric: 'exact-match' })
+    expect(report).toMatchObject({ examples: 3, value: 1 / 3 })
     expect(report).not.toHaveProperty('answers')
-    const short = await evaluate(engine, base, { data, metric: 'exact-match', maxTokens: 5 })
+    const short = await evaluated(engine, base, { data, metric: 'exact-match', maxTokens: 5 })
     expect(short.value).toBe(0)
   })
 
@@ -115,16 +129,25 @@ describe('evaluate', () => {
     const task = join(process.cwd(), 'demo/tasks/id_test.jsonl')
     const out = join(folder, 'lines.jsonl')
     // As transformers counts in float64; 0.698 of all 500.
-    const [all] = await evaluateAll(engine, base, { data: [task], metric: 'exact-match', limit: 100 })
+    const all = await evaluated(engine, base, { data: [task], metric: 'exact-match', limit: 100 })
     expect(all).toMatchObject({ examples: 100, value: 0.65 })
-    const reports = await evaluateAll(engine, base, { data: [task, task], metric: 'exact-match', limit: 20, out })
-    expect(reports.map(({ examples }) => examples)).toEqual([20, 20])
+    const { sets, ...rest } = await evaluate(engine, base, {
+      data: [task, task],
+      metric: 'exact-match',
+      limit: 20,
+      out,
+    })
+    expect(rest).toMatchObject({ model: base, metric: 'exact-match', partitions: 1, bytesReadPerPass: 0, notes: [] })
+    expect(sets.map(({ data, examples }) => [data, examples])).toEqual([
+      [task, 20],
+      [task, 20],
+    ])
     const lines = readFileSync(out, 'utf8')
       .trim()
       .split('\n')
       .map((line) => JSON.parse(line))
     expect(lines).toHaveLength(40)
-    expect(lines.filter(({ right }) => right)).toHaveLength(20 * (reports[0]!.value + reports[1]!.value))
+    expect(lines.filter(({ right }) => right)).toHaveLength(20 * (sets[0]!.value + sets[1]!.value))
     expect(lines[0]).toEqual({
       data: task,
       example: 1,
@@ -142,9 +165,9 @@ describe('evaluate', () => {
     const right = dataset({ prompt: 'x=', answer: 'a , b ?' }, { prompt: 'x=', answer: 'a, b?' })
     for (const [i, settings] of [{}, { clean_up_tokenization_spaces: true }].entries()) {
       const model = chain(`spaces-${i}`, vocab, said, { decoder: { type: 'Fuse' } }, settings)
-      const { continuations } = await generateText(engine, model, ['x='])
+      const { continuations } = await generate(engine, model, ['x='])
       expect(continuations[0]!.text).toBe('a , b ?')
-      expect((await evaluate(engine, model, { data: right, metric: 'exact-match' })).value).toBe(0.5)
+      expect((await evaluated(engine, model, { data: right, metric: 'exact-match' })).value).toBe(0.5)
     }
   })
 
@@ -163,7 +186,7 @@ describe('evaluate', () => {
       normalizer: { type: 'Sequence', normalizers: spaces },
       decoder: { type: 'Sequence', decoders: back },
     })
-    const { continuations } = await generateText(engine, model, ['x='])
+    const { continuations } = await generate(engine, model, ['x='])
     expect(continuations[0]!.text).toBe(' ab')
     const data = dataset(
       { prompt: 'x=', answer: ' ab' },
@@ -171,19 +194,20 @@ describe('evaluate', () => {
       { prompt: 'x=', answer: 'ab' },
     )
     // A prompt with the space has "▁" at its end, after which this model says nothing of the kind.
-    expect((await evaluate(engine, model, { data, metric: 'exact-match' })).value).toBe(1 / 3)
+    expect((await evaluated(engine, model, { data, metric: 'exact-match' })).value).toBe(1 / 3)
     const out = join(folder, 'prefixed.jsonl')
-    await evaluate(engine, model, { data, out })
+    await evaluated(engine, model, { data, out })
     const lines = readFileSync(out, 'utf8').trim().split('\n')
     const found = lines.map((line) => JSON.parse(line) as { answer_tokens: number; answer_nll: number })
-    // "▁a", "b" and the end, all the likeliest; the space belongs to the answer in either line. Then "a", after which nothing is likely, "b" and the end.
+    // "▁a", "b" and the end, all the likeliest; the space belongs to the answer in either line. Then "a", after which
+    // nothing is likely, "b" and the end.
     expect(found.map((line) => line.answer_tokens)).toEqual([3, 3, 3])
     const likely = Math.log(1 + 8 / Math.exp(4))
     expect(found[0]!.answer_nll / (3 * likely)).toBeCloseTo(1, 3)
     expect(found[1]!.answer_nll).toBe(found[0]!.answer_nll)
     expect(found[2]!.answer_nll / (4 + 2 * likely + Math.log(9))).toBeCloseTo(1, 3)
     const choices = dataset({ prompt: 'x=', choices: ['ab', ' ab'], answer: 1 })
-    expect((await evaluate(engine, model, { data: choices, metric: 'choice' })).value).toBe(1)
+    expect((await evaluated(engine, model, { data: choices, metric: 'choice' })).value).toBe(1)
     const bare = dataset({ prompt: '', answer: 'ab' })
     await expect(evaluate(engine, model, { data: bare })).rejects.toThrow(/Line 1 of .* has no token before "ab"/)
   })
@@ -194,8 +218,8 @@ describe('evaluate', () => {
       { prompt: 's:graph=', choices: ['aghpr', 'aghrp'], answer: 1 },
     )
     const out = join(folder, 'choices.jsonl')
-    const report = await evaluate(engine, base, { data, metric: 'choice', out })
-    expect(report).toMatchObject({ metric: 'choice', examples: 2, value: 0.5, normalized: 0.5, tokens: 25 })
+    const report = await evaluated(engine, base, { data, metric: 'choice', out })
+    expect(report).toMatchObject({ examples: 2, value: 0.5, normalized: 0.5, tokens: 25 })
     const [first] = readFileSync(out, 'utf8')
       .split('\n')
       .map((line) => line && JSON.parse(line))
@@ -254,7 +278,7 @@ describe('evaluate', () => {
       for (const [begin, first, last] of windows) {
         for (let target = first; target <= last; target++) want += await loss(begin, target)
       }
-      const report = await evaluate(engine, base, { data, window, stride })
+      const report = await evaluated(engine, base, { data, window, stride })
       expect(report.tokens).toBe(19)
       expect(Math.abs((19 * report.value) / want - 1)).toBeLessThan(1e-5)
       expect(report.bitsPerByte! / (want / Math.LN2 / 19)).toBeCloseTo(1, 5)
@@ -262,7 +286,7 @@ describe('evaluate', () => {
     }
     // A text that is longer than the context, beside an answer.
     const mixed = dataset({ text: '1+1='.repeat(200) }, { prompt: '1+1=', answer: '2' })
-    expect(await evaluate(engine, base, { data: mixed })).toMatchObject({
+    expect(await evaluated(engine, base, { data: mixed })).toMatchObject({
       tokens: 800 + 6,
       answers: expect.any(Number),
     })
@@ -275,9 +299,13 @@ describe('evaluate', () => {
 
   test('says what it would take, and runs no data', async () => {
     const out = join(folder, 'dry.jsonl')
-    const report = await evaluate(engine, base, { data: calibration, metric: 'exact-match', dryRun: true, out })
-    expect(report).toMatchObject({ dryRun: true, examples: 64, value: Number.NaN, partitions: 1 })
-    expect(report.milliseconds).toBeGreaterThan(0)
+    const data = [calibration, calibration]
+    const { forecast } = await evaluate(engine, base, { data, metric: 'exact-match', dryRun: true, out })
+    const set = { data: calibration, examples: 64, tokens: expect.any(Number), milliseconds: expect.any(Number) }
+    expect(forecast).toMatchObject({ metric: 'exact-match', partitions: 1, sets: [set, set] })
+    expect(forecast.sets[0]).toEqual(set)
+    expect(forecast.milliseconds).toBe(forecast.sets[0]!.milliseconds + forecast.sets[1]!.milliseconds)
+    expect(forecast.milliseconds).toBeGreaterThan(0)
     expect(existsSync(out)).toBe(false)
   })
 
@@ -325,9 +353,9 @@ describe('evaluate', () => {
   test('is a verb of the command line', async () => {
     const { code, stdout } = await cli('eval', base, '--data', calibration, '--metric', 'ppl', '--json')
     expect(code).toBe(0)
-    const report = JSON.parse(stdout) as { metric: string; value: number }
-    expect(report.metric).toBe('ppl')
-    expect(Math.abs(Math.log(report.value) / golden.calibration.nll.base!.all - 1)).toBeLessThan(1e-5)
+    const { metric, sets } = JSON.parse(stdout) as EvalReport
+    expect(metric).toBe('ppl')
+    expect(Math.abs(Math.log(sets[0]!.value) / golden.calibration.nll.base!.all - 1)).toBeLessThan(1e-5)
   })
 })
 
@@ -335,12 +363,12 @@ describe('generate', () => {
   test('continues every prompt of a batch as it would alone, whatever the batches', async () => {
     const prompts = golden.prompts.filter(({ greedy }) => greedy !== null)
     const ids = [...prompts, ...prompts].map((prompt) => prompt.ids)
-    const options = { maxNewTokens: 8, eosTokenIds: new Set([2]) }
-    const wide = await openModel(engine, join(goldens, 'base-f32'), { tokens: 128, cache: 128 })
-    const together = await generate(wide, ids, options)
+    const options = { maxTokens: 8, eosTokenIds: new Set([2]) }
+    const wide = await openModel(engine, join(goldens, 'base-f32'), { batchTokens: 128, cache: 128 })
+    const together = await generateIds(wide, ids, options)
     await wide.close()
-    const narrow = await openModel(engine, join(goldens, 'base-f32'), { tokens: 24, cache: 24 })
-    expect(await generate(narrow, ids, options)).toEqual(together)
+    const narrow = await openModel(engine, join(goldens, 'base-f32'), { batchTokens: 24, cache: 24 })
+    expect(await generateIds(narrow, ids, options)).toEqual(together)
     await narrow.close()
     const digits = '0123456789abcdefghijklmnopqrstuvwxyz'
     const texts = together.map(({ ids: said }) => said.map((id) => digits[id - 4]).join(''))
@@ -351,32 +379,32 @@ describe('generate', () => {
   test('draws the same for a seed whatever the batches, and says what was left out', async () => {
     const prompts = ['12+34=', 's:graph=', 'r:tnheeipeu=', 'm:41,7,93,88=']
     const options = { temperature: 1.5, topK: 20, topP: 0.95, seed: 7, samples: 3, maxTokens: 12 }
-    const { continuations, tokens } = await generateText(engine, base, prompts, options)
+    const { continuations, tokens } = await generate(engine, base, prompts, options)
     expect(continuations.map(({ prompt, sample }) => [prompt, sample])).toEqual(
       prompts.flatMap((_, prompt) => [0, 1, 2].map((sample) => [prompt, sample])),
     )
     expect(tokens).toBe(continuations.reduce((sum, one) => sum + one.tokens, 0))
     expect(new Set(continuations.slice(0, 3).map(({ text }) => text)).size).toBeGreaterThan(1)
     const one = await Engine.open({ memory: '24MiB' })
-    const alone = await generateText(one, base, prompts, options)
+    const alone = await generate(one, base, prompts, options)
     await one.close()
     expect(alone.continuations).toEqual(continuations)
     // The second sample copies what the first has left in the cache, and goes on from there as it did.
-    const twins = await generateText(engine, base, prompts, { samples: 2, maxTokens: 12 })
+    const twins = await generate(engine, base, prompts, { samples: 2, maxTokens: 12 })
     const [first, second] = [0, 1].map((k) => twins.continuations.filter(({ sample }) => sample === k))
     expect(second!.map(({ text }) => text)).toEqual(first!.map(({ text }) => text))
     expect(first![1]!.text).toBe('aghpr')
-    const other = await generateText(engine, base, prompts, { ...options, seed: 8 })
+    const other = await generate(engine, base, prompts, { ...options, seed: 8 })
     expect(other.continuations).not.toEqual(continuations)
   })
 
   test('ends at stop texts, which are no part of what is said or streamed', async () => {
     const pieces: string[] = []
     const options = { stop: ['hp'], onText: (piece: string) => pieces.push(piece) }
-    const { continuations } = await generateText(engine, base, ['s:graph='], options)
+    const { continuations } = await generate(engine, base, ['s:graph='], options)
     expect(continuations).toEqual([{ prompt: 0, sample: 0, text: 'ag', tokens: 4, finish: 'stop' }])
     expect(pieces.join('')).toBe('ag')
-    const { continuations: short } = await generateText(engine, base, ['s:graph='], { maxTokens: 2 })
+    const { continuations: short } = await generate(engine, base, ['s:graph='], { maxTokens: 2 })
     expect(short[0]).toMatchObject({ text: 'ag', finish: 'length' })
   })
 
@@ -389,11 +417,9 @@ describe('generate', () => {
       "{{ bos_token }}{% for m in messages %}{{ 's:' if m['role'] == 'user' else '' }}{{ m['content'] }}{% endfor %}" +
       '{% if add_generation_prompt %}={% endif %}'
     writeFileSync(file, JSON.stringify({ ...settings, chat_template }))
-    const { continuations } = await generateText(engine, model, ['graph'], { chat: true })
+    const { continuations } = await generate(engine, model, ['graph'], { chat: true })
     expect(continuations[0]).toMatchObject({ text: 'aghpr', finish: 'end' })
-    await expect(generateText(engine, base, [[{ role: 'user', content: 'graph' }]])).rejects.toThrow(
-      /has no chat template/,
-    )
+    await expect(generate(engine, base, [[{ role: 'user', content: 'graph' }]])).rejects.toThrow(/has no chat template/)
   })
 
   test('refuses options and prompts that make no sense, and stops when it is told to', async () => {
@@ -406,15 +432,22 @@ describe('generate', () => {
       { maxTokens: 0 },
       { stop: [''] },
     ]) {
-      await expect(generateText(engine, base, ['1+1='], options)).rejects.toHaveProperty('code', code)
+      await expect(generate(engine, base, ['1+1='], options)).rejects.toHaveProperty('code', code)
     }
-    await expect(generateText(engine, base, [])).rejects.toHaveProperty('code', code)
-    await expect(generateText(engine, base, ['a'.repeat(300)])).rejects.toThrow(/301 tokens.*256/)
+    await expect(generate(engine, base, [])).rejects.toHaveProperty('code', code)
+    await expect(generate(engine, base, ['a'.repeat(300)])).rejects.toThrow(/301 tokens.*256/)
     const signal = AbortSignal.abort()
-    await expect(generateText(engine, base, ['1+1='], { signal })).rejects.toHaveProperty(
-      'code',
-      'ERR_WEIGHTSMITH_ABORTED',
-    )
+    await expect(generate(engine, base, ['1+1='], { signal })).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_ABORTED')
+  })
+
+  test('says what it would take, and continues nothing', async () => {
+    const prompts = ['s:graph=', '1+1=']
+    const { forecast } = await generate(engine, base, prompts, { dryRun: true })
+    const { continuations: _, tokens: __, ...report } = await generate(engine, base, prompts)
+    expect(forecast).toEqual({ ...report, milliseconds: forecast.milliseconds })
+    expect(forecast.milliseconds).toBeGreaterThan(0)
+    const { stdout } = await cli('generate', base, ...prompts, '--dry-run', '--json')
+    expect(JSON.parse(stdout)).toEqual({ forecast: expect.objectContaining({ prompts: 2, promptTokens: 8 + 4 + 2 }) })
   })
 
   test('is a verb that reads prompts of a file and writes a line for each continuation', async () => {
@@ -422,7 +455,7 @@ describe('generate', () => {
     const data = dataset({ prompt: 's:graph=', id: 5 }, { prompt: 'm:41,7,93,88=', id: 6 })
     const { code, stdout } = await cli('generate', base, '--data', data, '--out', out, '--json')
     expect(code).toBe(0)
-    expect(JSON.parse(stdout)).toMatchObject({ prompts: 2, dryRun: false })
+    expect(JSON.parse(stdout)).toMatchObject({ prompts: 2, continuations: { length: 2 } })
     expect(readFileSync(out, 'utf8')).toBe(
       '{"prompt":"s:graph=","id":5,"sample":0,"text":"aghpr","tokens":5,"finish":"end"}\n' +
         '{"prompt":"m:41,7,93,88=","id":6,"sample":0,"text":"93","tokens":2,"finish":"end"}\n',
@@ -432,8 +465,8 @@ describe('generate', () => {
   })
 
   test('stops at the most a continuation may have', async () => {
-    const model = await openModel(engine, base, { tokens: 32, cache: 32 })
-    const [one] = await generate(model, [golden.prompts[2]!.ids], { maxNewTokens: 3, eosTokenIds: new Set([2]) })
+    const model = await openModel(engine, base, { batchTokens: 32, cache: 32 })
+    const [one] = await generateIds(model, [golden.prompts[2]!.ids], { maxTokens: 3, eosTokenIds: new Set([2]) })
     await model.close()
     expect(one).toMatchObject({ ended: false })
     expect(one!.ids).toHaveLength(3)

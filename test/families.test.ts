@@ -7,6 +7,7 @@ import { Engine, openModel } from 'weightsmith'
 import { modelSpec } from '../lib/architectures/index.js'
 import { rotaryOf } from '../lib/architectures/rope.js'
 import { fill, type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
+import { forward } from './forward.js'
 
 const goldens = join(process.cwd(), 'test/peers/forward')
 const { cases, rotary } = JSON.parse(readFileSync(join(goldens, 'forward.json'), 'utf8')) as {
@@ -44,7 +45,7 @@ describe('a tiny model', () => {
   test.each(Object.keys(cases))('%s has the hidden states and logits of transformers', async (name) => {
     const { config, ids, tensors: shapes } = cases[name]!
     const folder = writeModel(join(root, name), weights(shapes), config)
-    const model = await openModel(engine, folder, { tokens: 64 })
+    const model = await openModel(engine, folder, { batchTokens: 64 })
     const images = 'vision_config' in config ? [fill('image', [3, 10, 10])] : []
     // A second sequence in front: positions are those of the own sequence.
     const tokens = model.pack([
@@ -56,6 +57,16 @@ describe('a tiny model', () => {
     expect(distance(last(pass.logits!), `${name}/logits`)).toBeLessThan(2e-5)
     for (const i of [0, 1]) expect(distance(last(pass.hidden![i]!), `${name}/hidden/${i}`)).toBeLessThan(2e-5)
     await model.close()
+  })
+
+  test('opt may be saved without its head, whose names lack their first part', async () => {
+    const { config, ids, tensors: shapes } = cases.opt!
+    const whole = weights(shapes)
+    const rest = Object.entries(whole).filter(([name]) => !name.startsWith('lm_head'))
+    const bare = Object.fromEntries(rest.map(([name, raw]) => [name.replace(/^model\./, ''), raw]))
+    const logits = async (folder: string) => (await forward(engine, folder, ids, { logits: true })).logits!
+    const want = await logits(writeModel(join(root, 'opt-whole'), whole, config))
+    expect(await logits(writeModel(join(root, 'opt-bare'), bare, config))).toEqual(want)
   })
 
   test('has units that fill the tensors they are parts of', () => {

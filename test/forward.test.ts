@@ -3,9 +3,10 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, forward, type Model, openModel } from 'weightsmith'
+import { Engine, type Model, openModel } from 'weightsmith'
 import { modelSpec } from '../lib/architectures/index.js'
 import { readSafetensors, values } from './checkpoint.js'
+import { forward } from './forward.js'
 
 const goldens = join(process.cwd(), 'test/goldens')
 const full = join(goldens, 'base-f32')
@@ -41,7 +42,7 @@ async function losses(model: Model, sequences: number[][]): Promise<number[]> {
     waiting = []
   }
   for (const sequence of sequences) {
-    if (sum([...waiting, sequence].map(({ length }) => length)) > model.tokens) await flush()
+    if (sum([...waiting, sequence].map(({ length }) => length)) > model.batchTokens) await flush()
     waiting.push(sequence)
   }
   await flush()
@@ -86,7 +87,7 @@ describe('a model on the device', () => {
 
   test('gives each sequence of a packed batch the loss it has alone, and the golden one', async () => {
     const { line_token_ids: lines, line_nll_sum: want } = golden.calibration
-    const model = await openModel(engine, full, { tokens: 128 })
+    const model = await openModel(engine, full, { batchTokens: 128 })
     try {
       const got = await losses(model, lines)
       for (const [i, loss] of want.entries()) expect(Math.abs(got[i]! / loss - 1)).toBeLessThan(1e-5)
@@ -99,7 +100,7 @@ describe('a model on the device', () => {
 
   test.each(['base', 'improved-1', 'improved-2'])('in bf16, %s has the golden loss', async (name) => {
     const { line_token_ids: lines, nll } = golden.calibration
-    const model = await openModel(engine, join(models, name), { tokens: 1024 })
+    const model = await openModel(engine, join(models, name), { batchTokens: 1024 })
     const total = sum(await losses(model, lines))
     await model.close()
     const predicted = sum(lines.map(({ length }) => length - 1))
@@ -108,7 +109,7 @@ describe('a model on the device', () => {
 
   test('attends to what an earlier pass left in the cache', async () => {
     const { ids } = golden.prompts[1]!
-    const model = await openModel(engine, full, { tokens: ids.length, cache: 40 })
+    const model = await openModel(engine, full, { batchTokens: ids.length, cache: 40 })
     const tokens = model.pack([ids]).map((token) => ({ ...token, start: 20, row: token.row + 20 }))
     await model.run(tokens.slice(0, 11))
     const rest: Float32Array[] = []
@@ -145,7 +146,7 @@ describe('a model on the device', () => {
   })
 
   test('refuses ids and lengths that it does not have, and a budget that is too small', async () => {
-    const model = await openModel(engine, full, { tokens: 8 })
+    const model = await openModel(engine, full, { batchTokens: 8 })
     const refused = (work: () => unknown, message: RegExp) => {
       let thrown: unknown
       try {

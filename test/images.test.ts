@@ -51,6 +51,16 @@ describe('images of other kinds', () => {
     expect([...(await (await images(plain, 2)).pixels(given))]).toEqual(want)
   })
 
+  test('are inks, which become colours as in Pillow', async () => {
+    const bytes = { do_resize: false, do_center_crop: false, do_normalize: false, rescale_factor: 1 }
+    const got = await (await images(bytes, 16)).pixels('cmyk.jpg')
+    const want = JSON.parse(readFileSync(join(goldens, 'cmyk.json'), 'utf8')) as number[]
+    expect(want.length).toBe(got.length)
+    // of planes, where the golden bytes are of pixels; a decoder may round a byte otherwise
+    const off = want.map((value, i) => Math.abs(value - got[(i % 3) * 256 + Math.floor(i / 3)]!))
+    expect(Math.max(...off)).toBeLessThanOrEqual(2)
+  })
+
   test('are refused where they are missing, broken or of another size', async () => {
     const refused = async (work: Promise<unknown>, code: string, message: RegExp) =>
       expect(work).rejects.toMatchObject({ code: `ERR_WEIGHTSMITH_${code}`, message: expect.stringMatching(message) })

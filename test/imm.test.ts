@@ -1,5 +1,7 @@
-/** IMM runs its rounds, keeps what they make, goes on where it stopped, and says what is wrong with what others give it. */
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+/**
+ * IMM runs its rounds, keeps what they make, goes on where it stopped, and says what is wrong with what others give it.
+ */
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
@@ -98,6 +100,40 @@ describe('imm', () => {
     expect(runs).toBe(3)
     const [from, to, merged] = [base, improved, model].map(weights)
     for (const i of [3, 4321]) expect(merged![i]).toBeCloseTo(0.75 * from![i]! + 0.25 * to![i]!, 6)
+  })
+
+  test('goes on after a failure before its first step was done, and discards no run that it is told to go on with', async () => {
+    const out = join(folder, 'early')
+    let fails = true
+    const generate: ImmConfig['generate'] = async () => {
+      throw new Error('not yet')
+    }
+    const evaluate: ImmConfig['evaluate'] = { id: [questions], valid: questions }
+    const config = { ...small, rounds: 1, evaluate }
+    const stop = new AbortController()
+    const ended = imm(engine, config, { out, signal: stop.signal, onProgress: () => fails && stop.abort() })
+    await expect(ended).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED', partial: out })
+    fails = false
+    const failing = { ...config, generate }
+    await expect(imm(engine, failing, { out, resume: true })).rejects.toThrow(/another config: generate differs/)
+    await imm(engine, config, { out, resume: true })
+    const { mtimeMs } = statSync(join(out, 'round-1/generated.jsonl'))
+    // The command line appends --resume to what was given, which may have been --overwrite.
+    await imm(engine, config, { out, resume: true, overwrite: true })
+    expect(statSync(join(out, 'round-1/generated.jsonl')).mtimeMs).toBe(mtimeMs)
+    expect((await imm(engine, failing, { out, overwrite: true }).catch(String)) as string).toMatch(/not yet/)
+  })
+
+  test('does not go on with another original', async () => {
+    const model = join(folder, 'original')
+    cpSync(base, model, { recursive: true })
+    const out = join(folder, 'other-original')
+    await imm(engine, { ...small, model, rounds: 1 }, { out })
+    utimesSync(join(model, 'model.safetensors'), 1, 1)
+    await expect(imm(engine, { ...small, model }, { out, resume: true })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_INPUT_CHANGED',
+      message: expect.stringMatching(/original.*time of change/),
+    })
   })
 
   test('shows the last lines of a trainer that fails, and goes on with it', async () => {
@@ -204,7 +240,9 @@ describe('imm', () => {
   test('the example runs', async () => {
     const out = join(folder, 'example')
     const dry = await cli('imm', 'run', join(example, 'config.yml'), out, '--dry-run', '--json')
-    expect(JSON.parse(dry.stdout)).toMatchObject({ dryRun: true, questions: 200 })
+    expect(JSON.parse(dry.stdout)).toEqual({
+      forecast: expect.objectContaining({ out, rounds: 3, questions: 200, bytesPerRound: expect.any(Number) }),
+    })
     expect(existsSync(out)).toBe(false)
     const text = readFileSync(join(example, 'config.yml'), 'utf8')
       .replaceAll('../../', `${process.cwd()}/`)

@@ -94,8 +94,8 @@ large(
       methods: ['wanda', 'flap', 'bi'],
       data: resolve('test/goldens/tasks/calibration.jsonl'),
       out: join(folder, 'scores'),
-      samples: 16,
-      tokens: 64,
+      limit: 16,
+      batchTokens: 64,
     }
     const body = `
       import { readFileSync } from 'node:fs'

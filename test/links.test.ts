@@ -1,12 +1,22 @@
 /** What a folder of untrusted origin may do to us: lead elsewhere by links, or exhaust time and memory by its size. */
 
 import { execFileSync } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, inspect, merge, type RecipeInput } from 'weightsmith'
 import { f32, readFolder, values, writeModel } from './checkpoint.js'
-import { script, start } from './child.js'
+import { cli, script, start } from './child.js'
 import { scratch } from './scratch.js'
 
 let engine: Engine
@@ -102,6 +112,39 @@ describe('a link is followed where it', () => {
     rmSync(join(snapshot, 'config.json'))
     symlinkSync('/etc/hostname', join(snapshot, 'config.json'))
     await expect(inspect(snapshot)).rejects.toMatchObject(outside)
+  })
+})
+
+describe('a link that leads elsewhere is followed where that is asked for', () => {
+  afterEach(() => {
+    delete process.env.WEIGHTSMITH_FOLLOW_LINKS
+  })
+
+  test('with the weights, the configuration and what is copied', async () => {
+    const path = model(3)
+    for (const name of ['model.safetensors', 'config.json']) linkAway(path, name, fresh('elsewhere'))
+    const tokenizer = fresh('tokenizer')
+    writeFileSync(tokenizer, '{"a":1}')
+    symlinkSync(tokenizer, join(path, 'tokenizer_config.json'))
+    process.env.WEIGHTSMITH_FOLLOW_LINKS = '0'
+    await expect(inspect(path)).rejects.toMatchObject({
+      ...outside,
+      message: expect.stringContaining('--follow-links'),
+    })
+    process.env.WEIGHTSMITH_FOLLOW_LINKS = '1'
+    const out = fresh('out')
+    await merge(engine, soup(path, model(1)), { out })
+    expect([...values(readFolder(out).get('a')!)]).toEqual([2])
+    expect(JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'))).toHaveProperty('model_type')
+    expect(JSON.parse(readFileSync(join(out, 'tokenizer_config.json'), 'utf8'))).toEqual({ a: 1 })
+  })
+
+  test('by the option of the command line', async () => {
+    const path = model(3)
+    linkAway(path, 'model.safetensors', fresh('elsewhere'))
+    await expect(cli('inspect', path)).resolves.toMatchObject({ code: 1 })
+    await expect(cli('inspect', path, '--follow-links')).resolves.toMatchObject({ code: 0 })
+    await expect(cli('--follow-links', 'inspect', path)).resolves.toMatchObject({ code: 0 })
   })
 })
 

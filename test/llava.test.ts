@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, generate, type Model, openModel, type TokenSequence } from 'weightsmith'
+import { Engine, evaluate, generateIds, type Model, openModel, type TokenSequence } from 'weightsmith'
 import { Images } from '../lib/data/images/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
@@ -58,7 +58,7 @@ test('pixels are the golden ones', async () => {
 describe('tiny-llava', () => {
   let model: Model
   beforeAll(async () => {
-    model = await openModel(engine, full, { tokens: 300, cache: 400 })
+    model = await openModel(engine, full, { batchTokens: 300, cache: 400 })
   })
   afterAll(() => model?.close())
 
@@ -90,7 +90,7 @@ describe('tiny-llava', () => {
         sequence(index, image, ids(`p${index}.input_ids`).length - length),
       ),
     )
-    const got = await generate(model, asked, { maxNewTokens: 24, eosTokenIds: new Set([2]) })
+    const got = await generateIds(model, asked, { maxTokens: 24, eosTokenIds: new Set([2]) })
     expect(got.map(({ ids: said }) => [...said, 2])).toEqual(prompts.map(({ greedy_ids: want }) => want))
   })
 
@@ -120,16 +120,16 @@ describe('evaluate', () => {
   const data = join(full, 'data')
 
   test('asks about images of a tensor, and has the golden losses of answers', async () => {
-    const report = await evaluate(engine, full, { data: dataset(photo, fact), images: data })
+    const { sets } = await evaluate(engine, full, { data: dataset(photo, fact), images: data })
     const golden = prompts.flatMap(({ index, answer_token_ce: losses }) => ([0, 4].includes(index) ? losses : []))
-    expect(Math.abs(report.answers! - golden.reduce((a, b) => a + b, 0) / golden.length)).toBeLessThan(1e-6)
+    expect(Math.abs(sets[0]!.answers! - golden.reduce((a, b) => a + b, 0) / golden.length)).toBeLessThan(1e-6)
     const wrong = { ...fact, prompt: 'USER: <image>\nWhat shape is this?\nASSISTANT:', image: 28, answer: ' no' }
     const exact = await evaluate(engine, full, {
       data: dataset(photo, fact, wrong),
       images: data,
       metric: 'exact-match',
     })
-    expect(exact.value).toBeCloseTo(2 / 3, 12)
+    expect(exact.sets[0]!.value).toBeCloseTo(2 / 3, 12)
     const asked = "USER: <image>\nWhat is this person's job?\nASSISTANT:"
     const choices = [' sailor', ' baker']
     const chosen = await evaluate(engine, full, {
@@ -137,7 +137,7 @@ describe('evaluate', () => {
       images: data,
       metric: 'choice',
     })
-    expect(chosen.value).toBe(1)
+    expect(chosen.sets[0]!.value).toBe(1)
   })
 
   test('names the line whose image cannot be used', async () => {

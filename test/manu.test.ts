@@ -1,5 +1,5 @@
 /** Unlearning by neurons has the golden statistics, scores, choices and logits of a trained model that sees. */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type ManuOptions, type ManuReport, manu, openModel, verify } from 'weightsmith'
@@ -51,7 +51,7 @@ const streams = () => ({
   retain: [stream('retain.multimodal'), stream('retain.text')],
   images,
 })
-const run = (options: Partial<ManuOptions>) =>
+const run = (options: Partial<Omit<ManuOptions, 'dryRun'>>) =>
   manu(engine, full, { ...streams(), evaluate: false, out: fresh('out'), ...options })
 
 /** Chosen neurons by module. */
@@ -152,7 +152,7 @@ test('the accuracies and losses before and after are the golden ones', async () 
 })
 
 test('coupled neurons go with rows and columns, and are dead once their gates are', async () => {
-  const own = { mode: 'coupled', alpha: 10, layers: [1], scores: fresh('coupled') } as const
+  const own = { mode: 'coupled', alpha: 10, layers: [1], cache: fresh('coupled') } as const
   const { choices } = await run(own)
   const [{ out, neurons }] = choices as [(typeof choices)[number]]
   const of = (part: string) =>
@@ -195,7 +195,7 @@ describe('of a model of text alone', () => {
   }
   const sums = () => lines('sums', '1+6', '2+5', '3+4')
   const words = () => lines('words', 's:graph', 'r:cat', 's:tree', 'r:dog')
-  const small = (options: Partial<ManuOptions>) =>
+  const small = (options: Partial<Omit<ManuOptions, 'dryRun'>>) =>
     manu(engine, base, { forget: [sums()], retain: [words()], out: fresh('text'), ...options })
 
   test('only its half is scored, compared with random neurons and small weights, and limited by what retain loses', async () => {
@@ -259,15 +259,15 @@ describe('of a model of text alone', () => {
 
   test('what was measured is kept, and read where it fits', async () => {
     const kept = fresh('kept')
-    const first = await small({ scores: kept, alpha: 2, evaluate: false })
-    const again = await small({ scores: kept, alpha: [2, 4], evaluate: false })
+    const first = await small({ cache: kept, alpha: 2, evaluate: false })
+    const again = await small({ cache: kept, alpha: [2, 4], evaluate: false })
     expect(again.choices[0]!.neurons).toEqual(first.choices[0]!.neurons)
-    await expect(small({ scores: kept, evaluate: false, tau: 0.2 })).rejects.toMatchObject({
+    await expect(small({ cache: kept, evaluate: false, tau: 0.2 })).rejects.toMatchObject({
       code: 'ERR_WEIGHTSMITH_INPUT_CHANGED',
       message: expect.stringMatching(/of other lines, layers or options/),
     })
     const other = manu(engine, join(process.cwd(), 'demo/models/improved-1'), {
-      ...{ forget: [sums()], retain: [words()], scores: kept, out: fresh('text'), evaluate: false },
+      ...{ forget: [sums()], retain: [words()], cache: kept, out: fresh('text'), evaluate: false },
     })
     await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_INPUT_CHANGED')
   })
@@ -280,13 +280,14 @@ describe('of a model of text alone', () => {
       '--retain',
       words(),
       '--sweep',
-      '1,5',
+      '1',
+      '5',
       '--layers',
       '6-7',
       '--weights',
       'freq=1',
     ]
-    const { code, stdout } = await cli('manu', base, ...options, '--report', page, '--out', fresh('cli'))
+    const { code, stdout } = await cli('manu', base, fresh('cli'), ...options, '--report', page)
     expect(code).toBe(0)
     expect(stdout).toMatch(/7\s+model\.layers\.7\.mlp\.down_proj\s+128/)
     expect(stdout).toMatch(/chosen, 5 %/)
@@ -297,9 +298,13 @@ describe('of a model of text alone', () => {
   })
 
   test('a dry run says what it would take, and writes nothing', async () => {
-    const report = await small({ dryRun: true, alpha: 2 })
-    expect(report).toMatchObject({ dryRun: true, choices: [], partitions: 1 })
-    expect(report.deviceBytes).toBeGreaterThan(1e6)
-    expect(report.milliseconds).toBeGreaterThan(0)
+    const out = fresh('dry')
+    const { forecast } = await manu(engine, base, { forget: [sums()], retain: [words()], out, dryRun: true, alpha: 2 })
+    expect(forecast).toMatchObject({ mode: 'code', partitions: 1 })
+    expect(forecast).not.toHaveProperty('choices')
+    expect(forecast.deviceBytes).toBeGreaterThan(1e6)
+    expect(forecast.milliseconds).toBe(forecast.timings.measure + forecast.timings.evaluate)
+    expect(forecast.timings.measure).toBeGreaterThan(0)
+    expect(existsSync(out)).toBe(false)
   })
 })

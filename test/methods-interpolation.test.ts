@@ -378,6 +378,59 @@ describe('model_stock', () => {
   })
 })
 
+test('as many models as cards of karcher and model_stock have, and more', async () => {
+  const small: Record<string, number[]> = { flat: [2049], lines: [12, 40] }
+  const made = (seed: number, scale: number) =>
+    Object.fromEntries(
+      Object.entries(small).map(([key, shape]) => {
+        const size = shape.reduce((x, y) => x * y, 1)
+        const own = numbers(size, seed)
+        return [
+          key,
+          f32(
+            numbers(size, key.length).map((v, e) => v + own[e]! * scale),
+            shape,
+          ),
+        ]
+      }),
+    )
+  const [start, ...many] = Array.from({ length: 33 }, (_, i) => {
+    const own = made(1000 + i, i === 0 ? 0 : 1 / 16)
+    return { model: writeModel(join(folder, `many-${i}`), own), tensors: own }
+  })
+  for (const count of [16, 32]) {
+    const some = many.slice(0, count)
+    const vectors = (key: string) => some.map(({ tensors }) => values(tensors[key]!))
+    const merged = async (recipe: Omit<RecipeInput, 'models'>) => {
+      const out = join(folder, `out-${++runs}`)
+      const models = some.map(({ model }) => ({ model }))
+      await merge(engine, { ...recipe, models }, { out, sync: false, checksum: 'none' })
+      return readFolder(out)
+    }
+    const mean = await merged({ merge_method: 'karcher', parameters: { max_iter: 100, tol: 1e-9 } })
+    compare(mean, (key) => reference.karcher(vectors(key)), 2e-6)
+    const base = (key: string) => values(start!.tensors[key]!)
+    const stock = { merge_method: 'model_stock', base_model: start!.model }
+    compare(await merged(stock), (key) => reference.modelStock(base(key), vectors(key)), 2e-6)
+    const rows = await merged({ ...stock, parameters: { filter_wise: true } })
+    rows.delete('flat')
+    const row = (x: Float64Array, r: number) => x.slice(40 * r, 40 * r + 40)
+    compare(
+      rows,
+      (key) =>
+        Float64Array.from(
+          Array.from({ length: 12 }, (_, r) => [
+            ...reference.modelStock(
+              row(base(key), r),
+              vectors(key).map((x) => row(x, r)),
+            ),
+          ]).flat(),
+        ),
+      2e-6,
+    )
+  }
+})
+
 describe('nearswap', () => {
   test('takes the model where it is within t of the base, else a step of t', async () => {
     const result = await run('nearswap', ['far'], { t: 0.25 }, 'base')

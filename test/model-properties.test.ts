@@ -1,14 +1,15 @@
 /**
- * What holds for every model, whatever its sizes: configs are drawn at random (from a fixed seed), with odd widths, groups of
- * heads, biases, norms of heads, tied heads, types and shards.
+ * What holds for every model, whatever its sizes: configs are drawn at random (from a fixed seed), with odd widths,
+ * groups of heads, biases, norms of heads, tied heads, types and shards.
  */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import fc from 'fast-check'
-import { Engine, forward, generate, openModel, type PruneOptions, prune, score } from 'weightsmith'
+import { Engine, generateIds, openModel, type PruneOptions, prune, score } from 'weightsmith'
 import { describe as described } from '../lib/architectures/index.js'
 import { fill, type Raw, writeSafetensors } from './checkpoint.js'
+import { forward } from './forward.js'
 import { encode } from './reference/dtypes.js'
 import { scratch } from './scratch.js'
 
@@ -108,9 +109,9 @@ describe('every model', () => {
       fc.asyncProperty(drawn, async (one) => {
         const model = write(one)
         const say = async (own: Engine, prompts: number[][]) => {
-          const open = await openModel(own, model, { tokens: 24, cache: 80 })
+          const open = await openModel(own, model, { batchTokens: 24, cache: 80 })
           if (own === small && !(await open.stays())) streamed++
-          const said = await generate(open, prompts, { maxNewTokens: 4, eosTokenIds: new Set([2]) })
+          const said = await generateIds(open, prompts, { maxTokens: 4, eosTokenIds: new Set([2]) })
           await open.close()
           return said
         }

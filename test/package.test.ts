@@ -30,7 +30,9 @@ beforeAll(() => {
   writeFileSync(recipe, JSON.stringify({ merge_method: 'linear', models: entries }))
 })
 
-/** An empty project with the tarball unpacked where npm would put it, and links to its dependencies: needs no network. */
+/**
+ * An empty project with the tarball unpacked where npm would put it, and links to its dependencies: needs no network.
+ */
 function project(name: string, type: 'module' | 'commonjs', peers = Object.keys(manifest.peerDependencies)): string {
   const path = join(folder, name)
   const installed = join(path, 'node_modules/weightsmith')
@@ -53,7 +55,7 @@ async function main(out: string): Promise<number> {
   const recipe: RecipeInput = { merge_method: 'linear', models: [{ model: 'a', parameters: { weight: [0, 1] } }] }
   try {
     const report: MergeReport = await merge(engine, recipe, { out, onProgress: ({ item, phase }) => void [item, phase] })
-    return report.bytes + (limit ?? 0) + output.length
+    return report.bytesWritten + (limit ?? 0) + output.length
   } catch (error) {
     if (error instanceof WeightsmithError && error.code === 'ERR_WEIGHTSMITH_NOT_FOUND') return 0
     throw error

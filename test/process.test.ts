@@ -5,6 +5,7 @@ import { beforeAll, describe, expect, test } from '@jest/globals'
 import type { Command } from 'commander'
 import { Engine, merge, type RecipeInput } from 'weightsmith'
 import { makeProgram } from '../lib/cli/program.js'
+import { lineOf } from '../lib/cli/progress.js'
 import { bf16, f32, readFolder, values, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, script, start } from './child.js'
 import { scratch } from './scratch.js'
@@ -62,7 +63,7 @@ describe('the command line', () => {
     const out = fresh('out')
     const { code, stdout } = await cli('merge', small.recipe, out, '--dry-run', '--json')
     expect(code).toBe(0)
-    expect(document(stdout)).toMatchObject({ dryRun: true, method: 'linear' })
+    expect(document(stdout)).toMatchObject({ forecast: { out, method: 'linear', plan: { length: 2 } } })
     expect(existsSync(out)).toBe(false)
     expect(existsSync(`${out}.partial`)).toBe(false)
   })
@@ -71,7 +72,7 @@ describe('the command line', () => {
     const out = fresh('out')
     const [a, b] = small.models as [string, string]
     const cases: [string[], object][] = [
-      [['merge', small.recipe, out], { method: 'linear', dryRun: false }],
+      [['merge', small.recipe, out], { method: 'linear', milliseconds: expect.any(Number) }],
       [['verify', out], { tensors: 2 }],
       [['inspect', out], { parameters: 5 }],
       [['diff', a, b], { a, b }],
@@ -103,6 +104,17 @@ describe('the command line', () => {
     expect(document(stdout)).toEqual({
       error: { code: 'ERR_WEIGHTSMITH_ARGUMENT', message: expect.not.stringMatching(/^error/) },
     })
+  })
+
+  test.each([
+    ['methods', 'flap,bi', ['score', 'm', '--data', 'x', '--out', 'y', '--methods', 'flap,bi']],
+    ['layers', '0-3,7', ['score', 'm', '--methods', 'flap', '--layers', '0-3,7']],
+    ['alphas', '1,2', ['manu', 'm', '--forget', 'f', '--retain', 'r', '--sweep', '1,2']],
+    ['weights', 'abs=2,rms=1', ['manu', 'm', '--forget', 'f', '--retain', 'r', '--weights', 'abs=2,rms=1']],
+  ])('takes a list of %s separated by spaces, not by commas', async (_, found, args) => {
+    const { code, stderr } = await cli(...args)
+    expect(code).toBe(2)
+    expect(stderr).toContain(`"${found}"`)
   })
 
   test('has help for every verb that ends with an example of it, and says --json', () => {
@@ -424,6 +436,13 @@ describe('an engine', () => {
     await expect(kernel.run({ inputs: [Float32Array.of(1)], coefficients: [2] })).rejects.toMatchObject(disposed)
     await expect(merge(engine, small.recipe, { out })).rejects.toMatchObject(disposed)
     await engine.close()
+  })
+
+  test('says in a line of progress how far it is and at what, whatever of that is known', () => {
+    const event = { phase: 'run', done: 2, total: 8, unit: 'layers' as const }
+    expect(lineOf('score', { ...event, item: 'layer 3' })).toBe('score: 2 of 8 layers, layer 3')
+    for (const item of ['', undefined]) expect(lineOf('score', { ...event, item })).toBe('score: 2 of 8 layers, run')
+    expect(lineOf('score', { ...event, total: 0, item: '' })).toBe('score: run')
   })
 
   test('reports progress that grows to its totals', async () => {

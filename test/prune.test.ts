@@ -1,12 +1,16 @@
-/** What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they should. */
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+/**
+ * What pruning leaves out is what numbers computed in float64 outside this project say, and pruned models run as they
+ * should.
+ */
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, forward, openScores, type PruneOptions, prune, score, verify } from 'weightsmith'
+import { Engine, evaluate, openScores, type PruneOptions, type PruneReport, prune, score, verify } from 'weightsmith'
 import { productsOf, sparseGptTensor } from '../lib/prune/index.js'
-import { checkpointOf } from '../lib/runtime/forward.js'
+import { checkpointOf } from '../lib/runtime/open_model.js'
 import { readFolder, readSafetensors, values } from './checkpoint.js'
 import { cli, script, start } from './child.js'
+import { forward } from './forward.js'
 import * as reference from './reference/prune.js'
 import { scratch } from './scratch.js'
 
@@ -38,14 +42,22 @@ beforeAll(async () => {
 afterAll(() => engine?.close())
 
 let outputs = 0
-async function run(options: Partial<PruneOptions> & Pick<PruneOptions, 'method'>) {
+type Choice = Partial<Omit<PruneOptions, 'dryRun'>> & Pick<PruneOptions, 'method'>
+
+async function run(options: Choice) {
   const out = join(folder, `out-${outputs++}`)
   const report = await prune(engine, base, { scores, out, ...options })
-  return { out, report, tensors: options.dryRun ? new Map<string, never>() : readFolder(out) }
+  return { out, report, tensors: readFolder(out) }
+}
+
+/** What would be removed. */
+async function foretold(options: Choice) {
+  const { forecast } = await prune(engine, base, { scores, out: join(folder, 'never'), ...options, dryRun: true })
+  return forecast
 }
 
 const logits = async (model: string) => (await forward(engine, model, ids)).logits!
-const nll = async (model: string) => (await evaluate(engine, model, { data })).value
+const nll = async (model: string) => (await evaluate(engine, model, { data })).sets[0]!.value
 
 /** The largest distance of two lists of numbers. */
 function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
@@ -55,7 +67,7 @@ function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
 
 describe('FLAP', () => {
   test.each(Object.entries(ratios))('keeps the golden heads and neurons for a share of %s', async (name, keep) => {
-    const { report } = await run({ method: 'flap', keepRatio: keep, dryRun: true })
+    const { units } = await foretold({ method: 'flap', keepRatio: keep })
     const key = name.replace('/', '_')
     for (const [kind, mask] of [
       ['group', values(tensors.get(`alam_groups/${key}`) ?? never(key))],
@@ -65,7 +77,7 @@ describe('FLAP', () => {
       const want = layers.map((layer) =>
         [...mask.subarray(layer * width, (layer + 1) * width)].flatMap((bit, unit) => (bit === 0 ? [unit] : [])),
       )
-      const got = layers.map((layer) => report.units!.find((own) => own.layer === layer && own.kind === kind)!.dropped)
+      const got = layers.map((layer) => units!.find((own) => own.layer === layer && own.kind === kind)!.dropped)
       expect(got).toEqual(want)
     }
   })
@@ -105,6 +117,7 @@ describe('FLAP', () => {
     const size = (all: Map<string, { bytes: Buffer }>) =>
       [...all.values()].reduce((sum, { bytes }) => sum + bytes.length, 0)
     expect(size(compact.tensors)).toBeLessThan(0.9 * size(masked.tensors))
+    expect(compact.report.bytesWritten).toBe(statSync(join(compact.out, 'model.safetensors')).size)
     const config = JSON.parse(readFileSync(join(compact.out, 'config.json'), 'utf8')) as Record<string, unknown>
     const note = compact.report.notes.join()
     if (options.allocation === 'uniform') {
@@ -112,7 +125,8 @@ describe('FLAP', () => {
         head_dim: 32,
         num_attention_heads: 4,
         num_key_value_heads: 2,
-        intermediate_size: 220,
+        // (1 - 5/8) of two groups is less than one, and worth 48 of 352 neurons
+        intermediate_size: 352 - 132 - 48,
       })
       expect(config).not.toHaveProperty('per_layer_config')
       expect(note).toMatch(/transformers, vLLM and others load it/)
@@ -123,18 +137,35 @@ describe('FLAP', () => {
     // Scoring a compact model works on its own widths.
     if (options.bias) {
       const out = join(folder, 'of-compact')
-      await score(engine, compact.out, { methods: ['wanda'], data, samples: 4, out, overwrite: true })
+      await score(engine, compact.out, { methods: ['wanda'], data, limit: 4, out, overwrite: true })
     }
   })
 
   test('keeps all for a share of 1', async () => {
-    const { report } = await run({ method: 'flap', keepRatio: 1, dryRun: true })
+    const report = await foretold({ method: 'flap', keepRatio: 1 })
     expect(report.units!.every(({ dropped }) => dropped.length === 0)).toBe(true)
     expect(report.parameters.after).toBe(report.parameters.before)
   })
 })
 
 describe('Wanda-sp', () => {
+  test('takes from neurons what groups are too coarse for, and says so', async () => {
+    const forecast = await foretold({ method: 'wanda-sp', keepRatio: 0.8 })
+    const [groups, neurons] = [49152, 3 * 128 * 352]
+    const least = 3 * 128
+    for (const layer of layers) {
+      const kept = (kind: string) => forecast.units!.find((own) => own.layer === layer && own.kind === kind)!.kept
+      expect(kept('group')).toBe(2)
+      const stays = groups + (neurons * kept('neuron')) / 352
+      expect(stays).toBeGreaterThanOrEqual(0.8 * (groups + neurons))
+      expect(stays).toBeLessThan(0.8 * (groups + neurons) + least)
+    }
+    expect(forecast.notes).toEqual([
+      'Of 2 KV groups 2 stay, because part of one cannot go for a share of 0.8; as many parameters of neurons go instead.',
+    ])
+    expect((await foretold({ method: 'wanda-sp', keepRatio: 1 / 2 })).notes).toEqual([])
+  })
+
   test('drops as many in every layer, and what it drops is zero on both sides', async () => {
     const { report, tensors: pruned } = await run({ method: 'wanda-sp', keepRatio: 1 / 2 })
     for (const { layer, kind, kept, dropped } of report.units!) {
@@ -192,7 +223,7 @@ describe('single weights', () => {
 describe('SparseGPT', () => {
   const gram = join(folder, 'gram')
   beforeAll(() =>
-    score(engine, base, { methods: ['gram'], data, samples: 32, layers: [1], out: gram }).then(() => undefined),
+    score(engine, base, { methods: ['gram'], data, limit: 32, layers: [1], out: gram }).then(() => undefined),
   )
 
   test.each([{ sparsity: 0.5 }, { pattern: '2:4' }])('is what float64 gives, with %j', async (options) => {
@@ -304,12 +335,12 @@ describe('blocks', () => {
   test('go in a row by the least angle, and one by one by the loss without them', async () => {
     const angles = golden.angular_distance_last_token['3']!
     const first = angles.indexOf(Math.min(...angles))
-    const { report } = await run({ method: 'angular', remove: 3, dryRun: true })
-    expect(report.blocks).toEqual([first, first + 1, first + 2])
+    const { blocks } = await foretold({ method: 'angular', remove: 3 })
+    expect(blocks).toEqual([first, first + 1, first + 2])
     const ablation = join(folder, 'ablation')
-    await score(engine, base, { methods: ['ablation'], data, samples: 4, out: ablation })
-    const by = await run({ method: 'ablation', remove: 7, scores: ablation, dryRun: true })
-    expect(by.report.blocks).toHaveLength(7)
+    await score(engine, base, { methods: ['ablation'], data, limit: 4, out: ablation })
+    const by = await foretold({ method: 'ablation', remove: 7, scores: ablation })
+    expect(by.blocks).toHaveLength(7)
   })
 })
 
@@ -333,7 +364,7 @@ describe('prune', () => {
     await refused({ method: 'magnitude', layout: 'compact' }, /only heads, neurons and blocks/)
     await refused({ method: 'flap', scores: undefined }, /needs a score file/)
     await refused({ method: 'wanda', keepRatio: 0.5 }, /keepRatio is not one of wanda; it belongs to flap, wanda-sp/)
-    await refused({ method: 'bi', tokens: 'all' }, /tokens is not one of bi; it belongs to ablation/)
+    await refused({ method: 'bi', positions: 'all' }, /positions is not one of bi; it belongs to ablation/)
     await refused({ method: 'taylor' as 'bi' }, /"taylor" was found/)
     await refused({ method: 'ablation' }, /no importance\/all; they were made with flap, wanda/, 'MISSING_TENSOR')
     const mistral = join(folder, 'mistral')
@@ -396,9 +427,13 @@ describe('prune', () => {
       '--no-bias',
       '--json',
     ]
+    const dry = await cli('prune', base, out, ...flags, '--dry-run')
+    expect(existsSync(out)).toBe(false)
     const { code, stdout } = await cli('prune', base, out, ...flags)
     expect(code).toBe(0)
-    expect(JSON.parse(stdout)).toMatchObject({ method: 'flap', layout: 'compact', dryRun: false })
+    const { units, bytesWritten } = JSON.parse(stdout) as PruneReport
+    expect(JSON.parse(dry.stdout)).toEqual({ forecast: expect.objectContaining({ out, units, bytesWritten }) })
+    expect(JSON.parse(stdout)).toMatchObject({ method: 'flap', layout: 'compact', milliseconds: expect.any(Number) })
     const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as { recipe: unknown }
     expect(manifest.recipe).toMatchObject({ prune: { method: 'flap', keepRatio: 0.5, bias: false } })
     expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/flap/)

@@ -16,7 +16,7 @@ afterAll(() => engine?.close())
 
 async function run(
   recipe: RecipeInput | string,
-  options: Partial<MergeOptions> = {},
+  options: Partial<Omit<MergeOptions, 'dryRun'>> = {},
 ): Promise<{ out: string; report: MergeReport; tensors: Map<string, Raw>; config: Record<string, unknown> }> {
   const out = fresh('out')
   const report = await merge(engine, recipe, { out, sync: false, ...options })
@@ -161,6 +161,24 @@ function vision(naming: 'old' | 'new', start: number): string {
   )
 }
 
+describe('a gradient', () => {
+  test('goes from the first layer to the last; what stands before and behind them takes its first value', async () => {
+    const [a, b] = [model(3, 0), model(3, 100)]
+    const slerpish: RecipeInput = {
+      merge_method: 'linear',
+      models: [
+        { model: a, parameters: { weight: [1, 0] } },
+        { model: b, parameters: { weight: [0, 1] } },
+      ],
+    }
+    const { tensors } = await run(slerpish)
+    expect([0, 1, 2].map((i) => at(tensors, `model.layers.${i}.mlp.weight`)[0])).toEqual([0, 60, 120])
+    expect(at(tensors, 'model.embed_tokens.weight')).toEqual([0, 1])
+    expect(at(tensors, 'model.norm.weight')).toEqual([500])
+    expect(at(tensors, 'lm_head.weight')).toEqual([600, 601])
+  })
+})
+
 describe('modules', () => {
   test('are merged each in its own way; what is in none comes from the base', async () => {
     const [a, b] = [vision('old', 0), vision('old', 100)]
@@ -188,7 +206,7 @@ describe('modules', () => {
     expect(at(tensors, 'multi_modal_projector.linear_1.weight')).toEqual([27])
     expect(at(tensors, 'image_newline')).toEqual([3])
     expect(config).toMatchObject({ text_config: { num_hidden_layers: 2 }, vision_config: { num_hidden_layers: 5 } })
-    expect(report.notes.join()).toMatch(/1 tensors of no module are copied/)
+    expect(report.notes.join()).toMatch(/1 tensor of no module is copied/)
   })
 
   test.each(['old', 'new'] as const)(
@@ -268,6 +286,74 @@ describe('modules', () => {
     expect(at(given.tensors, 'language_model.model.layers.1.mlp.weight')).toEqual([160])
   })
 
+  test("match mergekit's names of the parts of Qwen2-VL", async () => {
+    const qwen = (start: number, stem: string, text: string) =>
+      writeModel(
+        fresh('model'),
+        {
+          ...language(2, start, text),
+          [`${stem}patch_embed.proj.weight`]: f32([start + 1]),
+          [`${stem}blocks.0.attn.proj.weight`]: f32([start + 2]),
+          [`${stem}blocks.1.attn.proj.weight`]: f32([start + 3]),
+          [`${stem}merger.mlp.0.weight`]: f32([start + 4]),
+        },
+        config(2, { model_type: 'qwen2_vl', vision_config: { depth: 2 } }),
+      )
+    for (const [stem, text] of [
+      ['visual.', 'model.'],
+      ['model.visual.', 'model.language_model.'],
+    ] as const) {
+      const [a, b] = [qwen(0, stem, text), qwen(100, stem, text)]
+      const both = (weight: number) => ({
+        models: [
+          { model: a, parameters: { weight: 1 - weight } },
+          { model: b, parameters: { weight } },
+        ],
+      })
+      const { tensors, report } = await run({
+        merge_method: 'linear',
+        base_model: a,
+        modules: { text_decoder: both(0.5), vision_tower: both(0.25), multi_modal_projector: both(0.75) },
+      })
+      expect(at(tensors, `${text}layers.1.mlp.weight`)).toEqual([60])
+      expect(at(tensors, `${stem}patch_embed.proj.weight`)).toEqual([26])
+      expect(at(tensors, `${stem}blocks.1.attn.proj.weight`)).toEqual([28])
+      expect(at(tensors, `${stem}merger.mlp.0.weight`)).toEqual([79])
+      expect(report.notes).toEqual([])
+    }
+  })
+
+  test('may be one that is the whole model, called default as mergekit does, or of an empty prefix', async () => {
+    const types = { layer_types: ['full', 'slide', 'last'] }
+    const [a, b] = [model(3, 0, types), model(3, 100, { tie_word_embeddings: true })]
+    const models = [a, b].map((path, i) => ({ model: path, parameters: { weight: [i, 1 - i] } }))
+    const slices = [
+      { sources: [{ model: b, layer_range: [0, 1] as [number, number] }] },
+      { sources: [{ model: a, layer_range: [1, 3] as [number, number] }] },
+    ]
+    for (const sources of [
+      { merge_method: 'linear', entry: { models } },
+      { merge_method: 'passthrough', entry: { slices } },
+    ]) {
+      const recipe = { merge_method: sources.merge_method, base_model: a }
+      const plain = await run({ ...recipe, ...sources.entry })
+      const named = await run({ ...recipe, modules: { default: sources.entry } })
+      const prefixed = await run({ ...recipe, modules: { whole: { prefix: '', ...sources.entry } } })
+      for (const { tensors, config, report } of [named, prefixed]) {
+        expect(tensors).toEqual(plain.tensors)
+        expect(config).toEqual(plain.config)
+        expect(report.notes.filter((note) => !note.startsWith('base_model'))).toEqual(
+          plain.report.notes.filter((note) => !note.startsWith('base_model')),
+        )
+      }
+    }
+    const own = { 'default.weight': f32([1]), 'other.weight': f32([2]) }
+    const [c, d] = [writeModel(fresh('model'), own), writeModel(fresh('model'), { ...own, 'default.weight': f32([3]) })]
+    const mean = { models: [c, d].map((path) => ({ model: path, parameters: { weight: 1 } })) }
+    const { report } = await run({ merge_method: 'linear', base_model: c, modules: { default: mean } })
+    expect(report.notes).toEqual([`1 tensor of no module is copied from ${c}.`])
+  })
+
   test('are refused where a model has no such part, or two share tensors', async () => {
     const a = vision('old', 0)
     const b = model(2, 1)
@@ -286,6 +372,54 @@ describe('modules', () => {
     expect(await failure(modules({ language_model: { parameters: {} } }))).toMatch(
       /modules\.language_model\.models of the recipe should be a list of models \(or slices\), but is missing/,
     )
+  })
+})
+
+describe('models that call the same tensors otherwise', () => {
+  const mean = (first: string, second: string): RecipeInput => ({
+    merge_method: 'linear',
+    models: [{ model: first }, { model: second }],
+    parameters: { weight: 1 },
+  })
+
+  test('are matched: vision models of older and newer transformers', async () => {
+    const [older, newer] = [vision('old', 0), vision('new', 100)]
+    for (const [first, second] of [
+      [older, newer],
+      [newer, older],
+    ] as const) {
+      const { tensors, report } = await run(mean(first, second))
+      expect([...tensors.keys()].sort()).toEqual([...readFolder(first).keys()].sort())
+      const [a, b] = [readFolder(older), readFolder(newer)]
+      const sum = (all: Map<string, Raw>) =>
+        [...all.values()].flatMap((raw) => [...values(raw)]).reduce((x, y) => x + y, 0)
+      expect(sum(tensors)).toBeCloseTo((sum(a) + sum(b)) / 2, 3)
+      const stem = first === older ? 'language_model.model' : 'model.language_model'
+      expect(at(tensors, `${stem}.layers.1.mlp.weight`)).toEqual([60])
+      expect(report.notes.join()).toMatch(/calls its tensors otherwise than .* \(.* for .*\); they are matched/)
+    }
+  })
+
+  test('are matched: a model saved without its head, and with it', async () => {
+    for (const [stem, bare] of [
+      ['model.', ''],
+      ['model.decoder.', 'decoder.'],
+      ['transformer.', ''],
+    ] as const) {
+      const whole = writeModel(fresh('model'), language(2, 0, stem), config(2, { tie_word_embeddings: true }))
+      const { 'lm_head.weight': _, ...rest } = language(2, 100, bare)
+      const headless = writeModel(fresh('model'), rest, config(2, { tie_word_embeddings: true }))
+      const { tensors } = await run(mean(whole, headless))
+      expect(at(tensors, `${stem}layers.1.mlp.weight`)).toEqual([60])
+      const other = await run(mean(headless, whole))
+      expect(at(other.tensors, `${bare}layers.1.mlp.weight`)).toEqual([60])
+      expect(at(other.tensors, `${bare}norm.weight`)).toEqual([550])
+    }
+  })
+
+  test('stay as they are where a name would be that of two tensors', async () => {
+    const twice = writeModel(fresh('model'), { 'model.x': f32([1]), x: f32([2]) })
+    expect(await failure(mean(twice, writeModel(fresh('model'), { x: f32([1]) })))).toContain('MISSING_TENSOR')
   })
 })
 
@@ -327,7 +461,7 @@ slices:
     // layer 0: 3/4 · 50 + 1/4 · 1000, layer 2: 3/4 · 1010 + 1/4 · 0
     expect([0, 1, 2].map((i) => at(tensors, `model.layers.${i}.mlp.weight`)[0])).toEqual([287.5, 297.5, 757.5])
     expect(report.notes).toEqual([])
-    expect(report.run!.bytesRead).toBeLessThan(3 * 200)
+    expect(report.bytesRead).toBeLessThan(3 * 200)
   })
 
   test('that cannot be joined are made first, in float32, and leave no file behind', async () => {
@@ -497,7 +631,7 @@ describe('a sweep', () => {
       ),
       config(1),
     )
-  const swept = async (recipe: RecipeInput, options: Partial<MergeOptions> = {}) => {
+  const swept = async (recipe: RecipeInput, options: Partial<Omit<MergeOptions, 'dryRun'>> = {}) => {
     const out = fresh('sweep')
     return { out, report: await merge(engine, recipe, { out, sync: false, ...options }) }
   }
@@ -526,8 +660,8 @@ describe('a sweep', () => {
       )
       const label = method === 'linear' ? 'models.0.weight' : 'weight'
       expect(report.sweep!.map((point) => point.label)).toEqual(weights.map((w) => `${label}=${w}`))
-      expect(report.run!.bytesRead).toBe(2 * size)
-      expect(report.run!.bytesWritten).toBeGreaterThanOrEqual(weights.length * size)
+      expect(report.bytesRead).toBe(2 * size)
+      expect(report.bytesWritten).toBeGreaterThanOrEqual(weights.length * size)
       for (const [i, weight] of weights.entries()) {
         const path = report.sweep![i]!.out
         expect(path).toBe(join(out, `${label}=${weight}`))
@@ -594,7 +728,7 @@ describe('a sweep', () => {
     const recipe: RecipeInput = { merge_method: 'slerp', base_model: a, models: [{ model: 'mixed' }], stages: [stage] }
     const { report } = await swept({ ...recipe, sweep: { t: [0.2, 0.4, 0.6] } })
     // a (bf16) and the stage (f32), once for all three
-    expect(report.run!.bytesRead).toBe(36000 + 72000)
+    expect(report.bytesRead).toBe(36000 + 72000)
     for (const [i, t] of [0.2, 0.4, 0.6].entries()) await same(report.sweep![i]!.out, { ...recipe, parameters: { t } })
   })
 
@@ -606,9 +740,11 @@ describe('a sweep', () => {
       models: [{ model: b }],
       sweep: { t: [0.25, 0.5] },
     }
-    const { out, report } = await swept(recipe, { dryRun: true })
+    const out = fresh('sweep')
+    const { forecast } = await merge(engine, recipe, { out, dryRun: true })
     expect(existsSync(out)).toBe(false)
-    expect(report.plan!.map(({ file }) => file)).toContain('t=0.5/model.safetensors')
+    expect(forecast).toMatchObject({ sweep: ['t=0.25', 't=0.5'], files: { length: 2 } })
+    expect(forecast.plan.map(({ file }) => file)).toContain('t=0.5/model.safetensors')
     const controller = new AbortController()
     const target = fresh('sweep')
     await expect(

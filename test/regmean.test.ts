@@ -221,7 +221,7 @@ describe('regmean', () => {
       const files: string[] = []
       for (const [i, model] of checkpoints.entries()) {
         const out = join(folder, `score-${i}.safetensors`)
-        await score(roomy, model, { methods: ['gram'], data, out, samples: 6 })
+        await score(roomy, model, { methods: ['gram'], data, out, limit: 6 })
         files.push(out)
       }
       const { tensors, report } = await run(

@@ -70,6 +70,48 @@ const page: Page = {
   ],
 }
 
+describe('a heat map', () => {
+  const heatOf = (values: number[], among?: number[]) =>
+    renderPage({
+      title: 'Heat',
+      sections: [
+        {
+          title: 'Heat',
+          figure: {
+            kind: 'heat',
+            label: 'change',
+            rows: ['row'],
+            columns: values.map((_, i) => `c${i}`),
+            cells: values.map((value, i) => ({ row: 'row', column: `c${i}`, value })),
+            among,
+          },
+        },
+      ],
+    })
+  const colours = async (values: number[], among?: number[]) =>
+    [...(await heatOf(values, among)).matchAll(/<rect[^>]*fill="var\(--h(\d)\)"/g)].map(([, step]) => Number(step))
+
+  test('tells cells apart however large one of them is, in order of their values', async () => {
+    const small = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08]
+    const got = await colours([...small, 1000])
+    expect(got).toHaveLength(9)
+    expect(got).toEqual([...got].sort((a, b) => a - b))
+    expect(new Set(got.slice(0, 8)).size).toBeGreaterThan(5)
+    expect(Math.max(...got)).toBe(got[8])
+    expect(await colours([0, 0, 0, 5])).toEqual([0, 0, 0, Math.max(...got)])
+    // two maps that share a scale
+    const [low] = await colours([3], [1, 2, 3, 4, 5, 6, 7, 8, 9])
+    expect(low).toBeGreaterThan(0)
+    expect(low).toBeLessThan(Math.max(...got))
+  })
+
+  test('says all values with as many digits', async () => {
+    const html = await heatOf([0.02, 0.0201, 1.5, 12.25, 4])
+    for (const text of ['0.0200', '0.0201', '1.50', '12.3', '4']) expect(html).toContain(`>${text}</text>`)
+    for (const text of ['0.02000', '0.02010', '1.500', '12.25', '4']) expect(html).toContain(`>${text}</td>`)
+  })
+})
+
 let browser: Browser
 beforeAll(async () => {
   browser = await Browser.open()
@@ -187,8 +229,19 @@ test('score --report and prune --report draw what is important and what was kept
     join(folder, 'base.scores'),
     ['score', 'prune', 'shallow'].map((name) => join(folder, `${name}.html`)),
   ]
-  const data = ['--data', 'test/goldens/tasks/calibration.jsonl', '--samples', '8']
-  const scored = ['score', 'demo/models/base', '--method', 'flap,bi', ...data, '--out', scores, '--report', pages[0]!]
+  const data = ['--data', 'test/goldens/tasks/calibration.jsonl', '--limit', '8']
+  const scored = [
+    'score',
+    'demo/models/base',
+    '--methods',
+    'flap',
+    'bi',
+    ...data,
+    '--out',
+    scores,
+    '--report',
+    pages[0]!,
+  ]
   const pruned = ['prune', 'demo/models/base', join(folder, 'pruned'), '--method', 'flap', '--scores', scores]
   expect((await cli(...scored)).code).toBe(0)
   expect((await cli(...pruned, '--report', pages[1]!)).code).toBe(0)

@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
+import { batch, Engine, type MergeOptions, merge, type RecipeInput, verify } from 'weightsmith'
 import { bf16, type Raw, writeModel } from './checkpoint.js'
 import { appears, cli, cliPath, over, start, until } from './child.js'
 import { scratch } from './scratch.js'
@@ -94,13 +94,13 @@ test('a run that was aborted leaves what it has, and the next one reads inputs o
   const error = await interrupted(out)
   expect(error).toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED', partial: `${out}.partial` })
   expect(existsSync(out)).toBe(false)
-  const { run } = await merge(engine, recipe, { out, ...options, resume: true })
-  expect(run!.resumed).toBeGreaterThan(0)
-  expect(run!.resumed).toBeLessThan(tensors)
+  const { resumed, bytesRead } = await merge(engine, recipe, { out, ...options, resume: true })
+  expect(resumed).toBeGreaterThan(0)
+  expect(resumed).toBeLessThan(tensors)
   const whole = await merge(engine, recipe, { out: fresh('whole'), ...options })
-  expect(run!.bytesRead).toBeLessThan(whole.run!.bytesRead)
-  const share = (tensors - run!.resumed) / tensors
-  expect(run!.bytesRead / whole.run!.bytesRead).toBeLessThan(share * 1.5 + 0.02)
+  expect(bytesRead).toBeLessThan(whole.bytesRead)
+  const share = (tensors - resumed) / tensors
+  expect(bytesRead / whole.bytesRead).toBeLessThan(share * 1.5 + 0.02)
   expectSame(out)
   await verify(out)
   expect(existsSync(`${out}.partial`)).toBe(false)
@@ -121,7 +121,7 @@ test('tensors that share their facts are computed together, also after an interr
     await interrupted(out, joint)
     noted = sizeOf(join(`${out}.partial`, '.weightsmith-journal'))
   }
-  expect((await merge(engine, joint, { out, ...options, resume: true })).run!.resumed).toBe(0)
+  expect((await merge(engine, joint, { out, ...options, resume: true })).resumed).toBe(0)
   for (const name of readdirSync(whole).filter((name) => name.endsWith('.safetensors'))) {
     expect(readFileSync(join(out, name)).equals(readFileSync(join(whole, name)))).toBe(true)
   }
@@ -140,7 +140,7 @@ test('a tensor of which only a part was written is not taken for finished', asyn
   const [whole, out] = [fresh('whole'), fresh('out')]
   await merge(engine, soup, { out: whole, ...options })
   expect(await interrupted(out, soup)).toMatchObject({ code: 'ERR_WEIGHTSMITH_ABORTED' })
-  expect((await merge(engine, soup, { out, ...options, resume: true })).run!.resumed).toBe(0)
+  expect((await merge(engine, soup, { out, ...options, resume: true })).resumed).toBe(0)
   for (const name of readdirSync(whole).filter((file) => file.endsWith('.safetensors'))) {
     expect(readFileSync(join(out, name)).equals(readFileSync(join(whole, name)))).toBe(true)
   }
@@ -148,8 +148,8 @@ test('a tensor of which only a part was written is not taken for finished', asyn
 
 test('resume begins where there is nothing to go on from', async () => {
   const out = fresh('out')
-  const { run } = await merge(engine, recipe, { out, ...options, resume: true })
-  expect(run!.resumed).toBe(0)
+  const { resumed } = await merge(engine, recipe, { out, ...options, resume: true })
+  expect(resumed).toBe(0)
   expectSame(out)
 })
 
@@ -185,8 +185,8 @@ describe('an unfinished output', () => {
       message: expect.stringMatching(/--resume.*--overwrite/),
     })
     expect(hashes(`${out}.partial`)).toEqual(before)
-    const { run } = await merge(engine, recipe, { out, ...options, overwrite: true })
-    expect(run!.resumed).toBe(0)
+    const { resumed } = await merge(engine, recipe, { out, ...options, overwrite: true })
+    expect(resumed).toBe(0)
     expectSame(out)
   })
 
@@ -199,6 +199,7 @@ describe('an unfinished output', () => {
       ['recipe', {}, { ...recipe, parameters: { lambda: 0.5 } }],
       ['type', { dtype: 'float32' }, recipe],
       ['shard size', { shardSize: '3MB' }, recipe],
+      ['recipe: parameters differs', { journalEvery: '256MiB' }, { ...recipe, parameters: { lambda: 0.5 } }],
     ]
     for (const [what, more, other] of others) {
       await expect(merge(engine, other, { out, ...options, ...more, resume: true })).rejects.toMatchObject({
@@ -224,6 +225,19 @@ describe('an unfinished output', () => {
     utimesSync(file, 0, 1e9)
     await merge(engine, recipe, { out, ...options, resume: true })
     expectSame(out)
+  })
+
+  test('is continued or refused by a batch, which discards it with overwrite', async () => {
+    const out = fresh('batch')
+    await interrupted(join(out, 'job'))
+    const jobs = [{ recipe, name: 'job', seed: 1 }]
+    const refused = await batch(engine, jobs, { out })
+    expect(refused.jobs[0]).toMatchObject({
+      status: 'failed',
+      error: { code: 'ERR_WEIGHTSMITH_RESUME', message: expect.stringMatching(/another seed .*overwrite/) },
+    })
+    expect((await batch(engine, jobs, { out, overwrite: true })).merged).toBe(1)
+    expect(readdirSync(out)).toEqual(['job'])
   })
 
   test('whose journal was torn, is of another run, or says what cannot be, is still completed', async () => {
@@ -311,7 +325,7 @@ test('25 kills a driver at random moments, drivers in turn, do not change a byte
         if (running.child.kill('SIGKILL')) kills++
       }
       const { code, stdout } = await running.ended
-      if (code === 0) resumed += (JSON.parse(stdout) as { run: { resumed: number } }).run.resumed
+      if (code === 0) resumed += (JSON.parse(stdout) as { resumed: number }).resumed
       // Published, by this run or by one that was killed right after.
       if (existsSync(out)) break
       expect(code).toBe(null)

@@ -1,5 +1,17 @@
-/** Scores equal numbers computed in float64 outside this project; their files say what they are of, and bad input is named. */
-import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+/**
+ * Scores equal numbers computed in float64 outside this project; their files say what they are of, and bad input is
+ * named.
+ */
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
@@ -162,8 +174,8 @@ describe('a score file', () => {
     })
   })
 
-  test('has the same bytes where the model goes through the device in partitions', async () => {
-    const options = { methods: everything, data, tokens: 64, samples: 9 }
+  test('has the same bytes where the model goes through the device in parts', async () => {
+    const options = { methods: everything, data, batchTokens: 64, limit: 9 }
     const [whole, parted] = [join(folder, 'whole.safetensors'), join(folder, 'parted.safetensors')]
     await score(engine, base, { ...options, out: whole })
     await using small = await Engine.open({ memory: '2MiB' })
@@ -174,7 +186,7 @@ describe('a score file', () => {
 
   test('of some layers and lines has those alone', async () => {
     const out = join(folder, 'some.safetensors')
-    const options = { methods: ['wanda', 'ablation'], data, layers: [5, 2], samples: 9, seed: 3 }
+    const options = { methods: ['wanda', 'ablation'], data, layers: [5, 2], limit: 9, seed: 3 }
     const report = await score(engine, base, { ...options, out })
     expect(report).toMatchObject({ examples: 9, layers: [2, 5] })
     const some = await openScores(engine, out)
@@ -195,8 +207,8 @@ describe('a score file', () => {
     const report = await score(engine, base, { methods: ['wanda', 'angular'], data: file, out })
     // 9 ids, and 401 in a context of 256.
     expect(report).toMatchObject({ examples: 3, tokens: 410 })
-    const alone = await score(engine, base, { methods: ['bi'], data: file, samples: 3, out, dryRun: true })
-    expect(alone.examples).toBe(3)
+    const alone = await score(engine, base, { methods: ['bi'], data: file, limit: 3, dryRun: true })
+    expect(alone.forecast.examples).toBe(3)
   })
 
   test('of another model is refused', async () => {
@@ -213,10 +225,10 @@ describe('a score file', () => {
 describe('score', () => {
   test('says what a run would take, and writes nothing', async () => {
     const out = join(folder, 'dry.safetensors')
-    const report = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
-    expect(report).toMatchObject({ dryRun: true, partitions: 1, examples: 64, tokens: golden.tokens })
-    expect(report.milliseconds).toBeGreaterThan(0)
-    expect(report.deviceBytes).toBeGreaterThan(3e6)
+    const { forecast } = await score(engine, base, { methods: ['wanda', 'ablation'], data, out, dryRun: true })
+    expect(forecast).toMatchObject({ partitions: 1, examples: 64, tokens: golden.tokens })
+    expect(forecast.milliseconds).toBeGreaterThan(0)
+    expect(forecast.deviceBytes).toBeGreaterThan(3e6)
     expect(existsSync(out)).toBe(false)
   })
 
@@ -224,7 +236,7 @@ describe('score', () => {
     const out = join(folder, 'stopped.safetensors')
     const stop = new AbortController()
     const onProgress = ({ done }: ProgressEvent) => done > 8 && stop.abort()
-    const options = { methods: ['ablation'], data, out, tokens: 128 }
+    const options = { methods: ['ablation'], data, out, batchTokens: 128 }
     await expect(score(engine, base, { ...options, onProgress, signal: stop.signal })).rejects.toMatchObject({
       name: 'AbortError',
     })
@@ -237,7 +249,7 @@ describe('score', () => {
 
   test('goes on where it was interrupted, with the same bytes, whole or in partitions', async () => {
     const methods = ['wanda', 'flap', 'neuron', 'bi', 'angular']
-    const options = { methods, data, tokens: 64, samples: 9, layers: [0, 6] }
+    const options = { methods, data, batchTokens: 64, limit: 9, layers: [0, 6] }
     const whole = join(folder, 'uninterrupted.safetensors')
     await score(engine, base, { ...options, out: whole })
     await using small = await Engine.open({ memory: '2MiB' })
@@ -257,7 +269,14 @@ describe('score', () => {
       await expect(stopped).rejects.toMatchObject({ name: 'AbortError', partial: `${out}.resume` })
       expect(existsSync(out)).toBe(false)
       const other = score(own, base, { ...options, methods: ['wanda'], out, resume: true })
-      await expect(other).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_RESUME')
+      await expect(other).rejects.toMatchObject({
+        code: 'ERR_WEIGHTSMITH_RESUME',
+        message: expect.stringMatching(/another set of methods \(.*angular.* then, .*now\)/),
+      })
+      await expect(score(own, base, { ...options, out })).rejects.toMatchObject({
+        code: 'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
+        message: expect.stringMatching(/unfinished output .*--resume/),
+      })
       const standing = readFileSync(`${out}.resume`)
       for (const torn of [standing.subarray(0, -1), standing.subarray(1), Buffer.concat([standing, Buffer.alloc(8)])]) {
         writeFileSync(`${out}.resume`, torn)
@@ -273,7 +292,7 @@ describe('score', () => {
       await score(own, base, { ...again, onProgress: ({ done, total }) => steps.push(done / total) })
       expect(steps[0]).toBeGreaterThan(0.1)
       expect(steps.at(-1)).toBe(1)
-      expect(existsSync(`${out}.resume`) || existsSync(`${out}.partial`)).toBe(false)
+      expect(readdirSync(folder).filter((file) => file.startsWith(name))).toEqual([`${name}.safetensors`])
       const [got, want] = [readSafetensors(out), readSafetensors(whole)]
       for (const [tensor, { bytes }] of got)
         expect([tensor, bytes.equals(want.get(tensor)!.bytes)]).toEqual([tensor, true])
@@ -297,7 +316,7 @@ describe('score', () => {
     await refused([good], /"entropy" was found/, { methods: ['entropy'] })
     await refused([good], /Layer 8 .* 0 to 7/, { layers: [8] })
     await refused([good], /bi needs data/, { data: undefined })
-    await refused([good], /^Expected samples to be a whole number from 1, but received "0"/, { samples: 0 })
+    await refused([good], /^Expected limit to be a whole number from 1, but received "0"/, { limit: 0 })
     await refused([good], /^Expected tau to be a number from 0/, { tau: Number.NaN })
     // A tokenizer that knows more tokens than the model.
     const model = join(folder, 'model')
@@ -320,12 +339,14 @@ describe('score', () => {
     const { code, stdout } = await cli(
       'score',
       base,
-      '--method',
-      'wanda,bi',
+      '--methods',
+      'wanda',
+      'bi',
       '--data',
       data,
       '--layers',
-      '0-2,7',
+      '0-2',
+      '7',
       '--out',
       out,
       '--json',

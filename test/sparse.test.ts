@@ -261,6 +261,101 @@ describe.each(['F32', 'BF16'] as const)('of %s models', (dtype) => {
   })
 })
 
+// Up to 8 models the sets that can agree are looked up; the weights of more are added up and inverted.
+describe.each([9, 16])('of %d models', (count) => {
+  const shares = Array.from({ length: count }, (_, i) => (i === 3 ? -0.125 : 0.25 + 0.125 * (i % 5)))
+  const kept = Array.from({ length: count }, (_, i) => 0.3 + 0.05 * (i % 7))
+  const each = (parameters: Record<string, number[]>) =>
+    shares.map((_, i) => Object.fromEntries(Object.entries(parameters).map(([key, list]) => [key, list[i]!])))
+  let many: Family
+  beforeAll(() => {
+    many = family('F32', count, [[1], [2049], [7, 300]])
+  })
+
+  test.each([
+    ['mergekit', 'total', 'mergekit', true],
+    ['mergekit', 'total', 'mergekit', false],
+    ['peft', 'total', 'peft', true],
+    ['peft', 'frequency', 'frequency', true],
+    ['reference', 'total', 'reference', true],
+  ] as const)('ties with consensus %s (%s) equals its reference', async (consensus, method, reading, normalize) => {
+    await expectMerge(
+      'ties',
+      many,
+      {
+        global: { lambda: 1.1, normalize, consensus, majority_sign_method: method },
+        models: each({ weight: shares, density: kept }),
+      },
+      (base, models) => {
+        const trimmed = models.map((x, i) => band(difference(x, base), kept[i]!, 0))
+        return combine(base, models, trimmed, { weights: shares, lambda: 1.1, normalize, consensus: reading })
+      },
+    )
+  })
+
+  test.each(['breadcrumbs_ties', 'dare_ties', 'della'] as const)('%s equals its reference', async (method) => {
+    const dense = method === 'breadcrumbs_ties' ? kept : shares.map(() => 1)
+    const models = each({ weight: shares, density: dense })
+    await expectMerge(method, many, { global: { normalize: true, rescale: true }, models }, (base, models) => {
+      const trimmed = models.map((x, i) => band(difference(x, base), dense[i]!, dense[i] === 1 ? 0 : 0.01))
+      return combine(base, models, trimmed, {
+        weights: shares,
+        lambda: 1,
+        normalize: true,
+        rescale: true,
+        consensus: 'mergekit',
+      })
+    })
+  })
+
+  test('sce equals its reference', async () => {
+    for (const [share, exact] of [
+      [1, false],
+      [0.35, true],
+    ] as const) {
+      const global = { select_topk: share, exact_weights: exact }
+      await expectMerge('sce', many, { global, models: shares.map(() => ({})) }, (base, models) =>
+        sce(base, models, share, exact),
+      )
+    }
+  })
+})
+
+test('weights that add up to zero but for their rounding divide by one, of any number of models', async () => {
+  const start = writeModel(join(folder, 'zero-base'), { w: f32([0, 0]) })
+  const moved = writeModel(join(folder, 'zero-moved'), { w: f32([0.5, -0.5]) })
+  const against = writeModel(join(folder, 'zero-against'), { w: f32([-1.25, 1.25]) })
+  for (const [last, models] of [
+    [-0.3, [0.1, 0.2]],
+    [-0.9, Array.from({ length: 9 }, () => 0.1)],
+  ] as const) {
+    const copies = [...models.map((weight) => [moved, weight] as const), [against, last] as const].map(
+      ([model, weight], i) => {
+        const path = writeModel(join(folder, `zero-${models.length}-${i}`), Object.fromEntries(readFolder(model)))
+        return { model: path, parameters: { weight } }
+      },
+    )
+    const result = await merged({ merge_method: 'ties', base_model: start, models: copies })
+    const sum = -last * 0.5 - last * 1.25
+    for (const [i, value] of values(result.get('w')!).entries()) expect(value).toBeCloseTo(i === 0 ? sum : -sum, 5)
+  }
+})
+
+test.each([
+  ['ties', 17, 16],
+  ['dare_ties', 17, 16],
+  ['sce', 17, 16],
+  ['model_stock', 33, 32],
+  ['karcher', 33, 32],
+])('%s of %d models is refused, and the sentence says how many it takes', async (method, given, most) => {
+  const models = Array.from({ length: given }, (_, i) => ({ model: `m${i}` }))
+  const base = method === 'karcher' ? {} : { base_model: 'base' }
+  await expect(merged({ merge_method: method, ...base, models })).rejects.toMatchObject({
+    code: 'ERR_WEIGHTSMITH_RECIPE',
+    message: expect.stringMatching(new RegExp(`should be [12] to ${most} models.*, but "${given}" was found`)),
+  })
+})
+
 describe.each(['mergekit', 'reference'] as const)('ties over the whole model with consensus %s', (consensus) => {
   /** One tensor of another type among those of the family, all in the order of the output file. */
   test.each([{}, { maxBufferBytes: 65_536 }])('trims what is smallest in it, with %j', async (options) => {
@@ -326,7 +421,7 @@ describe('della', () => {
       const out = join(folder, `rows-${count++}`)
       try {
         const report = await merge(own, recipe, { out, sync: false, dtype: 'float32', seed: 3 })
-        expect(report.run!.tiles).toBeGreaterThan(3)
+        expect(report.tiles).toBeGreaterThan(3)
       } finally {
         await own.close()
       }

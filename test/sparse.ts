@@ -1,4 +1,6 @@
-/** Checkpoints that are large to read and small on disk: one tensor of zeros in a sparse file, with a few values set. */
+/**
+ * Checkpoints that are large to read and small on disk: one tensor of zeros in a sparse file, with a few values set.
+ */
 import {
   closeSync,
   copyFileSync,

@@ -1,4 +1,6 @@
-/** The shape of the house: what two languages have to agree on, which rooms may know which, and that kernels compile. */
+/**
+ * The shape of the house: what two languages have to agree on, which rooms may know which, and that kernels compile.
+ */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -175,6 +177,21 @@ describe('every merge method', () => {
       for (const spec of method.parameters) expect(spec.about).not.toBe('')
       expect(method.models.min).toBeLessThanOrEqual(method.models.max)
     }
+  })
+})
+
+describe('the public API', () => {
+  test('is a list of exports, without a line of its own', () => {
+    const text = readFileSync('lib/index.ts', 'utf8').replace(/\/\*[\s\S]*?\*\//g, '')
+    expect(text.replace(/^export (type )?\{[^}]*\} from '\.\/[^']+'$/gm, '').trim()).toBe('')
+  })
+
+  test('has every function that the command line calls with an engine', async () => {
+    const verbs = readdirSync('lib/cli').filter((name) => name !== 'verb.ts')
+    const files = verbs.map((name) => readFileSync(join('lib/cli', name), 'utf8'))
+    const called = new Set(files.flatMap((text) => [...text.matchAll(/\b(\w+)\(\s*engine,/g)].map(([, name]) => name!)))
+    expect(called.size).toBeGreaterThan(10)
+    expect(Object.keys(await import('weightsmith'))).toEqual(expect.arrayContaining(sorted(called)))
   })
 })
 

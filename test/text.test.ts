@@ -1,4 +1,7 @@
-/** Text in and out of models is as tokenizers and transformers have it, and answers are cut as lm-evaluation-harness cuts them. */
+/**
+ * Text in and out of models is as tokenizers and transformers have it, and answers are cut as lm-evaluation-harness
+ * cuts them.
+ */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -44,6 +44,12 @@ afterAll(async () => {
 })
 
 describe('a merge of thousands of tensors', () => {
+  test('is forecast there too', async () => {
+    const { forecast } = await merge(engine, recipe, { out: fresh('out'), dryRun: true })
+    expect(forecast.plan).toHaveLength(3 * layers * experts + 1)
+    expect(forecast.groups).toMatchObject([{ tensors: 1 }, { tensors: 3 * layers * experts }])
+  })
+
   test('leaves the event loop free, and gives what the command line gives', async () => {
     const out = join(fresh('out'), 'same')
     const events: MergeProgress[] = []

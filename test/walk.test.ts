@@ -1,4 +1,7 @@
-/** Batches that walk through a model: what is seen of them, and that a model in partitions gives the same bits as a whole one. */
+/**
+ * Batches that walk through a model: what is seen of them, and that a model in partitions gives the same bits as a
+ * whole one.
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
@@ -65,7 +68,7 @@ describe('a layerwise pass', () => {
   let model: Model
   beforeAll(async () => {
     engine = await Engine.open()
-    model = await openModel(engine, full, { tokens: 128 })
+    model = await openModel(engine, full, { batchTokens: 128 })
   })
   afterAll(() => engine?.close())
 
@@ -78,7 +81,8 @@ describe('a layerwise pass', () => {
       pass.hidden!.map((x) => [...x]),
     )
     expect(seen.steps.at(-1)).toBe(1)
-    // The input of the first linear of a block is what its norm makes of the residual stream: unit mean square by weights.
+    // The input of the first linear of a block is what its norm makes of the residual stream: unit mean square by
+    // weights.
     const rows = lines.slice(0, 10).flat().length
     expect(seen.grams).toHaveLength(1)
     const diagonal = Array.from({ length: 128 }, (_, i) => seen.grams[0]![1 + i * 129]!)
@@ -94,7 +98,7 @@ describe('a layerwise pass', () => {
     const want = await see(model, skips)
     for (const memory of ['2300KiB', '3MiB', '6MiB']) {
       await using small = await Engine.open({ memory })
-      const parted = await openModel(small, full, { tokens: 128 })
+      const parted = await openModel(small, full, { batchTokens: 128 })
       expect((await parted.forecast()).partitions).toBeGreaterThan(1)
       expect(await see(parted, skips)).toEqual({ ...want, steps: expect.anything() })
     }
@@ -120,7 +124,7 @@ describe('a layerwise pass', () => {
     const above = whole.filter(([, boundary]) => boundary <= 3)
     expect(await streams(model, 3)).toEqual(above)
     await using small = await Engine.open({ memory: '2300KiB' })
-    const parted = await openModel(small, full, { tokens: 128 })
+    const parted = await openModel(small, full, { batchTokens: 128 })
     expect(await streams(parted, 3)).toEqual(above)
   })
 
@@ -136,7 +140,7 @@ describe('a layerwise pass', () => {
       depth_dp: { all: { trace: { keep: number[]; nll: number }[] } }
     }
     const wanted = search.all.trace.filter((_, i) => i % 5 === 0)
-    const base = await openModel(engine, join(process.cwd(), 'demo/models/base'), { tokens: 640 })
+    const base = await openModel(engine, join(process.cwd(), 'demo/models/base'), { batchTokens: 640 })
     const batches = [lines.slice(0, 30), lines.slice(30)].map((batch) => base.pack(batch))
     const sums = wanted.map(() => 0)
     await base.layerwisePass(batches, {

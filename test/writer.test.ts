@@ -117,7 +117,9 @@ describe('a sharded output', () => {
 
   test('can be inspected, verified and merged again', async () => {
     const first = await merged(soup([model(tensors), model(tensors)]), { shardSize: 40 })
-    expect((await inspect(first)).files).toHaveLength(3)
+    const { files, dtypes, size } = await inspect(first)
+    expect(files).toHaveLength(3)
+    expect({ dtypes, size }).toEqual({ dtypes: [{ dtype: 'F32', tensors: 5, parameters: 20, size: 80 }], size: 80 })
     expect((await verify(first)).tensors).toBe(5)
     const second = await merged(soup([first, model(tensors)]))
     expect(numbers(second, 'e')).toEqual([4, 4, 4, 4])
@@ -149,6 +151,27 @@ describe('beside the weights', () => {
     }
     expect(json(out, 'config.json')).toEqual({ model_type: 'llama', torch_dtype: 'float32', mark: 'first' })
     expect(readFileSync(join(out, 'README.md'), 'utf8')).toMatch(/^---\nbase_model:/)
+  })
+
+  test('code that the config names is copied and vocabularies of tiktoken are; what is left is named', async () => {
+    const path = model({ a: f32([1]) }, { auto_map: { AutoModelForCausalLM: 'modeling_own.OwnForCausalLM' } })
+    const copied = ['configuration_own.py', 'modeling_own.py', 'own.tiktoken', 'tokenization_own.py']
+    for (const name of [...copied, 'modules.json', 'LICENSE.txt', 'trainer_state.json']) {
+      writeFileSync(join(path, name), name)
+    }
+    mkdirSync(join(path, '1_Pooling'))
+    const out = fresh('out')
+    const { notes } = await merge(engine, soup([path, path.replace(/$/, '/')]), { out, sync: false })
+    for (const name of copied) expect(readFileSync(join(out, name), 'utf8')).toBe(name)
+    expect(readdirSync(out)).not.toContain('modules.json')
+    expect(notes).toEqual([`Not copied from ${path}: 1_Pooling, modules.json.`])
+    await verify(out)
+    const plain = model({ a: f32([1]) })
+    writeFileSync(join(plain, 'train.py'), '')
+    const second = fresh('out')
+    const report = await merge(engine, soup([plain, `${plain}/`]), { out: second, sync: false })
+    expect(readdirSync(second)).not.toContain('train.py')
+    expect(report.notes).toEqual([`Not copied from ${plain}: train.py.`])
   })
 
   test('numbers of the config stay as they were written', async () => {
@@ -416,7 +439,7 @@ describe('layers', () => {
     })
     expect(ups(out, 5)).toEqual([0, 2, 4, 6, 8])
     expect(numbers(out, 'model.embed_tokens.weight')).toEqual([0])
-    expect(numbers(out, 'model.norm.weight')).toEqual([8])
+    expect(numbers(out, 'model.norm.weight')).toEqual([0])
   })
 
   test('take the value of the first filter that fits', async () => {
@@ -590,7 +613,7 @@ onSmallDisk(
     await expect(merge(engine, recipe, { out, journalEvery })).rejects.toMatchObject(full)
     expect(readdirSync(disk!)).toEqual(['out.partial'])
     rmSync(join(first, 'tokenizer.json'))
-    expect((await merge(engine, recipe, { out, journalEvery, resume: true })).run!.resumed).toBe(1)
+    expect((await merge(engine, recipe, { out, journalEvery, resume: true })).resumed).toBe(1)
     expect(readdirSync(disk!)).toEqual(['out'])
   },
 )

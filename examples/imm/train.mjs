@@ -1,7 +1,7 @@
 /**
- * A trainer small enough to read: the model's head (`lm_head`) learns, by Adam in float64, to say the answers of the data; all
- * other weights stay as they are. What the head is applied to comes from the engine, once. It shows what a trainer has to
- * do for `weightsmith imm run`, and it does train; a real one would train all of the model.
+ * A trainer small enough to read: the model's head (`lm_head`) learns, by Adam in float64, to say the answers of the
+ * data; all other weights stay as they are. What the head is applied to comes from the engine, once. It shows what a
+ * trainer has to do for `weightsmith imm run`, and it does train; a real one would train all of the model.
  *
  *   node train.mjs MODEL DATA OUT [epochs] [rate]
  */
@@ -22,7 +22,7 @@ const end = json('config.json').eos_token_id
 /** Rows that the head sees before each token of an answer, and those tokens. */
 async function examples() {
   const engine = await Engine.open()
-  const opened = await openModel(engine, model, { tokens: 2048 })
+  const opened = await openModel(engine, model, { batchTokens: 2048 })
   const rows = []
   const targets = []
   for (let first = 0; first < lines.length; first += 64) {

@@ -15,7 +15,9 @@ export class Queue {
     return { running: this.#running, waiting: this.#waiting.length }
   }
 
-  /** Runs `work` when it is its turn; `onWait` hears how many are before it. Rejects with QueueFull or the abort reason. */
+  /**
+   * Runs `work` when it is its turn; `onWait` hears how many are before it. Rejects with QueueFull or the abort reason.
+   */
   async run(work, { signal, onWait }) {
     signal.throwIfAborted()
     if (this.#running >= this.limits.parallel) await this.#turn(signal, onWait)

@@ -66,8 +66,8 @@ export function createService(engine, { models, out, parallel = 2, waiting = 100
       events.send('start', { name })
       const options = { out: join(out, name), folder: models, dtype, seed, signal: wanted }
       const report = await merge(engine, recipe, { ...options, onProgress: (event) => events.send('progress', event) })
-      const { method, tensors, bytes, files, notes, nonFinite } = report
-      events.send('done', { name, method, tensors, bytes, files, notes, nonFinite })
+      const { method, tensors, bytesWritten, files, notes, nonFinite } = report
+      events.send('done', { name, method, tensors, bytesWritten, files, notes, nonFinite })
       events.end()
     }
     const turn = AbortSignal.any([wanted, stopping.signal])

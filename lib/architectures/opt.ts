@@ -38,7 +38,8 @@ export function opt(config: Config, subject: Subject): ModelSpec {
   if (kind === undefined || missing.length > 0) throw refusal(missing, subject)
 
   const tensors = new Tensors()
-  const root = 'model.decoder'
+  // saved without the head, which is the embedding, the names lack their first part
+  const root = subject.has('decoder.embed_tokens.weight') ? 'decoder' : 'model.decoder'
   /** One half of a block, from `x` to what is added to it; the norm before it, or after the sum. */
   const half = (norm: string, ops: (x: string) => OpSpec[]): OpSpec[] => {
     if (before) return [tensors.layerNorm(norm, 'x', 'h', hidden, eps), ...ops('h'), { op: 'add', x: 'x', y: 'h' }]

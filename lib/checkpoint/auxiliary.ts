@@ -1,4 +1,7 @@
-/** The files beside the weights: configuration, tokenizer, processors. They are copied; only the config is edited. */
+/**
+ * The files beside the weights: configuration, tokenizer, processors, and the code of models that bring their own. They
+ * are copied; only the config is edited.
+ */
 
 import { readdir } from 'node:fs/promises'
 import type { StoreDType } from '../native/border.js'
@@ -8,7 +11,12 @@ import { type Checkpoint, layerKey, textConfig } from './open.js'
 
 const modelFiles = /^(generation_config|(image_|video_)?(pre)?processor_config)\.json$/
 const tokenizerFiles =
-  /^(tokenizer.*\.(json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|(spiece|sentencepiece.*)\.model|chat_template.*\.(json|jinja))$/
+  /^(tokenizer.*\.(json|model)|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|(spiece|sentencepiece.*)\.model|chat_template.*\.(json|jinja)|.+\.tiktoken|tokenization_.+\.py)$/
+/** Of models whose config names it. Nothing of it is run here. */
+const code = /^(?!tokenization_).+\.py$/
+/** What nobody misses beside a merged model: weights, what training left, what people read, what lies hidden. */
+const expected =
+  /\.(safetensors|bin|pth?|ckpt|gguf|onnx|h5|msgpack|index\.json|md|png|jpe?g|webp|gif|svg|pdf)$|^(\..*|config\.json|licen[cs]e.*|notice.*|use_policy.*|weightsmith\.json|mergekit_config\.ya?ml|trainer_state\.json|(train|eval|all)_results\.json)$/i
 
 export interface Copy {
   from: string
@@ -22,7 +30,17 @@ export async function auxiliaryFiles(model: Checkpoint, tokenizer: string | unde
     const names = (await readdir(folder)).filter((name) => pattern.test(name)).sort()
     return Promise.all(names.map(async (name) => ({ from: await inside(folder, name), name })))
   }
-  return [...(await sampleLines(model.folder, modelFiles)), ...(await sampleLines(tokenizer, tokenizerFiles))]
+  const own = model.config?.auto_map === undefined ? [] : await sampleLines(model.folder, code)
+  return [...(await sampleLines(model.folder, modelFiles)), ...own, ...(await sampleLines(tokenizer, tokenizerFiles))]
+}
+
+/** Files and folders of the model that are not among those copied, and that someone may miss. */
+export async function filesLeft({ folder }: Checkpoint, copied: readonly Copy[]): Promise<string[]> {
+  if (folder === undefined) return []
+  const names = new Set(copied.map(({ name }) => name))
+  return (await readdir(folder)).filter(
+    (name) => !names.has(name) && !expected.test(name) && !tokenizerFiles.test(name),
+  )
 }
 
 /** What moved layers change in a config. */

@@ -1,6 +1,7 @@
 /** Checkpoints on disk: reading, laying out and staging. */
 
-export { auxiliaryFiles, type Copy, type LayerChange, outputConfig } from './auxiliary.js'
+export { auxiliaryFiles, type Copy, filesLeft, type LayerChange, outputConfig } from './auxiliary.js'
+export { isComputed } from './buffers.js'
 export { modelCard, plainCard } from './card.js'
 export { type Content, type Cut, cutTensor } from './cut.js'
 export {
@@ -14,11 +15,13 @@ export {
   storedAs,
   torchName,
 } from './dtypes.js'
+export { inputsOf, refuseChanged } from './inputs.js'
 export { inside } from './inside.js'
 export { withLayerTypes } from './layer_types.js'
 export { layerChange, layerLists } from './layers.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
 export {
+  areThere,
   describeInputs,
   deviceOf,
   fileEntry,
@@ -48,9 +51,8 @@ export {
   openCheckpoint,
   textConfig,
 } from './open.js'
-export { noteProgress, readProgress } from './progress.js'
+export { soundProgress } from './progress.js'
 export { type Quantisation, quantisationNamed, refuseQuantised } from './quantised.js'
-export { replaceFile } from './replace.js'
 export { resolveModel } from './resolve.js'
 export { refuseDifferent } from './same.js'
 export { Sink } from './sink.js'
@@ -59,4 +61,3 @@ export { checkDisk, checkOutput, Stage } from './stage.js'
 export { commonTemplate } from './templates.js'
 export { headOf, isHead, storesEmbedding, tiesEmbeddings } from './ties.js'
 export { type AddedToken, editTokenizer, readVocabulary, type TokenizerChange, type Vocabulary } from './tokenizer.js'
-export { digest, inputsOf, refuseChanged, type Unfinished } from './unfinished.js'

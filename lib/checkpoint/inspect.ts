@@ -8,14 +8,16 @@ export interface InspectReport {
   path: string
   files: { name: string; size: number; tensors: number }[]
   parameters: number
-  /** Bytes of the tensors. */
-  bytes: number
-  dtypes: { dtype: string; tensors: number; parameters: number; bytes: number }[]
+  /** Bytes of the tensors, here and below; of `files` with their headers. */
+  size: number
+  dtypes: { dtype: string; tensors: number; parameters: number; size: number }[]
   /** Layers of each stack, and which one is the language model's. */
   stacks: { name: string; layers: number; main: boolean }[]
   tiedEmbeddings: boolean
   /** In file order. */
-  tensors: { name: string; dtype: string; shape: number[]; parameters: number; bytes: number; file: string }[]
+  tensors: { name: string; dtype: string; shape: number[]; parameters: number; size: number; file: string }[]
+  /** What is odd about its files. */
+  notes: string[]
   /** config.json, where there is one. */
   config?: Record<string, unknown>
 }
@@ -29,17 +31,17 @@ export async function inspect(model: string): Promise<InspectReport> {
     dtype,
     shape,
     parameters: shape.reduce((a, b) => a * b, 1),
-    bytes: end - begin,
+    size: end - begin,
     file: checkpoint.files[file]?.name ?? '',
   }))
   const dtypes = new Map<string, InspectReport['dtypes'][number]>()
-  for (const { dtype, parameters, bytes } of tensors) {
-    const sum = dtypes.get(dtype) ?? { dtype, tensors: 0, parameters: 0, bytes: 0 }
+  for (const { dtype, parameters, size } of tensors) {
+    const sum = dtypes.get(dtype) ?? { dtype, tensors: 0, parameters: 0, size: 0 }
     dtypes.set(dtype, {
       dtype,
       tensors: sum.tensors + 1,
       parameters: sum.parameters + parameters,
-      bytes: sum.bytes + bytes,
+      size: sum.size + size,
     })
   }
   return {
@@ -50,11 +52,12 @@ export async function inspect(model: string): Promise<InspectReport> {
       tensors: tensors.filter(({ file }) => file === name).length,
     })),
     parameters: tensors.reduce((sum, tensor) => sum + tensor.parameters, 0),
-    bytes: tensors.reduce((sum, tensor) => sum + tensor.bytes, 0),
-    dtypes: [...dtypes.values()].sort((a, b) => b.bytes - a.bytes),
+    size: tensors.reduce((sum, tensor) => sum + tensor.size, 0),
+    dtypes: [...dtypes.values()].sort((a, b) => b.size - a.size),
     stacks: [...checkpoint.stacks].map(([name, layers]) => ({ name, layers, main: name === checkpoint.stack })),
     tiedEmbeddings: tiesEmbeddings(checkpoint),
     tensors,
+    notes: checkpoint.notes ?? [],
     ...(checkpoint.config === undefined ? {} : { config: checkpoint.config }),
   }
 }

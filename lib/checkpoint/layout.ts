@@ -3,6 +3,7 @@
  * Order and padding are those of the reference writer, so that its files and ours can be compared byte by byte.
  */
 
+import { safetensorsHeader } from '../util/safetensors.js'
 import { writerRank } from './dtypes.js'
 
 export interface OutputTensor {
@@ -45,12 +46,8 @@ export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout
   if (shards.length === 0) shards.push([])
   const places: OutputLayout['places'] = new Map()
   const files = shards.map((shard, file) => {
-    const { header, sorted, size } = layOutFile(shard)
-    let offset = header.length
-    for (const { name, bytes } of sorted) {
-      places.set(name, { file, offset })
-      offset += bytes
-    }
+    const { header, begins, sorted, size } = layOutFile(shard)
+    for (const [i, { name }] of sorted.entries()) places.set(name, { file, offset: begins[i] ?? 0 })
     return { name: shardName(file, shards.length), size, header }
   })
   const index = files.length > 1 ? indexText(tensors, files, places) : undefined
@@ -59,20 +56,9 @@ export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout
 }
 
 /** The header of a file, and its tensors in the order in which they follow it. */
-function layOutFile(tensors: OutputTensor[]): { header: Uint8Array; sorted: OutputTensor[]; size: number } {
+function layOutFile(tensors: OutputTensor[]) {
   const sorted = byBytes(tensors, ({ name }) => name).sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype))
-  let end = 0
-  const entries = sorted.map(({ name, dtype, shape, bytes }) => {
-    const begin = end
-    end += bytes
-    return `${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape}],"data_offsets":[${begin},${end}]}`
-  })
-  const json = Buffer.from(`{${['"__metadata__":{"format":"pt"}', ...entries].join(',')}}`, 'utf8')
-  const padded = Math.ceil(json.length / 8) * 8
-  const header = Buffer.alloc(8 + padded, ' ')
-  header.writeBigUInt64LE(BigInt(padded), 0)
-  json.copy(header, 8)
-  return { header: new Uint8Array(header), sorted, size: header.length + end }
+  return { ...safetensorsHeader(sorted), sorted }
 }
 
 function shardName(index: number, count: number): string {

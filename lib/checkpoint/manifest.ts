@@ -4,6 +4,8 @@
  */
 
 import { createHash } from 'node:crypto'
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { NativeAddon, NativeDevice } from '../native/border.js'
 import { version } from '../native/version.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
@@ -89,6 +91,17 @@ export async function readManifest(folder: string): Promise<Manifest> {
     throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The manifest ${file} has no list of outputs.`, { file })
   }
   return manifest
+}
+
+/**
+ * Whether files are in a folder with the sizes that they should have; their bytes are not read (`verify` does that).
+ */
+export async function areThere(folder: string, files: Manifest['outputs']): Promise<boolean> {
+  for (const { name, size } of files) {
+    const info = await stat(join(folder, name)).catch(() => undefined)
+    if (info?.size !== size) return false
+  }
+  return true
 }
 
 function isManifest(value: unknown): value is Manifest {

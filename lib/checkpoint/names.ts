@@ -1,6 +1,7 @@
 /**
- * What tensor names say about layers and modules. Names alone drive merging; no table of architectures is needed. A checkpoint can
- * have several stacks of layers (a vision tower beside the language model); recipes move those of the main one.
+ * What tensor names say about layers and modules. Names alone drive merging; no table of architectures is needed. A
+ * checkpoint can have several stacks of layers (a vision tower beside the language model); recipes move those of the
+ * main one.
  */
 
 export interface LayerName {
@@ -42,7 +43,9 @@ export function stacksOf(names: Iterable<string>): Map<string, number> {
   return stacks
 }
 
-/** The stack of the language model: the one with as many layers as the config says, not a vision tower, or the deepest. */
+/**
+ * The stack of the language model: the one with as many layers as the config says, not a vision tower, or the deepest.
+ */
 export function mainStack(stacks: ReadonlyMap<string, number>, configured: number | undefined): string | undefined {
   const score = ([stack, count]: [string, number]) =>
     (count === configured ? 1e7 : 0) + (/vision|visual|image|audio|encoder/.test(stack) ? 0 : 5e6) + count

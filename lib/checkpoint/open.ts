@@ -1,13 +1,16 @@
 /**
  * Opens a checkpoint: a folder in the Hugging Face layout (one file, or shards with an index) or a single .safetensors
- * file. Headers and index are parsed natively, where hostile bytes are handled; here they are put together and
- * contradictions between index and shards are refused.
+ * file. Headers and index are parsed natively, where hostile bytes are handled; here they are put together. What the
+ * shards hold counts: an index that lists less or more is followed in which of two shards a tensor is taken from, and
+ * its mistakes are noted.
  */
 
 import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, posix } from 'node:path'
 import type { NativeAddon, NativeHeader } from '../native/border.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
+import { parseJson } from '../util/json.js'
+import { plural } from '../util/plural.js'
 import { inside } from './inside.js'
 import { mainStack, stacksOf } from './names.js'
 import { type Quantisation, quantisationOf } from './quantised.js'
@@ -50,6 +53,8 @@ export interface Checkpoint {
   stack?: string
   /** Absent: its weights are plain numbers. */
   quantisation?: Quantisation
+  /** Absent: there is nothing odd about its files. */
+  notes?: string[]
   /** Where it was asked for, and the folder has a tokenizer.json. */
   vocabulary?: Vocabulary
 }
@@ -71,6 +76,7 @@ const ofAdapters = /^base_model\.model\.|(^|[._])lora[._]/
 export async function openCheckpoint(addon: Reader, path: string, name = path): Promise<Checkpoint> {
   const info = await statOf(path)
   const folder = info.isDirectory() ? path : undefined
+  if (folder === undefined && /\.gguf$/i.test(path)) throw onlyGguf(path, basename(path))
   const layout = folder === undefined ? { names: [basename(path)] } : await findFiles(addon, folder)
   const checkpoint = await openFiles(addon, path, name, layout, folder)
   const names = [...checkpoint.tensors.keys()]
@@ -93,25 +99,25 @@ export async function openFiles(
     layout.names.map((file, i) => readShard(addon, root, file, paths[i] ?? '', layout.weightMap)),
   )
   const tensors = new Map<string, CheckpointTensor>()
+  const unlisted: string[] = []
   for (const [file, { header }] of headers.entries()) {
     for (const tensor of header.tensors) {
       const shard = layout.names[file]
-      const twin = tensors.get(tensor.name)
-      if (twin !== undefined) {
-        throw indexError(root, `tensor ${tensor.name} is in both ${layout.names[twin.file]} and ${shard}`, tensor.name)
-      }
       const listed = layout.weightMap?.get(tensor.name)
-      if (layout.weightMap !== undefined && listed !== shard) {
-        const said = listed === undefined ? 'does not list it' : `lists it in ${listed}`
-        throw indexError(root, `tensor ${tensor.name} is in ${shard}, but the index ${said}`, tensor.name)
+      if (layout.weightMap !== undefined && listed !== shard) unlisted.push(tensor.name)
+      const twin = tensors.get(tensor.name)
+      const named = twin && layout.names[twin.file]
+      if (twin !== undefined && listed !== shard && listed !== named) {
+        throw indexError(root, `tensor ${tensor.name} is in both ${named} and ${shard}`, tensor.name)
       }
-      tensors.set(tensor.name, Object.assign(tensor, { file }))
+      if (twin === undefined || listed === shard) tensors.set(tensor.name, Object.assign(tensor, { file }))
     }
   }
-  for (const [tensor, shard] of layout.weightMap ?? []) {
-    if (!tensors.has(tensor))
-      throw indexError(root, `tensor ${tensor} is not in ${shard}, where the index lists it`, tensor)
-  }
+  const absent = [...(layout.weightMap ?? [])].flatMap(([tensor]) => (tensors.has(tensor) ? [] : [tensor]))
+  const notes = [
+    ...noteNames(absent, `in the index of ${name}, but not in its shards; what is there is taken`),
+    ...noteNames(unlisted, `in shards of ${name} where its index does not list them; the shards count`),
+  ]
   const config = folder === undefined ? undefined : await readConfig(folder)
   const stacks = stacksOf(tensors.keys())
   const stack = mainStack(stacks, layerCount(config))
@@ -133,7 +139,17 @@ export async function openFiles(
     stacks,
     ...(stack === undefined ? {} : { stack }),
     ...(quantisation === undefined ? {} : { quantisation }),
+    ...(notes.length > 0 ? { notes } : {}),
   }
+}
+
+function noteNames([first, ...more]: string[], what: string): string[] {
+  if (first === undefined) return []
+  return [
+    more.length === 0
+      ? `Tensor ${first} is ${what}.`
+      : `${plural(1 + more.length, 'tensor')} such as ${first} are ${what}.`,
+  ]
 }
 
 /** The part of a config that describes the language model. */
@@ -193,6 +209,8 @@ async function findFiles(addon: Reader, folder: string): Promise<FileLayout> {
       { file: folder },
     )
   }
+  const gguf = [...entries].find((name) => /\.gguf$/i.test(name))
+  if (gguf !== undefined) throw onlyGguf(folder, gguf)
   const pickled = [...entries].find((name) => /\.(bin|pth?|ckpt)$/.test(name))
   const hint = pickled === undefined ? '' : ` ${pickled} is not safetensors; convert the checkpoint first.`
   throw new WeightsmithError('ERR_WEIGHTSMITH_NOT_FOUND', `The folder ${folder} has no safetensors file.${hint}`, {
@@ -225,7 +243,7 @@ async function readConfig(folder: string): Promise<Record<string, unknown> | und
   })
   if (text === undefined) return undefined
   try {
-    const config: unknown = JSON.parse(text.toString('utf8'))
+    const config = parseJson(text.toString('utf8'))
     if (nests(config, deepestConfig)) throw new Error(`it nests more than ${deepestConfig} levels`)
     if (typeof config === 'object' && config !== null && !Array.isArray(config)) {
       return config as Record<string, unknown>
@@ -261,6 +279,15 @@ function adapterAlone(path: string): WeightsmithError {
     'ERR_WEIGHTSMITH_FORMAT',
     `${path} is an adapter, not a model; a recipe takes its folder behind the model it was trained for ("base+adapter"), ` +
       'and what the merge writes is a model.',
+    { file: path },
+  )
+}
+
+function onlyGguf(path: string, name: string): WeightsmithError {
+  return new WeightsmithError(
+    'ERR_WEIGHTSMITH_FORMAT',
+    `${path} has its weights as GGUF (${name}), the format of llama.cpp, which is not read; take the safetensors that it was ` +
+      'made from, or turn it back into them (transformers: from_pretrained with gguf_file, then save_pretrained).',
     { file: path },
   )
 }

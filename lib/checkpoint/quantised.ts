@@ -1,10 +1,11 @@
 /**
- * Checkpoints whose weights are stored in few bits, with what turns them back beside them: scales, zeros, codebooks. Such
- * numbers mean nothing alone, so nothing may be computed from them. They are known by their tensors, since a config may say
- * so of weights that are not quantised (any more), and a checkpoint may come without a config.
+ * Checkpoints whose weights are stored in few bits, with what turns them back beside them: scales, zeros, codebooks.
+ * Such numbers mean nothing alone, so nothing may be computed from them. They are known by their tensors, since a
+ * config may say so of weights that are not quantised (any more), and a checkpoint may come without a config.
  */
 
 import { WeightsmithError } from '../util/errors.js'
+import { plural } from '../util/plural.js'
 
 export interface Quantisation {
   /** As config.json calls it (`gptq`), else what the tensors look like. */
@@ -20,7 +21,9 @@ interface Stored {
 type Tensors = ReadonlyMap<string, Stored>
 type Config = Readonly<Record<string, unknown>>
 
-/** What stands for a weight as it is, and integers that index or mask. All else has too few bits to be a weight alone. */
+/**
+ * What stands for a weight as it is, and integers that index or mask. All else has too few bits to be a weight alone.
+ */
 const plain: ReadonlySet<string> = new Set(['F64', 'F32', 'F16', 'BF16', 'C64', 'I64', 'U64', 'BOOL'])
 
 /** What turns packed numbers back into weights, by the last part of its name. */
@@ -80,7 +83,7 @@ export function refuseQuantised(
 ): void {
   if (quantisation === undefined) return
   const { method, tensors } = quantisation
-  const more = tensors.length > 2 ? ` and ${tensors.length - 2} more tensors` : ''
+  const more = tensors.length > 2 ? ` and ${plural(tensors.length - 2, 'more tensor')}` : ''
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_DTYPE',
     `${name} is quantised (${method}): ${tensors.slice(0, 2).join(', ')}${more} ${tensors.length > 1 ? 'hold' : 'holds'} packed numbers, ` +

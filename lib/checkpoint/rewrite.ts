@@ -19,7 +19,6 @@ import {
   cutTensor,
   describeInputs,
   deviceOf,
-  digest,
   fileEntry,
   inputsOf,
   isStorable,
@@ -28,16 +27,15 @@ import {
   type Manifest,
   manifestName,
   manifestText,
-  noteProgress,
   plainCard,
-  readProgress,
   readSmall,
   refuseChanged,
   Sink,
   Stage,
+  soundProgress,
   torchName,
-  type Unfinished,
 } from './index.js'
+import { digest, type InputFile } from './resume/index.js'
 
 export interface RewriteOptions {
   out: string
@@ -56,15 +54,15 @@ export interface RewriteOptions {
   shardSize?: number
   overwrite?: boolean | undefined
   sync?: boolean
-  /**
-   * Whether to go on with what an earlier run of the same kind has left. What was written is noted on the way only where this
-   * is given; else an output begins from nothing.
-   */
+  /** Continue what an earlier run of the same kind has left; where there is nothing, start from scratch. */
   resume?: boolean | undefined
-  /** Bytes between two notes, which are 2 s apart at most; smaller outputs are begun again. Defaults to 256 MiB. */
+  /**
+   * Bytes between two notes that `resume` goes on from, which are 2 s apart at most; smaller outputs are begun again.
+   * Without it no note is taken, and a run that ends early leaves nothing.
+   */
   journalEvery?: number | string | undefined
   /** Files that decide about the tensors beside the checkpoint. */
-  reads?: Unfinished['inputs'] | undefined
+  reads?: readonly InputFile[] | undefined
   signal?: AbortSignal | undefined
   /** Bytes written. */
   onProgress?: ((event: ProgressEvent) => void) | undefined
@@ -73,8 +71,8 @@ export interface RewriteOptions {
 export interface Rewritten {
   out: string
   files: Manifest['outputs']
-  /** Of weights. */
-  bytes: number
+  /** Of the files of weights, with what an earlier run had written of them. */
+  bytesWritten: number
   /** Tensors that an earlier run had finished. */
   resumed: number
 }
@@ -87,35 +85,26 @@ export async function rewrite(
   checkpoint: Checkpoint,
   options: RewriteOptions,
 ): Promise<Rewritten> {
-  const { out, overwrite = false, sync = true, signal, seed = 0, recipe, shardSize = 5e9, resume } = options
+  const { out, overwrite = false, sync = true, signal, seed = 0, recipe, shardSize = 5e9 } = options
+  const { resume = false, journalEvery } = options
   const target = await checkOutput(out, [checkpoint], { overwrite, resume })
-  const contents = new Map<string, Content>()
-  for (const [name, tensor] of checkpoint.tensors) {
-    const content = options.tensors.get(name)
-    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
-  }
-  for (const [name, content] of options.tensors) if (content !== null) contents.set(name, content)
-  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
-  const layout = layOut(described, shardSize)
+  const { contents, described, layout } = layOutRewrite(checkpoint, options)
   await checkDisk(target, layout.bytes)
   const config = options.config ?? checkpoint.config
   const dtype = mostly(described)
 
-  const every = parseBytes(options.journalEvery ?? 2 ** 28, 'bytes between two notes')
-  const noted = resume !== undefined && layout.bytes > every
-  const facts: Unfinished = {
-    ...{ format: 1, version, recipe, seed, dtype, shardSize },
-    plan: digest([described, config]),
+  const every = journalEvery === undefined ? Infinity : parseBytes(journalEvery, 'bytes between two notes')
+  const noted = layout.bytes > every
+  const run = () => ({
+    verb: 'rewrite',
+    facts: { 'version of Weightsmith': version, recipe, seed, type: dtype, 'shard size': shardSize },
     inputs: [...inputsOf([checkpoint]), ...(options.reads ?? [])],
-  }
-  const journal = { path: '' }
-  const stage = await Stage.create(addon, target, {
-    ...{ sync, overwrite, resume: resume === true },
-    ...(noted && { run: { facts, journal } }),
+    plan: digest([described, config]),
   })
+  const stage = await Stage.create(addon, target, { sync, overwrite, resume, noted, run })
   try {
     const names = layout.files.map(({ name }) => name)
-    const before = stage.resumed ? await readProgress(journal.path, stage.folder, names) : undefined
+    const before = stage.resumed ? await soundProgress(stage.point?.done, stage.folder, names) : undefined
     const files: Manifest['outputs'] = before?.files ?? []
     const finished = files.length
     let resumed = before?.tensors ?? 0
@@ -155,7 +144,7 @@ export async function rewrite(
           const now = performance.now()
           if (!noted || (done - latest.bytes < every && now - latest.time < noteMilliseconds)) continue
           await sink.sync()
-          await noteProgress(journal.path, { files, tensors: i + 1, bytes: end })
+          await stage.point?.save({ files, tensors: i + 1, bytes: end })
           latest = { bytes: done, time: now }
         }
         files.push({ name, size, sha256: await sink.finish(size, sync) })
@@ -184,12 +173,27 @@ export async function rewrite(
     throwIfAborted(signal, 'The writing')
     await stage.publish()
     await stage.finish()
-    return { out: target, files, bytes: layout.bytes, resumed }
+    return { out: target, files, bytesWritten: layout.bytes, resumed }
   } catch (error) {
     const partial = await stage.fail(error)
     if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
     throw error
   }
+}
+
+/** What the files of weights will hold, and where. */
+export function layOutRewrite(
+  checkpoint: Checkpoint,
+  { tensors, shardSize = 5e9 }: Pick<RewriteOptions, 'tensors' | 'shardSize'>,
+) {
+  const contents = new Map<string, Content>()
+  for (const [name, tensor] of checkpoint.tensors) {
+    const content = tensors.get(name)
+    if (content !== null) contents.set(name, content ?? cutTensor(checkpoint, tensor))
+  }
+  for (const [name, content] of tensors) if (content !== null) contents.set(name, content)
+  const described = [...contents].map(([name, { dtype, shape, size }]) => ({ name, dtype, shape, bytes: size }))
+  return { contents, described, layout: layOut(described, shardSize) }
 }
 
 /** The type that most weights have, by PyTorch's name. */

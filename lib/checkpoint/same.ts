@@ -1,4 +1,6 @@
-/** Tensors that a merge copies from the first model because all models should have the same: indices, masks, counters. */
+/**
+ * Tensors that a merge copies from the first model because all models should have the same: indices, masks, counters.
+ */
 
 import { type FileHandle, open } from 'node:fs/promises'
 import { WeightsmithError } from '../util/errors.js'

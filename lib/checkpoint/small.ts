@@ -1,4 +1,6 @@
-/** Reads the files beside the weights: regular files only (a pipe would wait for ever), and none larger than expected. */
+/**
+ * Reads the files beside the weights: regular files only (a pipe would wait for ever), and none larger than expected.
+ */
 
 import { readFile, stat } from 'node:fs/promises'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'

@@ -5,32 +5,21 @@
  */
 
 import type { FileHandle } from 'node:fs/promises'
-import {
-  access,
-  constants,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  realpath,
-  rename,
-  rm,
-  stat,
-  statfs,
-} from 'node:fs/promises'
+import { access, constants, lstat, mkdir, open, readdir, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import type { NativeAddon, NativeJournal, NativeLock } from '../native/border.js'
 import { codeOf, WeightsmithError, writeFailed } from '../util/errors.js'
 import { contains } from './inside.js'
 import type { Checkpoint } from './open.js'
-import { parseUnfinished, refuseOther, type Unfinished } from './unfinished.js'
+import { ResumePoint, type Run, resumeFiles } from './resume/index.js'
 
-/** Marks a folder as ours and is its lock; what the run is; which parts of it are finished (native/io/journal.h). */
+/**
+ * Marks a folder as ours and is its lock; its resume point; which jobs of a merge are finished (native/io/journal.h).
+ */
 const marker = '.weightsmith-partial'
-const description = '.weightsmith-run.json'
-const journal = '.weightsmith-journal'
-const notes: ReadonlySet<string> = new Set([marker, description, journal])
+const note = '.weightsmith-run.json'
+const journalName = '.weightsmith-journal'
+const notes: ReadonlySet<string> = new Set([marker, journalName, ...resumeFiles(note)])
 
 /** After these the same call can succeed later, and goes on where this one ended. */
 const resumable: ReadonlySet<string> = new Set([
@@ -67,7 +56,7 @@ export async function checkOutput(
     }
   }
   // What was published by a run that did not come to its end goes back to being unfinished.
-  if (!resume || !(await exists(join(target, description)))) await refuseExisting(target, overwrite)
+  if (!resume || !(await exists(join(target, note)))) await refuseExisting(target, overwrite)
   await refuseUnwritable(target)
   return target
 }
@@ -118,13 +107,22 @@ export interface StageOptions {
   resume: boolean
   /** Discard an unfinished output, and replace a finished one. */
   overwrite: boolean
-  /** Of a run that can be continued: what it is, and where the engine notes what is finished (one for all outputs). */
-  run?: { facts: Unfinished; journal: Pick<NativeJournal, 'path'> }
+  /** What decides about the output; called where there is a note of it, or will be one. */
+  run: () => Run
+  /** Whether a note is kept, from which a later run can go on. */
+  noted: boolean
+  /**
+   * Where the engine notes finished jobs: in the first of the outputs that share it. Without one, `point` is all there
+   * is.
+   */
+  journal?: Pick<NativeJournal, 'path'> | undefined
 }
 
 export class Stage {
   /** Whether the files of an unfinished run are there to be continued. */
   resumed = false
+  /** Of a run that keeps a note. */
+  point: ResumePoint | undefined
   private published = false
 
   private constructor(
@@ -148,7 +146,7 @@ export class Stage {
         await stage.begin()
       } catch (error) {
         // A folder that was made just now is of no use; one with an unfinished run is not ours to touch.
-        if (!(await exists(join(folder, description)))) await remove(folder)
+        if (!(await exists(join(folder, note)))) await remove(folder)
         stage.lock.release()
         throw error
       }
@@ -159,30 +157,20 @@ export class Stage {
   }
 
   private async begin(): Promise<void> {
-    const { run, resume, overwrite, sync } = this.options
-    const text = await readFile(join(this.folder, description), 'utf8').catch(() => '')
-    const before = parseUnfinished(text)
-    // The first output of a run has its journal.
-    if (run?.journal.path === '') run.journal.path = join(this.folder, journal)
-    if (before !== undefined && resume && run !== undefined) {
-      refuseOther(before, run.facts, this.folder)
-      // What is beside the weights is written again, from the files as they are now.
-      await this.clear((name) => notes.has(name) || name.endsWith('.safetensors'))
-      this.resumed = true
-      return
+    const { run, noted, journal, resume, overwrite, sync } = this.options
+    if (journal?.path === '') journal.path = join(this.folder, journalName)
+    const path = join(this.folder, note)
+    if (noted || (await exists(path))) {
+      const point = await ResumePoint.open(path, run(), { resume, overwrite, place: this.folder })
+      this.resumed = noted && point.resumed
+      if (noted) this.point = point
     }
-    if (before !== undefined && !resume && !overwrite) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
-        `There is an unfinished output in ${this.folder}; continue it with resume (--resume), or discard it with overwrite ` +
-          '(--overwrite).',
-        { file: this.folder },
-      )
-    }
-    await this.clear((name) => name === marker)
-    if (run === undefined) return
-    await this.write(description, `${JSON.stringify(run.facts)}\n`)
-    if (sync) await syncFolder(this.folder)
+    // What is beside the weights is written again, from the files as they are now.
+    const stays = (name: string) => notes.has(name) || name.endsWith('.safetensors')
+    await this.clear(this.resumed ? stays : (name) => name === marker)
+    if (this.resumed) return
+    await this.point?.save(null)
+    if (noted && sync) await syncFolder(this.folder)
   }
 
   private async clear(keep: (name: string) => boolean): Promise<void> {
@@ -235,8 +223,9 @@ export class Stage {
 
   /** After a failure: keeps what can be continued and gives its folder, or removes what was written. */
   async fail(error: unknown): Promise<string | undefined> {
-    const { run } = this.options
-    const kept = run !== undefined && resumable.has(codeOf(error) ?? '') && (await exists(run.journal.path))
+    const { journal } = this.options
+    const some = journal === undefined ? (this.point?.done ?? null) !== null : await exists(journal.path)
+    const kept = this.point !== undefined && resumable.has(codeOf(error) ?? '') && some
     if (this.published && !kept) return this.finish().then(() => undefined)
     if (!kept) await remove(this.folder)
     this.lock.release()
@@ -246,7 +235,7 @@ export class Stage {
 
 /** Takes the final name away from an output whose run was killed before all of its outputs had theirs. */
 async function unpublish(addon: Pick<NativeAddon, 'lockFile'>, target: string): Promise<void> {
-  if ((await exists(partialOf(target))) || !(await exists(join(target, description)))) return
+  if ((await exists(partialOf(target))) || !(await exists(join(target, note)))) return
   const lock = takeLock(addon, target, target)
   try {
     await rename(target, partialOf(target))

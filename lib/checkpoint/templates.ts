@@ -1,5 +1,6 @@
 /** Chat templates that models bring along, where transformers looks for them. */
 
+import { parseJson } from '../util/json.js'
 import { inside } from './inside.js'
 import { largestConfig, readSmall } from './small.js'
 
@@ -10,7 +11,7 @@ async function readTemplate(folder: string): Promise<string | undefined> {
   const text = (await readText(folder, 'tokenizer_config.json')) ?? '{}'
   let config: unknown
   try {
-    config = JSON.parse(text)
+    config = parseJson(text)
   } catch {
     return undefined
   }

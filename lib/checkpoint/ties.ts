@@ -1,10 +1,12 @@
-/** Output heads that are the embedding: a config says so, or leaves it to what the class of its model does by default. */
+/**
+ * Output heads that are the embedding: a config says so, or leaves it to what the class of its model does by default.
+ */
 
 import { type Checkpoint, type CheckpointTensor, textConfig } from './open.js'
 
 /**
- * Types of models whose head is tied where config.json says nothing (transformers 4.57, whose configs leave out what is the
- * default; of decoders whose head is an lm_head). All others are untied then.
+ * Types of models whose head is tied where config.json says nothing (transformers 4.57, whose configs leave out what is
+ * the default; of decoders whose head is an lm_head). All others are untied then.
  */
 const tiedByDefault: ReadonlySet<unknown> = new Set([
   ...['bloom', 'cohere', 'cohere2', 'ctrl', 'ernie4_5', 'ernie4_5_moe', 'falcon', 'falcon_mamba', 'gemma', 'gemma2'],
@@ -40,7 +42,9 @@ export function storesEmbedding({ tensors }: Pick<Checkpoint, 'tensors'>): boole
   return [...tensors.keys()].some((name) => embedding.test(name))
 }
 
-/** What a model has for the head of this name: the embedding that it is tied to, whatever copy is stored, or its own. */
+/**
+ * What a model has for the head of this name: the embedding that it is tied to, whatever copy is stored, or its own.
+ */
 export function headOf(checkpoint: Checkpoint, name: string): CheckpointTensor | undefined {
   const tied = tiesEmbeddings(checkpoint) ? embeddingOf(checkpoint) : undefined
   return tied ?? checkpoint.tensors.get(name)

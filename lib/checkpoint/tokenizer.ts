@@ -4,6 +4,7 @@
  */
 
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
+import { jsonText, parseJson } from '../util/json.js'
 import { inside } from './inside.js'
 import { readSmall } from './small.js'
 
@@ -95,10 +96,12 @@ export function editTokenizer(name: string, data: Uint8Array, { extra, template 
 }
 
 function edited(data: Uint8Array, name: string, change: (file: Record<string, unknown>) => void): Uint8Array {
-  const file: unknown = JSON.parse(Buffer.from(data).toString('utf8'))
+  const text = Buffer.from(data).toString('utf8')
+  const file = parseJson(text)
   if (!isRecord(file)) throw invalid(name, 'it is not an object')
   change(file)
-  return Buffer.from(`${JSON.stringify(file, null, 2)}\n`)
+  // vocabularies are long, and readers of theirs take 0 for 0.0
+  return Buffer.from(name === 'tokenizer.json' ? `${JSON.stringify(file, null, 2)}\n` : jsonText(file, text))
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -1,14 +1,19 @@
 /** `weightsmith batch`. */
 
 import type { Command } from 'commander'
-import { type BatchOptions, type BatchReport, type BatchResult, batch } from '../merge/batch/batch.js'
+import {
+  type BatchForecast,
+  type BatchOptions,
+  type BatchReport,
+  type BatchResult,
+  batch,
+} from '../merge/batch/batch.js'
 import { bytes, count, milliseconds, plural, printable, table } from './format.js'
 import { signal } from './interrupt.js'
-import { checksum, device, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'
-import { type Common, print, verb, withEngine } from './verb.js'
+import { checksum, device, dryRun, dtype, json, memory, overwrite, seed, shardSize, wholeNumber } from './options.js'
+import { type Common, printResult, verb, withEngine } from './verb.js'
 
 const shownJobs = 40
-const lineEveryMilliseconds = 5000
 
 export function addBatch(program: Command): void {
   verb(
@@ -28,49 +33,73 @@ export function addBatch(program: Command): void {
     .addOption(device())
     .addOption(overwrite('replace existing output folders'))
     .addOption(checksum())
+    .addOption(dryRun())
     .option('--check-finite', 'fail jobs whose result has NaN or infinite values')
     .addOption(json())
     .action(run)
 }
 
 async function run(jobs: string, out: string, flags: Common & Omit<BatchOptions, 'out'>): Promise<void> {
-  const done = await withEngine('batch', flags, (engine) =>
-    batch(engine, jobs, { ...flags, out, signal, onJob: showJobs(flags.json === true) }),
+  const done = await withEngine('batch', flags, (engine, progress) =>
+    batch(engine, jobs, {
+      ...flags,
+      out,
+      signal,
+      onJob: (result) => {
+        if (result.status !== 'failed' || flags.json) return
+        process.stderr.write(`batch: ${result.name} failed: ${printable(why(result))}\n`)
+      },
+      onProgress: progress.show,
+    }),
   )
-  print(done, text, flags)
-  if (done.failed > 0) process.exitCode = 1
+  printResult(done, { report: text, forecast: forecastText }, flags)
+  const failed = 'forecast' in done ? done.forecast.fail : done.failed
+  if (failed > 0) process.exitCode = 1
+}
+
+function forecastText(forecast: BatchForecast): string {
+  const { jobs, merge, skip, fail, milliseconds: time } = forecast
+  // What would go wrong is what people look for.
+  const order = { fail: 0, merge: 1, skip: 2 }
+  const sorted = [...jobs].sort((a, b) => order[a.status] - order[b.status])
+  const rows = sorted.map((job) => [job.name, job.status, bytes(job.bytesWritten), why(job)])
+  return [
+    `Would merge ${count(merge)}, skip ${count(skip)}, fail ${count(fail)} in ${forecast.out}: read ${bytes(forecast.bytesRead)}, ` +
+      `write ${bytes(forecast.bytesWritten)}${time === undefined ? '' : `, about ${milliseconds(time)}`}, within ` +
+      `${bytes(forecast.deviceBytes)} of ${forecast.device}.`,
+    '',
+    ...shownTable(['job', 'what', 'bytes', 'error'], rows, fail),
+  ].join('\n')
+}
+
+/** The first rows, as many as there are failures at least. */
+function shownTable(head: string[], rows: string[][], failed: number): string[] {
+  const shown = rows.slice(0, Math.max(shownJobs, failed))
+  const more = rows.length - shown.length
+  return [table(head, shown), ...(more > 0 ? [`... and ${plural(more, 'more job')} (--json has all).`] : [])]
 }
 
 function text(report: BatchReport): string {
   const { jobs, merged, skipped, failed } = report
   // What went wrong is what people look for.
   const order = { failed: 0, merged: 1, skipped: 2 }
-  const shown = [...jobs].sort((a, b) => order[a.status] - order[b.status]).slice(0, Math.max(shownJobs, failed))
-  const rows = shown.map((job) => [job.name, job.status, bytes(job.bytes), milliseconds(job.milliseconds), why(job)])
+  const sorted = [...jobs].sort((a, b) => order[a.status] - order[b.status])
+  const rows = sorted.map((job) => [
+    job.name,
+    job.status,
+    bytes(job.bytesWritten),
+    milliseconds(job.milliseconds),
+    why(job),
+  ])
   const rate = merged === 0 ? '' : `, ${Number(((merged / report.milliseconds) * 1e3).toPrecision(3))} merges/s`
   return [
-    `${report.out}: ${count(merged)} merged, ${count(skipped)} skipped, ${count(failed)} failed; ${bytes(report.bytes)} ` +
+    `${report.out}: ${count(merged)} merged, ${count(skipped)} skipped, ${count(failed)} failed; ${bytes(report.bytesWritten)} ` +
       `in ${milliseconds(report.milliseconds)}${rate}.`,
     '',
-    table(['job', 'status', 'bytes', 'time', 'error'], rows),
-    ...(shown.length < jobs.length
-      ? [`... and ${plural(jobs.length - shown.length, 'more job')} (--json has all).`]
-      : []),
+    ...shownTable(['job', 'status', 'bytes', 'time', 'error'], rows, failed),
   ].join('\n')
 }
 
-function why({ error }: BatchResult): string {
+function why({ error }: Pick<BatchResult, 'error'>): string {
   return error === undefined ? '' : `${error.message}${error.code === undefined ? '' : ` [${error.code}]`}`
-}
-
-/** Writes a line to stderr for every failure, and one on the progress every few seconds. */
-function showJobs(quiet: boolean): (result: BatchResult, progress: { done: number; total: number }) => void {
-  let last = performance.now()
-  return (result, { done, total }) => {
-    if (quiet) return
-    if (result.status === 'failed') process.stderr.write(`batch: ${result.name} failed: ${printable(why(result))}\n`)
-    if (performance.now() - last < lineEveryMilliseconds) return
-    last = performance.now()
-    process.stderr.write(`batch: ${count(done)} of ${plural(total, 'job')} done\n`)
-  }
 }

@@ -2,7 +2,6 @@
 
 import type { Command } from 'commander'
 import { type BenchReport, bench, kernelSource } from '../engine/bench.js'
-import { parseBytes } from '../util/bytes.js'
 import { wrongOption } from '../util/errors.js'
 import { bytes, milliseconds, rate, table } from './format.js'
 import { signal } from './interrupt.js'
@@ -29,7 +28,7 @@ async function run(
     if (kernel === undefined) throw wrongOption('--source', 'a kernel before it, as in bench linear --source', 'none')
     return print({ kernel, source: kernelSource(kernel) }, ({ source }) => source.trimEnd(), flags)
   }
-  const options = { kernel, dtype, size: parseBytes(size, 'size'), signal }
+  const options = { kernel, dtype, size, signal }
   print(await withEngine('bench', flags, (engine) => bench(engine, options)), text, flags)
 }
 

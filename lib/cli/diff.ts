@@ -1,12 +1,12 @@
 /** `weightsmith diff`. */
 
 import type { Command } from 'commander'
-import { type DiffForecast, type DiffReport, type DiffStats, diff, forecastDiff } from '../compare/diff.js'
+import { type DiffForecast, type DiffOptions, type DiffReport, type DiffStats, diff } from '../compare/diff.js'
 import { diffPage } from '../report/index.js'
 import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, memory, report } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addDiff(program: Command): void {
   verb(
@@ -25,16 +25,13 @@ export function addDiff(program: Command): void {
     .action(run)
 }
 
-async function run(a: string, b: string, flags: Common & Reported & { dryRun?: boolean }): Promise<void> {
-  if (flags.dryRun) {
-    const forecast = await withEngine('diff', flags, (engine) => forecastDiff(engine, a, b, { signal }))
-    return print(forecast, forecastText, flags)
-  }
+async function run(a: string, b: string, flags: Common & Reported & DiffOptions): Promise<void> {
+  const { dryRun } = flags
   const found = await withEngine('diff', flags, (engine, progress) =>
-    diff(engine, a, b, { signal, onProgress: progress.show }),
+    diff(engine, a, b, { dryRun, signal, onProgress: progress.show }),
   )
-  await writeReport(flags, () => diffPage(found))
-  print(found, text, flags)
+  if (!('forecast' in found)) await writeReport(flags, () => diffPage(found))
+  printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
 function forecastText({ tensors, bytesRead, deviceBytes, device, milliseconds: time }: DiffForecast): string {

@@ -1,12 +1,20 @@
 /** `weightsmith eval`. */
 
 import { type Command, Option } from 'commander'
-import { type EvalOptions, type EvalReport, evalMetrics, evaluateAll } from '../eval/evaluate.js'
+import {
+  type EvalForecast,
+  type EvalOptions,
+  type EvalReport,
+  type EvalSetReport,
+  evalMetrics,
+  evaluate,
+} from '../eval/evaluate.js'
 import { evalPage } from '../report/index.js'
+import type { ModelFit } from '../runtime/memory_fit.js'
 import { bytes, count, milliseconds, percent, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, images, json, memory, report, wholeNumber } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addEval(program: Command): void {
   verb(
@@ -40,54 +48,59 @@ export function addEval(program: Command): void {
     .action(run)
 }
 
-async function run(
-  model: string,
-  flags: Common & Reported & Omit<EvalOptions, 'data'> & { data: string[] },
-): Promise<void> {
+async function run(model: string, flags: Common & Reported & EvalOptions): Promise<void> {
   const lines: Readonly<Record<string, unknown>>[] = []
-  const reports = await withEngine('eval', flags, (engine, progress) =>
-    evaluateAll(engine, model, {
+  const found = await withEngine('eval', flags, (engine, progress) =>
+    evaluate(engine, model, {
       ...flags,
       signal,
       onProgress: progress.show,
       ...(flags.report !== undefined && { onLine: (line) => lines.push(line) }),
     }),
   )
-  if (!flags.dryRun) await writeReport(flags, () => evalPage(reports, lines))
-  if (flags.json && reports.length === 1) print(reports[0], String, flags)
-  else print(reports, text, flags)
+  if (!('forecast' in found)) await writeReport(flags, () => evalPage(found, lines))
+  printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
-function text(reports: readonly EvalReport[]): string {
-  const [first] = reports
-  if (first === undefined) return ''
-  const { metric, dryRun, device, partitions, model } = first
-  const total = milliseconds(reports.reduce((sum, report) => sum + report.milliseconds, 0))
-  const where = `${partitions === 1 ? '' : `${partitions} partitions in turn, `}${bytes(first.deviceBytes)} of ${device}`
-  const columns: [name: string, of: (report: EvalReport) => string][] = [
+function forecastText(forecast: EvalForecast): string {
+  const { metric, model, sets, milliseconds: time } = forecast
+  return [
+    `Would measure ${metric} of ${model}: about ${milliseconds(time)}, ${place(forecast)}`,
+    '',
+    table(
+      ['data', 'examples', 'tokens', 'time'],
+      sets.map((set) => [set.data, count(set.examples), count(set.tokens), milliseconds(set.milliseconds)]),
+    ),
+    ...forecast.notes,
+  ].join('\n')
+}
+
+function text(report: EvalReport): string {
+  const { metric, model, sets } = report
+  const shown = (value: number | undefined) =>
+    value === undefined ? '-' : metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
+  const columns: [name: string, of: (set: EvalSetReport) => string][] = [
     ['data', ({ data }) => data],
     ['examples', ({ examples }) => count(examples)],
     ['tokens', ({ tokens }) => count(tokens)],
+    [metric, ({ value }) => shown(value)],
   ]
-  if (!dryRun) {
-    const shown = (value: number | undefined) =>
-      value === undefined ? '-' : metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
-    columns.push([metric, ({ value }) => shown(value)])
-    if (metric === 'choice') columns.push(['per byte', ({ normalized }) => shown(normalized)])
-    if (reports.some(({ answers }) => answers !== undefined)) columns.push(['answers', ({ answers }) => shown(answers)])
-    if (reports.some(({ bitsPerByte }) => bitsPerByte !== undefined)) {
-      columns.push(['bits per byte', ({ bitsPerByte }) => bitsPerByte?.toFixed(6) ?? '-'])
-    }
+  if (metric === 'choice') columns.push(['per byte', ({ normalized }) => shown(normalized)])
+  if (sets.some(({ answers }) => answers !== undefined)) columns.push(['answers', ({ answers }) => shown(answers)])
+  if (sets.some(({ bitsPerByte }) => bitsPerByte !== undefined)) {
+    columns.push(['bits per byte', ({ bitsPerByte }) => bitsPerByte?.toFixed(6) ?? '-'])
   }
   return [
-    dryRun
-      ? `Would measure ${metric} of ${model}: about ${total}, ${where}`
-      : `${metric} of ${model}, ${total}, ${where}`,
+    `${metric} of ${model}, ${milliseconds(report.milliseconds)}, ${place(report)}`,
     '',
     table(
       columns.map(([name]) => name),
-      reports.map((report) => columns.map(([, of]) => of(report))),
+      sets.map((set) => columns.map(([, of]) => of(set))),
     ),
-    ...first.notes,
+    ...report.notes,
   ].join('\n')
+}
+
+function place({ partitions, deviceBytes, device }: ModelFit): string {
+  return `${partitions === 1 ? '' : `${partitions} partitions in turn, `}${bytes(deviceBytes)} of ${device}`
 }

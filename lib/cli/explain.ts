@@ -1,10 +1,11 @@
 /** `weightsmith explain`. */
 
 import type { Command } from 'commander'
-import { type ExplainGroup, type ExplainOptions, type ExplainReport, explain } from '../merge/explain.js'
+import { type ExplainOptions, explain } from '../merge/explain.js'
+import type { ForecastGroup, MergeForecast } from '../merge/forecast.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
 import { device, dtype, json, memory, shardSize } from './options.js'
-import { type Common, print, verb } from './verb.js'
+import { type Common, print, verb, withEngine } from './verb.js'
 
 const shownModules = 3
 const shownGroups = 60
@@ -17,18 +18,30 @@ export function addExplain(program: Command): void {
     'weightsmith explain ties.yml --memory 4GiB',
   )
     .argument('<recipe>', 'the recipe file')
-    .option('--out <folder>', 'the folder that the output would go to', '.')
+    .argument('[out]', 'the folder that the output would go to; checked as merge does')
     .addOption(dtype())
     .addOption(shardSize())
     .addOption(memory())
     .option('--measure', 'measure the disk and the kernels now instead of using what doctor measured')
     .addOption(device())
     .addOption(json())
-    .action(async (recipe: string, flags: Common & ExplainOptions) => print(await explain(recipe, flags), text, flags))
+    .action(run)
 }
 
-function text(report: ExplainReport): string {
-  const { tensors, memory, disk, time } = report
+async function run(
+  recipe: string,
+  out: string | undefined,
+  { measure, ...flags }: Common & ExplainOptions & { measure?: boolean },
+): Promise<void> {
+  const options = { ...flags, out }
+  const found = measure
+    ? await withEngine('explain', flags, (engine) => explain(engine, recipe, options))
+    : await explain(recipe, options)
+  print(found, text, flags)
+}
+
+function text(report: MergeForecast): string {
+  const { tensors, disk } = report
   const rows = report.groups
     .slice(0, shownGroups)
     .map((group) => [
@@ -49,18 +62,23 @@ function text(report: ExplainReport): string {
     table(['layers', 'tensors of', 'count', 'dtype', 'kernels', 'passes', 'parameters'], rows),
     ...(more > 0 ? [`... and ${more} more (--json has all).`] : []),
     '',
-    `Reads ${bytes(report.bytes.read)} in ${most === 1 ? 'one pass' : `up to ${most} passes`}, writes ${bytes(report.bytes.written)}.`,
-    `Memory: slots take ${bytes(memory.slots)} of ${bytes(memory.budget)}, besides the process and its driver.`,
+    `Reads ${bytes(report.bytesRead)} in ${most === 1 ? 'one pass' : `up to ${most} passes`}, writes ${bytes(report.bytesWritten)}.`,
+    `Memory: slots take ${bytes(report.deviceBytes)} of ${bytes(report.memory)}, besides the process and its driver.`,
     `Disk of ${disk.folder}: ${bytes(disk.needed)} needed, ${bytes(disk.free)} free${disk.free < disk.needed ? '; that is not enough' : ''}.`,
-    ...(time === undefined
-      ? []
-      : [
-          `Time: ${milliseconds(time.atLeast)} to ${milliseconds(time.atMost)} (reading ${milliseconds(time.read)}, kernels ` +
-            `${milliseconds(time.compute)}, writing ${milliseconds(time.write)}; these overlap).`,
-        ]),
+    ...timeText(report),
     ...report.sources,
     ...report.notes.map((note) => `Note: ${note}`),
   ].join('\n')
+}
+
+/** Nothing where nothing was measured. */
+export function timeText({ milliseconds: least, timings }: MergeForecast): string[] {
+  if (least === undefined || timings === undefined) return []
+  const { read, compute, write } = timings
+  return [
+    `Time: ${milliseconds(least)} to ${milliseconds(read + compute + write)} (reading ${milliseconds(read)}, kernels ` +
+      `${milliseconds(compute)}, writing ${milliseconds(write)}; these overlap).`,
+  ]
 }
 
 function modules(names: string[]): string {
@@ -69,7 +87,7 @@ function modules(names: string[]): string {
 }
 
 /** `weight 0.6 0.4, density 0.5, lambda 1`: one value where all models share it. */
-function values({ parameters }: ExplainGroup): string {
+function values({ parameters }: ForecastGroup): string {
   if (parameters === undefined) return '-'
   const shown = (value: unknown) => (typeof value === 'number' ? String(Number(value.toPrecision(4))) : String(value))
   const names = new Set(parameters.models.flatMap((model) => Object.keys(model)))

@@ -1,5 +1,7 @@
 /** Figures and tables for people. */
 
+export { plural } from '../util/plural.js'
+
 /** `1.4 GB`, with three digits that matter. */
 export function bytes(value: number): string {
   for (const [unit, factor] of [
@@ -18,10 +20,6 @@ export function rate(bytesPerSecond: number): string {
 
 export function count(value: number): string {
   return value.toLocaleString('en-US')
-}
-
-export function plural(value: number, noun: string): string {
-  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`
 }
 
 /** `7.5B`, `1.49M`: how sizes of models are spoken of. */

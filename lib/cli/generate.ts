@@ -5,16 +5,17 @@ import type { Command } from 'commander'
 import { type PromptLine, readPrompts } from '../data/index.js'
 import {
   type GeneratedText,
+  type GenerateForecast,
+  type GenerateOptions,
   type GenerateReport,
-  type GenerateTextOptions,
-  generateText,
-} from '../generation/generate_text.js'
+  generate,
+} from '../generation/generate.js'
 import { misuse } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import { bytes, count, milliseconds, plural } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'
-import { type Common, print, verb, withEngine } from './verb.js'
+import { type Common, printResult, verb, withEngine } from './verb.js'
 
 export function addGenerate(program: Command): void {
   verb(
@@ -52,7 +53,7 @@ export function addGenerate(program: Command): void {
     .action(run)
 }
 
-type Flags = Common & GenerateTextOptions & { data?: string; limit?: number; out?: string }
+type Flags = Common & GenerateOptions & { data?: string; limit?: number; out?: string }
 
 /** One continuation of one prompt is shown as it grows; others are lines of JSON, in a file or on standard output. */
 async function run(model: string, given: string[], { data, limit, out, ...flags }: Flags): Promise<void> {
@@ -63,7 +64,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
   const report = await withEngine('generate', flags, async (engine, progress) => {
     const file = out === undefined || flags.dryRun ? undefined : await createLines(out)
     try {
-      const report = await generateText(
+      const report = await generate(
         engine,
         model,
         prompts.map(({ prompt, line: { image }, where }) => ({
@@ -83,7 +84,7 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
         },
       )
       // In the order of the prompts, whichever ended first.
-      await file?.write(report.continuations.map(lineOf))
+      if (!('forecast' in report)) await file?.write(report.continuations.map(lineOf))
       await file?.finish()
       return report
     } finally {
@@ -91,8 +92,8 @@ async function run(model: string, given: string[], { data, limit, out, ...flags 
     }
   })
   if (single) process.stdout.write('\n')
-  if (toStdout) process.stderr.write(`${text(report)}\n`)
-  else print(report, text, flags)
+  if (toStdout && !('forecast' in report)) process.stderr.write(`${text(report)}\n`)
+  else printResult(report, { report: text, forecast: forecastText }, flags)
 }
 
 /** Prompts of the command line, of a file, or of standard input. */
@@ -110,19 +111,26 @@ async function standardInput(): Promise<string> {
   return Buffer.concat(chunks).toString('utf8')
 }
 
+function forecastText(forecast: GenerateForecast): string {
+  return (
+    `Would continue ${promptsText(forecast)} with ${forecast.model}, which takes ${bytes(forecast.deviceBytes)} on ` +
+    `${forecast.device}: at most about ${milliseconds(forecast.milliseconds)}.${notesText(forecast)}`
+  )
+}
+
 function text(report: GenerateReport): string {
-  const { prompts, promptTokens, dryRun } = report
-  const given = `${plural(prompts, 'prompt')} of ${plural(promptTokens, 'token')}`
-  const notes = report.notes.map((note) => `\n${note}`).join('')
-  if (dryRun) {
-    return (
-      `Would continue ${given} with ${report.model}, which takes ${bytes(report.deviceBytes)} on ${report.device}: at most about ` +
-      `${milliseconds(report.milliseconds)}.${notes}`
-    )
-  }
   const rate = report.tokens / (report.milliseconds / 1000)
   return (
-    `${plural(report.continuations.length, 'continuation')} of ${given}: ${plural(report.tokens, 'token')} in ` +
-    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} per second, on ${report.device}.${notes}`
+    `${plural(report.continuations.length, 'continuation')} of ${promptsText(report)}: ${plural(report.tokens, 'token')} in ` +
+    `${milliseconds(report.milliseconds)}, ${count(Number(rate.toPrecision(3)))} per second, on ${report.device}.` +
+    notesText(report)
   )
+}
+
+function promptsText({ prompts, promptTokens }: GenerateForecast): string {
+  return `${plural(prompts, 'prompt')} of ${plural(promptTokens, 'token')}`
+}
+
+function notesText({ notes }: GenerateForecast): string {
+  return notes.map((note) => `\n${note}`).join('')
 }

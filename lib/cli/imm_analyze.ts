@@ -6,7 +6,7 @@ import { analysisPage } from '../report/index.js'
 import { bytes, milliseconds, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, memory, report } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addAnalyze(imm: Command): void {
   verb(
@@ -38,18 +38,12 @@ async function run(base: string, improved: string[], flags: Common & Reported & 
   const found = await withEngine('analyze', flags, (engine, progress) =>
     analyze(engine, base, improved, { data, scores, dryRun, signal, onProgress: progress.show }),
   )
-  if (!dryRun) await writeReport(flags, () => analysisPage(found))
-  print(found, text, flags)
+  if (!('forecast' in found)) await writeReport(flags, () => analysisPage(found))
+  printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
-function text(report: AnalyzeReport): string {
-  return report.forecast === undefined ? analysisText(report) : forecastText(report, report.forecast)
-}
-
-function forecastText(
-  { base, device, milliseconds: time }: AnalyzeReport,
-  { tensors, bytesRead, deviceBytes, partitions = 0, tokens = 0 }: AnalyzeForecast,
-): string {
+function forecastText({ partitions = 0, tokens = 0, ...forecast }: AnalyzeForecast): string {
+  const { base, tensors, bytesRead, deviceBytes, device, milliseconds: time } = forecast
   const passes = partitions > 1 ? `, in ${partitions} partitions` : ''
   const compared = `compare ${plural(tensors, 'tensor')} with`
   const work =
@@ -59,7 +53,7 @@ function forecastText(
   return `Would ${work}, ${bytes(bytesRead)}: about ${milliseconds(time)}, within ${bytes(deviceBytes)} of ${device}.`
 }
 
-function analysisText({ base, data, importance, models, device, ...report }: AnalyzeReport): string {
+function text({ base, data, importance, models, device, ...report }: AnalyzeReport): string {
   const short = (path: string) => path.replace(/^.*[\\/](?=.)/, '')
   const names = models.map(({ model }) => short(model))
   const lines = [

@@ -2,11 +2,11 @@
 
 import type { Command } from 'commander'
 import { immPage, immTables } from '../report/index.js'
-import { type ImmOptions, type ImmReport, imm } from '../workflows/imm/loop.js'
+import { type ImmForecast, type ImmOptions, type ImmReport, imm } from '../workflows/imm/loop.js'
 import { bytes, milliseconds, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, memory, overwrite, report, wholeNumber } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addRounds(group: Command): void {
   verb(
@@ -37,17 +37,18 @@ async function run(config: string, out: string, flags: Common & Reported & Omit<
         progress.show({ ...event, item: `round ${event.round} of ${event.rounds}, ${event.phase}` }),
     }),
   )
-  if (!done.dryRun) await writeReport(flags, () => immPage(done))
-  print(done, text, flags)
+  if (!('forecast' in done)) await writeReport(flags, () => immPage(done))
+  printResult(done, { report: text, forecast: forecastText }, flags)
+}
+
+function forecastText({ model, rounds, questions, bytesPerRound, out }: ImmForecast): string {
+  return (
+    `Would start with ${model} and ${plural(questions, 'question')} per round, for ${plural(rounds, 'round')}; a round takes ` +
+    `about ${bytes(bytesPerRound)} of disk in ${out}.`
+  )
 }
 
 function text(report: ImmReport): string {
-  if (report.dryRun) {
-    return (
-      `Would start with ${report.model} and ${plural(report.questions, 'question')} per round; a round takes about ` +
-      `${bytes(report.bytesPerRound)} of disk in ${report.out}.`
-    )
-  }
   const { accuracy, collapse } = immTables(report)
   const shown = ({ head, rows }: typeof accuracy) =>
     table(

@@ -21,7 +21,7 @@ export function addInspect(program: Command): void {
 function text(report: InspectReport): string {
   const lines = [
     `${report.path}: ${parameters(report.parameters)} parameters, ${plural(report.tensors.length, 'tensor')}, ` +
-      `${bytes(report.bytes)} in ${plural(report.files.length, 'file')}.`,
+      `${bytes(report.size)} in ${plural(report.files.length, 'file')}.`,
     ...report.stacks.map(
       ({ name, layers, main }) => `${name}: ${plural(layers, 'layer')}${main ? '' : ' (not the language model)'}.`,
     ),
@@ -29,7 +29,7 @@ function text(report: InspectReport): string {
     '',
     table(
       ['dtype', 'tensors', 'parameters', 'bytes'],
-      report.dtypes.map((row) => [row.dtype, count(row.tensors), count(row.parameters), bytes(row.bytes)]),
+      report.dtypes.map((row) => [row.dtype, count(row.tensors), count(row.parameters), bytes(row.size)]),
     ),
     '',
     table(
@@ -39,11 +39,12 @@ function text(report: InspectReport): string {
     '',
     table(
       ['tensor', 'dtype', 'shape', 'bytes'],
-      report.tensors.slice(0, shownRows).map((t) => [t.name, t.dtype, t.shape.join('x'), bytes(t.bytes)]),
+      report.tensors.slice(0, shownRows).map((t) => [t.name, t.dtype, t.shape.join('x'), bytes(t.size)]),
     ),
   ]
   const more = report.tensors.length - shownRows
   if (more > 0) lines.push(`... and ${more} more (--json has all).`)
+  for (const note of report.notes) lines.push(`Note: ${note}`)
   const { config } = report
   if (config) {
     const shown = Object.entries(config).filter(([, value]) => typeof value !== 'object' || value === null)

@@ -6,6 +6,7 @@ import { wrongOption } from '../util/errors.js'
 import {
   kinds,
   type Layers,
+  type ManuForecast,
   type ManuOptions,
   type ManuReport,
   manu,
@@ -23,6 +24,7 @@ import {
   dryRun,
   images,
   json,
+  list,
   memory,
   overwrite,
   real,
@@ -31,9 +33,8 @@ import {
   seed,
   wholeNumber,
   wholeNumbers,
-  words,
 } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 const percent = (share: number) => (100 * share).toFixed(1)
 const shownModules = 40
@@ -43,29 +44,38 @@ export function addManu(program: Command): void {
     program,
     'manu',
     'unlearn a data set without training, by zeroing the neurons that respond to it (MANU)',
-    'weightsmith manu ./llava --forget forget.jsonl --retain retain.jsonl --sweep 1,2,3,5 --max-retain-drop 1 --out ./unlearned',
+    'weightsmith manu ./llava ./unlearned --forget forget.jsonl --retain retain.jsonl --sweep 1 2 3 5 --max-retain-drop 1',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
+    .argument('[out]', 'the folder to write; with --sweep, a folder of checkpoints (default: none, only evaluate)')
     .requiredOption('--forget <files...>', '.jsonl files with examples to forget; those with an "image" are multimodal')
     .requiredOption('--retain <files...>', '.jsonl files with examples to retain')
     .option('--utility <files...>', '.jsonl files with further examples to evaluate before and after')
     .addOption(images('the folder of each data file'))
-    .option('--out <folder>', 'the checkpoint folder to write; with --sweep, a folder of checkpoints')
     .addOption(new Option('--mode <name>', 'how neurons are scored').choices(manuModes).default('code'))
     .addOption(
       realNumber('--alpha', 'percentage of neurons to zero, in the text model and in the vision encoder')
         .default(2)
         .conflicts('sweep'),
     )
-    .option('--sweep <list>', 'several values of alpha, such as 1,2,3,5,10, from one measurement', alphas)
+    .addOption(
+      list('--sweep <numbers...>', 'several values of alpha, such as 1 2 3 5 10, from one measurement', (word) => [
+        real('sweep', word),
+      ]),
+    )
     .addOption(
       realNumber(
         '--max-retain-drop',
         'write only the largest alpha that lowers exact match on retain by at most this many percentage points',
       ),
     )
-    .option('--layers <list>', 'last3, all, or numbers such as 0-3,7 (default: last3; all in paper mode)', layersOf)
-    .option('--weights <list>', 'weights of the statistics in the score, such as abs=2,freq=0,var=2,rms=2', weightsOf)
+    .option('--layers <which...>', 'last3, all, or numbers such as 0-3 7 (default: last3; all in paper mode)')
+    .addOption(
+      new Option(
+        '--weights <pairs...>',
+        'weights of the statistics in the score, such as abs=2 freq=0 var=2 rms=2',
+      ).argParser(withWeight),
+    )
     .addOption(realNumber('--tau', 'activation threshold on |z|').default(0.1))
     .addOption(
       new Option('--statistics <name>', 'aggregate over all tokens (stream), or by batch as the published code does')
@@ -78,10 +88,8 @@ export function addManu(program: Command): void {
     .option('--compact', 'remove neurons from the tensors instead of zeroing them')
     .option('--compare', 'also evaluate with as many random neurons and with those of the smallest weights zeroed')
     .option('--no-evaluate', 'skip the evaluation before and after')
-    .option('--scores <file>', 'cache of the measurements: read if it exists, written otherwise')
-    .addOption(
-      wholeNumber('--eval-samples', 'number of examples of each set to evaluate, chosen by the seed (default: all)'),
-    )
+    .option('--cache <file>', 'cache of the measurements: read if it exists, written otherwise')
+    .addOption(wholeNumber('--limit', 'number of examples of each set to evaluate, chosen by the seed (default: all)'))
     .addOption(seed('random seed of the samples and of the random neurons'))
     .addOption(report())
     .addOption(memory())
@@ -92,57 +100,69 @@ export function addManu(program: Command): void {
     .action(run)
 }
 
-type Flags = Common & Reported & ManuOptions & { sweep?: number[]; compatPoolLayers?: boolean }
+type Flags = Common &
+  Reported &
+  Omit<ManuOptions, 'layers'> & { sweep?: number[]; layers?: string[]; compatPoolLayers?: boolean }
 
-async function run(model: string, { sweep, compatPoolLayers, ...flags }: Flags): Promise<void> {
+async function run(
+  model: string,
+  out: string | undefined,
+  { sweep, layers, compatPoolLayers, ...flags }: Flags,
+): Promise<void> {
   const found = await withEngine('manu', flags, (engine, progress) =>
     manu(engine, model, {
       ...flags,
+      out,
       alpha: sweep ?? flags.alpha,
+      layers: layers && layersOf(layers),
       poolLayers: compatPoolLayers,
       signal,
       onProgress: progress.show,
     }),
   )
-  await writeReport(flags, () => manuPage(found, manuRows(found)))
-  print(found, text, flags)
+  if (!('forecast' in found)) await writeReport(flags, () => manuPage(found, manuRows(found)))
+  printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
-function alphas(list: string): number[] {
-  return words(list).map((word) => real('sweep', word))
+function layersOf(words: readonly string[]): Layers {
+  const [first] = words
+  if (words.length === 1 && (first === 'all' || first === 'last3')) return first
+  return words.flatMap(wholeNumbers('layers'))
 }
 
-function layersOf(list: string): Layers {
-  return list === 'all' || list === 'last3' ? list : wholeNumbers('layers')(list)
+function withWeight(word: string, before: Record<string, number> = {}): Record<string, number> {
+  const [, name = '', value = ''] = /^(\w+)=(.+)$/.exec(word) ?? []
+  if (parts.some((part) => part === name) && Number.isFinite(Number(value))) return { ...before, [name]: Number(value) }
+  throw wrongOption('weights', `such as abs=2 rms=1 with ${parts.join(', ')}`, word)
 }
 
-function weightsOf(list: string): Record<string, number> {
-  return Object.fromEntries(
-    words(list).map((word) => {
-      const [name = '', value = ''] = word.split('=')
-      if (parts.some((part) => part === name)) return [name, real('weights', value)]
-      throw wrongOption('weights', `such as abs=2,rms=1 with ${parts.join(', ')}`, word)
-    }),
-  )
+function forecastText(forecast: ManuForecast): string {
+  return [
+    `Would score ${subject(forecast)}: about ${milliseconds(forecast.milliseconds)}, ${place(forecast)}.`,
+    linesText(forecast),
+    ...forecast.notes.map((note) => `Note: ${note}`),
+  ].join('\n')
+}
+
+function subject({ modules, model, mode }: ManuForecast): string {
+  const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
+  return `${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${model} in ${mode} mode`
+}
+
+function place({ partitions: count, deviceBytes, device }: ManuForecast): string {
+  return `${count === 1 ? 'the model' : `${count} partitions in turn, each`} within ${bytes(deviceBytes)} of ${device}`
+}
+
+function linesText({ streams }: ManuForecast): string {
+  const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
+  return `Lines: ${measured.join(', ')}.`
 }
 
 function text(report: ManuReport): string {
-  const { choices, before, streams, modules, allowedAlpha } = report
-  const measured = streams.map(({ set, kind, lines, tokens }) => `${set} ${kind} ${lines} (${plural(tokens, 'token')})`)
-  const device = `${report.partitions === 1 ? 'the model' : `${report.partitions} partitions in turn, each`} within ${bytes(report.deviceBytes)} of ${report.device}`
-  const neurons = modules.reduce((sum, module) => sum + module.neurons, 0)
-  if (report.dryRun) {
-    return [
-      `Would score ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode: about ` +
-        `${milliseconds(report.milliseconds)}, ${device}.`,
-      `Lines: ${measured.join(', ')}.`,
-      ...report.notes.map((note) => `Note: ${note}`),
-    ].join('\n')
-  }
+  const { choices, before, modules, allowedAlpha } = report
   const lines = [
-    `Scored ${plural(neurons, 'neuron')} of ${plural(modules.length, 'module')} of ${report.model} in ${report.mode} mode; ` +
-      `measured in ${milliseconds(report.timings.measure)}, ${device}.`,
-    `Lines: ${measured.join(', ')}.`,
+    `Scored ${subject(report)}; measured in ${milliseconds(report.timings.measure)}, ${place(report)}.`,
+    linesText(report),
   ]
   if (report.limited > 0) {
     lines.push(`${plural(report.limited, 'neuron')} hardly respond to the retain set; eps decides their score.`)

@@ -1,13 +1,15 @@
 /** `weightsmith merge`. */
 
 import type { Command } from 'commander'
+import { explain } from '../merge/explain.js'
+import type { MergeForecast } from '../merge/forecast.js'
 import type { MergeOptions, MergeReport } from '../merge/index.js'
-import { describeMerge, openMerge, runMerge } from '../merge/merge.js'
-import { loadAddon } from '../native/load.js'
+import { merge } from '../merge/merge.js'
+import { timeText } from './explain.js'
 import { bytes, count, milliseconds, parameters, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
 import { checksum, device, dryRun, dtype, json, memory, overwrite, seed, shardSize } from './options.js'
-import { type Common, print, verb, withEngine } from './verb.js'
+import { type Common, printResult, verb, withEngine } from './verb.js'
 
 export function addMerge(program: Command): void {
   verb(
@@ -33,50 +35,65 @@ export function addMerge(program: Command): void {
     .action(run)
 }
 
-async function run(recipe: string, out: string, flags: Common & Omit<MergeOptions, 'out'>): Promise<void> {
-  const options = { ...flags, out, signal }
-  // A plan needs no device: a dry run works anywhere, and a bad recipe or output is refused before one is opened.
-  const prepared = await openMerge(loadAddon(), recipe, options)
-  const plan = await describeMerge(prepared, options)
-  if (flags.dryRun) return print(plan, text, flags)
-  const report = await withEngine('merge', flags, (engine, progress) =>
-    engine.use((host) => runMerge(host, prepared, { ...options, onProgress: progress.show })),
-  )
-  print(report, text, flags)
+async function run(
+  recipe: string,
+  out: string,
+  { dryRun, ...flags }: Common & Omit<MergeOptions, 'out'>,
+): Promise<void> {
+  // A forecast needs no device, so that a dry run works anywhere.
+  const found = dryRun
+    ? { forecast: await explain(recipe, { ...flags, out }) }
+    : await withEngine('merge', flags, (engine, progress) =>
+        merge(engine, recipe, { ...flags, dryRun, out, signal, onProgress: progress.show }),
+      )
+  printResult(found, { report: text, forecast: forecastText }, flags)
 }
 
-function text(report: MergeReport): string {
-  const { tensors, run } = report
-  const lines = [
-    `${report.dryRun ? 'Would write' : 'Wrote'} ${report.out}: ${plural(report.files.length, 'file')}, ` +
-      `${bytes(report.bytes)} of weights, ${parameters(report.parameters)} parameters in ${report.dtype}.`,
+function forecastText(forecast: MergeForecast): string {
+  const { plan, sweep } = forecast
+  const rows = plan
+    .slice(0, shownRows)
+    .map((row) => [
+      row.tensor,
+      row.dtype,
+      row.shape.join('x'),
+      row.kernels.join(' > ') || 'copy',
+      row.coefficients.map((value) => Number(value.toPrecision(4))).join(' '),
+    ])
+  return [
+    ...headText('Would write', forecast),
+    `Reads ${bytes(forecast.bytesRead)}; buffers take ${bytes(forecast.deviceBytes)} of ${bytes(forecast.memory)}.`,
+    ...timeText(forecast),
+    ...(sweep ? [`Outputs: ${sweep.join(', ')}.`] : []),
+    '',
+    table(['tensor', 'dtype', 'shape', 'kernels', 'coefficients'], rows),
+    ...(plan.length > rows.length ? [`... and ${plan.length - rows.length} more (--json has all).`] : []),
+    ...forecast.notes.map((note) => `Note: ${note}`),
+  ].join('\n')
+}
+
+function headText(done: string, report: MergeReport | MergeForecast): string[] {
+  const { tensors } = report
+  return [
+    `${done} ${report.out}: ${plural(report.files.length, 'file')}, ${bytes(report.bytesWritten)} of weights, ` +
+      `${parameters(report.parameters)} parameters in ${report.dtype}.`,
     `Method ${report.method} with seed ${report.seed}: ${plural(tensors.computed, 'tensor')} computed, ` +
       `${count(tensors.copied)} copied.`,
   ]
-  if (run && run.resumed > 0)
-    lines.push(`Resumed: ${plural(run.resumed, 'tensor')} were already written by an earlier run.`)
-  if (run) {
-    const { total, read, compute, write, wait, sync, cpuSteps } = run.time
-    lines.push(
-      `Took ${milliseconds(total)} on ${run.device}; busy: read ${milliseconds(read)}, compute ${milliseconds(compute)}, ` +
-        `CPU steps ${milliseconds(cpuSteps)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, sync ${milliseconds(sync)}.`,
-    )
+}
+
+function text(report: MergeReport): string {
+  const { read, compute, cpuSteps, write, wait, sync } = report.timings
+  const lines = headText('Wrote', report)
+  if (report.resumed > 0) {
+    lines.push(`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`)
   }
+  lines.push(
+    `Took ${milliseconds(report.milliseconds)} on ${report.device}; busy: read ${milliseconds(read)}, compute ` +
+      `${milliseconds(compute)}, CPU steps ${milliseconds(cpuSteps)}, write ${milliseconds(write)}, wait ${milliseconds(wait)}, ` +
+      `sync ${milliseconds(sync)}.`,
+  )
   if (report.sweep) lines.push(`Outputs: ${report.sweep.map(({ label }) => label).join(', ')}.`)
-  if (report.plan) {
-    const rows = report.plan
-      .slice(0, shownRows)
-      .map((row) => [
-        row.tensor,
-        row.dtype,
-        row.shape.join('x'),
-        row.kernels.join(' > ') || 'copy',
-        row.coefficients.map((value) => Number(value.toPrecision(4))).join(' '),
-      ])
-    lines.push('', table(['tensor', 'dtype', 'shape', 'kernels', 'coefficients'], rows))
-    if (report.plan.length > rows.length)
-      lines.push(`... and ${report.plan.length - rows.length} more (--json has all).`)
-  }
   for (const { tensor, count: values } of report.nonFinite) {
     lines.push(`Warning: ${tensor} holds ${plural(values, 'NaN or infinite value')}.`)
   }

@@ -44,21 +44,26 @@ export function realNumber(flag: string, about: string, what = 'number'): Option
   return new Option(`${flag} <${what}>`, about).argParser((text) => real(flag.slice(2), text))
 }
 
-/** Whole numbers and ranges, separated by commas, such as `0-3,7`. */
-export function wholeNumbers(option: string): (text: string) => number[] {
-  return (text) =>
-    words(text).flatMap((part) => {
-      const [first = 0, last = first] = part.split('-').map(Number)
-      if (!/^\d+(-\d+)?$/.test(part) || last < first || last >= 2 ** 20) {
-        throw wrongOption(option, 'numbers such as 0-3,7', part)
-      }
-      return Array.from({ length: last - first + 1 }, (_, i) => first + i)
-    })
+/**
+ * A list, whose values are separated by spaces as those of all lists are: the one form that can hold every file name
+ * and every text, and that a shell's patterns expand to.
+ */
+export function list<T>(flag: string, about: string, parse: (word: string) => readonly T[]): Option {
+  return new Option(flag, about).argParser((word, before: readonly T[] | undefined) => [
+    ...(before ?? []),
+    ...parse(word),
+  ])
 }
 
-/** A list separated by commas. */
-export function words(text: string): string[] {
-  return text.split(',').filter((word) => word !== '')
+/** A whole number, or a range such as `0-3`. */
+export function wholeNumbers(option: string): (word: string) => number[] {
+  return (word) => {
+    const [first = 0, last = first] = word.split('-').map(Number)
+    if (!/^\d+(-\d+)?$/.test(word) || last < first || last >= 2 ** 20) {
+      throw wrongOption(option, 'numbers and ranges, separated by spaces, such as 0-3 7', word)
+    }
+    return Array.from({ length: last - first + 1 }, (_, i) => first + i)
+  }
 }
 
 export function real(option: string, text: string): number {

@@ -1,6 +1,7 @@
 /** All verbs of the command line. */
 
 import { Command } from 'commander'
+import { followLinksVariable } from '../checkpoint/inside.js'
 import { version } from '../native/version.js'
 import { addBatch } from './batch.js'
 import { addBench } from './bench.js'
@@ -22,6 +23,13 @@ export function makeProgram(): Command {
   const program = new Command('weightsmith')
     .description('Merge, run, evaluate, score, prune and verify language-model checkpoints.')
     .version(version)
+    .option(
+      '--follow-links',
+      'with any verb: open files that links in a folder lead to elsewhere; for folders you trust',
+    )
+    .hook('preAction', (command) => {
+      if (command.opts<{ followLinks?: boolean }>().followLinks) process.env[followLinksVariable] = '1'
+    })
     .exitOverride()
     .showHelpAfterError('(add --help for the options)')
     .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 misuse, 130 interrupted, 143 terminated.')

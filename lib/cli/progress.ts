@@ -33,7 +33,7 @@ function bar(what: string): Progress {
   let started = false
   return {
     show(event) {
-      const payload = { text: textOf(event), item: printable(event.item ?? event.phase).slice(0, 48) }
+      const payload = { text: textOf(event), item: printable(event.item || event.phase).slice(0, 48) }
       // Phases have totals of their own.
       if (started) {
         view.setTotal(event.total)
@@ -47,14 +47,18 @@ function bar(what: string): Progress {
   }
 }
 
+/** One line of progress: how far, and at what; an event that names nothing is of its phase. */
+export function lineOf(what: string, event: ProgressEvent): string {
+  return `${what}: ${[textOf(event), printable(event.item || event.phase)].filter((part) => part !== '').join(', ')}`
+}
+
 function lines(what: string): Progress {
   let last = performance.now()
   return {
     show(event) {
       if (performance.now() - last < lineEveryMilliseconds) return
       last = performance.now()
-      const text = [textOf(event), printable(event.item ?? event.phase)].filter((part) => part !== '').join(', ')
-      process.stderr.write(`${what}: ${text}\n`)
+      process.stderr.write(`${lineOf(what, event)}\n`)
     },
     stop: () => undefined,
   }

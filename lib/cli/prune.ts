@@ -2,12 +2,12 @@
 
 import { type Command, Option } from 'commander'
 import { diff } from '../compare/diff.js'
-import { type PruneOptions, type PruneReport, prune, pruneMethods } from '../prune/prune.js'
+import { type PruneForecast, type PruneOptions, type PruneReport, prune, pruneMethods } from '../prune/prune.js'
 import { prunePage, type UnitScores } from '../report/index.js'
 import { bytes, count, milliseconds, parameters, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, memory, overwrite, realNumber, report, wholeNumber } from './options.js'
-import { type Common, print, type Reported, verb, withEngine, writeReport } from './verb.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addPrune(program: Command): void {
   verb(
@@ -46,7 +46,7 @@ export function addPrune(program: Command): void {
     .option('--no-bias', 'flap: add no bias that compensates for pruned inputs')
     .addOption(wholeNumber('--remove', 'bi, angular, ablation: number of blocks to remove (default: 1)'))
     .addOption(
-      new Option('--tokens <which>', 'ablation: take the loss over all tokens or over those of answers').choices([
+      new Option('--positions <which>', 'ablation: take the loss over all tokens or over those of answers').choices([
         'all',
         'answer',
       ]),
@@ -86,7 +86,7 @@ async function run(
       },
       onProgress: progress.show,
     })
-    if (!found.dryRun) {
+    if (!('forecast' in found)) {
       const same = found.layout === 'masked'
       await writeReport(common, async () =>
         prunePage(found, {
@@ -97,10 +97,25 @@ async function run(
     }
     return found
   })
-  print(done, text, common)
+  printResult(done, { report: text, forecast: forecastText }, common)
+}
+
+function forecastText(forecast: PruneForecast): string {
+  return [
+    ...decisionText('Would prune', forecast),
+    `${bytes(forecast.bytesWritten)} would be written to ${forecast.out}.`,
+  ].join('\n')
 }
 
 function text(report: PruneReport): string {
+  return [
+    ...decisionText('Pruned', report),
+    ...(report.resumed ? [`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`] : []),
+    `${bytes(report.bytesWritten)} in ${report.out}, ${milliseconds(report.milliseconds)}.`,
+  ].join('\n')
+}
+
+function decisionText(done: string, report: PruneForecast): string[] {
   const { before, after } = report.parameters
   const rows = (report.units ?? []).map(({ layer, kind, kept, dropped }) => [
     String(layer),
@@ -109,12 +124,10 @@ function text(report: PruneReport): string {
     count(dropped.length),
   ])
   return [
-    `${report.dryRun ? 'Would prune' : 'Pruned'} ${report.model} by ${report.method}, ${report.layout}: ${parameters(before)} parameters, ` +
+    `${done} ${report.model} by ${report.method}, ${report.layout}: ${parameters(before)} parameters, ` +
       `${parameters(after)} remain (${percent(after / before)}).`,
     ...(report.blocks === undefined ? [] : [`Removed blocks: ${report.blocks.join(', ')}.`]),
     ...(rows.length === 0 ? [] : [table(['layer', 'units', 'kept', 'removed'], rows)]),
     ...report.notes,
-    ...(report.resumed ? [`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`] : []),
-    ...(report.dryRun ? [] : [`${bytes(report.bytes ?? 0)} in ${report.out}, ${milliseconds(report.milliseconds)}.`]),
-  ].join('\n')
+  ]
 }

@@ -3,6 +3,7 @@
 import type { Command } from 'commander'
 import { type DeviceInfo, Engine } from '../engine/engine.js'
 import { checkPage, type Page, writePage } from '../report/index.js'
+import type { DryRun } from '../util/dry_run.js'
 import { printable } from './format.js'
 import { beginWork } from './interrupt.js'
 import { type Progress, showProgress } from './progress.js'
@@ -48,6 +49,16 @@ export async function withEngine<T>(
 export function deviceText({ name, type, backend, driver }: DeviceInfo): string {
   const origin = driver === 'bundled' ? 'bundled driver' : type === 'cpu' ? 'software driver' : type
   return `${name} (${[backend, origin].join(', ')})`
+}
+
+/** Prints a report, or what a dry run gives instead. */
+export function printResult<Report extends object, Forecast>(
+  result: Report | DryRun<Forecast>,
+  text: { report: (report: Report) => string; forecast: (forecast: Forecast) => string },
+  flags: Common,
+): void {
+  const shown = 'forecast' in result ? () => text.forecast(result.forecast) : () => text.report(result)
+  print(result, shown, flags)
 }
 
 export function print<T>(report: T, text: (report: T) => string, { json }: Common): void {

@@ -1,6 +1,7 @@
 /**
- * Where self-improvement has changed a model, against where the model is important: the diagnosis of superficial learning
- * (arXiv 2503.02103). Weight change comes from `diff`, importance from `score`; what is done here is ranks and shares.
+ * Where self-improvement has changed a model, against where the model is important: the diagnosis of superficial
+ * learning (arXiv 2503.02103). Weight change comes from `diff`, importance from `score`; what is done here is ranks and
+ * shares.
  */
 
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -10,9 +11,10 @@ import { mainStack, stacksOf } from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
 import type { Scores } from '../score/index.js'
 import { openScores, score } from '../score/score.js'
+import type { DryRun } from '../util/dry_run.js'
 import { misuse, WeightsmithError } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { type DiffReport, type DiffStats, diff, forecastDiff } from './diff.js'
+import { type DiffReport, type DiffStats, diff } from './diff.js'
 
 export interface AnalyzeOptions {
   /** A .jsonl file, one `{"prompt": ..., "answer": ...}` a line, on which the importance of layers is measured. */
@@ -40,7 +42,9 @@ export interface LayerChange extends DiffStats {
 /** How a model's change lies against one importance. */
 export interface AnalyzeConcentration {
   importance: AnalyzeImportance['name']
-  /** Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant. */
+  /**
+   * Spearman's ρ over layers with mean |Δ|, ‖Δ‖/‖A‖ and the share of changed weights; null where one side is constant.
+   */
   spearman: { meanAbs: number | null; relative: number | null; changed: number | null }
   /** The k = ⌈L/4⌉ most important layers, most important first. */
   top: number[]
@@ -59,22 +63,19 @@ export interface AnalyzedModel {
 export interface AnalyzeReport {
   base: string
   data?: string
-  dryRun: boolean
-  /** None in a dry run, nor where there are neither data nor scores. */
+  /** None where there are neither data nor scores. */
   importance: AnalyzeImportance[]
-  /** None in a dry run. */
   models: AnalyzedModel[]
-  /** What a dry run says instead. */
-  forecast?: AnalyzeForecast
   device: string
-  /** Of the run; with `dryRun` an estimate from one layer and one tensor. */
   milliseconds: number
 }
 
 export interface AnalyzeForecast {
+  base: string
+  data?: string
   /** Tensors that would be compared, of all models. */
   tensors: number
-  /** Bytes that would be read to compare them. */
+  /** To compare them. */
   bytesRead: number
   /** Most bytes that are on the device at a time. */
   deviceBytes: number
@@ -82,33 +83,46 @@ export interface AnalyzeForecast {
   partitions?: number
   /** Tokens of the data that it would be measured on. */
   tokens?: number
+  device: string
+  /** An estimate, from one layer and one tensor. */
+  milliseconds: number
 }
 
 /**
  * Analyzes models that come from `base`. Without data and scores the weight change alone. Throws
  * ERR_WEIGHTSMITH_ARGUMENT where no model is given, and what `diff` and `score` throw.
  */
+export function analyze(
+  engine: Engine,
+  base: string,
+  improved: readonly string[],
+  options: AnalyzeOptions & { dryRun: true },
+): Promise<DryRun<AnalyzeForecast>>
+export function analyze(
+  engine: Engine,
+  base: string,
+  improved: readonly string[],
+  options?: AnalyzeOptions & { dryRun?: false | undefined },
+): Promise<AnalyzeReport>
+export function analyze(
+  engine: Engine,
+  base: string,
+  improved: readonly string[],
+  options: AnalyzeOptions,
+): Promise<AnalyzeReport | DryRun<AnalyzeForecast>>
 export async function analyze(
   engine: Engine,
   base: string,
   improved: readonly string[],
   options: AnalyzeOptions = {},
-): Promise<AnalyzeReport> {
+): Promise<AnalyzeReport | DryRun<AnalyzeForecast>> {
   const { data, signal, onProgress } = options
   const begin = performance.now()
   if (improved.length === 0) {
     throw misuse('Pass at least one improved model.')
   }
   const common = { base, ...(data === undefined ? {} : { data }), device: engine.device.name }
-  if (options.dryRun) {
-    return {
-      ...common,
-      dryRun: true,
-      importance: [],
-      models: [],
-      ...(await forecastOf(engine, base, improved, options)),
-    }
-  }
+  if (options.dryRun) return { forecast: { ...common, ...(await forecastOf(engine, base, improved, options)) } }
   const importance = await importanceOf(engine, base, options)
   const models: AnalyzedModel[] = []
   for (const [i, model] of improved.entries()) {
@@ -117,7 +131,7 @@ export async function analyze(
     const layers = layersOf(report, importance[0]?.values.length)
     models.push({ model, layers, against: importance.map((one) => concentration(one, layers)), diff: report })
   }
-  return { ...common, dryRun: false, importance, models, milliseconds: performance.now() - begin }
+  return { ...common, importance, models, milliseconds: performance.now() - begin }
 }
 
 async function forecastOf(
@@ -125,25 +139,25 @@ async function forecastOf(
   base: string,
   improved: readonly string[],
   { data, scores, signal }: AnalyzeOptions,
-): Promise<Required<Pick<AnalyzeReport, 'forecast' | 'milliseconds'>>> {
+): Promise<Omit<AnalyzeForecast, 'base' | 'data' | 'device'>> {
   if (scores !== undefined) await readImportance(await openScores(engine, scores, base))
   const measured =
     data === undefined || scores !== undefined
       ? undefined
-      : await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })
-  const forecast: AnalyzeForecast = {
+      : (await score(engine, base, { methods: importanceMethods, data, dryRun: true, signal })).forecast
+  const sum = {
     ...{ tensors: 0, bytesRead: 0, deviceBytes: measured?.deviceBytes ?? 0 },
     ...(measured && { partitions: measured.partitions, tokens: measured.tokens }),
+    milliseconds: measured?.milliseconds ?? 0,
   }
-  let milliseconds = measured?.milliseconds ?? 0
   for (const model of improved) {
-    const one = await forecastDiff(engine, base, model, { signal })
-    forecast.tensors += one.tensors
-    forecast.bytesRead += one.bytesRead
-    forecast.deviceBytes = Math.max(forecast.deviceBytes, one.deviceBytes)
-    milliseconds += one.milliseconds
+    const { forecast } = await diff(engine, base, model, { dryRun: true, signal })
+    sum.tensors += forecast.tensors
+    sum.bytesRead += forecast.bytesRead
+    sum.deviceBytes = Math.max(sum.deviceBytes, forecast.deviceBytes)
+    sum.milliseconds += forecast.milliseconds
   }
-  return { forecast, milliseconds }
+  return sum
 }
 
 /** Methods of `score` that say how important layers are. */

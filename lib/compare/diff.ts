@@ -17,7 +17,9 @@ import {
 import { resolveModel } from '../checkpoint/resolve.js'
 import type { Engine } from '../engine/engine.js'
 import type { NativeAddon, NativePlan } from '../native/border.js'
+import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
+import type { DryRun } from '../util/dry_run.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
 import { byteProgress, type ProgressEvent } from '../util/progress.js'
 
@@ -59,37 +61,22 @@ export interface DiffReport {
   tensors: ({ name: string; layer: string; module: Module } & DiffStats)[]
   /** What could not be compared. */
   skipped: DiffSkipped[]
+  bytesRead: number
   milliseconds: number
 }
 
 export interface DiffOptions {
+  /** Check everything and estimate the cost, but compare nothing. */
+  dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
-/**
- * Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. Throws
- * ERR_WEIGHTSMITH_MISSING_TENSOR where they have no tensor in common.
- */
-export async function diff(engine: Engine, a: string, b: string, options: DiffOptions = {}): Promise<DiffReport> {
-  const { signal, onProgress } = options
-  throwIfAborted(signal, what)
-  return engine.use(async ({ addon, device, memory }) => {
-    const { left, right, pairs, skipped } = await openPair(addon, a, b)
-    throwIfAborted(signal, what)
-    const job = device.run({ ...plan(left, right, pairs), memory }, (counts) =>
-      onProgress?.(byteProgress('compare', counts)),
-    )
-    const { results, time } = await untilDone(job, signal)
-    const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
-    return { a, b, device: device.info.name, ...report(rows), skipped, milliseconds: time.total }
-  })
-}
-
 export interface DiffForecast {
+  a: string
+  b: string
   /** Tensors that would be compared. */
   tensors: number
-  /** Bytes that would be read. */
   bytesRead: number
   /** Bytes that the slots of the run would take. */
   deviceBytes: number
@@ -98,32 +85,72 @@ export interface DiffForecast {
   milliseconds: number
 }
 
-/** What `diff` would take. */
-export async function forecastDiff(
+/**
+ * Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. Throws
+ * ERR_WEIGHTSMITH_MISSING_TENSOR where they have no tensor in common.
+ */
+export function diff(
   engine: Engine,
   a: string,
   b: string,
-  { signal }: Pick<DiffOptions, 'signal'> = {},
-): Promise<DiffForecast> {
-  const { device, slots } = engine
-  const maxBinding = device.limits.maxStorageBufferBindingSize ?? 2 ** 27
-  return engine.use(async ({ addon, device, memory }) => {
-    const { left, right, pairs } = await openPair(addon, a, b)
-    const all = addon.forecast({ ...plan(left, right, pairs), memory }, { maxBinding, slots })
-    const largest = pairs.reduce((most, pair) => (elementsOf(pair.one) > elementsOf(most.one) ? pair : most))
-    const shape = [Math.min(elementsOf(largest.one), sampleElements)]
-    const sample = { ...plan(left, right, [{ ...largest, one: { ...largest.one, shape } }]), memory }
-    let pace = 0
-    // The first run compiles the kernel.
-    for (let run = 0; run < 2; run++) {
-      throwIfAborted(signal, what)
-      const { time, bytesRead } = await untilDone(device.run(sample), signal)
-      pace = time.total / bytesRead
-    }
-    const { bytesRead } = all
-    const milliseconds = pace * bytesRead
-    return { tensors: pairs.length, bytesRead, deviceBytes: all.memory, device: device.info.name, milliseconds }
+  options: DiffOptions & { dryRun: true },
+): Promise<DryRun<DiffForecast>>
+export function diff(
+  engine: Engine,
+  a: string,
+  b: string,
+  options?: DiffOptions & { dryRun?: false | undefined },
+): Promise<DiffReport>
+export function diff(
+  engine: Engine,
+  a: string,
+  b: string,
+  options: DiffOptions,
+): Promise<DiffReport | DryRun<DiffForecast>>
+export async function diff(
+  engine: Engine,
+  a: string,
+  b: string,
+  options: DiffOptions = {},
+): Promise<DiffReport | DryRun<DiffForecast>> {
+  const { signal, onProgress } = options
+  throwIfAborted(signal, what)
+  return engine.use(async (host) => {
+    const pair = await openPair(host.addon, a, b)
+    const { left, right, pairs, skipped } = pair
+    throwIfAborted(signal, what)
+    if (options.dryRun) return { forecast: { a, b, ...(await forecast(host, pair, signal)) } }
+    const { device, memory } = host
+    const job = device.run({ ...plan(left, right, pairs), memory }, (counts) =>
+      onProgress?.(byteProgress('compare', counts)),
+    )
+    const { results, time, bytesRead } = await untilDone(job, signal)
+    const rows = pairs.map(({ one }, i) => ({ name: one.name, sums: toSums(one, results[i] ?? new Float64Array(8)) }))
+    return { a, b, device: device.info.name, ...report(rows), skipped, bytesRead, milliseconds: time.total }
   })
+}
+
+/** What the comparison would take. */
+async function forecast(
+  { addon, device, memory }: Host,
+  { left, right, pairs }: Opened,
+  signal: AbortSignal | undefined,
+): Promise<Omit<DiffForecast, 'a' | 'b'>> {
+  const { maxStorageBufferBindingSize: maxBinding = 2 ** 27 } = device.info.limits
+  const all = addon.forecast({ ...plan(left, right, pairs), memory }, { maxBinding, slots: device.slots })
+  const largest = pairs.reduce((most, pair) => (elementsOf(pair.one) > elementsOf(most.one) ? pair : most))
+  const shape = [Math.min(elementsOf(largest.one), sampleElements)]
+  const sample = { ...plan(left, right, [{ ...largest, one: { ...largest.one, shape } }]), memory }
+  let pace = 0
+  // The first run compiles the kernel.
+  for (let run = 0; run < 2; run++) {
+    throwIfAborted(signal, what)
+    const { time, bytesRead } = await untilDone(device.run(sample), signal)
+    pace = time.total / bytesRead
+  }
+  const { bytesRead } = all
+  const milliseconds = pace * bytesRead
+  return { tensors: pairs.length, bytesRead, deviceBytes: all.memory, device: device.info.name, milliseconds }
 }
 
 const what = 'The comparison'
@@ -131,11 +158,18 @@ const what = 'The comparison'
 const sampleElements = 2 ** 22
 
 /** Two checkpoints, and the tensors that can be compared. */
-async function openPair(addon: NativeAddon, a: string, b: string) {
+async function openPair(addon: NativeAddon, a: string, b: string): Promise<Opened> {
   const open = async (model: string) => openCheckpoint(addon, await resolveModel(model, process.cwd()), model)
   const [left, right] = await Promise.all([open(a), open(b)])
   for (const model of [left, right]) refuseQuantised(model, 'convert it to float16 or bfloat16 before it is compared')
   return { left, right, ...pair(left, right) }
+}
+
+interface Opened {
+  left: Checkpoint
+  right: Checkpoint
+  pairs: Pair[]
+  skipped: DiffSkipped[]
 }
 
 interface Pair {

@@ -22,8 +22,8 @@ export interface Whole {
 }
 
 /**
- * Neighbours of up to `limit` rows in all; what is larger alone is a batch of its own. Every `together` neighbours stay in one
- * batch, which ends with a whole group of them.
+ * Neighbours of up to `limit` rows in all; what is larger alone is a batch of its own. Every `together` neighbours stay
+ * in one batch, which ends with a whole group of them.
  */
 export function packed<T>(
   items: readonly T[],
@@ -55,7 +55,7 @@ export function placed(lines: readonly Pick<BatchLine, 'length' | 'prompt'>[]): 
 
 /** Sequences in batches that a model takes. */
 export function batchesOf(model: Model, sequences: readonly Whole[]): Batch[] {
-  return packed(sequences, { rowsOf: ({ length }) => length, limit: model.tokens }).map((batch) => ({
+  return packed(sequences, { rowsOf: ({ length }) => length, limit: model.batchTokens }).map((batch) => ({
     tokens: model.pack(batch.map(({ sequence }) => sequence)),
     lines: placed(batch),
   }))

@@ -34,8 +34,8 @@ export interface Choice {
 }
 
 /**
- * Lines of `{"prompt": ..., "answer": ...}`, or of `{"question": ..., "answer": ...}`, which is put as LLaVA 1.5 is asked; each
- * may have an `image`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid.
+ * Lines of `{"prompt": ..., "answer": ...}`, or of `{"question": ..., "answer": ...}`, which is put as LLaVA 1.5 is
+ * asked; each may have an `image`. Throws ERR_WEIGHTSMITH_ARGUMENT with the number of a line that is not valid.
  */
 export function readExamples(file: string, limit?: number): Promise<Example[]> {
   return readLines(file, limit, (values, line) => {
@@ -78,7 +78,10 @@ function imageOf(image: unknown): string | number | undefined | false {
   return typeof image === 'string' || typeof image === 'number' ? image : false
 }
 
-/** Lines of `{"prompt": ..., "choices": [...], "answer": ...}`, where the answer is one of the choices or its number from 0, and maybe an `image`. */
+/**
+ * Lines of `{"prompt": ..., "choices": [...], "answer": ...}`, where the answer is one of the choices or its number
+ * from 0, and maybe an `image`.
+ */
 export function readChoices(file: string, limit?: number): Promise<Choice[]> {
   return readLines(file, limit, ({ prompt, choices, answer, image }, line) => {
     const texts = Array.isArray(choices) ? choices.filter((choice) => typeof choice === 'string') : []
@@ -105,8 +108,8 @@ export interface PromptLine {
 }
 
 /**
- * Prompts, each with what else its line has: from a .jsonl file (`{"prompt": ...}` or `{"messages": [...]}` a line), or a text
- * of one prompt a line. `content`: what was read already, of standard input.
+ * Prompts, each with what else its line has: from a .jsonl file (`{"prompt": ...}` or `{"messages": [...]}` a line), or
+ * a text of one prompt a line. `content`: what was read already, of standard input.
  */
 export async function readPrompts(file: string, limit?: number, content?: string): Promise<PromptLine[]> {
   const text = content ?? (await readText(file))

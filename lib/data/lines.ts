@@ -1,4 +1,7 @@
-/** Lines of a data set as a model takes them: ids of prompts and answers, and images that are read when their turn comes. */
+/**
+ * Lines of a data set as a model takes them: ids of prompts and answers, and images that are read when their turn
+ * comes.
+ */
 
 import { dirname } from 'node:path'
 import type { ModelSpec } from '../architectures/index.js'
@@ -48,7 +51,10 @@ function lineOf({ prompt, answer, image, split, line }: Example, file: string, t
   return { ...pairOf(tokenizer, prompt, answer, where), end: tokenizer.ends.slice(0, 1), image, split, where }
 }
 
-/** Ids of a prompt and its answer. Throws ERR_WEIGHTSMITH_ARGUMENT where nothing stands before the answer, whose first id nothing predicts. */
+/**
+ * Ids of a prompt and its answer. Throws ERR_WEIGHTSMITH_ARGUMENT where nothing stands before the answer, whose first
+ * id nothing predicts.
+ */
 export function pairOf(tokenizer: Tokenizer, prompt: string, answer: string, where: string): Pair {
   const pair = tokenizer.pair(prompt, answer)
   if (pair.prompt.length > 0) return pair
@@ -84,7 +90,10 @@ export function checkIds(
 export class ImageLoader {
   private constructor(private readonly images: Images | undefined) {}
 
-  /** `root`: where images are, the folder of the file if nothing is said. Throws ERR_WEIGHTSMITH_ARGUMENT for a model without a tower. */
+  /**
+   * `root`: where images are, the folder of the file if nothing is said. Throws ERR_WEIGHTSMITH_ARGUMENT for a model
+   * without a tower.
+   */
   static async open(
     engine: Engine,
     { model, checkpoint }: { model: Model; checkpoint: Checkpoint },

@@ -19,24 +19,24 @@ export interface DataOptions {
   file: string
   /** Folder or file of images. */
   images?: string | undefined
-  /** So many lines, chosen by the seed; all by default. */
-  samples?: number | undefined
+  /** Number of lines, chosen by the seed; all by default. */
+  limit?: number | undefined
   seed: number
 }
 
 /**
- * Every line as <prompt><answer><end>, or as its text. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the vocabulary does not
- * have, or more tokens than the context.
+ * Every line as <prompt><answer><end>, or as its text. Throws ERR_WEIGHTSMITH_ARGUMENT for lines with ids that the
+ * vocabulary does not have, or more tokens than the context.
  */
 export async function readSequences(
   engine: Engine,
   { model, checkpoint }: { model: Model; checkpoint: Checkpoint },
-  { file, images, samples, seed }: DataOptions,
+  { file, images, limit, seed }: DataOptions,
 ): Promise<Data> {
   const tokenizer = await openTokenizer(checkpoint)
   const { spec } = model
   const all = (await readDataLines(file, tokenizer)).flatMap((line) => piecesOf(line, spec.context))
-  const lines = sampleLines(all, samples, seed)
+  const lines = sampleLines(all, limit, seed)
   const loader = await ImageLoader.open(engine, { model, checkpoint }, { file, lines, root: images })
   const sequences: Whole[] = []
   for (const line of lines) {
@@ -63,10 +63,10 @@ function piecesOf(line: Line, context: number): Line[] {
 }
 
 /** Some of the lines, in their order. */
-export function sampleLines<T>(lines: readonly T[], samples: number | undefined, seed: number): readonly T[] {
-  if (samples === undefined || samples >= lines.length) return lines
+export function sampleLines<T>(lines: readonly T[], limit: number | undefined, seed: number): readonly T[] {
+  if (limit === undefined || limit >= lines.length) return lines
   const rank = (i: number) => createHash('sha256').update(`${seed} ${i}`).digest('hex')
   const ranked = lines.map((_, i) => ({ i, rank: rank(i) })).sort((a, b) => (a.rank < b.rank ? -1 : 1))
-  const chosen = new Set(ranked.slice(0, samples).map(({ i }) => i))
+  const chosen = new Set(ranked.slice(0, limit).map(({ i }) => i))
   return lines.filter((_, i) => chosen.has(i))
 }

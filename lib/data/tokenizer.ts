@@ -1,6 +1,6 @@
 /**
- * Tokenizes the text of a model: the tokenizer of its folder, by Hugging Face's own reader of tokenizer.json in JavaScript
- * (no native part, no dependency of its own), its chat template by theirs of Jinja (likewise).
+ * Tokenizes the text of a model: the tokenizer of its folder, by Hugging Face's own reader of tokenizer.json in
+ * JavaScript (no native part, no dependency of its own), its chat template by theirs of Jinja (likewise).
  */
 
 import { join } from 'node:path'
@@ -8,6 +8,7 @@ import { Template } from '@huggingface/jinja'
 import { Tokenizer as TokenizerJson } from '@huggingface/tokenizers'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { messageOf, WeightsmithError } from '../util/errors.js'
+import { parseJson } from '../util/json.js'
 import { readIfThere } from './files.js'
 import { asRead } from './tokenizer_json.js'
 
@@ -25,12 +26,16 @@ export interface Tokenizer {
   /** Ids of messages in the model's chat template, up to where its answer begins. */
   chat(messages: readonly ChatMessage[]): number[]
   /**
-   * Ids of a prompt and of an answer as they are in the text that both are together, without what the tokenizer puts after a text.
-   * The answer begins with the first id that the prompt alone, without the spaces at its end, does not have there: spaces
-   * between the two are the answer's. Where the prompt's ids stay as they are, that is what lm-evaluation-harness scores.
+   * Ids of a prompt and of an answer as they are in the text that both are together, without what the tokenizer puts
+   * after a text. The answer begins with the first id that the prompt alone, without the spaces at its end, does not
+   * have there: spaces between the two are the answer's. Where the prompt's ids stay as they are, that is what
+   * lm-evaluation-harness scores.
    */
   pair(prompt: string, answer: string): Pair
-  /** The text of ids without special ones, as it goes on after the ids `after`: some tokenizers take a space from the front of a text. */
+  /**
+   * The text of ids without special ones, as it goes on after the ids `after`: some tokenizers take a space from the
+   * front of a text.
+   */
   decode(ids: readonly number[], after?: readonly number[]): string
   /** Ids that end an answer, the usual one first. */
   ends: number[]
@@ -93,7 +98,10 @@ export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> 
   }
 }
 
-/** The tokenizer's own functions. Throws ERR_WEIGHTSMITH_FORMAT for a file that cannot be used, and for a text that it has no ids for. */
+/**
+ * The tokenizer's own functions. Throws ERR_WEIGHTSMITH_FORMAT for a file that cannot be used, and for a text that it
+ * has no ids for.
+ */
 function codecOf(definition: Record<string, unknown>, settings: Record<string, unknown>, file: string) {
   const refuse = (what: string, cause?: unknown) =>
     new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} cannot be used: ${what}.`, { cause, file })
@@ -121,7 +129,10 @@ function codecOf(definition: Record<string, unknown>, settings: Record<string, u
       const first = whole.findIndex((_, i) => bare.every((id, k) => id === whole[i + k]))
       return first < 0 ? whole : whole.slice(0, first + bare.length)
     },
-    /** Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as they are. */
+    /**
+     * Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as
+     * they are.
+     */
     decode: (ids: readonly number[]) => {
       const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined)
       const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false }
@@ -154,7 +165,7 @@ async function readJson(file: string): Promise<Record<string, unknown> | undefin
   const text = await readIfThere(file)
   if (text === undefined) return undefined
   try {
-    const value: unknown = JSON.parse(text)
+    const value = parseJson(text)
     if (typeof value === 'object' && value !== null) return value as Record<string, unknown>
     throw new Error('it is not an object')
   } catch (cause) {

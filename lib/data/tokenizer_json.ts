@@ -1,7 +1,8 @@
 /**
- * tokenizer.json in words that Hugging Face's reader in JavaScript takes as their library in Rust does. Of what cuts a text
- * before its model sees it, that reader is right about `Split` by a pattern alone: others know ASCII only, cut elsewhere or not
- * at all. So every cut is written as such a `Split`. Meanings: tokenizers/src/pre_tokenizers of huggingface/tokenizers.
+ * tokenizer.json in words that Hugging Face's reader in JavaScript takes as their library in Rust does. Of what cuts a
+ * text before its model sees it, that reader is right about `Split` by a pattern alone: others know ASCII only, cut
+ * elsewhere or not at all. So every cut is written as such a `Split`. Meanings: tokenizers/src/pre_tokenizers of
+ * huggingface/tokenizers.
  */
 
 /** A part of tokenizer.json. */

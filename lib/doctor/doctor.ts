@@ -1,6 +1,6 @@
 /**
- * What this machine offers: devices, drivers and measured bandwidths, and what to install when something is missing. The
- * bandwidths are kept for the estimates of `explain`.
+ * What this machine offers: devices, drivers and measured bandwidths, and what to install when something is missing.
+ * The bandwidths are kept for the estimates of `explain`.
  */
 
 import { readFile } from 'node:fs/promises'
@@ -42,8 +42,8 @@ export interface DoctorReport {
 const mebi = 2 ** 20
 
 /**
- * Looks at all devices and measures the one that fits, and a disk; the measurements are kept for `explain`. What is missing is
- * no error, but advice.
+ * Looks at all devices and measures the one that fits, and a disk; the measurements are kept for `explain`. What is
+ * missing is no error, but advice.
  */
 export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport> {
   const addon = loadAddon()

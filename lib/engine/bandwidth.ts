@@ -97,8 +97,8 @@ async function kernelSpeed(engine: Engine, name: string, data: Uint16Array): Pro
   let best = 0
   for (let run = 0; run < 5; run++) {
     const call = { inputs, outDtype: 'BF16' as const, coefficients: spec.example(count) }
-    const { time } = await engine.kernel(name).measure(call)
-    best = Math.max(best, ((count * size + written) / time.compute) * 1e3)
+    const { timings } = await engine.kernel(name).measure(call)
+    best = Math.max(best, ((count * size + written) / timings.compute) * 1e3)
   }
   return best
 }

@@ -4,6 +4,7 @@ import { bytesOf, isStorable, parseDType } from '../checkpoint/index.js'
 import type { StoreDType } from '../native/border.js'
 import { layout } from '../native/layouts.js'
 import { kernelFolder, loadAddon } from '../native/load.js'
+import { parseBytes } from '../util/bytes.js'
 import { WeightsmithError, wrongOption } from '../util/errors.js'
 import type { DeviceInfo, Engine } from './engine.js'
 import { type KernelSpec, kernels } from './kernel_registry.js'
@@ -22,18 +23,27 @@ export interface BenchReport {
 
 const runs = 5
 
-export async function bench(
-  engine: Engine,
-  options: { kernel?: string | undefined; dtype: string; size: number; signal: AbortSignal },
-): Promise<BenchReport> {
-  const dtype = parseDType(options.dtype)
+export interface BenchOptions {
+  /** The kernel to time. Defaults to all of `kernels`. */
+  kernel?: string | undefined
+  /** Of the inputs: float32, float16 or bfloat16 (the default). */
+  dtype?: string | undefined
+  /** Of each input: bytes, or a text such as `16MiB` (the default). */
+  size?: number | string | undefined
+  signal?: AbortSignal | undefined
+}
+
+/** Times kernels on inputs of the bench's own. Throws ERR_WEIGHTSMITH_KERNEL for one that there is not. */
+export async function bench(engine: Engine, options: BenchOptions = {}): Promise<BenchReport> {
+  const size = parseBytes(options.size ?? '16MiB', 'size')
+  const dtype = parseDType(options.dtype ?? 'bfloat16')
   if (dtype === undefined || !isStorable(dtype)) {
     throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
   }
   const specs = options.kernel === undefined ? [...kernels.values()] : [engine.kernel(options.kernel).spec]
-  const elements = Math.max(1, Math.floor(options.size / bytesOf(dtype)))
+  const elements = Math.max(1, Math.floor(size / bytesOf(dtype)))
   const data = [fill(dtype, elements, 1), fill(dtype, elements, 2)]
-  const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(2 ** 20, options.size))
+  const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(2 ** 20, size))
   const report: BenchReport = {
     device: engine.device,
     slots: engine.slots,
@@ -64,7 +74,7 @@ async function time(
   spec: KernelSpec,
   dtype: StoreDType,
   data: Uint8Array[],
-  signal: AbortSignal,
+  signal: AbortSignal | undefined,
 ): Promise<BenchReport['kernels'][number]> {
   const count = Math.max(2, spec.inputs.min)
   const inputs = Array.from({ length: count }, (_, i) => ({ dtype, data: data[i % data.length] ?? new Uint8Array() }))
@@ -72,8 +82,8 @@ async function time(
   const times: number[] = []
   // The first run compiles the pipeline and touches the memory.
   for (let run = 0; run <= runs; run++) {
-    const { time: stages } = await engine.kernel(spec.name).measure(call)
-    if (run > 0) times.push(stages.compute)
+    const { timings } = await engine.kernel(spec.name).measure(call)
+    if (run > 0) times.push(timings.compute)
   }
   times.sort((a, b) => a - b)
   const median = times[Math.floor(runs / 2)] ?? 0

@@ -36,7 +36,9 @@ export interface KernelRun {
   output: KernelOutput
   /** NaN and Inf among the stored elements. */
   nonFinite: number
-  time: NativeReport['time']
+  milliseconds: number
+  /** Of `milliseconds`: how long each stage was busy; they overlap. */
+  timings: Omit<NativeReport['time'], 'total'>
 }
 
 /** One kernel of the registry, on the device of the engine that gave it. */
@@ -63,11 +65,12 @@ export class Kernel {
     const { plan, bytes, elements } = this.plan(call)
     const { signal } = call
     throwIfAborted(signal, 'The kernel call')
-    if (elements === 0) return { output: typed(bytes, call.outDtype), nonFinite: 0, time: { ...noTime } }
+    if (elements === 0) return { output: typed(bytes, call.outDtype), nonFinite: 0, ...noTime }
     return this.use(async ({ device, memory }) => {
       const { results, nonFinite, time } = await untilDone(device.run({ ...plan, memory }), signal)
       const output = this.spec.writes === 'output' ? typed(bytes, call.outDtype) : Uint32Array.from(results[0] ?? [])
-      return { output, nonFinite, time }
+      const { total, ...timings } = time
+      return { output, nonFinite, milliseconds: total, timings }
     })
   }
 
@@ -138,7 +141,7 @@ export class Kernel {
   }
 }
 
-const noTime = { total: 0, read: 0, compute: 0, write: 0, wait: 0, sync: 0, cpuSteps: 0 }
+const noTime = { milliseconds: 0, timings: { read: 0, compute: 0, write: 0, wait: 0, sync: 0, cpuSteps: 0 } }
 
 function describe(input: KernelInput, what: string): { dtype: LoadDType; memory: Uint8Array; elements: number } {
   const named = 'dtype' in input

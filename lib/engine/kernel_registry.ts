@@ -35,8 +35,11 @@ function bits(value: number): number {
   return new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0
 }
 
+const election = `2^models reciprocals, one a subset that agrees; of more than ${layout.electionTable} models see include/consensus.wgsl`
+
 /** A sign table for `n` models: scale over the sum of the agreeing weights, all of which are 1. */
 function signTable(n: number): number[] {
+  if (n > layout.electionTable) return [...Array.from({ length: n }, () => 1), 1, 0.5, 0]
   return Array.from({ length: 2 ** n }, (_, subset) => {
     const agreeing = subset.toString(2).replaceAll('0', '').length
     return agreeing === 0 ? 0 : 1 / agreeing
@@ -101,7 +104,7 @@ const list: KernelSpec[] = [
   {
     name: 'gram',
     about: 'Inner products of every two inputs: the lower triangle of the matrix, row by row',
-    inputs: { min: 1, max: 16 },
+    inputs: { min: 1, max: 33 },
     writes: (inputs) => (inputs * (inputs + 1)) / 2,
     coefficients: 'none',
     example: () => [],
@@ -109,7 +112,7 @@ const list: KernelSpec[] = [
   {
     name: 'gram_lines',
     about: 'Inner products of every two inputs, apart for every 2,048 elements of a row',
-    inputs: { min: 1, max: 16 },
+    inputs: { min: 1, max: 33 },
     writes: (inputs) => inputs * (inputs + 1),
     coefficients: `1, offset of the first element in its row, ${layout.block} (u32 bits)`,
     example: () => Uint32Array.of(1, 0, layout.block),
@@ -117,7 +120,7 @@ const list: KernelSpec[] = [
   {
     name: 'line_sum',
     about: 'Weighted sum of the inputs with weights of its own for every row or column',
-    inputs: { min: 1, max: 16 },
+    inputs: { min: 1, max: 33 },
     writes: 'output',
     coefficients:
       '1, offset of the first element in its row (or column), size of a row (number of columns) (u32 bits); a factor an input and line',
@@ -212,10 +215,9 @@ const list: KernelSpec[] = [
   {
     name: 'ties',
     about: 'Trim by magnitude, elect a sign, average what agrees',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: 'output',
-    coefficients:
-      'a model: threshold key, cut low, cut high (u32 bits), weight; then 2^models reciprocals, one a subset that agrees',
+    coefficients: `a model: threshold key, cut low, cut high (u32 bits), weight; then ${election}`,
     example: (inputs) =>
       Uint32Array.from([
         ...models(inputs).flatMap(() => [bits(0.01), 0, 0, bits(1)]),
@@ -258,17 +260,16 @@ const list: KernelSpec[] = [
   {
     name: 'sce',
     about: 'Average what agrees in sign, by weights of the models, where the spread of the models is large',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: 'output',
-    coefficients:
-      'threshold key, cut low, cut high (u32 bits); a weight a model; 2^models reciprocals, one a subset that agrees',
+    coefficients: `threshold key, cut low, cut high (u32 bits); a weight a model; ${election}`,
     example: (inputs) =>
       Uint32Array.from([0, 0, 0, ...models(inputs).map(() => bits(1)), ...signTable(inputs - 1).map(bits)]),
   },
   {
     name: 'sce_squares',
     about: 'Squared norm of each difference where the spread of the models is large',
-    inputs: { min: 2, max: 9 },
+    inputs: { min: 2, max: 17 },
     writes: (inputs) => inputs - 1,
     coefficients: 'threshold key, cut low, cut high (u32 bits)',
     example: () => Uint32Array.of(0, 0, 0),
@@ -278,10 +279,9 @@ const list: KernelSpec[] = [
     about: 'Drop entries of each difference at random, rescale the rest and add them, or average them by sign',
     inputs: { min: 2, max: 17 },
     writes: 'output',
-    coefficients:
-      'a model: drop threshold (u32 bits), weight · rescale; then the scale, or with CONSENSUS 1 2^models reciprocals',
+    coefficients: `a model: drop threshold (u32 bits), weight · rescale; then the scale, or with CONSENSUS 1 ${election}`,
     example: (inputs) => Uint32Array.from([...models(inputs).flatMap(() => [0x33333333, bits(1.25)]), bits(0.5)]),
-    constants: { CONSENSUS: '0: add up; 1: elect a sign (up to 8 models)', RANKED: ranked },
+    constants: { CONSENSUS: '0: add up; 1: elect a sign', RANKED: ranked },
   },
   {
     name: 'dare_norms',

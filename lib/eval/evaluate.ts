@@ -4,10 +4,11 @@ import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { ImageLoader, openTokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
-import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
-import { estimateGeneration, fitModel, streamingNotice } from '../runtime/memory_fit.js'
-import { misuse, throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
+import { checkpointOf, modelOf } from '../runtime/open_model.js'
+import type { DryRun } from '../util/dry_run.js'
+import { misuse, throwIfAborted } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import type { ProgressEvent } from '../util/progress.js'
 import { type DataSet, type EvalMetric, evalMetrics, measure, readSet } from './index.js'
@@ -16,16 +17,17 @@ export { type EvalMetric, evalMetrics } from './index.js'
 
 export interface EvalOptions {
   /**
-   * A .jsonl file, one `{"prompt": ..., "answer": ...}` a line, and maybe an `image`; for `choice` with `choices` too. For `nll`
-   * and `ppl` a line may be a `{"text": ...}`, of which everything but the first id is predicted, in windows where it is
-   * longer than the context.
+   * One or more .jsonl files, one `{"prompt": ..., "answer": ...}` a line, and maybe an `image`; for `choice` with
+   * `choices` too. For `nll` and `ppl` a line may be a `{"text": ...}`, of which everything but the first id is
+   * predicted, in windows where it is longer than the context.
    */
-  data: string
+  data: string | readonly string[]
   /** Where images are: a folder, or a safetensors file with the tensor `images`. Defaults to the folder of `data`. */
   images?: string | undefined
   /**
-   * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy continuation
-   * up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer. Defaults to `nll`.
+   * `nll`: mean loss a token, in nats; `ppl`: its exponential; `exact-match`: share of the prompts whose greedy
+   * continuation up to its end is the answer; `choice`: share of the prompts whose likeliest choice is the answer.
+   * Defaults to `nll`.
    */
   metric?: EvalMetric | undefined
   /** Maximum number of tokens to generate, end token included. Defaults to the length of the longest answer. */
@@ -47,15 +49,32 @@ export interface EvalOptions {
   onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
-export interface EvalReport {
-  model: string
+/** Of one data set. */
+export interface EvalSetForecast {
   data: string
-  metric: EvalMetric
-  dryRun: boolean
   examples: number
-  /** Tokens that were predicted; with `dryRun` those that would go through the model, at most. */
+  /** That go through the model, at most. */
   tokens: number
-  /** Over every token but the first of each line; for `exact-match` and `choice` the share. NaN with `dryRun`. */
+  /** An estimate from one layer. */
+  milliseconds: number
+}
+
+export interface EvalForecast extends ModelFit {
+  model: string
+  metric: EvalMetric
+  /** In the order of `data`. */
+  sets: EvalSetForecast[]
+  /** Of all sets. */
+  milliseconds: number
+}
+
+/** What came out for one data set. */
+export interface EvalSetReport {
+  data: string
+  examples: number
+  /** Tokens that were predicted. */
+  tokens: number
+  /** Over every token but the first of each line; for `exact-match` and `choice` the share. */
   value: number
   /** Over the tokens of answers and their ends alone, where there are any. */
   answers?: number
@@ -63,105 +82,117 @@ export interface EvalReport {
   bitsPerByte?: number
   /** For `choice`: the share with losses divided by the lengths of choices in bytes. */
   normalized?: number
-  /** Bytes that the model, or as much of it as is there at a time, takes on the device. */
-  deviceBytes: number
-  /** Partitions of the model that take turns on the device; 1 if it fits the memory. */
-  partitions: number
-  /**
-   * Bytes of weights that are read from the files for every pass through the model, which is a pass per token for
-   * `exact-match` and one pass per data set for other metrics; 0 where the model fits.
-   */
-  bytesReadPerPass: number
-  notes: string[]
-  device: string
-  /** Of the run; with `dryRun` an estimate from one layer. */
   milliseconds: number
 }
 
-/** Evaluates one data set. Prompt and answer of a line are tokenized as the text that both are together, and the id that ends an answer follows. */
-export async function evaluate(engine: Engine, path: string, options: EvalOptions): Promise<EvalReport> {
-  const [report] = await evaluateAll(engine, path, { ...options, data: [options.data] })
-  if (report === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'An evaluation gave no report.')
-  return report
+export interface EvalReport extends ModelFit {
+  model: string
+  metric: EvalMetric
+  /** In the order of `data`. */
+  sets: EvalSetReport[]
+  /** Of the run, the loading of the model included. */
+  milliseconds: number
 }
 
 /**
- * Evaluates several data sets by one metric; the model is loaded once. Throws ERR_WEIGHTSMITH_ARGUMENT for options and lines
+ * Evaluates data sets by one metric; the model is loaded once. Prompt and answer of a line are tokenized as the text
+ * that both are together, and the id that ends an answer follows. Throws ERR_WEIGHTSMITH_ARGUMENT for options and lines
  * that it cannot take, with the number of the line.
  */
-export async function evaluateAll(
+export function evaluate(
   engine: Engine,
   path: string,
-  options: Omit<EvalOptions, 'data'> & { data: readonly string[] },
-): Promise<EvalReport[]> {
-  const { metric = 'nll', signal, dryRun = false } = options
+  options: EvalOptions & { dryRun: true },
+): Promise<DryRun<EvalForecast>>
+export function evaluate(
+  engine: Engine,
+  path: string,
+  options: EvalOptions & { dryRun?: false | undefined },
+): Promise<EvalReport>
+export function evaluate(engine: Engine, path: string, options: EvalOptions): Promise<EvalReport | DryRun<EvalForecast>>
+export async function evaluate(
+  engine: Engine,
+  path: string,
+  options: EvalOptions,
+): Promise<EvalReport | DryRun<EvalForecast>> {
+  const { metric = 'nll', signal } = options
+  const begin = performance.now()
+  const files = [options.data].flat()
+  if (files.length === 0) throw misuse('Pass at least one data set.')
   const checkpoint = await checkpointOf(engine, path)
   const tokenizer = await openTokenizer(checkpoint)
   const { spec } = modelOf(engine, checkpoint, {})
   checkOptions(options, { ends: tokenizer.ends, spec, checkpoint })
   const sets: DataSet[] = []
-  for (const file of options.data)
-    sets.push(await readSet(file, { tokenizer, spec, checkpoint }, { ...options, metric }))
+  for (const file of files) sets.push(await readSet(file, { tokenizer, spec, checkpoint }, { ...options, metric }))
   const longest = Math.max(...sets.map((set) => set.longest))
   const total = Math.max(...sets.map((set) => set.total))
   const cached = metric === 'exact-match'
-  const { model, bytes: deviceBytes, ...device } = await fitModel(engine, checkpoint, { longest, total, cached })
-  const reports: EvalReport[] = []
-  const out = options.out === undefined || dryRun ? undefined : await createLines(options.out)
+  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached })
+  const common = { model: path, metric, ...fit }
   try {
-    for (const set of sets) {
-      const begin = performance.now()
-      const { file, examples } = set
-      const common = { model: path, data: file, metric, dryRun, examples }
-      const takes = {
-        deviceBytes,
-        ...device,
-        notes: cached && device.partitions > 1 ? [streamingNotice(path, device.bytesReadPerPass)] : [],
-        device: engine.device.name,
-      }
-      if (dryRun) {
-        const tokens = set.total
-        const estimate = await estimateOf(model, set, {
-          bytesReadPerPass: device.bytesReadPerPass,
-          together: Math.floor(model.cache / longest),
-        })
-        reports.push({ ...common, tokens, value: Number.NaN, ...takes, milliseconds: estimate })
-        continue
-      }
-      const seen = set.kind === 'choices' ? set.questions : set.lines
-      const work = {
-        model,
-        tokenizer,
-        loader: await ImageLoader.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
-        check: () => throwIfAborted(signal, 'The evaluation'),
-        step: (done: number) =>
-          options.onProgress?.({ phase: 'evaluate', done, total: examples, unit: 'examples', item: file }),
-      }
-      const { lines, ...result } = await measure(work, set)
-      const outcomes = lines.map((line, i) => ({ data: file, example: i + 1, ...line }))
-      await out?.write(outcomes)
-      for (const line of outcomes) options.onLine?.(line)
-      reports.push({
-        ...common,
-        ...result,
-        ...(metric === 'ppl' && {
-          value: Math.exp(result.value),
-          ...(result.answers !== undefined && { answers: Math.exp(result.answers) }),
-        }),
-        ...takes,
-        milliseconds: performance.now() - begin,
+    if (options.dryRun) {
+      const found = await forecastSets(model, sets, {
+        bytesReadPerPass: fit.bytesReadPerPass,
+        together: Math.floor(model.cache / longest),
       })
+      const milliseconds = found.reduce((sum, set) => sum + set.milliseconds, 0)
+      return { forecast: { ...common, sets: found, milliseconds } }
     }
-    await out?.finish()
+    const reports: EvalSetReport[] = []
+    const out = options.out === undefined ? undefined : await createLines(options.out)
+    try {
+      for (const set of sets) {
+        const begin = performance.now()
+        const { file, examples } = set
+        const seen = set.kind === 'choices' ? set.questions : set.lines
+        const work = {
+          model,
+          tokenizer,
+          loader: await ImageLoader.open(engine, { model, checkpoint }, { file, lines: seen, root: options.images }),
+          check: () => throwIfAborted(signal, 'The evaluation'),
+          step: (done: number) =>
+            options.onProgress?.({ phase: 'evaluate', done, total: examples, unit: 'examples', item: file }),
+        }
+        const { lines, ...result } = await measure(work, set)
+        const outcomes = lines.map((line, i) => ({ data: file, example: i + 1, ...line }))
+        await out?.write(outcomes)
+        for (const line of outcomes) options.onLine?.(line)
+        reports.push({
+          ...{ data: file, examples },
+          ...result,
+          ...(metric === 'ppl' && {
+            value: Math.exp(result.value),
+            ...(result.answers !== undefined && { answers: Math.exp(result.answers) }),
+          }),
+          milliseconds: performance.now() - begin,
+        })
+      }
+      await out?.finish()
+    } finally {
+      await out?.close()
+    }
+    return { ...common, sets: reports, milliseconds: performance.now() - begin }
   } finally {
-    await out?.close()
     await model.close()
   }
-  return reports
+}
+
+async function forecastSets(
+  model: Model,
+  sets: readonly DataSet[],
+  pace: { bytesReadPerPass: number; together: number },
+): Promise<EvalSetForecast[]> {
+  const found: EvalSetForecast[] = []
+  for (const set of sets) {
+    const { file, examples, total } = set
+    found.push({ data: file, examples, tokens: total, milliseconds: await estimateOf(model, set, pace) })
+  }
+  return found
 }
 
 function checkOptions(
-  options: Omit<EvalOptions, 'data'>,
+  options: EvalOptions,
   { ends, spec, checkpoint }: { ends: readonly number[]; spec: ModelSpec; checkpoint: Checkpoint },
 ): void {
   const { metric = 'nll', window = spec.context, stride = window } = options
@@ -196,12 +227,12 @@ async function estimateOf(
     return estimateGeneration(model, {
       sequences: set.examples,
       promptTokens,
-      maxNewTokens: set.most,
+      maxTokens: set.most,
       together,
       bytesReadPerPass,
     })
   }
-  const tokens = Math.min(model.tokens, set.total)
+  const tokens = Math.min(model.batchTokens, set.total)
   const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
   return (run * model.spec.language.layers.length * set.total) / tokens + load * bytesReadPerPass
 }

@@ -1,11 +1,11 @@
 /**
- * Exact match, in its two forms. Greedy: the model continues the prompt by itself, and all it says is the answer as a text.
- * Teacher-forced: after the reference up to any token of the answer, that token is the most likely one. The second takes one
- * pass; it asks for the reference's own tokens, where the first takes others of the same text too.
+ * Exact match, in its two forms. Greedy: the model continues the prompt by itself, and all it says is the answer as a
+ * text. Teacher-forced: after the reference up to any token of the answer, that token is the most likely one. The
+ * second takes one pass; it asks for the reference's own tokens, where the first takes others of the same text too.
  */
 
 import type { Tokenizer } from '../data/index.js'
-import type { Continuation } from '../generation/generate.js'
+import type { Continuation } from '../generation/generate_ids.js'
 import type { PackedToken } from '../runtime/index.js'
 
 /** `whole`: prompt and answer together, as the tokenizer gives them back. A continuation that was cut is no match. */

@@ -2,7 +2,7 @@
 
 import { packed } from '../data/batching.js'
 import type { ImageLoader, Line, Tokenizer } from '../data/index.js'
-import { generate } from '../generation/generate.js'
+import { generateIds } from '../generation/generate_ids.js'
 import { type Model, type PackedToken, rowsOf, type TokenSequence } from '../runtime/index.js'
 import { isGreedyMatch } from './exact_match.js'
 import type { Asked, DataSet, Piece, Question } from './sets.js'
@@ -79,7 +79,7 @@ async function losses(
     }
     return tokens
   }
-  const batches = packed(pieces, { rowsOf: ({ ids }) => rowsOf(model.spec, ids), limit: model.tokens })
+  const batches = packed(pieces, { rowsOf: ({ ids }) => rowsOf(model.spec, ids), limit: model.batchTokens })
   // All together, so that a model larger than the memory is read once; but images are held for one batch at a time.
   for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {
     const tokens: PackedToken[][] = []
@@ -115,10 +115,10 @@ async function matches(
   let done = 0
   const rows = ({ prompt }: Asked) => rowsOf(model.spec, prompt) + most
   // Images are read for a batch at a time.
-  for (const batch of loader.isEmpty ? [lines] : packed(lines, { rowsOf: rows, limit: model.tokens })) {
+  for (const batch of loader.isEmpty ? [lines] : packed(lines, { rowsOf: rows, limit: model.batchTokens })) {
     const prompts = await Promise.all(batch.map((line) => loader.sequence(line.prompt, line)))
-    const continuations = await generate(model, prompts, {
-      maxNewTokens: most,
+    const continuations = await generateIds(model, prompts, {
+      maxTokens: most,
       eosTokenIds: ends,
       check,
       onEnd: () => step(++done),
@@ -167,7 +167,7 @@ async function choices({ model, loader, check, step }: EvalJob, questions: reado
   let tokens = 0
   const batches = packed(all, {
     rowsOf: ({ prompt, answer }) => rows(prompt) + answer.length,
-    limit: model.tokens,
+    limit: model.batchTokens,
   })
   // As for losses: all together, but with images a batch at a time.
   for (const walked of loader.isEmpty ? [batches] : batches.map((batch) => [batch])) {

@@ -124,9 +124,9 @@ export async function readSet(
 }
 
 /**
- * Rolling windows of up to `window` ids over a text, so that every id but the first is predicted once: by the first window
- * all of its ids, by each of the others up to `stride` of them, after as many ids as have room (lm-eval's rolling
- * log-likelihood, where `context_len` is `window - stride + 1`).
+ * Rolling windows of up to `window` ids over a text, so that every id but the first is predicted once: by the first
+ * window all of its ids, by each of the others up to `stride` of them, after as many ids as have room (lm-eval's
+ * rolling log-likelihood, where `context_len` is `window - stride + 1`).
  */
 export function windowsOf(ids: readonly number[], window: number, stride: number): Omit<Piece, 'line'>[] {
   const pieces: Omit<Piece, 'line'>[] = []

@@ -1,9 +1,9 @@
 /**
- * Text of continuations while they grow. Every token is decoded once as it comes, after the one before it, and once more
- * with the whole continuation when that has ended, which is what a result says.
+ * Text of continuations while they grow. Every token is decoded once as it comes, after the one before it, and once
+ * more with the whole continuation when that has ended, which is what a result says.
  */
 
-import type { SampleIndex } from './generate.js'
+import type { SampleIndex } from './generate_ids.js'
 
 /** A continuation under way. */
 interface Growing {

@@ -1,221 +1,197 @@
-/**
- * Generation: sequences grow by one id a pass, many together. Where one ends, the next prompt takes its rows of the cache,
- * so that passes stay full. Samples of a prompt copy the rows of one that has been through the model. What a sequence says
- * does not depend on which others are beside it.
- */
+/** `generate`: continues prompts, by greedy decoding or sampling. */
 
-import type { ForwardOptions, PackedToken } from '../runtime/forward_pass.js'
-import type { SamplingParams } from '../runtime/kernels.js'
-import type { Model } from '../runtime/model.js'
-import type { TokenSequence } from '../runtime/pack.js'
-import { WeightsmithError } from '../util/errors.js'
-
-export interface SamplingOptions extends Pick<SamplingParams, 'temperature' | 'topK' | 'topP' | 'seed'> {
-  /** Continuations of each prompt. */
-  samples: number
-}
+import type { ImageSource } from '../data/images/index.js'
+import { type ChatMessage, checkIds, ImageLoader, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
+import type { Engine } from '../engine/engine.js'
+import { rowsOf } from '../runtime/index.js'
+import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
+import { checkpointOf, modelOf } from '../runtime/open_model.js'
+import type { DryRun } from '../util/dry_run.js'
+import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
+import { StreamingDetokenizer } from './detokenizer.js'
+import { generateIds, type SampleIndex } from './generate_ids.js'
 
 export interface GenerateOptions {
-  /** Most tokens of a continuation. */
-  maxNewTokens: number
-  /** Ids of tokens that end a continuation; they are not part of it. */
-  eosTokenIds: ReadonlySet<number>
-  /** Without it, every continuation is the likeliest id after id. */
-  sampling?: SamplingOptions | undefined
-  /** Called with the ids of a continuation after each of them; true ends it. */
-  stop?: ((ids: readonly number[], at: SampleIndex) => boolean) | undefined
-  /** Called with every continuation that is finished. */
-  onEnd?: ((continuation: Continuation, at: SampleIndex) => void) | undefined
-  /** Called before every pass; what it throws ends the work. */
-  check?: (() => void) | undefined
-  /** Called after every pass with the ids that were said so far, of all continuations. */
-  onPass?: ((ids: number) => void) | undefined
+  /** Maximum number of tokens of a continuation. Defaults to 64. */
+  maxTokens?: number | undefined
+  /** Sampling temperature; 0 is greedy decoding. Defaults to 0. */
+  temperature?: number | undefined
+  /** Sample from the K most likely tokens; 0: all. Defaults to 0. */
+  topK?: number | undefined
+  /** Nucleus sampling: the smallest set of most likely tokens with this total probability. Defaults to 1. */
+  topP?: number | undefined
+  /** Random seed: the same seed gives the same texts, whatever the batch. Defaults to 0. */
+  seed?: number | undefined
+  /** Number of continuations of each prompt. Defaults to 1. */
+  samples?: number | undefined
+  /** Texts that end a continuation; they are not part of it. */
+  stop?: readonly string[] | undefined
+  /** Put each prompt into the model's chat template; lists of messages always are. */
+  chat?: boolean | undefined
+  /** Folder of the images, or a safetensors file with the tensor `images`. Defaults to the working folder. */
+  images?: string | undefined
+  /** Check everything and estimate the cost, but run nothing. */
+  dryRun?: boolean | undefined
+  signal?: AbortSignal | undefined
+  /** Called after every decoding step with the continuations that are finished, of all. */
+  onProgress?: ((event: GenerateProgress) => void) | undefined
+  /** Called with every continuation as it ends. */
+  onEnd?: ((continuation: GeneratedText) => void) | undefined
+  /** Called with the text of continuations as it grows. */
+  onText?: ((piece: string, at: SampleIndex) => void) | undefined
 }
 
-export interface SampleIndex {
-  prompt: number
-  sample: number
+export interface GenerateProgress extends ProgressEvent {
+  /** GeneratedText so far. */
+  tokens: number
 }
 
-export interface Continuation {
-  ids: number[]
-  /** Whether it came to an end, or was stopped, within the most it could have. */
-  ended: boolean
+export interface GeneratedText extends SampleIndex {
+  text: string
+  tokens: number
+  /** `end`: an end token; `stop`: a stop text; `length`: it reached `maxTokens`. */
+  finish: 'end' | 'stop' | 'length'
 }
 
-interface Growing extends Continuation {
-  at: SampleIndex
-  tokens: readonly PackedToken[]
-  /** Its rows of the cache. */
-  start: number
-  rows: number
-  /** Most ids it has room for. */
-  most: number
+export interface GenerateForecast extends ModelFit {
+  model: string
+  prompts: number
+  promptTokens: number
+  /** Of the run; in a forecast an estimate from one layer, as if no continuation ended before its most. */
+  milliseconds: number
 }
 
-/** Rows of the cache that are free, in stretches. */
-class Rows {
-  private free: { start: number; rows: number }[]
+export interface GenerateReport extends GenerateForecast {
+  /** In the order of the prompts, the samples of each together. */
+  continuations: GeneratedText[]
+  /** That were generated. */
+  tokens: number
+}
 
-  constructor(rows: number) {
-    this.free = [{ start: 0, rows }]
-  }
-
-  take(rows: number): number | undefined {
-    const found = this.free.find((stretch) => stretch.rows >= rows)
-    if (found === undefined) return undefined
-    const { start } = found
-    found.start += rows
-    found.rows -= rows
-    return start
-  }
-
-  give(start: number, rows: number): void {
-    const all = [...this.free, { start, rows }].filter((stretch) => stretch.rows > 0).sort((a, b) => a.start - b.start)
-    this.free = []
-    for (const stretch of all) {
-      const last = this.free.at(-1)
-      if (last !== undefined && last.start + last.rows === stretch.start) last.rows += stretch.rows
-      else this.free.push(stretch)
-    }
-  }
+/** A prompt with what belongs to it. */
+export interface PromptWithImage {
+  prompt: Prompt
+  /** The image that stands where it says `<image>`: a file, or a row of a tensor. */
+  image?: ImageSource | undefined
+  /** What errors call it. Defaults to its number. */
+  where?: string | undefined
 }
 
 /**
- * Continuations of each prompt, as many as samples are asked for, in the order of the prompts. The model's cache has to hold
- * the longest prompt and its continuation. Throws ERR_WEIGHTSMITH_ARGUMENT for a prompt that the model cannot take.
+ * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken,
+ * ERR_WEIGHTSMITH_ABORTED after an abort.
  */
+export function generate(
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options: GenerateOptions & { dryRun: true },
+): Promise<DryRun<GenerateForecast>>
+export function generate(
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options?: GenerateOptions & { dryRun?: false | undefined },
+): Promise<GenerateReport>
+export function generate(
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options: GenerateOptions,
+): Promise<GenerateReport | DryRun<GenerateForecast>>
 export async function generate(
-  model: Model,
-  prompts: readonly TokenSequence[],
-  { maxNewTokens, eosTokenIds, sampling, stop, onEnd, check, onPass }: GenerateOptions,
-): Promise<Continuation[]> {
-  const samples = sampling?.samples ?? 1
-  const packed = prompts.map((prompt) => model.pack([prompt]))
-  const longest = packed.reduce((longest, tokens) => Math.max(longest, tokens.length), 0)
-  if (longest + maxNewTokens > model.cache) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_ARGUMENT',
-      `A prompt of ${longest} tokens and ${maxNewTokens} after it need as many rows of a cache, but it has ${model.cache}.`,
-    )
-  }
-  const results: Continuation[] = []
-  // Where weights are read from files again and again, all that the cache has room for goes through a part at a time.
-  const room = (await model.stays()) ? model.tokens : Number.POSITIVE_INFINITY
-  let said = 0
-  const rows = new Rows(model.cache)
-  let growing: Growing[] = []
-  let next = 0
-  /** Samples of a prompt whose first one has to go through the model before them. */
-  let deferred: SampleIndex[] = []
-
-  /** The next sequences, as far as there is room for them beside those that grow. */
-  const begin = () => {
-    const begun: Growing[] = []
-    const copies: { from: number; to: number }[] = []
-    const known = new Map(growing.map((one) => [one.at.prompt, one]))
-    const fresh = new Set<number>()
-    const later: SampleIndex[] = []
-    let left = room - growing.length
-    /** Whether there was room, or it can wait for a sample that has just begun. */
-    const take = (at: SampleIndex): boolean => {
-      const tokens = packed[at.prompt] ?? []
-      const first = known.get(at.prompt)
-      if (first === undefined && fresh.has(at.prompt)) {
-        later.push(at)
-        return true
-      }
-      const cost = first === undefined ? tokens.length : 1
-      // A pass that nothing else is in takes it, or the model refuses it.
-      if (cost > left && growing.length + begun.length > 0) return false
-      const mostOwn = Math.min(maxNewTokens, Math.max(1, model.spec.context - tokens.length))
-      const start = rows.take(tokens.length + mostOwn)
-      if (start === undefined) return false
-      const one = { ids: [], ended: false, at, tokens, start, rows: tokens.length + mostOwn, most: mostOwn }
-      results[at.prompt * samples + at.sample] = one
-      left -= cost
-      begun.push(one)
-      if (first === undefined) fresh.add(at.prompt)
-      else for (let i = 0; i < tokens.length - 1; i++) copies.push({ from: first.start + i, to: start + i })
-      return true
+  engine: Engine,
+  path: string,
+  prompts: readonly (Prompt | PromptWithImage)[],
+  options: GenerateOptions = {},
+): Promise<GenerateReport | DryRun<GenerateForecast>> {
+  const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
+  const sampling = samplingOf(options)
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
+  if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
+  const begin = performance.now()
+  const checkpoint = await checkpointOf(engine, path)
+  const tokenizer = await openTokenizer(checkpoint)
+  const lines = prompts.map((given, i) => {
+    const asked: PromptWithImage = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }
+    const { prompt, image, where = `Prompt ${i + 1}` } = asked
+    return { prompt: idsOf(tokenizer, prompt, options.chat === true), image, where }
+  })
+  const probe = modelOf(engine, checkpoint, {})
+  for (const { prompt, where } of lines) checkIds({ spec: probe.spec, checkpoint }, prompt, where)
+  const loader = await ImageLoader.open(
+    engine,
+    { model: probe, checkpoint },
+    { file: '.', lines, root: options.images },
+  )
+  const ids = await Promise.all(lines.map((line) => loader.sequence(line.prompt, line)))
+  const lengths = lines.map((line) => rowsOf(probe.spec, line.prompt))
+  const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
+  const longest = Math.max(...lengths) + maxTokens
+  const total = sampling.samples * (promptTokens + maxTokens * ids.length)
+  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached: true })
+  const common = { model: path, prompts: prompts.length, promptTokens, ...fit }
+  const count = ids.length * sampling.samples
+  if (dryRun) {
+    const asked = {
+      sequences: count,
+      promptTokens,
+      maxTokens,
+      together: Math.floor(model.cache / longest),
+      bytesReadPerPass: fit.bytesReadPerPass,
     }
-    const again = deferred
-    const refused = again.findIndex((at) => !take(at))
-    if (refused >= 0) later.push(...again.slice(refused))
-    while (refused < 0 && next < packed.length * samples) {
-      if (!take({ prompt: Math.floor(next / samples), sample: next % samples })) break
-      next++
-    }
-    deferred = later
-    return { begun, copies, fresh: begun.filter(({ at }) => !known.has(at.prompt)) }
+    const milliseconds = await estimateGeneration(model, asked).finally(() => model.close())
+    return { forecast: { ...common, milliseconds } }
   }
-
-  /** The token that says the next id of a sequence. */
-  const last = ({ at, ids, tokens, start }: Growing): PackedToken => {
-    const row = start + tokens.length - 1 + ids.length
-    const params = sampling && {
-      ...sampling,
-      sequence: at.prompt,
-      sample: at.sample,
-      step: ids.length,
-    }
-    const { target: _, ...prompted } = tokens.at(-1) ?? { id: 0 }
-    const said = ids.length === 0 ? prompted : { id: ids.at(-1) ?? 0 }
-    return { ...said, start, row, sampling: params }
-  }
-
-  for (;;) {
-    check?.()
-    const { begun, copies, fresh } = begin()
-    growing.push(...begun)
-    if (growing.length === 0) break
-    const asked = growing.map(last)
-    const rest = fresh.flatMap(({ tokens, start }) =>
-      tokens.slice(0, -1).map(({ target: _, ...token }, i) => ({ ...token, start, row: start + i })),
-    )
-    const passes =
-      asked.length + rest.length <= model.tokens
-        ? [{ tokens: [...asked, ...rest], wanted: { outputs: asked.length, copies } }]
-        : passesOf(rest, asked, copies, model.tokens)
-    const best = (await model.runAll(passes, { check })).flatMap((pass) => [...pass.best])
-    said += asked.length
-    onPass?.(said)
-    const still: Growing[] = []
-    for (const [i, one] of growing.entries()) {
-      const id = best[i] ?? 0
-      one.ended = eosTokenIds.has(id)
-      if (!one.ended) {
-        one.ids.push(id)
-        one.ended = stop?.(one.ids, one.at) ?? false
-      }
-      if (!one.ended && one.ids.length < one.most) {
-        still.push(one)
-        continue
-      }
-      rows.give(one.start, one.rows)
-      onEnd?.(continuationOf(one), one.at)
-    }
-    growing = still
-  }
-  return results.map(continuationOf)
-}
-
-/** Prompts fill the cache first, then what is asked; rows are copied before any of it. */
-function passesOf(
-  rest: readonly PackedToken[],
-  asked: readonly PackedToken[],
-  copies: NonNullable<ForwardOptions['copies']>,
-  most: number,
-): { tokens: readonly PackedToken[]; wanted: ForwardOptions }[] {
-  const cut = (tokens: readonly PackedToken[], wanted: (count: number) => ForwardOptions) =>
-    Array.from({ length: Math.ceil(tokens.length / most) }, (_, i) => {
-      const part = tokens.slice(i * most, (i + 1) * most)
-      return { tokens: part, wanted: wanted(part.length) }
+  const continuations: GeneratedText[] = []
+  let generated = 0
+  const detokenizer = new StreamingDetokenizer(tokenizer.decode, ({ prompt }) => lines[prompt]?.prompt ?? [], options)
+  try {
+    await generateIds(model, ids, {
+      maxTokens,
+      eosTokenIds: new Set(tokenizer.ends),
+      sampling,
+      stop: (ids, at) => detokenizer.push(ids, at),
+      onEnd: ({ ids, ended }, at) => {
+        const { text, stopped } = detokenizer.finish(ids, at)
+        const finish = stopped ? 'stop' : ended ? 'end' : 'length'
+        const one: GeneratedText = { ...at, text, tokens: ids.length, finish }
+        generated += one.tokens
+        continuations.push(one)
+        onEnd?.(one)
+      },
+      onPass: (tokens) =>
+        onProgress?.({
+          phase: 'generate',
+          done: continuations.length,
+          total: count,
+          unit: 'continuations',
+          tokens,
+        }),
+      check: () => throwIfAborted(signal, 'The generation'),
     })
-  const passes = [...cut(rest, () => ({ outputs: 0 })), ...cut(asked, (outputs) => ({ outputs }))]
-  return passes.map((pass, i) => (i === 0 ? { ...pass, wanted: { ...pass.wanted, copies } } : pass))
+  } finally {
+    await model.close()
+  }
+  continuations.sort((a, b) => a.prompt - b.prompt || a.sample - b.sample)
+  return { ...common, continuations, tokens: generated, milliseconds: performance.now() - begin }
 }
 
-function continuationOf({ ids, ended }: Continuation): Continuation {
-  return { ids, ended }
+function idsOf(tokenizer: Tokenizer, prompt: Prompt, chat: boolean): number[] {
+  if (typeof prompt === 'string' && !chat) return tokenizer.prompt(prompt)
+  const messages: readonly ChatMessage[] = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt
+  return tokenizer.chat(messages)
+}
+
+function samplingOf({ temperature = 0, topK = 0, topP = 1, seed = 0, samples = 1, stop = [] }: GenerateOptions) {
+  if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY)) {
+    throw wrongOption('temperature', 'a number from 0', temperature)
+  }
+  if (!Number.isInteger(topK) || topK < 0) throw wrongOption('topK', 'a whole number from 0', topK)
+  if (!(topP > 0 && topP <= 1)) throw wrongOption('topP', 'a number above 0 and up to 1', topP)
+  if (!Number.isSafeInteger(seed) || seed < 0) throw wrongOption('seed', 'a whole number from 0', seed)
+  if (!Number.isInteger(samples) || samples < 1) throw wrongOption('samples', 'a whole number from 1', samples)
+  if (stop.includes('')) throw wrongOption('stop', 'texts that are not empty', '')
+  return { temperature, topK, topP, seed, samples }
 }

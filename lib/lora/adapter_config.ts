@@ -7,11 +7,15 @@
 import { Script } from 'node:vm'
 import { largestConfig, readSmall } from '../checkpoint/small.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
+import { parseJson } from '../util/json.js'
 
 export interface AdapterConfig {
   /** Weights are stored as [in, out]. */
   turned: boolean
-  /** Modules that the adapter has factors for, by their names or the ends of them; empty where the config says it in another way. */
+  /**
+   * Modules that the adapter has factors for, by their names or the ends of them; empty where the config says it in
+   * another way.
+   */
   targets: string[]
   /** Modules that the adapter has whole, in the same way. */
   saved: string[]
@@ -179,7 +183,7 @@ function valuesOf(
 async function parse(file: string): Promise<Config> {
   let parsed: unknown
   try {
-    parsed = JSON.parse((await readSmall(file, largestConfig)).toString('utf8'))
+    parsed = parseJson((await readSmall(file, largestConfig)).toString('utf8'))
   } catch (cause) {
     if (codeOf(cause) === 'ERR_WEIGHTSMITH_IO_READ') throw cause
     const missing = codeOf(cause) === 'ERR_WEIGHTSMITH_NOT_FOUND'

@@ -1,6 +1,6 @@
 /**
- * LoRA adapters as PEFT saves them: adapter_config.json beside adapter_model.safetensors, whatever else is in the folder.
- * What changes a model in a way that is not W + s (B A), or whole tensors, is refused by name.
+ * LoRA adapters as PEFT saves them: adapter_config.json beside adapter_model.safetensors, whatever else is in the
+ * folder. What changes a model in a way that is not W + s (B A), or whole tensors, is refused by name.
  */
 
 import { inside } from '../checkpoint/inside.js'
@@ -20,7 +20,9 @@ export interface LowRank {
   scale: number
   /** A and B of a table of tokens, whose weight is the transpose of B A. */
   embedding: boolean
-  /** The weight that A and B were trained on, where the adapter has it itself: tables of tokens, maybe with more rows. */
+  /**
+   * The weight that A and B were trained on, where the adapter has it itself: tables of tokens, maybe with more rows.
+   */
   below?: CheckpointTensor
 }
 

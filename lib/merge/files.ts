@@ -9,6 +9,7 @@ import {
   deviceOf,
   editTokenizer,
   fileEntry,
+  filesLeft,
   largestAuxiliary,
   type Manifest,
   type ManifestInput,
@@ -60,13 +61,19 @@ export async function writeFiles(
   const { chatTemplate } = recipe
   const folders = [...checkpoints.values()].flatMap(({ folder }) => folder ?? [])
   const template = chatTemplate === 'auto' ? await commonTemplate(folders) : chatTemplate
-  for (const { from, name } of await auxiliaryFiles(donor, tokenizer?.folder)) {
+  const copies = await auxiliaryFiles(donor, tokenizer?.folder)
+  const left = (await filesLeft(donor, copies)).sort()
+  if (left.length > 0) {
+    const more = left.length > 5 ? ` and ${left.length - 5} more` : ''
+    plan.notes.push(`Not copied from ${donor.name}: ${left.slice(0, 5).join(', ')}${more}.`)
+  }
+  for (const { from, name } of copies) {
     if (template !== undefined && name.startsWith('chat_template')) continue
     await write(name, editTokenizer(name, await readSmall(from, largestAuxiliary), { extra, template }))
   }
   if (template !== undefined) await write('chat_template.jinja', template)
   else if (chatTemplate !== undefined) plan.notes.push('chat_template: auto changes nothing: no model has a template.')
-  const models = [...checkpoints.keys()]
+  const models = [...checkpoints].flatMap(([name, { tensors }]) => (tensors.size > 0 ? [name] : []))
   await write('README.md', modelCard(basename(target), { recipe, models, seed, version }))
   const about = {
     recipe: recipe.input,

@@ -2,12 +2,13 @@
 
 export { Models, type Reader } from './models.js'
 export { checkOptions, type MergeChecksum, type MergeOptions, type MergeProgress } from './options.js'
-export { checkTargets, type PlannedOutput, type PreparedMerge, prepareMerge } from './prepare.js'
+export { checkTargets, type PlannedOutput, type PreparedMerge, prepareMerge, type Target } from './prepare.js'
 export {
   determinismOf,
   type MergePlanRow,
   type MergeReport,
   planRows,
+  type RunReport,
   type SweepReport,
   summary,
   typeName,

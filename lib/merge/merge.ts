@@ -3,8 +3,12 @@
  * first byte is written; afterwards, whatever ends the run early leaves nothing under the final name.
  */
 
+import { readMeasurements } from '../engine/bandwidth.js'
 import type { Engine } from '../engine/engine.js'
+import type { NativeAddon } from '../native/border.js'
+import type { DryRun } from '../util/dry_run.js'
 import { throwIfAborted } from '../util/errors.js'
+import { forecastMerge, type MergeForecast } from './forecast.js'
 import {
   checkOptions,
   checkTargets,
@@ -13,7 +17,6 @@ import {
   type MergeReport,
   Models,
   type PreparedMerge,
-  planRows,
   prepareMerge,
   publishAll,
   type Reader,
@@ -22,16 +25,27 @@ import {
   summary,
 } from './index.js'
 import { loadRecipe, type RecipeInput } from './recipe/index.js'
-import { LongHeaders, mergeInThread, shortHeaders } from './worker_client.js'
+import { LongHeaders, type MergeResult, mergeInThread, shortHeaders } from './worker_client.js'
 
 /**
- * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final name
- * when all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder of what is
- * finished.
+ * Merges checkpoints by a recipe: an object, or the path of a YAML file with mergekit's keys. The result has its final
+ * name when all of it is on disk. Errors after which the same call can go on with `resume` have `partial`, the folder
+ * of what is finished.
  */
-export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeReport> {
+export function merge(
+  engine: Engine,
+  recipe: string | RecipeInput,
+  options: MergeOptions & { dryRun: true },
+): Promise<DryRun<MergeForecast>>
+export function merge(
+  engine: Engine,
+  recipe: string | RecipeInput,
+  options: MergeOptions & { dryRun?: false | undefined },
+): Promise<MergeReport>
+export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeResult>
+export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeResult> {
   return engine.use(async ({ addon, device, memory }) => {
-    const settings = { memory, ...options }
+    const settings = { ...options, memory: options.memory ?? memory }
     try {
       return await mergeOn({ addon: shortHeaders(addon), device }, recipe, settings)
     } catch (error) {
@@ -43,7 +57,7 @@ export function merge(engine: Engine, recipe: string | RecipeInput, options: Mer
 
 /** What a merge works with. */
 export interface MergeHost extends RunHost {
-  addon: Reader & RunHost['addon']
+  addon: Reader & RunHost['addon'] & Pick<NativeAddon, 'forecast'>
 }
 
 /** As `merge`, on a device that is open already, in this thread. */
@@ -51,31 +65,27 @@ export async function mergeOn(
   host: MergeHost,
   source: string | RecipeInput,
   options: MergeOptions,
-): Promise<MergeReport> {
-  const prepared = await openMerge(host.addon, source, options)
-  return options.dryRun ? describeMerge(prepared, options) : runMerge(host, prepared, options)
-}
-
-/** Reads the recipe and the headers of its models, and plans; needs no device. */
-export async function openMerge(
-  addon: Reader,
-  source: string | RecipeInput,
-  options: MergeOptions,
-): Promise<PreparedMerge> {
+): Promise<MergeResult> {
+  const begin = performance.now()
   checkOptions(options)
   throwIfAborted(options.signal, 'The merge')
-  return prepareMerge(new Models(addon), await loadRecipe(source, options.folder), options)
+  const recipe = await loadRecipe(source, options.folder)
+  const prepared = await prepareMerge(new Models(host.addon), recipe, options)
+  return options.dryRun ? forecast(host, prepared, options) : run(host, prepared, options, begin)
 }
 
-/** The report of a dry run: outputs are checked, nothing is written. */
-export async function describeMerge(prepared: PreparedMerge, options: MergeOptions): Promise<MergeReport> {
-  const { seed } = checkOptions(options)
+async function forecast(
+  { addon, device }: MergeHost,
+  prepared: PreparedMerge,
+  options: MergeOptions,
+): Promise<DryRun<MergeForecast>> {
   const { outputs } = await checkTargets(prepared, options)
-  const plan = outputs.flatMap((output) => planRows(output.plan, output.label))
-  return { ...summary(outputs, options.out, seed), dryRun: true, plan }
+  const { maxStorageBufferBindingSize: maxBinding = 2 ** 27 } = device.info.limits
+  const about = { known: await readMeasurements(), limits: { maxBinding, slots: device.slots } }
+  return { forecast: await forecastMerge(addon, { ...prepared, outputs }, options, about) }
 }
 
-export async function runMerge(host: RunHost, prepared: PreparedMerge, options: MergeOptions): Promise<MergeReport> {
+async function run(host: RunHost, prepared: PreparedMerge, options: MergeOptions, begin: number): Promise<MergeReport> {
   const { seed } = checkOptions(options)
   const { outputs, run } = await stageMerge(host, prepared, options)
   try {
@@ -83,5 +93,5 @@ export async function runMerge(host: RunHost, prepared: PreparedMerge, options: 
   } catch (error) {
     throw await fail(outputs, error)
   }
-  return { ...summary(outputs, options.out, seed), dryRun: false, run }
+  return { ...summary(outputs, options.out, seed), ...run, milliseconds: performance.now() - begin }
 }

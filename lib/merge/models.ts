@@ -44,7 +44,26 @@ export class Models {
       const adapter = await openAdapter(this.addon, await this.resolve(parts.adapter, recipe.folder), name)
       opened.set(name, withAdapter(name, await this.openOne(parts.model, recipe.folder, vocabularies), adapter))
     }
+    for (const { tokenizer } of recipes) {
+      const { source } = tokenizer
+      if (['base', 'union', 'none'].includes(source) || opened.has(source) || recipe.stages.has(source)) continue
+      opened.set(source, await this.openTokenizer(source, recipe.folder))
+    }
     return opened
+  }
+
+  /** A model of which only the tokenizer is wanted; it need not have weights. */
+  private async openTokenizer(name: string, folder: string): Promise<Checkpoint> {
+    const path = await this.resolve(name, folder)
+    const vocabulary = await readVocabulary(path)
+    if (vocabulary === undefined) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_NOT_FOUND',
+        `The recipe takes the tokenizer of ${name}, but its folder ${path} has no tokenizer.json.`,
+        { file: path },
+      )
+    }
+    return { name, path, folder: path, files: [], tensors: new Map(), stacks: new Map(), vocabulary }
   }
 
   private resolve(name: string, folder: string): Promise<string> {

@@ -24,7 +24,7 @@ export interface MergeOptions {
   memory?: number | string | undefined
   /** Of the random numbers of methods that drop entries. Defaults to 0. */
   seed?: number | undefined
-  /** Plan and check, but write nothing. */
+  /** Check everything and forecast the cost, but write nothing. */
   dryRun?: boolean | undefined
   /** Replace a folder that is there already, and discard an unfinished output. */
   overwrite?: boolean | undefined

@@ -10,7 +10,6 @@ import type { Recipe } from './recipe/index.js'
 
 export interface MergeReport {
   out: string
-  dryRun: boolean
   method: string
   determinism: 'exact' | 'tolerance'
   seed: number
@@ -19,22 +18,37 @@ export interface MergeReport {
   tensors: { total: number; computed: number; copied: number }
   parameters: number
   files: { name: string; size: number; sha256?: string }[]
-  bytes: number
+  /** Of the inputs, by this run. */
+  bytesRead: number
+  /** Of the files of weights, with what an earlier run had written of them. */
+  bytesWritten: number
   /** What was accepted and changes nothing, and what was decided on the way. */
   notes: string[]
   /** Tensors with NaN or infinite values that were computed, and how many. */
   nonFinite: { tensor: string; count: number }[]
-  /** Absent in a dry run. `resumed`: tensors that an earlier run had finished, whose inputs were not read again. */
-  run?: Pick<NativeReport, 'time' | 'bytesRead' | 'bytesWritten' | 'tiles' | 'resumed'> & { device: string }
-  /** What a dry run would do, tensor by tensor. */
-  plan?: MergePlanRow[]
-  /** The outputs of a sweep, each in a folder of `out`; `files`, `bytes` and `nonFinite` above are of all of them. */
+  tiles: number
+  /** Tensors that an earlier run had finished, whose inputs were not read again. */
+  resumed: number
+  device: string
+  milliseconds: number
+  /**
+   * Of `milliseconds`: `run` from the first read to the last write, and how long each of its stages was busy; they
+   * overlap.
+   */
+  timings: { run: number } & Omit<NativeReport['time'], 'total'>
+  /**
+   * The outputs of a sweep, each in a folder of `out`; `files`, `bytesWritten` and `nonFinite` above are of all of
+   * them.
+   */
   sweep?: SweepReport[]
 }
 
+/** What the report says of the run, whatever came out. */
+export type RunReport = Pick<MergeReport, 'bytesRead' | 'tiles' | 'resumed' | 'device' | 'timings'>
+
 /** One output of a sweep. */
 export interface SweepReport
-  extends Pick<MergeReport, 'out' | 'tensors' | 'parameters' | 'files' | 'bytes' | 'notes' | 'nonFinite'> {
+  extends Pick<MergeReport, 'out' | 'tensors' | 'parameters' | 'files' | 'bytesWritten' | 'notes' | 'nonFinite'> {
   /** Name of its folder: `t=0.1`. */
   label: string
 }
@@ -56,7 +70,11 @@ export interface MergePlanRow {
 }
 
 /** Of one output, or of all outputs of a sweep. */
-export function summary(outputs: (Target | StagedOutput)[], out: string, seed: number): Omit<MergeReport, 'dryRun'> {
+export function summary(
+  outputs: (Target | StagedOutput)[],
+  out: string,
+  seed: number,
+): Omit<MergeReport, keyof RunReport | 'milliseconds'> {
   const reports = outputs.map((output) => describeOutput(output))
   const [first] = outputs
   const [report] = reports
@@ -82,7 +100,7 @@ export function summary(outputs: (Target | StagedOutput)[], out: string, seed: n
     files: reports.flatMap(({ label = '', files }) =>
       files.map((file) => ({ ...file, name: `${label}/${file.name}` })),
     ),
-    bytes: reports.reduce((sum, { bytes }) => sum + bytes, 0),
+    bytesWritten: reports.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0),
     notes: [...new Set(reports.flatMap(({ notes }) => notes))],
     nonFinite: reports.flatMap(({ nonFinite }) => nonFinite),
     sweep: reports,
@@ -99,7 +117,7 @@ function describeOutput(output: Target | StagedOutput): SweepReport {
     tensors: { total: plan.tensors.length, computed: plan.tensors.length - copied, copied },
     parameters: plan.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
     files,
-    bytes: plan.layout.bytes,
+    bytesWritten: plan.layout.bytes,
     notes: plan.notes,
     nonFinite: 'nonFinite' in output ? output.nonFinite : [],
   }

@@ -4,26 +4,20 @@
  */
 
 import { join } from 'node:path'
-import {
-  type Checkpoint,
-  describeInputs,
-  digest,
-  inputsOf,
-  refuseChanged,
-  Stage,
-  type Unfinished,
-} from '../checkpoint/index.js'
+import { type Checkpoint, describeInputs, inputsOf, isComputed, refuseChanged, Stage } from '../checkpoint/index.js'
+import { digest, type Run } from '../checkpoint/resume/index.js'
 import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeReport } from '../native/border.js'
 import { untilDone } from '../native/job.js'
 import { version } from '../native/version.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
+import { plural } from '../util/plural.js'
 import { byteProgress } from '../util/progress.js'
 import { writeFiles } from './files.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
 import { isDerived, type JointPlan, toNative } from './plan/index.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
 import { runPrepasses } from './prepasses.js'
-import { type MergeReport, type StagedOutput, typeName } from './report.js'
+import { type RunReport, type StagedOutput, typeName } from './report.js'
 
 /** What a run works with. */
 export interface RunHost {
@@ -36,7 +30,7 @@ export async function stageMerge(
   { addon, device }: RunHost,
   prepared: PreparedMerge,
   options: MergeOptions,
-): Promise<{ outputs: StagedOutput[]; run: NonNullable<MergeReport['run']> }> {
+): Promise<{ outputs: StagedOutput[]; run: RunReport }> {
   const settings = checkOptions(options)
   const { checkpoints } = prepared
   const { outputs, joint } = await checkTargets(prepared, options)
@@ -60,8 +54,9 @@ export async function stageMerge(
     }
     await refuseChanged(checkpoints.values())
     throwIfAborted(options.signal, 'The merge')
-    const { time, bytesRead, bytesWritten, tiles, resumed } = result
-    const run = { time, bytesRead, bytesWritten, tiles, resumed, device: device.info.name }
+    const { time, bytesRead, tiles, resumed } = result
+    const { total, ...busy } = time
+    const run = { bytesRead, tiles, resumed, device: device.info.name, timings: { run: total, ...busy } }
     return { outputs: staged, run }
   } catch (error) {
     const opened = stages.map((stage) => ({ stage }))
@@ -99,14 +94,15 @@ async function openStages(
   const bytes = outputs.reduce((sum, { plan }) => sum + plan.layout.bytes, 0)
   // What takes no longer than a note is rather begun again.
   const noted = bytes > every
-  const runs = noted ? outputs.map((output) => describeRun(output, checkpoints, settings)) : []
-  const journal = { path: '', run: digest(runs), resume: false, every }
-  for (const [i, { target }] of outputs.entries()) {
-    const run = runs[i] && { facts: runs[i], journal }
-    stages.push(await Stage.create(addon, target, { sync, resume, overwrite, ...(run && { run }) }))
+  const describe = (output: Target) => describeRun(output, checkpoints, settings)
+  const runs = noted ? outputs.map(describe) : undefined
+  const journal = runs && { path: '', run: digest(runs), resume: false, every }
+  for (const [i, output] of outputs.entries()) {
+    const run = () => runs?.[i] ?? describe(output)
+    stages.push(await Stage.create(addon, output.target, { sync, resume, overwrite, run, noted, journal }))
   }
-  journal.resume = stages.every(({ resumed }) => resumed)
-  return noted ? journal : undefined
+  if (journal) journal.resume = stages.every(({ resumed }) => resumed)
+  return journal
 }
 
 /** Everything that decides about the bytes of the weights. */
@@ -114,7 +110,7 @@ function describeRun(
   { recipe, plan }: Target,
   checkpoints: ReadonlyMap<string, Checkpoint>,
   { seed, shardSize }: Settings,
-): Unfinished {
+): Run {
   const rows = plan.tensors.map(({ name, dtype, shape, origins, program, coefficients }) => [
     [name, dtype, shape, program, coefficients, plan.layout.places.get(name)],
     origins.map(({ checkpoint, tensor }) =>
@@ -124,14 +120,13 @@ function describeRun(
     ),
   ])
   return {
-    format: 1,
-    version,
-    recipe: recipe.input,
-    seed,
-    dtype: typeName(plan),
-    shardSize,
-    plan: digest(rows),
+    verb: 'merge',
+    facts: {
+      'version of Weightsmith': version,
+      ...{ recipe: recipe.input, seed, type: typeName(plan), 'shard size': shardSize },
+    },
     inputs: inputsOf(checkpoints.values()),
+    plan: digest(rows),
   }
 }
 
@@ -139,6 +134,8 @@ function describeRun(
 interface NonFinite {
   plan: number
   tensor: string
+  /** It is no weight, but what a model computes itself. */
+  mask: boolean
   count: number
 }
 
@@ -170,19 +167,25 @@ async function compute(
   await discard()
   const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
     const owner = native.owners[job]?.[variant]
-    return owner === undefined ? [] : [{ plan: owner.plan, tensor: owner.tensor.name, count }]
+    return owner === undefined
+      ? []
+      : [{ plan: owner.plan, tensor: owner.tensor.name, mask: isComputed(owner.tensor), count }]
   })
-  if (options.checkFinite && result.nonFinite > 0) throw notFinite(result.nonFinite, nonFinite)
+  if (options.checkFinite) refuseNotFinite(nonFinite)
   if (latest) onProgress?.({ ...latest, ...byteProgress('finish', latest), phase: 'finish' })
   return { result, nonFinite }
 }
 
-function notFinite(total: number, tensors: NonFinite[]): WeightsmithError {
+/** Throws ERR_WEIGHTSMITH_NON_FINITE where a weight is not finite; masks may be. */
+function refuseNotFinite(found: NonFinite[]): void {
+  const tensors = found.filter(({ mask }) => !mask)
   const [first] = tensors
-  return new WeightsmithError(
+  if (first === undefined) return
+  const total = tensors.reduce((sum, { count }) => sum + count, 0)
+  throw new WeightsmithError(
     'ERR_WEIGHTSMITH_NON_FINITE',
-    `The result holds ${total} NaN or infinite values in ${tensors.length} tensors; the first is ${first?.tensor} with ` +
-      `${first?.count} of them.`,
-    { tensor: first?.tensor },
+    `The result holds ${total} NaN or infinite values in ${plural(tensors.length, 'tensor')}; the first is ${first.tensor} with ` +
+      `${first.count} of them.`,
+    { tensor: first.tensor },
   )
 }

@@ -12,12 +12,12 @@ async function run({ device, recipe, options }: ThreadTask): Promise<void> {
   parentPort?.once('message', () => stop.abort())
   try {
     const addon = loadAddon()
-    const report = await mergeOn({ addon, device: addon.join(device) }, recipe, {
+    const result = await mergeOn({ addon, device: addon.join(device) }, recipe, {
       ...options,
       signal: stop.signal,
       onProgress: (progress) => post({ progress }),
     })
-    post({ report })
+    post({ result })
   } catch (error) {
     const { cause, ...properties } = { ...(error as object) } as Record<string, unknown>
     post({ error: { message: messageOf(error), properties } })

@@ -9,7 +9,9 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { NativeDevice } from '../native/border.js'
 import { here } from '../native/root.cjs'
+import type { DryRun } from '../util/dry_run.js'
 import { type ErrorCode, errorCodes, WeightsmithError } from '../util/errors.js'
+import type { MergeForecast } from './forecast.js'
 import type { MergeOptions, MergeProgress, MergeReport, Reader } from './index.js'
 import type { RecipeInput } from './recipe/index.js'
 
@@ -62,7 +64,9 @@ export interface ThreadTask {
   options: Omit<MergeOptions, 'signal' | 'onProgress'>
 }
 
-export type ThreadMessage = { progress: MergeProgress } | { report: MergeReport } | { error: ThreadError }
+export type MergeResult = MergeReport | DryRun<MergeForecast>
+
+export type ThreadMessage = { progress: MergeProgress } | { result: MergeResult } | { error: ThreadError }
 
 /** An error's own properties survive, its class does not. */
 export interface ThreadError {
@@ -74,7 +78,7 @@ export function mergeInThread(
   device: NativeDevice,
   recipe: string | RecipeInput,
   { signal, onProgress, ...options }: MergeOptions,
-): Promise<MergeReport> {
+): Promise<MergeResult> {
   const workerData: ThreadTask = {
     device: device.id,
     recipe,
@@ -82,10 +86,10 @@ export function mergeInThread(
   }
   const worker = new Worker(join(here, '..', 'merge', 'worker.js'), { workerData })
   const abort = () => worker.postMessage('abort')
-  return new Promise<MergeReport>((resolve, reject) => {
+  return new Promise<MergeResult>((resolve, reject) => {
     worker.on('message', (message: ThreadMessage) => {
       if ('progress' in message) onProgress?.(message.progress)
-      else if ('report' in message) resolve(message.report)
+      else if ('result' in message) resolve(message.result)
       else reject(revive(message.error))
     })
     worker.on('error', reject)

@@ -136,7 +136,10 @@ export interface NativePlan {
   /** Files are created at their full size; `header` is written at offset 0. */
   outputs: (NativePlace & { header?: Uint8Array })[]
   programs: NativeProgram[]
-  /** In the order of the output's bytes, so that it is hashed as it is written. The engine packs neighbours of one program and one set of dtypes into tiles. */
+  /**
+   * In the order of the output's bytes, so that it is hashed as it is written. The engine packs neighbours of one
+   * program and one set of dtypes into tiles.
+   */
   jobs: NativeTensorJob[]
   /** Bytes the slots of this plan may take together. */
   memory: number
@@ -166,8 +169,8 @@ export interface NativeJournal {
 export interface NativeProgram {
   cpuStep?: string
   /**
-   * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients of
-   * their own, which the CPU step gives.
+   * Rows (`across` false: `size` elements each) or columns (`across` true: `size` of them) that each have coefficients
+   * of their own, which the CPU step gives.
    */
   lines?: NativeLines
   /** The CPU steps of all its jobs know each other; each kernel sees all jobs before the next one starts. */

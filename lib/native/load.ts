@@ -58,7 +58,10 @@ export function loadAddon(): NativeAddon {
   return addon
 }
 
-/** The folder that kernels are read from instead of the addon, so that an edit of one needs no build: `WEIGHTSMITH_KERNELS`. */
+/**
+ * The folder that kernels are read from instead of the addon, so that an edit of one needs no build:
+ * `WEIGHTSMITH_KERNELS`.
+ */
 export function kernelFolder(): { kernels?: string } {
   const folder = process.env.WEIGHTSMITH_KERNELS
   return folder ? { kernels: resolve(folder) } : {}

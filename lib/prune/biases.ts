@@ -1,4 +1,7 @@
-/** Biases that make up for pruned inputs (FLAP), computed as the model computes: a linear applied to what was lost on average. */
+/**
+ * Biases that make up for pruned inputs (FLAP), computed as the model computes: a linear applied to what was lost on
+ * average.
+ */
 
 import { describe, withBiases } from '../architectures/index.js'
 import { type Content, cutTensor, isStorable } from '../checkpoint/index.js'
@@ -8,7 +11,9 @@ import type { Scores } from '../score/index.js'
 import { argument, elementsOf, type Subject } from './decision.js'
 import type { KeptUnits } from './widths.js'
 
-/** Biases that stand for what the pruned inputs gave on average; the config that has room for them, where it had none. */
+/**
+ * Biases that stand for what the pruned inputs gave on average; the config that has room for them, where it had none.
+ */
 export async function addBiases(
   { host, checkpoint, spec }: Subject,
   scores: Scores,

@@ -85,7 +85,9 @@ export interface Choice {
   pattern?: string | undefined
   /** Heads and neurons: the share of their parameters that stays. Defaults to 0.75. */
   keepRatio?: number | undefined
-  /** Heads and neurons: one order over the whole model (`global`, default of flap), or as many in every layer (`local`). */
+  /**
+   * Heads and neurons: one order over the whole model (`global`, default of flap), or as many in every layer (`local`).
+   */
   allocation?: 'global' | 'uniform' | undefined
   /** Of flap: `wifv` (default), `wifn` or `ifv`. */
   metric?: Exclude<WidthMetric, 'wanda-sp'> | undefined
@@ -93,8 +95,8 @@ export interface Choice {
   bias?: boolean | undefined
   /** Blocks: how many go. Defaults to 1. */
   remove?: number | undefined
-  /** Of ablation: over `all` tokens (default), or those of the `answer`. */
-  tokens?: 'all' | 'answer' | undefined
+  /** Of ablation: the loss over `all` positions (default), or over those of the `answer`. */
+  positions?: 'all' | 'answer' | undefined
   /** Zeros in tensors of the same shapes (`masked`), or smaller tensors (`compact`). Defaults to `masked`. */
   layout?: 'masked' | 'compact' | undefined
 }
@@ -139,5 +141,5 @@ export function argument(message: string): WeightsmithError {
 export function needScores({ scores, method }: Pick<Choice, 'scores' | 'method'>): void {
   const by = pruneMethods[method].scores
   if (scores !== undefined || by === undefined) return
-  throw argument(`The method ${method} needs a score file; make one with score --method ${by}.`)
+  throw argument(`The method ${method} needs a score file; make one with score --methods ${by}.`)
 }

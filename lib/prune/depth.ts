@@ -2,7 +2,9 @@
 
 import { WeightsmithError } from '../util/errors.js'
 
-/** The `count` blocks of least score, of equal ones the first. Throws ERR_WEIGHTSMITH_ARGUMENT where none would be left. */
+/**
+ * The `count` blocks of least score, of equal ones the first. Throws ERR_WEIGHTSMITH_ARGUMENT where none would be left.
+ */
 export function leastBlocks(scores: ArrayLike<number>, count: number): number[] {
   checkCount(count, scores.length)
   const order = Array.from({ length: scores.length }, (_, layer) => layer)

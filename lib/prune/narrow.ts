@@ -45,7 +45,9 @@ export async function pruneWidths(subject: Subject, options: Choice): Promise<De
   const flap = method === 'flap'
   const { allocation = flap ? 'global' : 'uniform', bias = flap } = options
   const scored = await scoreUnits(scores, subject, flap ? metric : 'wanda-sp')
-  const kept = allocation === 'global' ? keepGlobal(scored, keepRatio, spec) : keepUniform(scored, keepRatio)
+  const notes: string[] = []
+  const kept =
+    allocation === 'global' ? keepGlobal(scored, keepRatio, spec) : keepUniform(scored, keepRatio, spec, notes)
   const tensors = new Map<string, Content | null>()
   let removed = 0
   for (const { units, kept: stays } of kept) {
@@ -67,7 +69,6 @@ export async function pruneWidths(subject: Subject, options: Choice): Promise<De
       }
     }
   }
-  const notes: string[] = []
   let config = layout === 'compact' ? narrowed(subject, kept, notes) : undefined
   if (bias) config = (await addBiases(subject, scores, kept, tensors, config)) ?? config
   return {

@@ -1,9 +1,11 @@
 /** `prune`: a checkpoint without its least important weights, heads and neurons, or blocks. */
 
-import { type Rewritten, rewrite } from '../checkpoint/rewrite.js'
+import { checkOutput } from '../checkpoint/index.js'
+import { layOutRewrite, type Rewritten, rewrite } from '../checkpoint/rewrite.js'
 import type { Engine } from '../engine/engine.js'
-import { checkpointOf, modelOf } from '../runtime/forward.js'
+import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import { readScores } from '../score/index.js'
+import type { DryRun } from '../util/dry_run.js'
 import type { ProgressEvent } from '../util/progress.js'
 import {
   argument,
@@ -26,8 +28,11 @@ export interface PruneOptions extends Choice {
   overwrite?: boolean | undefined
   /** Go on with what an earlier run of the same model, scores and options has left; where there is nothing, begin. */
   resume?: boolean | undefined
-  /** Bytes written between two notes that `resume` goes on from; smaller outputs are begun again. Defaults to 256 MiB. */
+  /**
+   * Bytes written between two notes that `resume` goes on from; smaller outputs are begun again. Defaults to 256 MiB.
+   */
   journalEvery?: number | string | undefined
+  /** Check everything and decide what goes, but write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   /** Heads and neurons with their scores, before anything is written; in the order of the report's `units`. */
@@ -36,31 +41,49 @@ export interface PruneOptions extends Choice {
   onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
-export interface PruneReport
-  extends Partial<Rewritten>,
-    Pick<Decision, 'about' | 'units' | 'blocks' | 'blockScores' | 'notes'> {
+export interface PruneForecast extends Pick<Decision, 'about' | 'units' | 'blocks' | 'blockScores' | 'notes'> {
   model: string
+  /** The folder of the result. */
   out: string
   method: PruneMethod
-  dryRun: boolean
   layout: 'masked' | 'compact'
   parameters: { before: number /** That are not pruned. */; after: number }
+  /** Of the files of weights, with what an earlier run had written of them. */
+  bytesWritten: number
   device: string
+}
+
+export interface PruneReport extends PruneForecast, Rewritten {
   milliseconds: number
 }
 
 /**
  * Writes the pruned checkpoint. Throws ERR_WEIGHTSMITH_INPUT_CHANGED for scores of another model,
- * ERR_WEIGHTSMITH_MISSING_TENSOR for scores that the method needs and the file has not, ERR_WEIGHTSMITH_ARGUMENT where a
- * layer would be empty or the model has no place for the result.
+ * ERR_WEIGHTSMITH_MISSING_TENSOR for scores that the method needs and the file has not, ERR_WEIGHTSMITH_ARGUMENT where
+ * a layer would be empty or the model has no place for the result. A dry run decides what would be removed.
  */
-export async function prune(engine: Engine, path: string, options: PruneOptions): Promise<PruneReport> {
+export function prune(
+  engine: Engine,
+  path: string,
+  options: PruneOptions & { dryRun: true },
+): Promise<DryRun<PruneForecast>>
+export function prune(
+  engine: Engine,
+  path: string,
+  options: PruneOptions & { dryRun?: false | undefined },
+): Promise<PruneReport>
+export function prune(engine: Engine, path: string, options: PruneOptions): Promise<PruneReport | DryRun<PruneForecast>>
+export async function prune(
+  engine: Engine,
+  path: string,
+  options: PruneOptions,
+): Promise<PruneReport | DryRun<PruneForecast>> {
   const begin = performance.now()
   const {
     out,
     overwrite,
     resume = false,
-    journalEvery,
+    journalEvery = 2 ** 28,
     dryRun = false,
     signal,
     onProgress,
@@ -70,7 +93,8 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
   const { method, layout = 'masked' } = choice
   const kind = checkChoice(choice)
   const checkpoint = await checkpointOf(engine, path)
-  const { spec } = modelOf(engine, checkpoint, { tokens: 1 })
+  const { spec } = modelOf(engine, checkpoint, { batchTokens: 1 })
+  const target = await checkOutput(out, [checkpoint], { overwrite, resume })
   return engine.use(async (host) => {
     const scores = choice.scores === undefined ? undefined : await readScores(host.addon, choice.scores, checkpoint)
     const subject = { host, checkpoint, spec, scores }
@@ -80,14 +104,16 @@ export async function prune(engine: Engine, path: string, options: PruneOptions)
     if (scored) onUnits?.(scored)
     const before = [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + elementsOf(shape), 0)
     const report = {
-      ...{ model: path, out, method, dryRun, layout, about },
+      ...{ model: path, out: target, method, layout, about },
       parameters: { before, after: before - removed },
       ...(units && { units }),
       ...(blocks && { blocks, blockScores }),
       notes,
       device: engine.device.name,
     }
-    if (dryRun) return { ...report, milliseconds: performance.now() - begin }
+    if (dryRun) {
+      return { forecast: { ...report, bytesWritten: layOutRewrite(checkpoint, { tensors }).layout.bytes } }
+    }
     const written = await rewrite(host, checkpoint, {
       ...{ out, tensors, config, overwrite, resume, journalEvery, signal, onProgress },
       recipe: { prune: { ...choice, ...(scores && { scored: scores.info }) } },
@@ -130,7 +156,7 @@ const belongs = {
   metric: ['flap'],
   bias: ['flap', 'wanda-sp'],
   remove: ['blocks'],
-  tokens: ['ablation'],
+  positions: ['ablation'],
 } as const
 
 function methodsOf(those: readonly string[]): string[] {

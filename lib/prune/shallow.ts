@@ -9,12 +9,12 @@ import { checkCount, leastBlocks, leastRun } from './depth.js'
 export async function pruneBlocks(subject: Subject, options: Choice): Promise<Decision> {
   const { checkpoint, spec } = subject
   const scores = subject.scores as Scores
-  const { method, remove = 1, tokens = 'all', layout = 'masked' } = options
+  const { method, remove = 1, positions = 'all', layout = 'masked' } = options
   const layers = spec.language.layers.length
   const read = (name: string) => scores.read(name)
   checkCount(remove, layers)
   const blockScores = await read(
-    method === 'bi' ? 'block_influence' : method === 'ablation' ? `importance/${tokens}` : `angular/${remove}`,
+    method === 'bi' ? 'block_influence' : method === 'ablation' ? `importance/${positions}` : `angular/${remove}`,
   )
   const blocks = method === 'angular' ? leastRun(blockScores, remove, layers) : leastBlocks(blockScores, remove)
   const gone = new Set(blocks)

@@ -1,7 +1,7 @@
 /**
- * SparseGPT (arXiv 2301.00774): weights go block by block of columns, and those to the right make up for what went, by the
- * inverse of the Gram matrix of the inputs. The matrix is on the device, turned and in f32; thresholds over a block are
- * found here.
+ * SparseGPT (arXiv 2301.00774): weights go block by block of columns, and those to the right make up for what went, by
+ * the inverse of the Gram matrix of the inputs. The matrix is on the device, turned and in f32; thresholds over a block
+ * are found here.
  */
 
 import type { Checkpoint, CheckpointTensor, Content } from '../checkpoint/index.js'

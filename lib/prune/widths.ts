@@ -55,9 +55,9 @@ function costOf({ units }: ScoredUnits, spec: ModelSpec): number {
 }
 
 /**
- * FLAP's adaptive search over the whole model (AL-AM): scores standardised a layer and kind, one order of all units, cut
- * where their cost comes closest to the share of all cost. The unit at the cut goes; every layer keeps its best unit of
- * each kind. A share of 1 keeps all.
+ * FLAP's adaptive search over the whole model (AL-AM): scores standardised a layer and kind, one order of all units,
+ * cut where their cost comes closest to the share of all cost. The unit at the cut goes; every layer keeps its best
+ * unit of each kind. A share of 1 keeps all.
  */
 export function keepGlobal(scored: readonly ScoredUnits[], share: number, spec: ModelSpec): KeptUnits[] {
   if (share === 1)
@@ -94,12 +94,25 @@ export function keepGlobal(scored: readonly ScoredUnits[], share: number, spec: 
 }
 
 /**
- * Every layer keeps the same number of units of a kind: all but int((1 - share) * count), those with the lowest scores (of
- * equal ones the first). Throws ERR_WEIGHTSMITH_ARGUMENT where that would leave none.
+ * Every layer keeps the same number of units of a kind: all but int((1 - share) * count), those with the lowest scores
+ * (of equal ones the first). What a layer's groups keep beyond their share, because part of one cannot go, its neurons
+ * give. Throws ERR_WEIGHTSMITH_ARGUMENT where that would leave none.
  */
-export function keepUniform(scored: readonly ScoredUnits[], share: number): KeptUnits[] {
-  return scored.map(({ layer, units, columns }) => {
-    const dropped = Math.floor((1 - share) * units.count + 1e-9)
+export function keepUniform(
+  scored: readonly ScoredUnits[],
+  share: number,
+  spec: ModelSpec,
+  notes: string[],
+): KeptUnits[] {
+  const whole = ({ units }: ScoredUnits) => Math.floor((1 - share) * units.count + 1e-9)
+  const beyond = (layer: number) =>
+    scored
+      .filter((own) => own.layer === layer && own.units.kind === 'group')
+      .reduce((sum, own) => sum + ((1 - share) * own.units.count - whole(own)) * costOf(own, spec), 0)
+  const kept = scored.map((owner) => {
+    const { layer, units, columns } = owner
+    const more = units.kind === 'neuron' ? beyond(layer) / costOf(owner, spec) : 0
+    const dropped = Math.floor((1 - share) * units.count + more + 1e-9)
     if (dropped >= units.count) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_ARGUMENT',
@@ -112,6 +125,17 @@ export function keepUniform(scored: readonly ScoredUnits[], share: number): Kept
     for (const index of order.slice(0, dropped)) kept[index] = false
     return { layer, units, kept }
   })
+  const coarse = kept.find(({ layer, units }) => units.kind === 'group' && beyond(layer) > 1e-6)
+  if (coarse !== undefined) {
+    const { units, kept: stays } = coarse
+    const left = stays.filter((stay) => stay).length
+    const instead = kept.some((own) => own.layer === coarse.layer && own.units.kind === 'neuron')
+    notes.push(
+      `Of ${units.count} KV groups ${left} stay, because part of one cannot go for a share of ${share}` +
+        `${instead ? '; as many parameters of neurons go instead.' : ', so that more stays than was asked for.'}`,
+    )
+  }
+  return kept
 }
 
 export function nameOf({ kind }: Units): string {

@@ -77,9 +77,9 @@ export function analysisPage({ base, data, importance, models, device }: Analyze
       ]),
     },
   })
-  const top = Math.max(...models.flatMap(({ diff }) => diff.cells.map(({ relative }) => relative ?? 0)))
+  const among = models.flatMap(({ diff }) => diff.cells.flatMap(({ relative }) => relative ?? []))
   for (const { model, diff } of models)
-    sections.push({ title: `${shortName(model)}: layers and modules`, figure: changeMap(diff, top) })
+    sections.push({ title: `${shortName(model)}: layers and modules`, figure: changeMap(diff, among) })
   return {
     title: `What improving has changed in ${shortName(base)}`,
     summary: 'Weight change of self-improved models, against the importance of the layers of the model they come from.',

@@ -45,6 +45,13 @@ export function binned(series: readonly ArrayLike<number>[], count: number, log 
   return { edges, shares, left }
 }
 
+/** The least value, the bounds of `count` runs of as many values each in order of size, and the largest one. */
+export function quantiles(values: readonly number[], count: number): number[] {
+  const sorted = [...values].sort((a, b) => a - b)
+  const last = Math.max(0, sorted.length - 1)
+  return Array.from({ length: count + 1 }, (_, i) => sorted[Math.floor((i * last) / count)] ?? 0)
+}
+
 /** The share kept of each of `count` groups of neighbours, or of every unit where there are no more than that. */
 export function keptShares(kept: ArrayLike<number | boolean>, count: number): number[] {
   const groups = Math.min(count, kept.length)

@@ -11,8 +11,8 @@ export function layerNames(layers: readonly { layer: string }[]): (layer: string
   return (layer) => (stacks.size > 1 ? layer : layer.replace(/^.*\.(\d+)$/, 'layer $1'))
 }
 
-/** ‖Δ‖ / ‖A‖ of every layer and module. `top`: the value of the darkest colour, where maps share a scale. */
-export function changeMap({ layers, modules, cells }: DiffReport, top?: number): PageHeatMap {
+/** ‖Δ‖ / ‖A‖ of every layer and module. `among`: values of all maps that share a scale. */
+export function changeMap({ layers, modules, cells }: DiffReport, among?: readonly number[]): PageHeatMap {
   const named = layerNames(layers)
   return {
     kind: 'heat',
@@ -25,7 +25,7 @@ export function changeMap({ layers, modules, cells }: DiffReport, top?: number):
       value: relative,
       note: `mean |Δ| ${meanAbs.toExponential(3)}, ${share(changed)} changed`,
     })),
-    top,
+    among,
   }
 }
 

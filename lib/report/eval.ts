@@ -1,6 +1,9 @@
-/** The report of `eval`: how well a model predicts data sets, how losses are spread over their lines, and where the model errs. */
+/**
+ * The report of `eval`: how well a model predicts data sets, how losses are spread over their lines, and where the
+ * model errs.
+ */
 
-import type { EvalReport } from '../eval/evaluate.js'
+import type { EvalReport, EvalSetReport } from '../eval/evaluate.js'
 import { shortName } from './html.js'
 import type { Page, PageSection } from './page.js'
 
@@ -17,20 +20,18 @@ const abouts: Record<EvalReport['metric'], string> = {
   choice: 'Share of the questions whose right choice is the likeliest for the model: higher is better.',
 }
 
-export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outcome[]): Page {
-  const [first] = reports
-  if (first === undefined) return { title: 'An evaluation of nothing', sections: [] }
-  const { metric, model, device } = first
+/** `outcomes`: what `onLine` got. */
+export function evalPage({ metric, model, device, sets }: EvalReport, outcomes: readonly Outcome[]): Page {
   const share = metric === 'exact-match' || metric === 'choice'
   const value = (number: number | undefined) =>
     number === undefined ? '-' : share ? `${(100 * number).toFixed(2)} %` : number.toFixed(4)
-  const more: [name: string, of: (report: EvalReport) => string][] = (
+  const more: [name: string, of: (set: EvalSetReport) => string][] = (
     [
-      ['answers alone', (report) => value(report.answers)],
-      ['bits a byte', (report) => report.bitsPerByte?.toFixed(4) ?? '-'],
-      ['by the length of choices', (report) => value(report.normalized)],
-    ] as [string, (report: EvalReport) => string][]
-  ).filter(([, of]) => reports.some((report) => of(report) !== '-'))
+      ['answers alone', (set) => value(set.answers)],
+      ['bits a byte', (set) => set.bitsPerByte?.toFixed(4) ?? '-'],
+      ['by the length of choices', (set) => value(set.normalized)],
+    ] as [string, (set: EvalSetReport) => string][]
+  ).filter(([, of]) => sets.some((set) => of(set) !== '-'))
   const sections: PageSection[] = [
     {
       title: 'Data sets',
@@ -38,22 +39,20 @@ export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outc
       figure: {
         kind: 'table',
         head: ['data', 'lines', 'tokens', metric, ...more.map(([name]) => name)],
-        rows: reports.map((report) => [
-          report.data,
-          report.examples,
-          report.tokens,
-          value(report.value),
-          ...more.map(([, of]) => of(report)),
+        rows: sets.map((set) => [
+          ...[set.data, set.examples, set.tokens],
+          value(set.value),
+          ...more.map(([, of]) => of(set)),
         ]),
       },
     },
-    ...(share ? [] : lossSections(reports, outcomes)),
-    ...(metric === 'choice' ? marginSections(reports, outcomes) : []),
-    ...(share ? errorSections(reports, outcomes, metric) : []),
+    ...(share ? [] : lossSections(sets, outcomes)),
+    ...(metric === 'choice' ? marginSections(sets, outcomes) : []),
+    ...(share ? errorSections(sets, outcomes, metric) : []),
   ]
   return {
     title: `How well ${shortName(model)} does: ${metric}`,
-    summary: reports.map((report) => `${shortName(report.data)}: ${value(report.value)}`).join('; '),
+    summary: sets.map((set) => `${shortName(set.data)}: ${value(set.value)}`).join('; '),
     facts: [
       ['model', model],
       ['device', device],
@@ -63,7 +62,7 @@ export function evalPage(reports: readonly EvalReport[], outcomes: readonly Outc
 }
 
 /** Losses of the lines of each data set, and the lines with the largest. */
-function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): PageSection[] {
+function lossSections(sets: readonly EvalSetReport[], outcomes: readonly Outcome[]): PageSection[] {
   const losses = outcomes
     .filter(({ tokens }) => Number(tokens) > 0)
     .map((line) => ({ ...line, loss: Number(line.nll) / Number(line.tokens) }) as Outcome & { loss: number })
@@ -75,7 +74,7 @@ function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome
       figure: {
         kind: 'histogram',
         label: 'loss a token',
-        series: reports.map(({ data }) => ({
+        series: sets.map(({ data }) => ({
           name: shortName(data),
           values: losses.filter((line) => line.data === data).map(({ loss }) => loss),
         })),
@@ -98,7 +97,7 @@ function lossSections(reports: readonly EvalReport[], outcomes: readonly Outcome
 }
 
 /** By how much the right choice is likelier than the best of the others. */
-function marginSections(reports: readonly EvalReport[], outcomes: readonly Outcome[]): PageSection[] {
+function marginSections(sets: readonly EvalSetReport[], outcomes: readonly Outcome[]): PageSection[] {
   const margin = ({ losses, answer }: Outcome) => {
     const own = losses as number[]
     const others = own.filter((_, i) => i !== answer)
@@ -112,7 +111,7 @@ function marginSections(reports: readonly EvalReport[], outcomes: readonly Outco
         kind: 'histogram',
         label: 'margin of the right choice',
         threshold: 0,
-        series: reports.map(({ data }) => ({
+        series: sets.map(({ data }) => ({
           name: shortName(data),
           values: outcomes.filter((line) => line.data === data).map(margin),
         })),
@@ -122,13 +121,13 @@ function marginSections(reports: readonly EvalReport[], outcomes: readonly Outco
 }
 
 function errorSections(
-  reports: readonly EvalReport[],
+  sets: readonly EvalSetReport[],
   outcomes: readonly Outcome[],
   metric: 'exact-match' | 'choice',
 ): PageSection[] {
   const wrong = outcomes.filter(({ right }) => right !== true)
-  const each = Math.ceil(shown / reports.length)
-  const few = reports.flatMap(({ data }) => wrong.filter((line) => line.data === data).slice(0, each))
+  const each = Math.ceil(shown / sets.length)
+  const few = sets.flatMap(({ data }) => wrong.filter((line) => line.data === data).slice(0, each))
   const given = (line: Outcome): [string, string] =>
     metric === 'choice'
       ? [choiceOf(line, line.answer), choiceOf(line, line.picked)]

@@ -4,7 +4,7 @@
  */
 
 import type * as Plots from '@observablehq/plot'
-import { binned, keptShares } from './bins.js'
+import { binned, keptShares, quantiles } from './bins.js'
 import { escaped, shown, tableHtml } from './html.js'
 import type { PageCurves, PageFigure, PageHeatMap, PageHistogram, PageKeptMap } from './page.js'
 import { lines, steps } from './style.js'
@@ -53,20 +53,17 @@ export async function plotter(): Promise<Draw> {
 type Plot = typeof Plots
 type Svg = (title: string, options: Plots.PlotOptions) => string
 
-function heat(plot: Plot, svg: Svg, title: string, { label, rows, columns, cells, top }: PageHeatMap): string {
+function heat(plot: Plot, svg: Svg, title: string, { label, rows, columns, cells, among }: PageHeatMap): string {
   const isKnown = (value: number | null): value is number => value !== null && Number.isFinite(value)
-  const known = cells.map(({ value }) => value).filter(isKnown)
-  const low = Math.min(0, ...known)
-  const high = Math.max(top ?? Math.max(low, ...known), low + Number.MIN_VALUE)
-  const step = (value: number) =>
-    Math.min(steps - 1, Math.floor(steps * Math.sqrt(Math.max(0, value - low) / (high - low))))
+  const bounds = quantiles((among ?? cells.map(({ value }) => value)).filter(isKnown), steps)
+  const step = (value: number) => bounds.slice(1, -1).filter((bound) => bound < value).length
   const roomy = width / columns.length >= 46 && rows.length <= 64
   const tall = rows.length <= 24 ? 27 : rows.length <= 64 ? 20 : 10
   const data = cells.map((cell) => ({
     ...cell,
     colour: isKnown(cell.value) ? `var(--h${step(cell.value)})` : 'var(--line)',
     ink: isKnown(cell.value) ? `var(--i${step(cell.value)})` : 'var(--dim)',
-    text: isKnown(cell.value) ? shown(Number(cell.value.toPrecision(3))) : '–',
+    text: isKnown(cell.value) ? shown(cell.value, 3) : '–',
     says: `${cell.row}, ${cell.column}: ${isKnown(cell.value) ? shown(cell.value) : 'unknown'}${cell.note ? `; ${cell.note}` : ''}`,
   }))
   const side = margin(rows)
@@ -94,12 +91,12 @@ function heat(plot: Plot, svg: Svg, title: string, { label, rows, columns, cells
       return value === undefined || value === null ? '–' : value
     }),
   ])
-  return scale(label, low, high) + wide(title, drawing) + details(title, ['', ...columns], table)
+  return scale(label, bounds) + wide(title, drawing) + details(title, ['', ...columns], table)
 }
 
 /** The colours from the lowest value to the highest. */
-function scale(label: string, low: number, high: number): string {
-  const bound = (i: number) => shown(Number((low + (high - low) * (i / steps) ** 2).toPrecision(3)))
+function scale(label: string, bounds: readonly number[]): string {
+  const bound = (i: number) => shown(bounds[i] ?? 0, 3)
   const ramp = Array.from(
     { length: steps },
     (_, i) => `<i style="background:var(--h${i})" title="${bound(i)} to ${bound(i + 1)}"></i>`,
@@ -309,7 +306,7 @@ function keptMap(plot: Plot, svg: Svg, title: string, { unit, rows }: PageKeptMa
 
 /** Powers of ten of a scale of ratios. */
 function tick(value: number): string {
-  return value < 1e-3 || value >= 1e6 ? value.toExponential() : shown(value)
+  return value < 1e-3 || value >= 1e6 ? value.toExponential() : String(Number(value.toPrecision(4)))
 }
 
 /** Room for the names of rows. */

@@ -10,12 +10,16 @@ export function shortName(path: string): string {
   return path.replace(/[\\/]+$/, '').replace(/^.*[\\/]/, '')
 }
 
-/** Four digits that matter; powers of ten where there would be a row of zeros. */
-export function shown(value: number): string {
+/**
+ * Figures with as many digits that matter each, zeros at the end too; powers of ten where there would be a row of
+ * zeros.
+ */
+export function shown(value: number, digits = 4): string {
   if (!Number.isFinite(value)) return String(value)
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString('en-US')
   const size = Math.abs(value)
-  return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)))
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(2)
+  return size < 10 ** digits ? value.toPrecision(digits) : Math.round(value).toLocaleString('en-US')
 }
 
 export function tableHtml(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {

@@ -1,4 +1,6 @@
-/** The report of `manu`: what is forgotten and kept at every alpha, and which layers and modules carry the forget set. */
+/**
+ * The report of `manu`: what is forgotten and kept at every alpha, and which layers and modules carry the forget set.
+ */
 
 import type { ManuAnswers, ManuReport } from '../workflows/manu/index.js'
 import type { Page, PageSection } from './page.js'

@@ -24,7 +24,10 @@ export interface PageTable {
   rows: readonly (readonly (string | number)[])[]
 }
 
-/** Rows downward, columns across, a colour a cell. Colours follow the square root, from zero (or the lowest) to `top`. */
+/**
+ * Rows downward, columns across, a colour a cell. Every colour is for as many values, so that one large cell leaves the
+ * others apart.
+ */
 export interface PageHeatMap {
   kind: 'heat'
   /** What the values are: `‖Δ‖ / ‖A‖`. */
@@ -33,8 +36,8 @@ export interface PageHeatMap {
   columns: readonly string[]
   /** `note` is added to what a cell says when pointed at. A value of null is shown as unknown. */
   cells: readonly { row: string; column: string; value: number | null; note?: string | undefined }[]
-  /** The value of the darkest colour, where several maps share one scale. Defaults to the largest value. */
-  top?: number | undefined
+  /** Values of all maps, where several share one scale. Defaults to those of the cells. */
+  among?: readonly number[] | undefined
 }
 
 /** Lines over one axis, in panels one above the other, each with a scale of its own. */

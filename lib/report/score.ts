@@ -6,7 +6,9 @@ import type { ScoreReport } from '../score/score.js'
 import { shortName } from './html.js'
 import type { Page, PageSection } from './page.js'
 
-/** Vectors of a score file, one value an input or output of a linear: what is before the linear's name, and what it is. */
+/**
+ * Vectors of a score file, one value an input or output of a linear: what is before the linear's name, and what it is.
+ */
 const vectors: readonly [prefix: string, title: string, about: string][] = [
   ['norm', 'Norms of inputs', '‖X‖ of every input of a linear over all tokens; Wanda multiplies weights by it.'],
   ['fluctuation', 'Fluctuation of inputs', 'How much inputs of heads and neurons vary around their mean (FLAP).'],

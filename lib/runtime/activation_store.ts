@@ -13,6 +13,12 @@ interface Spilled {
   bytes: number
 }
 
+/** `length`: of the values, which can be had one stream at a time. */
+export interface WaitingRows {
+  length: number
+  values(): Promise<Float32Array<ArrayBuffer>>
+}
+
 export class ActivationStore {
   private readonly kept = new Map<number, Float32Array<ArrayBuffer>>()
   private readonly spilled = new Map<number, Spilled>()
@@ -67,9 +73,13 @@ export class ActivationStore {
     return new Float32Array(bytes.buffer)
   }
 
-  /** All numbers that something waits under. */
-  keys(): number[] {
-    return [...this.kept.keys(), ...this.spilled.keys()]
+  /** All that waits, by number; rows are read when they are asked for. */
+  entries(): Map<number, WaitingRows> {
+    const entry = (key: number, length: number) => [key, { length, values: () => this.get(key) }] as const
+    return new Map([
+      ...[...this.kept].map(([key, rows]) => entry(key, rows.length)),
+      ...[...this.spilled].map(([key, { bytes }]) => entry(key, bytes / 4)),
+    ])
   }
 
   async close(): Promise<void> {

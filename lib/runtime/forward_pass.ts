@@ -1,7 +1,6 @@
 /** One pass of a model whose weights are on the device: its images, then its tokens, through the stacks of the spec. */
 
 import type { ModelSpec, Vision } from '../architectures/index.js'
-import type { NativeDevice, NativeDispatch, NativeWork } from '../native/border.js'
 import { recordWords } from '../native/parameters.js'
 import { ActivationStatistics } from './activation_statistics.js'
 import {
@@ -12,8 +11,10 @@ import {
   packTokens,
   type SamplingParams,
 } from './kernels.js'
+import { type ImagePixels, imageTokens, patchesOf } from './patches.js'
 import type { Buffers, Program } from './program.js'
-import type { HookPoint, StatisticSpec } from './statistics.js'
+import type { StatisticSpec } from './statistics.js'
+import { type OnDevice, Work } from './work.js'
 
 /** One token of a pass. */
 export interface PackedToken {
@@ -30,9 +31,6 @@ export interface PackedToken {
    */
   image?: { pixels: ImagePixels; row: number } | undefined
 }
-
-/** A normalised image, [channels, height, width] of the size that the model sees. */
-export type ImagePixels = Float32Array
 
 export interface ForwardOptions {
   /** Rows of the cache that are copied before anything else: sequences that begin alike. */
@@ -69,7 +67,10 @@ export interface PassOptions {
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
   statistics?: readonly StatisticSpec[] | undefined
-  /** Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults to all. */
+  /**
+   * Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults
+   * to all.
+   */
   depth?: number | undefined
   /** Whether the head is run behind the last layer; without it there are no losses. Defaults to true. */
   head?: boolean | undefined
@@ -85,258 +86,220 @@ export interface PassOptions {
  * What the partition of a model on the device makes of tokens: losses, or the residual stream for the next partition.
  */
 export async function runPass(
-  { device, resident, buffers }: OnDevice,
+  model: OnDevice,
   spec: ModelSpec,
   tokens: readonly PackedToken[],
   wanted: ForwardOptions,
   options: PassOptions = {},
-): Promise<ForwardOutput & { x?: Float32Array<ArrayBuffer> }> {
-  const work = new Work(device, resident)
-  const { language, vision, partition, captured } = buffers
-  const { from, skip, residualDelta, depth = spec.language.layers.length, head = true } = options
-  const statistics = new ActivationStatistics(work, captured, options, tokens.length)
+): Promise<PassOutput> {
+  return new ForwardPass(model, spec, tokens, wanted, options).run()
+}
 
-  const layer = async (program: Program, index: number, rows: number) => {
-    for (const op of program.stack.layers[index]?.ops ?? []) {
-      const hooks = op.op === 'linear' ? op : undefined
-      const [outputs = 0, columns = 0] = spec.tensors.get(hooks?.weight ?? '') ?? []
-      if (hooks) await statistics.capture({ weight: hooks.weight, side: 'input' }, program.activation(hooks.x), columns)
-      work.add(program.op(op, index, rows))
-      if (hooks)
-        await statistics.capture({ weight: hooks.weight, side: 'output' }, program.activation(hooks.y), outputs)
-    }
+/** `x`: the residual stream, where the pass ends before the last layer. */
+type PassOutput = ForwardOutput & { x?: Float32Array<ArrayBuffer> }
+
+class ForwardPass {
+  private readonly buffers: Buffers
+  private readonly work: Work
+  private readonly statistics: ActivationStatistics
+  /** Layers that are run at most. */
+  private readonly depth: number
+  /** Each image once. */
+  private readonly images: ReadonlySet<ImagePixels>
+  /** Where there are images to encode. */
+  private readonly encoder: (Vision & { program: Program }) | undefined
+  /** Residual streams that are asked for. */
+  private readonly hidden: Float32Array[] = []
+
+  constructor(
+    { device, resident, buffers }: OnDevice,
+    private readonly spec: ModelSpec,
+    private readonly tokens: readonly PackedToken[],
+    private readonly wanted: ForwardOptions,
+    private readonly options: PassOptions,
+  ) {
+    this.buffers = buffers
+    this.work = new Work(device, resident)
+    this.statistics = new ActivationStatistics(this.work, buffers.captured, options, tokens.length)
+    this.depth = options.depth ?? spec.language.layers.length
+    this.images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels])))
+    const encodes = this.images.size > 0 && options.from === undefined
+    this.encoder = encodes && buffers.vision && spec.vision ? { program: buffers.vision, ...spec.vision } : undefined
   }
-  const isMeasured = (program: Program, index: number) =>
-    program.stack.layers[index]?.ops.some((op) => op.op === 'linear' && statistics.has(op.weight)) === true
 
-  const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels])))
-  const seen = vision && spec.vision && images.size > 0 && !from ? { program: vision, ...spec.vision } : undefined
-  let features: ForwardOutput['images']
-  if (seen !== undefined) {
-    const { program } = seen
-    const rows = images.size * seen.stack.attention.sequenceLength
+  async run(): Promise<PassOutput> {
+    const { depth } = this
+    const { partition } = this.buffers
+    const images = this.encoder && (await this.encodeImages(this.encoder))
+    if (depth === 0) return this.endWithoutHead()
+    this.writeTokens()
+    this.copyCacheRows()
+    await this.fillResidualStream()
+    await this.runLayers()
+    // The head may be a partition of its own, behind the last layer.
+    const head = this.options.head !== false && depth === this.spec.language.layers.length
+    if (!partition.leave && (head || partition.end < depth)) return this.endWithStream(images)
+    const { outputs = this.tokens.length } = this.wanted
+    return head && outputs > 0 ? this.runHead(outputs, images) : this.endWithoutHead()
+  }
+
+  /** The vision encoder over all images; its residual stream and features, where they are asked for. */
+  private async encodeImages(encoder: Vision & { program: Program }): Promise<ForwardOutput['images']> {
+    const { work, images, wanted } = this
+    const { program, stack, layers, patches, features } = encoder
+    const rows = images.size * stack.attention.sequenceLength
     const hidden: Float32Array[] = []
     const look = async () => {
       if (wanted.hidden) hidden.push(await work.activation(program, 'x', rows))
     }
-    work.write(program.tokens, imageTokens(images.size, seen))
-    work.write(program.activation(seen.patches), patchesOf([...images], seen))
+    work.write(program.tokens, imageTokens(images.size, encoder))
+    work.write(program.activation(patches), patchesOf([...images], encoder))
     work.add(program.embed(rows))
     await look()
     for (const index of program.stack.layers.keys()) {
-      if (index === seen.layers) work.add(program.final(rows))
+      if (index === layers) work.add(program.final(rows))
       // The layers past those that the features come from are only run to be looked at.
-      if (index >= seen.layers && !wanted.hidden && !isMeasured(program, index)) continue
-      await layer(program, index, rows)
+      if (index >= layers && !wanted.hidden && !this.isMeasured(program, index)) continue
+      await this.runLayer(program, index, rows)
       await look()
     }
-    if (seen.layers === program.stack.layers.length) work.add(program.final(rows))
-    if (wanted.hidden) features = { hidden, features: await work.activation(program, seen.features, rows) }
+    if (layers === program.stack.layers.length) work.add(program.final(rows))
+    return wanted.hidden ? { hidden, features: await work.activation(program, features, rows) } : undefined
   }
 
-  if (depth === 0) {
-    await work.read()
-    await statistics.flush()
-    return nothing()
+  private writeTokens(): void {
+    const { work, tokens, encoder } = this
+    const { language } = this.buffers
+    const order = new Map([...this.images].map((pixels, i) => [pixels, i]))
+    /** What stands for a row of an image has an id past the vocabulary: its row among all features. */
+    const idOf = ({ id, image }: PackedToken) => {
+      if (image === undefined || encoder === undefined) return id
+      const { stack, skipped } = encoder
+      const first = (order.get(image.pixels) ?? 0) * stack.attention.sequenceLength
+      return this.spec.vocabulary + first + skipped + image.row
+    }
+    work.write(language.tokens, packTokens(tokens.map((token) => ({ ...token, id: idOf(token) }))))
+    const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
+    const angles = language.anglesFor(longest)
+    if (angles !== undefined) work.write(angles.buffer, angles.table)
   }
 
-  const rows = tokens.length
-  const order = new Map([...images].map((pixels, i) => [pixels, i]))
-  /** What stands for a row of an image has an id past the vocabulary: its row among all features. */
-  const idOf = ({ id, image }: PackedToken) => {
-    if (image === undefined || seen === undefined) return id
-    return (
-      spec.vocabulary + (order.get(image.pixels) ?? 0) * seen.stack.attention.sequenceLength + seen.skipped + image.row
-    )
+  private copyCacheRows(): void {
+    const { copies = [] } = this.wanted
+    if (copies.length === 0 || this.options.from !== undefined) return
+    const { language } = this.buffers
+    this.work.write(language.copies, Uint32Array.from(copies.flatMap(({ from, to }) => [from, to])))
+    this.work.add(language.repeat(copies.length))
   }
-  work.write(language.tokens, packTokens(tokens.map((token) => ({ ...token, id: idOf(token) }))))
-  const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
-  const angles = language.anglesFor(longest)
-  if (angles !== undefined) work.write(angles.buffer, angles.table)
 
-  const hidden: Float32Array[] = []
-  const look = async (boundary: number) => {
-    const see = options.residualStream?.(boundary)
-    if (!wanted.hidden && see === undefined) return
-    const x = await work.activation(language, 'x', rows)
-    if (wanted.hidden) hidden.push(x)
+  /** By tokens and features of images, or by what an earlier partition left. */
+  private async fillResidualStream(): Promise<void> {
+    const { work, buffers } = this
+    const { from } = this.options
+    const rows = this.tokens.length
+    if (from !== undefined) return work.write(buffers.language.activation('x'), from.x)
+    work.add(buffers.language.embed(rows))
+    if (this.encoder !== undefined) work.add(buffers.splice(rows))
+    await this.lookAt(0)
+  }
+
+  private async runLayers(): Promise<void> {
+    const { language, partition } = this.buffers
+    const { from, skip, residualDelta } = this.options
+    for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, this.depth); index++) {
+      if (skip?.has(index)) continue
+      const run = () => this.runLayer(language, index, this.tokens.length)
+      if (residualDelta) residualDelta(index, await this.withResidualDelta(run))
+      else await run()
+      await this.lookAt(index + 1)
+    }
+  }
+
+  private async runLayer(program: Program, index: number, rows: number): Promise<void> {
+    const { work, statistics, spec } = this
+    for (const op of program.stack.layers[index]?.ops ?? []) {
+      if (op.op !== 'linear') {
+        work.add(program.op(op, index, rows))
+        continue
+      }
+      const { weight, x, y } = op
+      const [outputs = 0, columns = 0] = spec.tensors.get(weight) ?? []
+      await statistics.capture({ weight, side: 'input' }, program.activation(x), columns)
+      work.add(program.op(op, index, rows))
+      await statistics.capture({ weight, side: 'output' }, program.activation(y), outputs)
+    }
+  }
+
+  private isMeasured(program: Program, index: number): boolean {
+    const ops = program.stack.layers[index]?.ops ?? []
+    return ops.some((op) => op.op === 'linear' && this.statistics.has(op.weight))
+  }
+
+  /** Runs a layer, and gives how it moves every row of the residual stream. */
+  private async withResidualDelta(run: () => Promise<void>): Promise<Float32Array> {
+    const { work } = this
+    const { language, captured } = this.buffers
+    const x = language.activation('x')
+    const rows = this.tokens.length
+    const width = this.spec.language.activations.x ?? 0
+    work.add([kernels.kvStore(language.tokens, x, captured.before, rows, width)])
+    await run()
+    work.add([kernels.residualDelta({ a: captured.before, b: x, y: captured.residualDelta }, rows, width)])
+    const [bytes] = await work.read([captured.residualDelta, recordWords('ResidualDelta') * rows])
+    return new Float32Array(bytes ?? [])
+  }
+
+  /** Reads the residual stream before layer `boundary`, where somebody wants to see it. */
+  private async lookAt(boundary: number): Promise<void> {
+    const see = this.options.residualStream?.(boundary)
+    if (!this.wanted.hidden && see === undefined) return
+    const x = await this.work.activation(this.buffers.language, 'x', this.tokens.length)
+    if (this.wanted.hidden) this.hidden.push(x)
     see?.(x)
   }
-  const { copies = [] } = wanted
-  if (copies.length > 0 && from === undefined) {
-    work.write(language.copies, Uint32Array.from(copies.flatMap(({ from: one, to }) => [one, to])))
-    work.add(language.repeat(copies.length))
-  }
-  const x = language.activation('x')
-  const width = spec.language.activations.x ?? 0
-  if (from === undefined) {
-    work.add(language.embed(rows))
-    if (seen !== undefined) work.add(buffers.splice(rows))
-    await look(0)
-  } else {
-    work.write(x, from.x)
-  }
-  for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, depth); index++) {
-    if (skip?.has(index)) continue
-    if (residualDelta) work.add([kernels.kvStore(language.tokens, x, captured.before, rows, width)])
-    await layer(language, index, rows)
-    if (residualDelta) {
-      work.add([kernels.residualDelta({ a: captured.before, b: x, y: captured.residualDelta }, rows, width)])
-      const [bytes] = await work.read([captured.residualDelta, recordWords('ResidualDelta') * rows])
-      residualDelta(index, new Float32Array(bytes ?? []))
-    }
-    await look(index + 1)
-  }
-  if (!partition.leave && partition.end < depth) {
-    const stream = await work.activation(language, 'x', rows)
-    await statistics.flush()
-    return { ...nothing(), x: stream, ...(wanted.hidden && { hidden }), ...(features && { images: features }) }
-  }
-  const outputs = head && depth >= partition.end ? (wanted.outputs ?? rows) : 0
-  if (outputs === 0) {
-    await work.read()
-    await statistics.flush()
+
+  private async endWithoutHead(): Promise<PassOutput> {
+    await this.work.read()
+    await this.statistics.flush()
     return nothing()
   }
-  work.add(language.final(outputs))
-  const normed = wanted.hidden ? await work.activation(language, spec.head.x, outputs) : undefined
 
-  const logits = wanted.logits ? new Float32Array(outputs * spec.vocabulary) : undefined
-  const sampling = tokens.slice(0, outputs).map(({ sampling }) => sampling)
-  const drawn = sampling.some((params) => params !== undefined)
-  if (drawn) work.write(buffers.sampling, packSamplingParams(sampling))
-  for (let from = 0; from < outputs; from += buffers.headRows) {
-    const count = Math.min(buffers.headRows, outputs - from)
-    work.add(buffers.head(from, count, drawn))
-    if (logits === undefined) continue
-    const [bytes] = await work.read([buffers.logits, count * spec.vocabulary])
-    logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
+  /** The residual stream goes on to the next partition. */
+  private async endWithStream(images: ForwardOutput['images']): Promise<PassOutput> {
+    const x = await this.work.activation(this.buffers.language, 'x', this.tokens.length)
+    await this.statistics.flush()
+    return { ...nothing(), x, ...(this.wanted.hidden && { hidden: this.hidden }), ...(images && { images }) }
   }
-  const [losses, best] = await work.read([buffers.losses, lossWords * outputs], [buffers.best, outputs])
-  await statistics.flush()
-  return {
-    nll: lossesOf(new Float32Array(losses ?? [])),
-    best: new Uint32Array(best ?? []),
-    ...(logits === undefined ? {} : { logits }),
-    ...(normed === undefined ? {} : { hidden, normed }),
-    ...(features === undefined ? {} : { images: features }),
+
+  /** Logits of the first `outputs` tokens, a few rows at a time, and what follows from them. */
+  private async runHead(outputs: number, images: ForwardOutput['images']): Promise<PassOutput> {
+    const { work, buffers, spec, wanted } = this
+    work.add(buffers.language.final(outputs))
+    const normed = wanted.hidden ? await work.activation(buffers.language, spec.head.x, outputs) : undefined
+    const logits = wanted.logits ? new Float32Array(outputs * spec.vocabulary) : undefined
+    const sampling = this.tokens.slice(0, outputs).map(({ sampling }) => sampling)
+    const drawn = sampling.some((params) => params !== undefined)
+    if (drawn) work.write(buffers.sampling, packSamplingParams(sampling))
+    for (let from = 0; from < outputs; from += buffers.headRows) {
+      const count = Math.min(buffers.headRows, outputs - from)
+      work.add(buffers.head(from, count, drawn))
+      if (logits === undefined) continue
+      const [bytes] = await work.read([buffers.logits, count * spec.vocabulary])
+      logits.set(new Float32Array(bytes ?? []), from * spec.vocabulary)
+    }
+    const [losses, best] = await work.read([buffers.losses, lossWords * outputs], [buffers.best, outputs])
+    await this.statistics.flush()
+    return {
+      nll: lossesOf(new Float32Array(losses ?? [])),
+      best: new Uint32Array(best ?? []),
+      ...(logits && { logits }),
+      ...(normed && { hidden: this.hidden, normed }),
+      ...(images && { images }),
+    }
   }
 }
 
 /** What a pass says that ends before the head. */
 function nothing(): ForwardOutput {
   return { nll: new Float32Array(), best: new Uint32Array() }
-}
-
-/** Which sums of |W| and W² are asked for: of every input over the outputs, or of every output over the inputs. */
-export interface WeightSums {
-  names: ReadonlySet<string>
-  by?: 'input' | 'output'
-  /** Is given both sums of each, in turn. */
-  add: (name: string, sums: Float32Array) => void
-}
-
-type OnDevice = { device: NativeDevice; resident: number; buffers: Buffers }
-
-/** Sums of the linears of this partition that are named, for their inputs or their outputs. */
-export async function readSums(
-  { device, resident, buffers }: OnDevice,
-  { names, add, by = 'input' }: WeightSums,
-): Promise<void> {
-  for (const [name, blocks] of buffers.tensors) {
-    if (!names.has(name)) continue
-    const work = new Work(device, resident)
-    const outputs = blocks.reduce((sum, { rows }) => sum + rows, 0)
-    const words = recordWords('WeightSums') * (by === 'output' ? outputs : (blocks[0]?.columns ?? 0))
-    work.write(buffers.captured.weights, new Float32Array(words))
-    work.add(blocks.map((block) => kernels.weightSums(block, buffers.captured.weights, by)))
-    const [bytes] = await work.read([buffers.captured.weights, words])
-    add(name, new Float32Array(bytes ?? []))
-  }
-}
-
-/** Bytes of a Gram matrix that are read at a time. */
-const gramBytes = 2 ** 24
-
-/** The Gram matrices of this partition, as all passes have left them, in blocks of rows. */
-export async function readGrams(
-  { device, resident, buffers }: OnDevice,
-  add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>,
-): Promise<void> {
-  for (const { hook, width, blocks } of buffers.captured.grams) {
-    if (!buffers.tensors.has(hook.weight)) continue
-    for (const { buffer, first, rows } of blocks) {
-      // A few rows at a time: what is read exists more than once.
-      const most = Math.max(1, Math.floor(gramBytes / (4 * width)))
-      for (let row = 0; row < rows; row += most) {
-        const count = Math.min(most, rows - row)
-        const reads = [{ buffer, offset: 4 * row * width, bytes: 4 * count * width }]
-        const [bytes] = await device.dispatch(resident, { writes: [], dispatches: [], reads })
-        await add(hook, first + row, new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
-      }
-    }
-  }
-}
-
-/** Writes and dispatches that come together until something is read. */
-class Work {
-  private writes: NativeWork['writes'] = []
-  private dispatches: NativeDispatch[] = []
-
-  constructor(
-    private readonly device: NativeDevice,
-    private readonly resident: number,
-  ) {}
-
-  write(buffer: number, { buffer: memory }: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): void {
-    this.writes.push({ buffer, offset: 0, memory: new Uint8Array(memory) })
-  }
-
-  add(dispatches: NativeDispatch[]): void {
-    this.dispatches.push(...dispatches)
-  }
-
-  /** Runs them, and gives the first words of some buffers. */
-  async read(...wants: [buffer: number, words: number][]): Promise<ArrayBuffer[]> {
-    const reads = wants.map(([buffer, count]) => ({ buffer, offset: 0, bytes: 4 * count }))
-    const { writes, dispatches } = this
-    this.writes = []
-    this.dispatches = []
-    const results = await this.device.dispatch(this.resident, { writes, dispatches, reads })
-    return results.map(({ buffer }) => buffer as ArrayBuffer)
-  }
-
-  async activation(program: Program, name: string, rows: number): Promise<Float32Array<ArrayBuffer>> {
-    const [bytes] = await this.read([program.activation(name), rows * (program.stack.activations[name] ?? 0)])
-    return new Float32Array(bytes ?? [])
-  }
-}
-
-/** Every image is a sequence of its own. */
-function imageTokens(count: number, { stack }: Vision): Uint32Array<ArrayBuffer> {
-  const { sequenceLength } = stack.attention
-  return packTokens(
-    Array.from({ length: count * sequenceLength }, (_, row) => ({ id: 0, start: row - (row % sequenceLength), row })),
-  )
-}
-
-/** A row [channels, patch, patch] a patch; the rows that are no patches are 0. */
-function patchesOf(images: readonly ImagePixels[], { stack, size, patch, patches }: Vision): Float32Array<ArrayBuffer> {
-  const width = stack.activations[patches] ?? 0
-  const { sequenceLength } = stack.attention
-  const side = Math.floor(size / patch)
-  const others = sequenceLength - side ** 2
-  const result = new Float32Array(images.length * sequenceLength * width)
-  for (const [i, pixels] of images.entries()) {
-    for (let row = others; row < sequenceLength; row++) {
-      const [top, left] = [Math.floor((row - others) / side) * patch, ((row - others) % side) * patch]
-      let at = (i * sequenceLength + row) * width
-      for (let line = 0; line < width / patch; line++, at += patch) {
-        const [channel, y] = [Math.floor(line / patch), line % patch]
-        const from = (channel * size + top + y) * size + left
-        result.set(pixels.subarray(from, from + patch), at)
-      }
-    }
-  }
-  return result
 }

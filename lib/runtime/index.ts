@@ -1,7 +1,8 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
+export type { WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
-export type { ForwardOptions, ForwardOutput, ImagePixels, PackedToken } from './forward_pass.js'
+export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
 export {
   lossesOf,
   lossWords,
@@ -10,11 +11,12 @@ export {
   packTokens,
   type SamplingParams,
 } from './kernels.js'
-export type { LayerwiseObservers, LayerwiseOptions, ResumePoint } from './layerwise_pass.js'
+export type { LayerwiseObservers, LayerwiseOptions, PassState } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'
 export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } from './ops/index.js'
 export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
+export type { ImagePixels } from './patches.js'
 export {
   ColumnStatistics,
   type Groups,

@@ -46,9 +46,10 @@ export function packSamplingParams(all: readonly (SamplingParams | undefined)[])
   const table = new Uint32Array(samplingWords * all.length)
   for (const [i, params] of all.entries()) {
     if (params === undefined) continue
-    const { topK: top_k, topP: top_p, seed, ...others } = params
+    const { temperature, topK: top_k, topP: top_p, seed, sequence, sample, step } = params
     const [seed_low, seed_high] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
-    table.set(packRecord('Sampling', { ...others, top_k, top_p, seed_low, seed_high }), samplingWords * i)
+    const words = packRecord('Sampling', { temperature, top_k, top_p, step, sample, sequence, seed_low, seed_high })
+    table.set(words, samplingWords * i)
   }
   return table
 }
@@ -188,8 +189,8 @@ export const modelKernels = {
   }),
 
   /**
-   * Statistics of the columns of x over `count` groups of its rows from `first` on: `layout.columnWords` rows a group, in y
-   * from word `start` on. The groups are at word `list` of their buffer.
+   * Statistics of the columns of x over `count` groups of its rows from `first` on: `layout.columnWords` rows a group,
+   * in y from word `start` on. The groups are at word `list` of their buffer.
    */
   columnStats: (
     { groups, x, y }: { groups: number; x: number; y: number },

@@ -6,10 +6,11 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
-import { ActivationStore } from './activation_store.js'
-import type { ForwardOptions, ForwardOutput, PackedToken, PassOptions, WeightSums } from './forward_pass.js'
+import { ActivationStore, type WaitingRows } from './activation_store.js'
+import type { ForwardOptions, ForwardOutput, PackedToken, PassOptions } from './forward_pass.js'
 import type { Partition } from './partition.js'
 import type { HookPoint, StatisticSpec } from './statistics.js'
+import type { WeightSums } from './sums.js'
 
 /**
  * Observers of a layerwise pass, called with the number of the batch; all of them have been through a layer of one
@@ -28,11 +29,14 @@ export interface LayerwiseObservers {
   grams?: { hooks: readonly HookPoint[]; add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void> }
 }
 
-/** Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by number. */
-export interface ResumePoint {
+/**
+ * Where a layerwise pass stands: before which batch, in which partition; and the residual streams that wait there, by
+ * number.
+ */
+export interface PassState {
   partition: number
   batch: number
-  streams(): AsyncIterable<[number, Float32Array<ArrayBuffer>]>
+  streams: ReadonlyMap<number, WaitingRows>
 }
 
 export interface LayerwiseOptions {
@@ -44,7 +48,9 @@ export interface LayerwiseOptions {
   depth?: number | undefined
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
-  /** What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given. */
+  /**
+   * What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given.
+   */
   wanted?: ((batch: number) => ForwardOptions) | undefined
   /** What a partition gave for a batch with no block left out; the last one gives what the model says. */
   onPass?: ((batch: number, pass: ForwardOutput, partition: Partition) => void) | undefined
@@ -53,12 +59,12 @@ export interface LayerwiseOptions {
   /** Called before every pass; what it throws ends the layerwise pass. */
   check?: (() => void) | undefined
   /** Where an earlier layerwise pass of the same kind stood. */
-  from?: ResumePoint | undefined
+  from?: PassState | undefined
   /**
-   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on from. Where Gram matrices
-   * are made it can do so between partitions alone.
+   * Called between batches, and when the layerwise pass ends early there, with what another layerwise pass can go on
+   * from. Where Gram matrices are made it can do so between partitions alone.
    */
-  onResumePoint?: ((point: ResumePoint, last: boolean) => Promise<void>) | undefined
+  onState?: ((state: PassState, last: boolean) => Promise<void>) | undefined
   /** After every pass: layers that batches have been through, of all. */
   onStep?: ((done: number, total: number) => void) | undefined
 }
@@ -96,97 +102,168 @@ export function captureOf({ observers = [] }: LayerwiseOptions): CaptureOptions 
   }
 }
 
+/** Batches go through a model, each as one pass, and are seen by observers; see `Model.layerwisePass`. */
 export async function layerwisePass(
   model: LayerwiseModel,
   batches: readonly (readonly PackedToken[])[],
   options: LayerwiseOptions,
 ): Promise<void> {
-  const { spec } = model
-  const { observers = [], skips = [], wanted, losses, check, onPass, onStep, onResumePoint, from } = options
-  const { depth = spec.language.layers.length } = options
-  const partitions = model.partitions.filter(({ enter, first }) => enter || first < depth)
-  const head = wanted !== undefined || onPass !== undefined || losses !== undefined
-  // Without a block to leave out, all are run.
-  const firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
-  const streams = new ActivationStore(model.room)
-  const lanes = 1 + skips.length
-  const total = batches.length * firsts.reduce((sum, first) => sum + depth - first, depth)
-  let done = 0
-  const warming = new AbortController()
-  let warm: Promise<void> | undefined
-  const grams = observers.some((one) => one.grams !== undefined)
-  /** What is done of a batch cannot be told apart from the rest of it. */
-  let between: ResumePoint | undefined
-  const stand = (partition: number, batch: number): ResumePoint => ({
-    partition,
-    batch,
-    async *streams() {
-      for (const key of streams.keys()) yield [key, await streams.get(key)]
-    },
-  })
+  const pass = new LayerwisePass(model, batches, options)
   try {
-    for await (const [key, rows] of from?.streams() ?? []) await streams.put(key, rows)
-    for (const [number, partition] of partitions.entries()) {
-      const begun = from !== undefined && number <= from.partition
-      if (begun && number < from.partition) {
-        done +=
-          batches.length *
-          firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
+    await pass.run()
+  } finally {
+    await pass.close()
+  }
+}
+
+/**
+ * A batch has a lane for itself, and one for each set of blocks that is left out; a lane's residual stream waits
+ * between partitions.
+ */
+class LayerwisePass {
+  private readonly partitions: readonly Partition[]
+  private readonly observers: readonly LayerwiseObservers[]
+  private readonly skips: readonly ReadonlySet<number>[]
+  /** Where each set begins. Without a block to leave out, all are run. */
+  private readonly firsts: readonly number[]
+  private readonly depth: number
+  private readonly head: boolean
+  private readonly streams: ActivationStore
+  private readonly prefetching = new AbortController()
+  private prefetched: Promise<void> | undefined
+  /** Where another pass could go on; nothing where what is done of a batch cannot be told apart from the rest of it. */
+  private between: { partition: number; batch: number } | undefined
+  /** Layers that batches have been through. */
+  private done = 0
+
+  constructor(
+    private readonly model: LayerwiseModel,
+    private readonly batches: readonly (readonly PackedToken[])[],
+    private readonly options: LayerwiseOptions,
+  ) {
+    const { observers = [], skips = [], depth = model.spec.language.layers.length } = options
+    this.observers = observers
+    this.skips = skips
+    this.firsts = skips.map((skip) => (skip.size === 0 ? 0 : Math.min(...skip)))
+    this.depth = depth
+    this.head = options.wanted !== undefined || options.onPass !== undefined || options.losses !== undefined
+    const whole = this.head && depth === model.spec.language.layers.length
+    // The last partition may be a head without layers.
+    this.partitions = model.partitions.filter(({ enter, first, leave }) => enter || first < depth || (leave && whole))
+    this.streams = new ActivationStore(model.room)
+  }
+
+  async run(): Promise<void> {
+    const { from } = this.options
+    try {
+      for (const [key, { values }] of from?.streams ?? []) await this.streams.put(key, await values())
+      for (const [number, partition] of this.partitions.entries()) {
+        if (from !== undefined && number < from.partition) {
+          this.done += this.batches.length * this.layersOfBatch(partition)
+        } else {
+          await this.runPartition(number, partition)
+        }
+      }
+    } catch (error) {
+      await this.reportState(true)
+      throw error
+    }
+  }
+
+  async close(): Promise<void> {
+    this.prefetching.abort()
+    await this.prefetched
+    await this.streams.close()
+  }
+
+  /** All batches go through a partition, but for those that went through it in an earlier pass. */
+  private async runPartition(number: number, partition: Partition): Promise<void> {
+    const { from, check } = this.options
+    const begun = number === from?.partition ? from : undefined
+    if (begun === undefined) this.between = { partition: number, batch: 0 }
+    check?.()
+    const loaded = await this.loadAndPrefetch(number, partition)
+    for (const { weights } of this.observers) if (weights) await loaded.sums(weights)
+    const makesGrams = this.observers.some(({ grams }) => grams !== undefined)
+    for (const batch of this.batches.keys()) {
+      if (begun !== undefined && batch < begun.batch) {
+        this.done += this.layersOfBatch(partition)
         continue
       }
-      if (!begun) between = stand(number, 0)
-      check?.()
-      const loaded = await model.load(partition)
-      await warm
-      const next = partitions[number + 1]
-      warm = next && model.prefetch(next, warming.signal).catch(() => undefined)
-      for (const { weights } of observers) if (weights) await loaded.sums(weights)
-      for (const [batch, tokens] of batches.entries()) {
-        if (begun && batch < from.batch) {
-          done += firsts.reduce((sum, first) => sum + layersOf(partition, first, depth), layersOf(partition, 0, depth))
-          continue
-        }
-        if (!grams || batch === 0) between = stand(number, batch)
-        if (between !== undefined && done > 0) await onResumePoint?.(between, false)
-        /** Streams that sets begin with, in this partition. */
-        const begins = new Map<number, Float32Array<ArrayBuffer>>()
-        const waits = (layer: number) =>
-          firsts.some((first) => first === layer && layer >= partition.first && layer < partition.end)
-        const through = async (lane: number, passOptions: PassOptions) => {
-          check?.()
-          const { x, ...pass } = await loaded.run(tokens, passOptions, wanted?.(batch))
-          between = undefined
-          if (x !== undefined) await streams.put(batch * lanes + lane, x)
-          if (lane === 0) onPass?.(batch, pass, partition)
-          if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
-          done += layersOf(partition, lane === 0 ? 0 : (firsts[lane - 1] ?? 0), depth)
-          onStep?.(done, total)
-        }
-        const before = partition.enter ? undefined : await streams.get(batch * lanes)
-        if (before && waits(partition.first)) begins.set(partition.first, before)
-        await through(0, {
-          depth,
-          head,
-          ...(before && { from: { layer: partition.first, x: before } }),
-          ...seenOf(observers, batch, (boundary) => (waits(boundary) ? (x) => begins.set(boundary, x) : undefined)),
-        })
-        for (const [i, skip] of skips.entries()) {
-          const first = firsts[i] ?? 0
-          if (first >= partition.end) continue
-          const layer = Math.max(partition.first, first)
-          const x = begins.get(first) ?? (await streams.get(batch * lanes + 1 + i))
-          await through(1 + i, { depth, head, from: { layer, x }, skip })
-        }
-      }
-      for (const { grams } of observers) if (grams) await loaded.grams(grams.add)
+      if (!makesGrams || batch === 0) this.between = { partition: number, batch }
+      await this.reportState(false)
+      await this.runBatch(loaded, partition, batch)
     }
-  } catch (error) {
-    if (between !== undefined && (between.partition > 0 || between.batch > 0)) await onResumePoint?.(between, true)
-    throw error
-  } finally {
-    warming.abort()
-    await warm
-    await streams.close()
+    for (const { grams } of this.observers) if (grams) await loaded.grams(grams.add)
+  }
+
+  /** Has a partition on the device, while the system reads the next one. */
+  private async loadAndPrefetch(number: number, partition: Partition): Promise<LoadedPartition> {
+    const loaded = await this.model.load(partition)
+    await this.prefetched
+    const next = this.partitions[number + 1]
+    this.prefetched = next && this.model.prefetch(next, this.prefetching.signal).catch(() => undefined)
+    return loaded
+  }
+
+  /** The batch with all blocks, whose residual stream the sets begin with; then once for each set. */
+  private async runBatch(loaded: LoadedPartition, partition: Partition, batch: number): Promise<void> {
+    const { depth, head } = this
+    const begins = new Map<number, Float32Array<ArrayBuffer>>()
+    const isBegin = (layer: number) =>
+      layer >= partition.first && layer < partition.end && this.firsts.some((first) => first === layer)
+    const before = partition.enter ? undefined : await this.streams.get(this.keyOf(batch, 0))
+    if (before && isBegin(partition.first)) begins.set(partition.first, before)
+    await this.runLane(loaded, partition, batch, 0, {
+      ...{ depth, head },
+      ...(before && { from: { layer: partition.first, x: before } }),
+      ...seenOf(this.observers, batch, (boundary) => (isBegin(boundary) ? (x) => begins.set(boundary, x) : undefined)),
+    })
+    for (const [i, skip] of this.skips.entries()) {
+      const first = this.firsts[i] ?? 0
+      if (first >= partition.end) continue
+      const layer = Math.max(partition.first, first)
+      const x = begins.get(first) ?? (await this.streams.get(this.keyOf(batch, 1 + i)))
+      await this.runLane(loaded, partition, batch, 1 + i, { depth, head, from: { layer, x }, skip })
+    }
+  }
+
+  private async runLane(
+    loaded: LoadedPartition,
+    partition: Partition,
+    batch: number,
+    lane: number,
+    passOptions: PassOptions,
+  ): Promise<void> {
+    const { wanted, losses, check, onPass, onStep } = this.options
+    check?.()
+    const { x, ...pass } = await loaded.run(this.batches[batch] ?? [], passOptions, wanted?.(batch))
+    this.between = undefined
+    if (x !== undefined) await this.streams.put(this.keyOf(batch, lane), x)
+    if (lane === 0) onPass?.(batch, pass, partition)
+    if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
+    this.done += layersOf(partition, lane === 0 ? 0 : (this.firsts[lane - 1] ?? 0), this.depth)
+    const total = this.batches.length * this.firsts.reduce((sum, first) => sum + this.depth - first, this.depth)
+    onStep?.(this.done, total)
+  }
+
+  /** Under which the residual stream of a lane waits. */
+  private keyOf(batch: number, lane: number): number {
+    return batch * (1 + this.skips.length) + lane
+  }
+
+  private async reportState(last: boolean): Promise<void> {
+    const { between } = this
+    if (between === undefined || (between.partition === 0 && between.batch === 0)) return
+    await this.options.onState?.({ ...between, streams: this.streams.entries() }, last)
+  }
+
+  /** Layers of a partition that all lanes of a batch go through. */
+  private layersOfBatch(partition: Partition): number {
+    return this.firsts.reduce(
+      (sum, first) => sum + layersOf(partition, first, this.depth),
+      layersOf(partition, 0, this.depth),
+    )
   }
 }
 

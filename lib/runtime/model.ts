@@ -12,16 +12,7 @@ import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
-import {
-  type ForwardOptions,
-  type ForwardOutput,
-  type PackedToken,
-  type PassOptions,
-  readGrams,
-  readSums,
-  runPass,
-  type WeightSums,
-} from './forward_pass.js'
+import { type ForwardOptions, type ForwardOutput, type PackedToken, type PassOptions, runPass } from './forward_pass.js'
 import { modelKernels } from './kernels.js'
 import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
 import { type Block, formsOf, packedBytes } from './ops/index.js'
@@ -29,11 +20,12 @@ import { pack, type TokenSequence } from './pack.js'
 import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'
 import type { HookPoint } from './statistics.js'
+import { readGrams, readSums, type WeightSums } from './sums.js'
 import { streamingOf, type WeightStreaming } from './weight_streaming.js'
 
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
-  tokens?: number | undefined
+  batchTokens?: number | undefined
   /** Rows and columns of tensors that are zeros when the model runs, whatever the files say; by tensor. */
   zeros?: ReadonlyMap<string, Zeros> | undefined
   /** Keys and values of so many tokens are kept between passes, for generation. Defaults to none. */
@@ -81,7 +73,7 @@ const defaultTokens = 1024
 export class Model {
   readonly spec: ModelSpec
   /** Tokens a pass. */
-  readonly tokens: number
+  readonly batchTokens: number
   /** Rows of the cache. */
   readonly cache: number
   private readonly zeros: ReadonlyMap<string, Zeros>
@@ -97,7 +89,7 @@ export class Model {
   ) {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is run, scored or pruned')
     this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
-    this.tokens = options.tokens ?? Math.min(this.spec.context, defaultTokens)
+    this.batchTokens = options.batchTokens ?? Math.min(this.spec.context, defaultTokens)
     this.cache = options.cache ?? 0
     this.zeros = options.zeros ?? new Map()
   }
@@ -270,7 +262,7 @@ export class Model {
     }
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-      `The model ${this.checkpoint.name} takes ${whole.bytes} bytes with ${this.tokens} tokens a pass, and neither it nor one of its ` +
+      `The model ${this.checkpoint.name} takes ${whole.bytes} bytes with ${this.batchTokens} tokens a pass, and neither it nor one of its ` +
         `layers at a time fits the ${host.memory} bytes of memory; give more, or fewer tokens.`,
     )
   }
@@ -319,13 +311,13 @@ export class Model {
 
   private checkPass(tokens: readonly PackedToken[]): void {
     const rows = tokens.length
-    if (rows === 0 || rows > this.tokens) {
-      throw argument(`A pass takes 1 to ${this.tokens} tokens, but ${rows} were given.`)
+    if (rows === 0 || rows > this.batchTokens) {
+      throw argument(`A pass takes 1 to ${this.batchTokens} tokens, but ${rows} were given.`)
     }
     const images = new Set(tokens.flatMap(({ image }) => (image === undefined ? [] : [image.pixels]))).size
-    const most = imagesOf(this.spec, this.tokens)
+    const most = imagesOf(this.spec, this.batchTokens)
     if (images <= most) return
-    throw argument(`A pass of ${this.tokens} tokens takes up to ${most} images, but ${images} were given.`)
+    throw argument(`A pass of ${this.batchTokens} tokens takes up to ${most} images, but ${images} were given.`)
   }
 
   /** A partition of the model on the device in use: after a loss that is another one. */
@@ -338,7 +330,7 @@ export class Model {
       if (buffers.bytes > host.memory) {
         throw new WeightsmithError(
           'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-          `The model ${this.checkpoint.name} takes ${buffers.bytes} bytes with ${this.tokens} tokens a pass, but memory allows ` +
+          `The model ${this.checkpoint.name} takes ${buffers.bytes} bytes with ${this.batchTokens} tokens a pass, but memory allows ` +
             `${host.memory}; give at least as many, or fewer tokens.`,
         )
       }
@@ -373,7 +365,7 @@ export class Model {
     const forms = formsOf(device.info)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
-    const room = { tokens: this.tokens, cache: this.cache, binding, forms, partition, streaming, capture, list }
+    const room = { tokens: this.batchTokens, cache: this.cache, binding, forms, partition, streaming, capture, list }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 

@@ -2,7 +2,8 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { WeightsmithError } from '../util/errors.js'
-import type { ImagePixels, PackedToken } from './forward_pass.js'
+import type { PackedToken } from './forward_pass.js'
+import type { ImagePixels } from './patches.js'
 
 /** Ids, or ids among which the id of an image stands for each of some images. */
 export type TokenSequence = ArrayLike<number> | { ids: ArrayLike<number>; images: readonly ImagePixels[] }

@@ -1,6 +1,6 @@
 /**
- * What hook points measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums of each
- * group (kernel `column_stats`); here they are put together in float64, in the order of the passes.
+ * What hook points measure: the input or the output of a linear, over groups of rows of a pass. The device leaves sums
+ * of each group (kernel `column_stats`); here they are put together in float64, in the order of the passes.
  */
 
 import { layout } from '../native/layouts.js'

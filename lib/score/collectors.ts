@@ -118,7 +118,9 @@ function linearsOf(setting: Setting): string[] {
   return layersOf(setting).flatMap((layer) => inputsOf(layer).flat())
 }
 
-/** Linears whose columns belong to units that can be removed: what follows attention, and what follows the activation. */
+/**
+ * Linears whose columns belong to units that can be removed: what follows attention, and what follows the activation.
+ */
 function consumersOf(setting: Setting): string[] {
   return layersOf(setting).flatMap(({ units }) => units.flatMap(({ columns }) => columns.map(({ tensor }) => tensor)))
 }

@@ -1,14 +1,17 @@
 /**
- * Score files: safetensors of float32 statistics whose metadata says what they are of (model, data, method, parameters).
- * They hold what scores are made from, so that another share or another metric needs no other run of the model.
+ * Score files: safetensors of float32 statistics whose metadata says what they are of (model, data, method,
+ * parameters). They hold what scores are made from, so that another share or another metric needs no other run of the
+ * model.
  */
 
 import { createHash } from 'node:crypto'
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import type { Checkpoint, Unfinished } from '../checkpoint/index.js'
+import type { Checkpoint } from '../checkpoint/index.js'
+import type { InputFile } from '../checkpoint/resume/index.js'
 import type { NativeAddon } from '../native/border.js'
 import { messageOf, WeightsmithError, writeFailed } from '../util/errors.js'
+import { safetensorsHeader } from '../util/safetensors.js'
 
 export interface ScoreInfo {
   format: 1
@@ -68,31 +71,18 @@ export class ScoreWriter {
     tensors: readonly ScoreTensor[],
     resume = false,
   ): Promise<ScoreWriter> {
-    let end = 0
-    const relative = new Map<string, number>()
-    const entries = tensors.map(({ name, shape }) => {
-      const begin = end
-      relative.set(name, begin)
-      end += 4 * shape.reduce((a, b) => a * b, 1)
-      return [name, { dtype: 'F32', shape, data_offsets: [begin, end] }]
-    })
-    const header = { __metadata__: { format: 'pt', [key]: JSON.stringify(info) }, ...Object.fromEntries(entries) }
-    const json = Buffer.from(JSON.stringify(header))
-    const start = 8 + Math.ceil(json.length / 8) * 8
-    const head = Buffer.alloc(start, ' ')
-    head.writeBigUInt64LE(BigInt(start - 8), 0)
-    json.copy(head, 8)
+    const { header, begins, size } = safetensorsHeader(
+      tensors.map(({ name, shape }) => ({ name, dtype: 'F32', shape, bytes: 4 * shape.reduce((a, b) => a * b, 1) })),
+      { [key]: JSON.stringify(info) },
+    )
     const partial = `${resolve(path)}.partial`
     const file = await open(partial, resume ? 'r+' : 'w').catch((cause) => {
       throw writeFailed(partial, cause)
     })
-    const writer = new ScoreWriter(
-      resolve(path),
-      file,
-      new Map([...relative].map(([name, offset]) => [name, start + offset])),
-    )
-    await writer.put(head, 0)
-    await writer.guard(file.truncate(start + end))
+    const places = new Map(tensors.map(({ name }, i) => [name, begins[i] ?? 0]))
+    const writer = new ScoreWriter(resolve(path), file, places)
+    await writer.put(header, 0)
+    await writer.guard(file.truncate(size))
     return writer
   }
 
@@ -104,8 +94,13 @@ export class ScoreWriter {
     await this.put(new Uint8Array(buffer, byteOffset, byteLength), place + 4 * first)
   }
 
-  async finish(): Promise<void> {
+  /** Returns when what was written is on disk. */
+  async sync(): Promise<void> {
     await this.guard(this.file.sync())
+  }
+
+  async finish(): Promise<void> {
+    await this.sync()
     await this.file.close()
     await this.guard(rename(`${this.path}.partial`, this.path))
   }
@@ -138,7 +133,7 @@ export class ScoreWriter {
 export interface Scores {
   path: string
   /** What tells the file from one that was written anew. */
-  file: Unfinished['inputs'][number]
+  file: InputFile
   info: ScoreInfo
   tensors: ReadonlyMap<string, number[]>
   /** Values of a tensor. Throws ERR_WEIGHTSMITH_MISSING_TENSOR with what the file has. */

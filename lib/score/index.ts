@@ -3,4 +3,4 @@
 export { type Collector, SavedArrays } from './collectors.js'
 export { fingerprint, readScores, type ScoreInfo, type Scores, ScoreWriter } from './file.js'
 export { chosenMethods, type ScoreMethod, scoreMethods } from './methods.js'
-export { readResumePoint, removeResumePoint, writeResumePoint } from './resume_point.js'
+export { restoreScores, saveScores } from './resume_point.js'

@@ -1,34 +1,36 @@
-/** `score`: what a model's weights and activations say about the importance of its parts, in a file that prune reads. */
+/**
+ * `score`: what a model's weights and activations say about the importance of its parts, in a file that prune reads.
+ */
 
-import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { ResumePoint } from '../checkpoint/resume/index.js'
 import { type Batch, batchesOf, readSequences } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { version } from '../native/version.js'
-import { checkpointOf, modelOf } from '../runtime/forward.js'
 import type { Model } from '../runtime/index.js'
+import { checkpointOf, modelOf } from '../runtime/open_model.js'
+import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import {
   chosenMethods,
   fingerprint,
-  readResumePoint,
   readScores,
-  removeResumePoint,
+  restoreScores,
   SavedArrays,
   type ScoreInfo,
   type Scores,
   ScoreWriter,
-  writeResumePoint,
+  saveScores,
 } from './index.js'
 
 export interface ScoreOptions {
   /** Names of `scoreMethods`; what they measure is measured in one run. */
   methods: readonly string[]
   /**
-   * A .jsonl file, one `{"prompt": ..., "answer": ...}` or `{"text": ...}` a line; every method but `magnitude` needs it. A text
-   * longer than the context is several lines.
+   * A .jsonl file, one `{"prompt": ..., "answer": ...}` or `{"text": ...}` a line; every method but `magnitude` needs
+   * it. A text longer than the context is several lines.
    */
   data?: string | undefined
   /** Where the images of the data are. Defaults to the folder of the data. */
@@ -39,19 +41,19 @@ export interface ScoreOptions {
   layers?: readonly number[] | undefined
   /** Neurons count as active where |x| > tau. Defaults to 0.1. */
   tau?: number | undefined
-  /** Tokens a pass. Defaults to 1,024, or what the longest line has. */
-  tokens?: number | undefined
-  /** So many lines of the data, chosen by `seed`. Defaults to all. */
-  samples?: number | undefined
+  /** Tokens of a forward pass. Defaults to 1,024, or what the longest line has. */
+  batchTokens?: number | undefined
+  /** Number of lines of the data to use, chosen by `seed`. Defaults to all. */
+  limit?: number | undefined
   /** Defaults to 0. */
   seed?: number | undefined
   /**
    * Go on where an earlier run with the same options was interrupted; where there is none, begin. A run leaves where it
-   * stands beside the output when it is interrupted, and every half minute: between batches, or with Gram matrices between
-   * parts of the model.
+   * stands beside the output when it is interrupted, and every half minute: between batches, or with Gram matrices
+   * between parts of the model.
    */
   resume?: boolean | undefined
-  /** Replace an existing file. */
+  /** Replace an existing file, and discard an unfinished one. */
   overwrite?: boolean | undefined
   /** Check everything and estimate the cost, but write nothing. */
   dryRun?: boolean | undefined
@@ -60,11 +62,9 @@ export interface ScoreOptions {
   onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
-export interface ScoreReport {
+export interface ScoreForecast {
   model: string
   methods: string[]
-  out?: string
-  dryRun: boolean
   examples: number
   tokens: number
   layers: number[]
@@ -74,8 +74,12 @@ export interface ScoreReport {
   /** Bytes of scores. */
   bytesWritten: number
   device: string
-  /** Of the run; with `dryRun` an estimate from one layer. */
+  /** Of the run; in a forecast an estimate from one layer. */
   milliseconds: number
+}
+
+export interface ScoreReport extends ScoreForecast {
+  out: string
 }
 
 const usualTokens = 1024
@@ -83,10 +87,25 @@ const usualTokens = 1024
 const noteEvery = 30_000
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for options, lines and layers that the model cannot take. */
-export async function score(engine: Engine, path: string, options: ScoreOptions): Promise<ScoreReport> {
-  const { data, out, tau = 0.1, samples, seed = 0, dryRun = false, overwrite = false, signal, onProgress } = options
+export function score(
+  engine: Engine,
+  path: string,
+  options: ScoreOptions & { dryRun: true },
+): Promise<DryRun<ScoreForecast>>
+export function score(
+  engine: Engine,
+  path: string,
+  options: ScoreOptions & { dryRun?: false | undefined },
+): Promise<ScoreReport>
+export function score(engine: Engine, path: string, options: ScoreOptions): Promise<ScoreReport | DryRun<ScoreForecast>>
+export async function score(
+  engine: Engine,
+  path: string,
+  options: ScoreOptions,
+): Promise<ScoreReport | DryRun<ScoreForecast>> {
+  const { data, out, tau = 0.1, limit, seed = 0, dryRun = false, overwrite = false, signal, onProgress } = options
   const begin = performance.now()
-  for (const name of ['samples', 'tokens'] as const) {
+  for (const name of ['limit', 'batchTokens'] as const) {
     const value = options[name]
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
       throw wrongOption(name, 'a whole number from 1', value)
@@ -106,15 +125,15 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
     )
   }
   const checkpoint = await checkpointOf(engine, path)
-  const probe = modelOf(engine, checkpoint, { tokens: 1 })
+  const probe = modelOf(engine, checkpoint, { batchTokens: 1 })
   const layers = checkLayers(options.layers, probe, path)
   const read =
     data === undefined || needing === undefined
       ? undefined
-      : await readSequences(engine, { model: probe, checkpoint }, { file: data, images: options.images, samples, seed })
+      : await readSequences(engine, { model: probe, checkpoint }, { file: data, images: options.images, limit, seed })
   const sequences = read?.sequences ?? []
   const longest = sequences.reduce((most, { length }) => Math.max(most, length), 1)
-  const model = modelOf(engine, checkpoint, { tokens: Math.max(longest, options.tokens ?? usualTokens) })
+  const model = modelOf(engine, checkpoint, { batchTokens: Math.max(longest, options.batchTokens ?? usualTokens) })
   try {
     const batches = batchesOf(model, sequences)
     const kept = new SavedArrays()
@@ -133,8 +152,6 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
     const report = {
       model: path,
       methods: methods.map(({ name }) => name),
-      ...(out === undefined ? {} : { out }),
-      dryRun,
       examples: sequences.length,
       tokens,
       layers,
@@ -144,7 +161,7 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       device: engine.device.name,
     }
     if (out === undefined || dryRun) {
-      return { ...report, milliseconds: await estimate(model, batches, skips) }
+      return { forecast: { ...report, milliseconds: await estimate(model, batches, skips) } }
     }
     const info: ScoreInfo = {
       format: 1,
@@ -158,10 +175,15 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       device: report.device,
     }
     const place = `${resolve(out)}.resume`
-    const run = createHash('sha256')
-      .update(JSON.stringify([info, model.tokens, partitions]))
-      .digest('hex')
-    const from = options.resume === true ? await readResumePoint(place, run, kept.arrays) : undefined
+    const facts = {
+      'version of Weightsmith': version,
+      'set of methods': info.methods,
+      ...{ model: info.model, 'data set': info.data, 'set of layers': layers, tau, seed },
+      ...{ 'number of tokens a pass': model.batchTokens, 'number of partitions': partitions, device: info.device },
+    }
+    const run = { verb: 'score', facts, inputs: [] }
+    const point = await ResumePoint.open(place, run, { resume: options.resume === true, overwrite })
+    const from = point.resumed ? await engine.use(({ addon }) => restoreScores(addon, point, kept)) : undefined
     writer = await ScoreWriter.open(out, info, tensors, from !== undefined)
     let noted = from !== undefined
     let latest = performance.now()
@@ -178,9 +200,10 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
             },
           }),
           check: () => throwIfAborted(signal, 'The scoring'),
-          onResumePoint: async (point, last) => {
+          onState: async (state, last) => {
             if (!last && performance.now() - latest < noteEvery) return
-            await writeResumePoint(place, run, point, kept.arrays)
+            await writer?.sync()
+            await saveScores(point, state, kept)
             noted = true
             latest = performance.now()
           },
@@ -194,14 +217,14 @@ export async function score(engine: Engine, path: string, options: ScoreOptions)
       }
       throwIfAborted(signal, 'The scoring')
       await writer.finish()
-      await removeResumePoint(place)
+      await point.remove()
     } catch (error) {
       if (noted) await writer.leave()
       else await writer.discard()
       if (noted && error instanceof WeightsmithError) error.partial = place
       throw error
     }
-    return { ...report, milliseconds: performance.now() - begin }
+    return { ...report, out, milliseconds: performance.now() - begin }
   } finally {
     await model.close()
   }

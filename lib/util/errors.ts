@@ -52,7 +52,7 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_FORMAT: {
     meaning:
-      'A file is not valid safetensors, its config or manifest is not valid JSON, or an adapter is not one that can be merged.',
+      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, or an adapter is not one that can be merged.',
     remedy:
       'Download the file again, or convert the checkpoint to safetensors. To merge an adapter, write it after the model it was trained for (`base+adapter`).',
   },
@@ -104,7 +104,8 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_OUTSIDE: {
     meaning: 'A symbolic link leads out of its folder.',
-    remedy: 'Copy the file into the folder, or pass the folder that it is in.',
+    remedy:
+      'Copy the file into the folder, pass the folder that it is in, or, for folders you trust, follow links with `--follow-links` or `WEIGHTSMITH_FOLLOW_LINKS=1`.',
   },
   ERR_WEIGHTSMITH_BUSY: {
     meaning: 'Another process or job is writing the same output.',
@@ -116,7 +117,8 @@ export const errors = {
       'Leave the inputs unchanged and start over, with `overwrite` (`--overwrite`) if there is an unfinished output.',
   },
   ERR_WEIGHTSMITH_RESUME: {
-    meaning: 'An unfinished output cannot be continued, because the recipe or an option has changed.',
+    meaning:
+      'An unfinished output cannot be continued: the recipe or an option has changed, or its resume point is torn.',
     remedy: 'Resume with the recipe and options of the first run, or start over with `overwrite` (`--overwrite`).',
   },
   ERR_WEIGHTSMITH_COMMAND: {

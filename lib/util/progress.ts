@@ -6,8 +6,8 @@ export interface ProgressEvent {
   done: number
   /** 0 where it is not known. */
   total: number
-  unit: 'bytes' | 'layers' | 'examples' | 'continuations' | 'models'
-  /** The tensor, file or model at hand. */
+  unit: 'bytes' | 'layers' | 'examples' | 'continuations' | 'models' | 'jobs'
+  /** The tensor, file, model or job at hand. */
   item?: string | undefined
 }
 

@@ -81,19 +81,29 @@ class Sce final : public CpuStep {
     if (exact) {
       for (double& weight : weights) weight = weight < kLeastWeight ? 0 : weight;
     }
-    std::vector<double> scales(size_t{1} << models_);
+    std::vector<uint32_t> words = cutWords();
+    for (const auto& values : {floatWords(weights), floatWords(scalesOf(weights, exact))}) {
+      words.insert(words.end(), values.begin(), values.end());
+    }
+    return words;
+  }
+
+  // 1 over the sum of the weights that agree, as include/consensus.wgsl has it.
+  static std::vector<double> scalesOf(std::vector<double> weights, bool exact) {
+    if (weights.size() > kElectionTable) {
+      const double least = exact ? kLeastWeight : kSmallWeights;
+      weights.insert(weights.end(), {1, least, exact ? 0 : 1 / least});
+      return weights;
+    }
+    std::vector<double> scales(size_t{1} << weights.size());
     for (size_t set = 0; set < scales.size(); ++set) {
       double sum = 0;
-      for (size_t i = 0; i < models_; ++i) {
+      for (size_t i = 0; i < weights.size(); ++i) {
         if (set >> i & 1) sum += weights[i];
       }
       scales[set] = !exact ? 1 / std::max(sum, kSmallWeights) : sum > 0 ? 1 / sum : 0;
     }
-    std::vector<uint32_t> words = cutWords();
-    for (const auto& values : {floatWords(weights), floatWords(scales)}) {
-      words.insert(words.end(), values.begin(), values.end());
-    }
-    return words;
+    return scales;
   }
 
   const size_t models_;

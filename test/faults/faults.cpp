@@ -1,7 +1,8 @@
 // A layer of failing file calls for tests, put before libc with LD_PRELOAD, so that the program under test is the one
 // that ships. WEIGHTSMITH_FAULT is CALL:WHAT:PATH:AFTER - from call number AFTER (from 0) of CALL on a file whose path
 // contains PATH, do WHAT: a number is an errno to fail with, `short` moves one byte less than asked for where that is
-// more than one, `once=NUMBER` fails a single time, `slow=MILLISECONDS` waits before each call, `kill` ends the process there.
+// more than one, `once=NUMBER` fails a single time, `slow=MILLISECONDS` waits before each call, `kill` ends the process
+// there.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -40,16 +40,12 @@ export function input(model: string, tensor: string): Float64Array {
 }
 
 const names = [...inputs.get('models/base')!.keys()]
-const norm = 'model.norm.weight'
 const query = 'model.layers.0.self_attn.q_proj.weight'
 const out = 'model.layers.0.self_attn.o_proj.weight'
 const down = 'model.layers.0.mlp.down_proj.weight'
 
 /** The values, in float64, of the tensors where the peer has others. */
 export const corrections: Record<string, Record<string, () => Float64Array>> = {
-  'linear-gradient': { [norm]: () => reference.linear([input('m1', norm), input('m2', norm)], [1, 0]) },
-  'linear-slices': { [norm]: () => reference.linear([input('m2', norm), input('m1', norm)], [0.8 / 1.8, 1 / 1.8]) },
-  'nearswap-gradient': { [norm]: () => nearswap(input('base', norm), input('m2', norm), 0.02) },
   'edge-nuslerp-base': {
     [query]: () =>
       reference.delta(input('edge', query), [input('edge1', query), input('edge2', query)], [2 / 3, 1 / 3]),
@@ -80,10 +76,6 @@ function multislerp(models: Float64Array[], eps: number): Float64Array {
   )
   const size = models.reduce((sum, x) => sum + length(x) / models.length, 0)
   return mean.map((v) => (v * size) / length(mean))
-}
-
-function nearswap(base: Float64Array, other: Float64Array, t: number): Float64Array {
-  return base.map((a, i) => a + Math.min(t / Math.max(Math.abs(a - other[i]!), 1e-6), 1) * (other[i]! - a))
 }
 
 export interface Comparison {

@@ -50,4 +50,9 @@ for name, picture in pictures():
         pixels = CLIPImageProcessorPil(**rest)(Image.open(OUT / name), return_tensors="np")["pixel_values"][0]
         tensors[f"{name}/{kind}"] = np.ascontiguousarray(pixels, dtype=np.float32)
 save_file(tensors, OUT / "pixels.safetensors")
+# Cyan, magenta, yellow and black as Pillow turns them into bytes of red, green and blue.
+y, x = np.mgrid[0:16, 0:16]
+inks = np.stack([x * 16, y * 16, (x + y) * 8, np.where(x < 8, 0, y * 10)], -1).astype(np.uint8)
+Image.fromarray(inks, "CMYK").save(OUT / "cmyk.jpg", quality=95)
+(OUT / "cmyk.json").write_text(json.dumps(np.asarray(Image.open(OUT / "cmyk.jpg").convert("RGB")).ravel().tolist()) + "\n")
 (OUT / "settings.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")

@@ -24,7 +24,9 @@ export function gemm(x: Values, weight: Values, [rows, columns, inner]: [number,
   })
 }
 
-/** `(x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus)`; `m` is the mean of the row where it is centered, else 0. */
+/**
+ * `(x - m) / sqrt(mean((x - m)^2) + eps) * (weight + plus)`; `m` is the mean of the row where it is centered, else 0.
+ */
 export function norm(
   x: Values,
   weight: Values,
@@ -50,7 +52,10 @@ export function rope(x: Values, positions: Values, frequencies: Values, heads: n
   })
 }
 
-/** Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / numKvHeads` heads a KV head. */
+/**
+ * Softmax over the keys that each token sees (rows `first` to `last` of k and v), with `heads / numKvHeads` heads a KV
+ * head.
+ */
 export function attention(
   { q, k, v }: { q: Values; k: Values; v: Values },
   sees: { first: number; last: number }[],
@@ -109,7 +114,10 @@ export function crossEntropy(logits: Values, targets: Values): Float64Array {
   })
 }
 
-/** What kernel `column_stats` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how many |v| are above tau. */
+/**
+ * What kernel `column_stats` leaves: shift, sums of the distances from it and of their squares, of |v| and v², and how
+ * many |v| are above tau.
+ */
 export function columnStats(
   x: Values,
   groups: number[][],
@@ -164,8 +172,8 @@ export function weightSums(weight: Values, inputs: number): Float64Array {
 }
 
 /**
- * What top-k and then top-p leave of softmax(logits / temperature), as probabilities that are 0 for the rest: the `topK`
- * largest (0: all; equals of the last stay), and of these the fewest largest whose share reaches `topP`.
+ * What top-k and then top-p leave of softmax(logits / temperature), as probabilities that are 0 for the rest: the
+ * `topK` largest (0: all; equals of the last stay), and of these the fewest largest whose share reaches `topP`.
  */
 export function kept(logits: Values, { temperature, topK, topP }: Record<'temperature' | 'topK' | 'topP', number>) {
   const all = Array.from(logits)

@@ -14,8 +14,10 @@ const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
 /** A sum of weights that is as good as zero divides by one instead. */
 const divisor = (value: number) => (math.abs(value) < 1e-8 ? 1 : value)
 
-function build(length: number, value: (i: number) => number): Float64Array {
-  return Float64Array.from({ length }, (_, i) => value(i))
+export function build(length: number, value: (i: number) => number): Float64Array {
+  const built = new Float64Array(length)
+  for (let i = 0; i < length; i++) built[i] = value(i)
+  return built
 }
 
 /** `sum c_i x_i`. */

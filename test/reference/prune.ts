@@ -17,8 +17,9 @@ export function sparse(
 }
 
 /**
- * SparseGPT as published: H = G + 0.01 mean(diag G) I, U the upper Cholesky factor of H⁻¹; blocks of 128 columns, in each the
- * int(share n) weights of least (w / U_jj)² go (or of each `of` columns all but `stay`), and w_k -= (w_j / U_jj) U_jk.
+ * SparseGPT as published: H = G + 0.01 mean(diag G) I, U the upper Cholesky factor of H⁻¹; blocks of 128 columns, in
+ * each the int(share n) weights of least (w / U_jj)² go (or of each `of` columns all but `stay`), and w_k -= (w_j /
+ * U_jj) U_jk.
  */
 export function sparseGpt(
   weights: ArrayLike<number>,
@@ -96,7 +97,9 @@ export function inverseFactor(gram: ArrayLike<number>, n: number): Float64Array 
   return u
 }
 
-/** Kernels obs and carry: w[in, rows] with a block of columns pruned by a mask or a pattern; u: its rows of the factor. */
+/**
+ * Kernels obs and carry: w[in, rows] with a block of columns pruned by a mask or a pattern; u: its rows of the factor.
+ */
 export function surgeon(
   weights: ArrayLike<number>,
   u: ArrayLike<number>,

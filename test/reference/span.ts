@@ -1,15 +1,20 @@
 /** Methods on spheres and distances in float64, on whole vectors, straight from their definitions. */
 
 import { math } from '../math.js'
-import type { Values } from './merge.js'
+import { build, type Values } from './merge.js'
 
 const zip = (x: Values, y: Values, f: (a: number, b: number) => number) =>
-  Float64Array.from(x, (v, i) => f(v, y[i] ?? 0))
-const dot = (x: Values, y: Values) => zip(x, y, (a, b) => a * b).reduce((a, b) => a + b, 0)
+  build(x.length, (i) => f(x[i] ?? 0, y[i] ?? 0))
 const norm = (x: Values) => math.sqrt(dot(x, x))
-const scaled = (x: Values, by: number) => Float64Array.from(x, (v) => v * by)
+const scaled = (x: Values, by: number) => build(x.length, (i) => (x[i] ?? 0) * by)
 const plus = (x: Values, y: Values) => zip(x, y, (a, b) => a + b)
 const minus = (x: Values, y: Values) => zip(x, y, (a, b) => a - b)
+
+function dot(x: Values, y: Values): number {
+  let sum = 0
+  for (let i = 0; i < x.length; i++) sum += (x[i] ?? 0) * (y[i] ?? 0)
+  return sum
+}
 
 function combination(vectors: readonly Values[], factors: readonly number[]): Float64Array {
   return vectors.reduce<Float64Array>(

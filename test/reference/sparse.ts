@@ -135,7 +135,10 @@ export function widest(models: readonly Values[], share: number): boolean[] {
   return kept
 }
 
-/** SCE: weights from the mean squares of what is selected (small ones count as they are where `exact`), then a mean of what agrees in sign with the sum. */
+/**
+ * SCE: weights from the mean squares of what is selected (small ones count as they are where `exact`), then a mean of
+ * what agrees in sign with the sum.
+ */
 export function sce(base: Values, models: readonly Values[], share: number, exact = false): Float64Array {
   const kept = widest(models, share)
   const deltas = models.map((x) => difference(x, base).map((v, e) => (kept[e] ? v : 0)))

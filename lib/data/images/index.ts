@@ -1,6 +1,6 @@
 /**
- * Images in front of a model that sees: PNG, JPEG and whatever else sharp reads (libvips, with prebuilt binaries for every
- * platform; loaded when the first such file is), rows of a safetensors tensor, or pixels of the caller.
+ * Images in front of a model that sees: PNG, JPEG and whatever else sharp reads (libvips, with prebuilt binaries for
+ * every platform; loaded when the first such file is), rows of a safetensors tensor, or pixels of the caller.
  */
 
 import { open } from 'node:fs/promises'
@@ -114,6 +114,18 @@ export class Images {
   }
 }
 
+/**
+ * Red, green and blue of cyan, magenta, yellow and black as Pillow has them: no profile says what the inks look like.
+ */
+function fromInks(inks: Uint8Array): Uint8Array {
+  const rgb = new Uint8Array((inks.length / 4) * 3)
+  for (let i = 0, pixel = 0; i < rgb.length; i += 3, pixel += 4) {
+    const light = 255 - (inks[pixel + 3] ?? 0)
+    for (let c = 0; c < 3; c++) rgb[i + c] = light - Math.round(((inks[pixel + c] ?? 0) * light) / 255)
+  }
+  return rgb
+}
+
 /** Bytes of pixels as transformers has them: on white where they are transparent, and without colour management. */
 async function decode(file: string, bytes: Buffer): Promise<Raw> {
   const { default: sharp } = await import('sharp').catch((cause: unknown) => {
@@ -126,6 +138,11 @@ async function decode(file: string, bytes: Buffer): Promise<Raw> {
     )
   })
   try {
+    if ((await sharp(bytes).metadata()).space === 'cmyk') {
+      const inks = sharp(bytes, { ignoreIcc: true }).pipelineColourspace('cmyk').toColourspace('cmyk').raw()
+      const { data, info } = await inks.toBuffer({ resolveWithObject: true })
+      return { data: fromInks(data), width: info.width, height: info.height, channels: 3 }
+    }
     const { data: rgba, info } = await sharp(bytes, { ignoreIcc: true })
       .toColourspace('srgb')
       .ensureAlpha()

@@ -1,6 +1,6 @@
 /**
- * From bytes of pixels to what a model sees: the steps of its preprocessor_config.json, as CLIPImageProcessor of transformers
- * makes them with Pillow.
+ * From bytes of pixels to what a model sees: the steps of its preprocessor_config.json, as CLIPImageProcessor of
+ * transformers makes them with Pillow.
  */
 
 import { WeightsmithError } from '../../util/errors.js'

@@ -1,6 +1,6 @@
 /**
- * Resizing as Pillow does it (libImaging/Resample.c), because that is what models were trained with: a filter stretched by
- * the scale where an image shrinks, weights in fixed point, first rows, then columns, each rounded to bytes.
+ * Resizing as Pillow does it (libImaging/Resample.c), because that is what models were trained with: a filter stretched
+ * by the scale where an image shrinks, weights in fixed point, first rows, then columns, each rounded to bytes.
  */
 
 /** Bytes in rows of pixels. */

@@ -3,6 +3,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, dirname, extname, join, resolve } from 'node:path'
 import { codeOf, messageOf, misuse, WeightsmithError } from '../../util/errors.js'
+import { withoutByteOrderMark } from '../../util/json.js'
 import type { RecipeInput } from '../recipe/index.js'
 
 export interface BatchJob {
@@ -56,7 +57,9 @@ async function readEntries(source: string | BatchJob[], folder: string): Promise
       if (files.length === 0) throw misuse(`The folder ${path} has no recipes (.yml, .yaml or .json).`)
       return { entries: files.map((recipe) => ({ recipe })), start: path, where: (i) => join(path, files[i] ?? '') }
     }
-    const lines = (await readFile(path, 'utf8')).split('\n').map((text, i) => ({ text, number: i + 1 }))
+    const lines = withoutByteOrderMark(await readFile(path, 'utf8'))
+      .split('\n')
+      .map((text, i) => ({ text, number: i + 1 }))
     const full = lines.filter(({ text }) => text.trim() !== '')
     if (full.length === 0) throw misuse(`The file ${path} has no jobs.`)
     const where = (i: number) => `Line ${full[i]?.number} of ${path}`

@@ -1,6 +1,6 @@
 /**
- * DELLA: drop entries of each difference at random, the smaller ones of a row more often. The ranks are counted exactly,
- * and the draws are those of DARE.
+ * DELLA: drop entries of each difference at random, the smaller ones of a row more often. The ranks are counted
+ * exactly, and the draws are those of DARE.
  */
 
 import { WeightsmithError } from '../../util/errors.js'

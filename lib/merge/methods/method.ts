@@ -44,8 +44,8 @@ export type Step =
   /** The result is this input, byte for byte (or cast, where the output has another type). */
   | { copy: number }
   /**
-   * `inputs`: which of the tensor's inputs the program reads, in order; all of them by default. `made`: tensors that are
-   * made before and follow the inputs; the program reads each as a whole.
+   * `inputs`: which of the tensor's inputs the program reads, in order; all of them by default. `made`: tensors that
+   * are made before and follow the inputs; the program reads each as a whole.
    */
   | { program: NativeProgram; coefficients: number[]; inputs?: number[]; made?: Made[] }
 
@@ -72,9 +72,9 @@ export interface MergeMethod {
   models: { min: number; max: number }
   parameters: readonly ParameterSpec[]
   /**
-   * What files of statistics hold. `elements`: tensors of the names and shapes of the model. `inputs`: for a matrix NAME of
-   * [out, in] the tensor gram/NAME of [in, in], where linears with one input may share the first one's. Defaults to
-   * `elements`.
+   * What files of statistics hold. `elements`: tensors of the names and shapes of the model. `inputs`: for a matrix
+   * NAME of [out, in] the tensor gram/NAME of [in, in], where linears with one input may share the first one's.
+   * Defaults to `elements`.
    */
   statistics?: 'elements' | 'inputs'
   /** `exact`: same bytes on every device. */
@@ -90,8 +90,8 @@ export interface MergeMethod {
   step(parameters: TensorParameters): Step
 }
 
-/** Models an election of signs can have: the kernels look reciprocals up in a table over the subsets of the models. */
-export const mostVoters = 8
+/** Models whose differences a kernel takes one by one: it keeps two sums of each for every invocation. */
+export const mostVoters = 16
 
 /** A number that validation has guaranteed. */
 export function num(values: TensorParameters['global'], name: string): number {

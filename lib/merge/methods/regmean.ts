@@ -1,7 +1,8 @@
 /**
- * RegMean: merged linears give, on the models' own data, what the models' linears give, as nearly as one matrix can. The
- * Gram matrices of inputs are statistics (`score --method gram`). From them the shares M_i = G'_i (Σ G')⁻¹ are solved in
- * float64 (they add up to the identity, so one of them is never needed), then the weights are multiplied by them.
+ * RegMean: merged linears give, on the models' own data, what the models' linears give, as nearly as one matrix can.
+ * The Gram matrices of inputs are statistics (`score --methods gram`). From them the shares M_i = G'_i (Σ G')⁻¹ are
+ * solved in float64 (they add up to the identity, so one of them is never needed), then the weights are multiplied by
+ * them.
  */
 
 import type { NativeProgram } from '../../native/border.js'
@@ -30,7 +31,7 @@ export const regmean: MergeMethod = {
       name: 'statistics',
       about:
         'Safetensors file or folder with Gram matrices: for a matrix NAME of shape [out, in], a tensor gram/NAME of shape ' +
-        '[in, in], as `score --method gram` writes them; k_proj and v_proj may share that of q_proj, up_proj that of gate_proj',
+        '[in, in], as `score --methods gram` writes them; k_proj and v_proj may share that of q_proj, up_proj that of gate_proj',
       type: 'model',
       scope: 'model',
     },

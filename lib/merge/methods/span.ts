@@ -8,8 +8,8 @@ import type { NativeLines } from '../../native/border.js'
 import { layout } from '../../native/layouts.js'
 import type { Step } from './method.js'
 
-/** Inputs such a method can have besides a base. */
-export const mostVectors = 15
+/** Inputs such a method can have besides a base: every two of them make a partial result a block. */
+export const mostVectors = 32
 
 export interface Span {
   /** CPU step that turns inner products into factors. */

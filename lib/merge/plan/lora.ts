@@ -1,9 +1,10 @@
 /**
- * A model with a LoRA adapter, as a checkpoint that a recipe can name (`model+adapter`). Its adapted weights are derived
- * tensors: W + s (B A) is computed from the stored W, A and B by one kernel. Where the merge only moves or converts
- * such a weight, the kernel writes the output itself, rounding once; where a method combines it with others, it is made
- * first, in float32, because kernels of methods read stored elements (a method that took A and B as further inputs would
- * be a kernel for each method and number of adapters). The price is a file as large as the adapted weights in float32.
+ * A model with a LoRA adapter, as a checkpoint that a recipe can name (`model+adapter`). Its adapted weights are
+ * derived tensors: W + s (B A) is computed from the stored W, A and B by one kernel. Where the merge only moves or
+ * converts such a weight, the kernel writes the output itself, rounding once; where a method combines it with others,
+ * it is made first, in float32, because kernels of methods read stored elements (a method that took A and B as further
+ * inputs would be a kernel for each method and number of adapters). The price is a file as large as the adapted weights
+ * in float32.
  */
 
 import {
@@ -91,7 +92,13 @@ function newRows(
   const other = grown && tables.find((table) => rowsOf(table) !== rowsOf(grown))
   if (grown !== undefined && other !== undefined) {
     const [[one], [two]] = [grown, other]
-    throw refused(base, adapter, `it gives ${one} ${rowsOf(grown)} rows, but ${two} has ${rowsOf(other)}`, two)
+    throw refused(
+      base,
+      adapter,
+      `it gives ${one} ${rowsOf(grown)} rows, but ${two} has ${rowsOf(other)}; no file says what the head is to make of the other tokens, so give ` +
+        'the base as many rows, or save both tables with the adapter (modules_to_save)',
+      two,
+    )
   }
   return grown && rowsOf(grown)
 }
@@ -129,7 +136,8 @@ function find(
   }
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_MISSING_TENSOR',
-    `The adapter ${checkpoint.path} changes ${target}, but ${base.name} has no such tensor.`,
+    `The adapter ${checkpoint.path} changes ${target}, but ${base.name} has no such tensor; put it on the model that it was ` +
+      `trained for${target.endsWith('.bias') ? ', whose linears have biases' : ''}.`,
     { tensor: target, file: base.path },
   )
 }

@@ -22,6 +22,7 @@ export interface View extends Checkpoint {
 const textNames: ReadonlySet<string> = new Set(['language_model', 'text_decoder', 'text_model'])
 
 export function viewOf(checkpoint: Checkpoint, module: Module, prefix = module.prefix): View {
+  if (isWhole(checkpoint, module, prefix)) return { ...checkpoint, stored: (seen) => seen }
   const text = textNames.has(module.name)
   const rules =
     prefix !== undefined
@@ -63,6 +64,14 @@ export function viewOf(checkpoint: Checkpoint, module: Module, prefix = module.p
   }
 }
 
+/**
+ * Whether the module is the model, with its layers and its config: `default` is what mergekit calls a model's only
+ * module.
+ */
+function isWhole(checkpoint: Checkpoint, { name }: Module, prefix: string | undefined): boolean {
+  return prefix === '' || (prefix === undefined && name === 'default' && namedRules(checkpoint, name).length === 0)
+}
+
 function rename(name: string, rules: Rules): string | undefined {
   const rule = rules.find(([from]) => name.startsWith(from))
   return rule && rule[1] + name.slice(rule[0].length)
@@ -85,9 +94,19 @@ function textRules({ tensors }: Checkpoint): Rules {
   ]
 }
 
+/** Where Qwen2-VL and its successors have what mergekit calls by the names of LLaVA. */
+const elsewhere: Readonly<Record<string, readonly string[]>> = {
+  vision_tower: ['patch_embed.', 'pos_embed.', 'blocks.'],
+  multi_modal_projector: ['merger.', 'deepstack_merger_list.'],
+}
+
 function namedRules({ tensors }: Checkpoint, name: string): Rules {
-  const found = [`${name}.`, `model.${name}.`].find((start) => [...tensors.keys()].some((key) => key.startsWith(start)))
-  return found === undefined ? [] : [[found, '']]
+  const has = (start: string) => [...tensors.keys()].some((key) => key.startsWith(start))
+  const found = [`${name}.`, `model.${name}.`].find(has)
+  if (found !== undefined) return [[found, '']]
+  const visual = ['visual.', 'model.visual.'].find(has)
+  const parts = Object.hasOwn(elsewhere, name) && visual !== undefined ? (elsewhere[name] ?? []) : []
+  return parts.filter((part) => has(visual + part)).map((part) => [visual + part, part] as const)
 }
 
 function sectionOf(config: Record<string, unknown> | undefined, name: string): string | undefined {

@@ -12,7 +12,8 @@ export type Evaluation = (name: string, t: number) => Effective
 
 /**
  * Evaluates by the name and place of a tensor; what is nearer to the model goes first: its own, the slice's, those
- * above (the module's, the recipe's), the default. Throws ERR_WEIGHTSMITH_RECIPE where the method needs what is missing.
+ * above (the module's, the recipe's), the default. Throws ERR_WEIGHTSMITH_RECIPE where the method needs what is
+ * missing.
  */
 export function evaluation(
   method: MergeMethod,

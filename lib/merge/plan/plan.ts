@@ -8,6 +8,7 @@ import {
   type AddedToken,
   bytesOf,
   type Checkpoint,
+  isComputed,
   isFloat,
   isLoadable,
   isStorable,
@@ -18,6 +19,7 @@ import {
 } from '../../checkpoint/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { WeightsmithError } from '../../util/errors.js'
+import { plural } from '../../util/plural.js'
 import type { Step } from '../methods/index.js'
 import type { Recipe } from '../recipe/index.js'
 import {
@@ -36,7 +38,6 @@ import { refuseChanged } from './quantised.js'
 import { type Planned, planSources } from './sources.js'
 import { stageCheckpoint } from './stages.js'
 import { type MadeTensors, prepared, statisticsFor } from './statistics.js'
-import { isBuffer } from './tensors.js'
 
 export interface MergePlan {
   /** In the order of the network. */
@@ -56,7 +57,9 @@ export interface MergePlan {
   tokenizer?: { folder: string; extra: AddedToken[] }
   /** Tensors to make before the merge. */
   prepasses: Prepass[]
-  /** Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read. */
+  /**
+   * Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read.
+   */
   same: Origin[][]
   notes: string[]
 }
@@ -92,7 +95,8 @@ export function planMerge(
   const { tensors, dtype, ...planned } = planOne(recipe, options.dtype ?? recipe.dtype)
   const prepasses = prepassesOf(tensors.flatMap(({ origins }) => origins))
   const staged = prepasses.reduce((sum, { places }) => sum + places.size, 0)
-  if (staged > 0) planned.notes.push(`${staged} tensors are made before the merge, in float32.`)
+  if (staged > 0)
+    planned.notes.push(`${plural(staged, 'tensor')} ${staged === 1 ? 'is' : 'are'} made before the merge, in float32.`)
   return {
     tensors,
     layout: layOut(tensors, options.shardSize),
@@ -121,7 +125,7 @@ function planTensor(source: Planned, asked: StoreDType | undefined, made: MadeTe
   const elements = shape.reduce((a, b) => a * b, 1)
   const same = { name, shape, elements }
   const stored = storedType(first.tensor)
-  if (!isNumber(source) || isBuffer(name)) return copyOf(same, first)
+  if (!isNumber(source) || isComputed(first.tensor)) return copyOf(same, first)
   const { step, parameters, statistics } = stepOf(merged)
   const sole = 'copy' in step ? origins[step.copy] : undefined
   // a copy keeps a type that cannot be written by a kernel, unless another one is asked for

@@ -1,6 +1,7 @@
 /**
- * What a merge may do with a quantised model: copy it as a whole, with the config that says how it is to be read. A packed
- * number cannot be computed with, and beside tensors of another model, or under another name, the config may be wrong about it.
+ * What a merge may do with a quantised model: copy it as a whole, with the config that says how it is to be read. A
+ * packed number cannot be computed with, and beside tensors of another model, or under another name, the config may be
+ * wrong about it.
  */
 
 import { type Checkpoint, refuseQuantised } from '../../checkpoint/index.js'

@@ -1,7 +1,7 @@
 /**
- * A table with its rows in another order. One whose rows already are in order is read where it lies; any other one is put
- * together first (see derived.ts) from runs of consecutive rows, and a vocabulary that shares no order with the output's
- * costs a job a row.
+ * A table with its rows in another order. One whose rows already are in order is read where it lies; any other one is
+ * put together first (see derived.ts) from runs of consecutive rows, and a vocabulary that shares no order with the
+ * output's costs a job a row.
  */
 
 import { bytesOf, isLoadable, isStorable } from '../../checkpoint/index.js'

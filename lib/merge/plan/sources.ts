@@ -1,4 +1,7 @@
-/** What the tensors of an output come from: models or their modules, layer by layer, tables in the order of the vocabulary. */
+/**
+ * What the tensors of an output come from: models or their modules, layer by layer, tables in the order of the
+ * vocabulary.
+ */
 
 import {
   type AddedToken,
@@ -11,8 +14,10 @@ import {
 } from '../../checkpoint/index.js'
 import { layerChange } from '../../checkpoint/layers.js'
 import { WeightsmithError } from '../../util/errors.js'
+import { plural } from '../../util/plural.js'
 import type { MergeMethod, ParameterScalar } from '../methods/index.js'
 import { type Merge, type Module, modelsOf, type Parameters, type Recipe } from '../recipe/index.js'
+import { named } from './aliases.js'
 import { type View, viewOf } from './modules.js'
 import type { Origin } from './planned.js'
 import { refuseBesideOthers } from './quantised.js'
@@ -51,24 +56,33 @@ export interface PlannedSources {
 
 /** Every tensor of the result of a recipe or a stage, which is among the checkpoints of later ones. */
 export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Checkpoint>): PlannedSources {
-  const checkpointOf = (model: string) => {
-    const checkpoint = checkpoints.get(model)
-    if (checkpoint !== undefined) return checkpoint
-    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The model ${model} has not been opened.`)
-  }
   const notes = [...recipe.notes]
   const first = (recipe.modules[0] ?? recipe).slices[0]?.sources[0]?.model
   const donorName = recipe.base ?? first
   if (donorName === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The recipe has no models.')
-  const donor = checkpointOf(donorName)
+  const opened = (model: string) => {
+    const checkpoint = checkpoints.get(model)
+    if (checkpoint !== undefined) return checkpoint
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The model ${model} has not been opened.`)
+  }
+  const donor = opened(donorName)
+  // Modules have views of their own, and prefixes are those that are stored.
+  const known = new Map<string, Checkpoint>()
+  const checkpointOf = (model: string) => {
+    const checkpoint =
+      known.get(model) ?? (recipe.modules.length > 0 ? opened(model) : named(opened(model), donor, notes))
+    known.set(model, checkpoint)
+    return checkpoint
+  }
   const layers: LayerChange[] = []
   const chosen = checkpoints.get(recipe.tokenizer.source) ?? donor
   const models = modelsOf(recipe).map(checkpointOf)
   refuseBesideOthers(models)
-  const named = donor.config && quantisationNamed(donor.config)
-  if (named !== undefined && donor.quantisation === undefined) {
+  for (const said of new Set(models.flatMap((model) => model.notes ?? []))) notes.push(said)
+  const said = donor.config && quantisationNamed(donor.config)
+  if (said !== undefined && donor.quantisation === undefined) {
     notes.push(
-      `config.json of ${donor.name} says that its weights are quantised (${named}), but they are not; it is copied as it is.`,
+      `config.json of ${donor.name} says that its weights are quantised (${said}), but they are not; it is copied as it is.`,
     )
   }
   const vocabulary = planVocabulary(recipe.tokenizer, models, chosen)
@@ -116,7 +130,11 @@ export function planSources(recipe: Recipe, checkpoints: ReadonlyMap<string, Che
     return planOne(module, above, seen, view)
   })
   const rest = [...donor.tensors].filter(([name]) => !covered.has(name))
-  if (rest.length > 0) notes.push(`${rest.length} tensors of no module are copied from ${donor.name}.`)
+  if (rest.length > 0) {
+    notes.push(
+      `${plural(rest.length, 'tensor')} of no module ${rest.length === 1 ? 'is' : 'are'} copied from ${donor.name}.`,
+    )
+  }
   for (const [name, tensor] of rest) sources.push({ name, origins: [{ checkpoint: donor, tensor }] })
   return finish(sources)
 }

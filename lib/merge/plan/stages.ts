@@ -41,7 +41,7 @@ export function stageCheckpoint(
   }
   for (const tensor of made.values()) if (isDerived(tensor) && tensor.together === together) together.push(tensor)
   const stacks = stacksOf(made.keys())
-  const { stack: _, vocabulary: own, ...rest } = donor
+  const { stack: _, vocabulary: own, notes: __, ...rest } = donor
   const known = tokenizer !== undefined && 'ids' in tokenizer ? tokenizer : own
   const depth = layers.find(({ section }) => section === undefined)?.count ?? stacks.get(donor.stack ?? '')
   const stack = mainStack(stacks, depth)

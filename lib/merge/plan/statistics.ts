@@ -81,7 +81,8 @@ export function prepared(
   }
   const read = inputs === undefined ? all : picked(all, inputs)
   if (made.length === 0) return { program, coefficients, origins: read }
-  // What is made has a type of its own, so kernels are told the one type of the others: they are many times faster then.
+  // What is made has a type of its own, so kernels are told the one type of the others: they are many times faster
+  // then.
   const types = new Set(read.flatMap(({ whole, tensor }) => (whole === undefined ? [tensor.dtype] : [])))
   const [type = 'F32'] = types.size === 1 ? types : []
   const alike =

@@ -1,11 +1,12 @@
 /**
- * Tables with a row a token in the order of the output's vocabulary: every model's table is brought into it, row by row,
- * before the method sees it, so that any method works and a row is never mixed with that of another token. What a model
- * lacks is filled in as mergekit does: from the one model that has the token, else from the base, else with the mean of
- * those that have it.
+ * Tables with a row a token in the order of the output's vocabulary: every model's table is brought into it, row by
+ * row, before the method sees it, so that any method works and a row is never mixed with that of another token. What a
+ * model lacks is filled in as mergekit does: from the one model that has the token, else from the base, else with the
+ * mean of those that have it.
  */
 
 import { WeightsmithError } from '../../util/errors.js'
+import { plural } from '../../util/plural.js'
 import type { TokenRule } from '../recipe/index.js'
 import type { Origin } from './planned.js'
 import { arrange, type Row, type Table } from './rows.js'
@@ -62,9 +63,13 @@ export function mapTables<T extends Table>(
     })
     return { ...source, origins }
   })
-  if (zero.size > 0) notes.push(`${zero.size} tokens are in no model and get rows of zeros, such as ${[...zero][0]}.`)
+  const [one] = zero
+  if (zero.size === 1) notes.push(`The token ${one} is in no model and gets a row of zeros.`)
+  if (zero.size > 1) notes.push(`${plural(zero.size, 'token')} are in no model and get rows of zeros, such as ${one}.`)
   const from = [...counts].sort((a, b) => a - b).join(' and ')
-  notes.push(`The vocabulary has ${vocabulary.ids.size} tokens in ${rows} rows; the models have ${from} rows.`)
+  notes.push(
+    `The vocabulary has ${plural(vocabulary.ids.size, 'token')} in ${plural(rows, 'row')}; the models have ${from} rows.`,
+  )
   return { sources: mapped, rows }
 }
 

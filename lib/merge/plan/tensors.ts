@@ -7,6 +7,8 @@ import {
   type Checkpoint,
   type CheckpointTensor,
   headOf,
+  isComputed,
+  isFloat,
   isHead,
   layerOf,
   standsBehindLayers,
@@ -14,7 +16,8 @@ import {
   tiesEmbeddings,
 } from '../../checkpoint/index.js'
 import { WeightsmithError } from '../../util/errors.js'
-import { sameShape } from './derived.js'
+import { plural } from '../../util/plural.js'
+import { sameShape, storedType } from './derived.js'
 import type { Origin } from './planned.js'
 import type { PlannedSlice } from './slices.js'
 import { isVocabulary } from './vocabulary.js'
@@ -22,7 +25,7 @@ import { isVocabulary } from './vocabulary.js'
 export interface OutputSource {
   name: string
   origins: Origin[]
-  /** Position among the layers, 0 to 1. */
+  /** Position among the layers, 0 to 1; 0 for what stands before them or behind them, as in mergekit from 0.1 on. */
   t: number
   slice: PlannedSlice
   /** A head, where the donor's is its embedding. */
@@ -42,15 +45,46 @@ export function planTensors(
   const last = slices.at(-1)
   if (first === undefined || last === undefined) return []
   const sorted = sorting()
-  const before = outside(first, (name) => !standsBehindLayers(name), sorted, donor, notes, anyRows)
-  const behind = outside(last, standsBehindLayers, sorted, donor, notes, anyRows)
+  const some: InSome = { kept: new Set(), left: new Set() }
+  const how: Outside = { sorted, donor, notes, anyRows, some }
+  const before = outside(first, (name) => !standsBehindLayers(name), how)
+  const behind = outside(last, standsBehindLayers, how)
   const stacked: OutputSource[] = []
   let index = 0
   for (const slice of slices) {
-    for (let k = 0; k < slice.count; k++, index++) stacked.push(...layer(slice, k, index, sorted))
+    for (let k = 0; k < slice.count; k++, index++) stacked.push(...layer(slice, k, index, sorted, some))
     if (!sliced) refuseDeeper(slice)
   }
+  noteSome(some, referenceOf(first).checkpoint, notes)
   return [...before, ...stacked, ...behind]
+}
+
+/** Names of tensors that are no weights and that not every model has. */
+interface InSome {
+  /** The first model has them. */
+  kept: Set<string>
+  /** The first model has none of them. */
+  left: Set<string>
+}
+
+function noteSome({ kept, left }: InSome, { name }: Checkpoint, notes: string[]): void {
+  const say = (names: Set<string>, what: string) => {
+    const [one] = names
+    if (one === undefined) return
+    const several = `${plural(names.size, 'tensor')}, such as ${one}, are no weights`
+    notes.push(`${names.size === 1 ? `Tensor ${one} is no weight` : several} and not in every model: ${what}.`)
+  }
+  say(kept, `copied from ${name}`)
+  say(left, `left out, because ${name} has none`)
+}
+
+/** What tensors outside of the layers are planned with. */
+interface Outside {
+  sorted: Sort
+  donor: Checkpoint
+  notes: string[]
+  anyRows: boolean
+  some: InSome
 }
 
 function referenceOf(slice: PlannedSlice): { checkpoint: Checkpoint; first: number } {
@@ -63,10 +97,7 @@ function referenceOf(slice: PlannedSlice): { checkpoint: Checkpoint; first: numb
 function outside(
   slice: PlannedSlice,
   wanted: (name: string) => boolean,
-  sorted: Sort,
-  donor: Checkpoint,
-  notes: string[],
-  anyRows: boolean,
+  { sorted, donor, notes, anyRows, some }: Outside,
 ): OutputSource[] {
   const { checkpoint: reference } = referenceOf(slice)
   const ours = (checkpoint: Checkpoint) =>
@@ -76,7 +107,7 @@ function outside(
   for (const { checkpoint } of slice.inputs.slice(1)) {
     for (const name of ours(checkpoint)) {
       if (isHead(name)) names.add(name)
-      else if (!reference.tensors.has(name) && !isBuffer(name)) throw missing(name, reference, checkpoint)
+      else if (!reference.tensors.has(name)) leave(name, checkpoint.tensors.get(name), reference, checkpoint, some)
     }
   }
   // The head of an untied donor is made, though all models may have their embeddings for it.
@@ -86,18 +117,20 @@ function outside(
     const inputs = slice.inputs.map(({ checkpoint }) => ({ checkpoint, tensor: checkpoint.tensors.get(name) }))
     if (isHead(name)) {
       const head = planHead(name, inputs, donor, notes, anyRows)
-      if (head !== undefined) sources.push({ ...head, t: 1, slice })
+      if (head !== undefined) sources.push({ ...head, t: 0, slice })
       continue
     }
     const at = layerOf(name)
     const depth = at === undefined ? 0 : (reference.stacks.get(at.stack) ?? 1)
-    const t = at === undefined ? (standsBehindLayers(name) ? 1 : 0) : positionOf(at.index, depth)
-    sources.push({ name, origins: originsOf(name, inputs, anyRows), t, slice })
+    const t = at === undefined ? 0 : positionOf(at.index, depth)
+    sources.push({ name, origins: originsOf(name, inputs, anyRows, some), t, slice })
   }
   return sources
 }
 
-/** The head, unless all models have the embedding for it; where only some have, it is made of those and the others' own. */
+/**
+ * The head, unless all models have the embedding for it; where only some have, it is made of those and the others' own.
+ */
 function planHead(
   name: string,
   inputs: Input[],
@@ -130,20 +163,20 @@ function planHead(
 }
 
 /** Tensors of one layer: the `k`-th of the slice, the `index`-th of the output. */
-function layer(slice: PlannedSlice, k: number, index: number, sorted: Sort): OutputSource[] {
+function layer(slice: PlannedSlice, k: number, index: number, sorted: Sort, some: InSome): OutputSource[] {
   const reference = referenceOf(slice)
   const { stack } = reference.checkpoint
   const layers = slice.inputs.map(({ checkpoint, first }) => ({ checkpoint, parts: layerParts(checkpoint, first + k) }))
   const known = layerParts(reference.checkpoint, reference.first + k)
   for (const { checkpoint, parts } of layers) {
     for (const [rest, tensor] of parts) {
-      if (!known.has(rest) && !isBuffer(rest)) throw missing(tensor.name, reference.checkpoint, checkpoint)
+      if (!known.has(rest)) leave(tensor.name, tensor, reference.checkpoint, checkpoint, some)
     }
   }
   const t = positionOf(k, slice.count)
   return sorted(known.keys()).map((rest) => {
     const inputs = layers.map(({ checkpoint, parts }) => ({ checkpoint, tensor: parts.get(rest) }))
-    const origins = originsOf(`${stack}.${reference.first + k}.${rest}`, inputs)
+    const origins = originsOf(`${stack}.${reference.first + k}.${rest}`, inputs, false, some)
     return { name: `${stack}.${index}.${rest}`, origins, t, slice }
   })
 }
@@ -191,15 +224,20 @@ function refuseDeeper(slice: PlannedSlice): void {
 /** An input of a tensor that may lack it. */
 type Input = Pick<Origin, 'checkpoint'> & { tensor: CheckpointTensor | undefined }
 
-function originsOf(name: string, inputs: Input[], anyRows = false): Origin[] {
+function originsOf(name: string, inputs: Input[], anyRows = false, some?: InSome): Origin[] {
   const [reference] = inputs
   const origins: Origin[] = []
+  const free = reference?.tensor !== undefined && isBuffer(reference.tensor)
   for (const { checkpoint, tensor } of inputs) {
     if (tensor === undefined) {
-      // rotary tables that old checkpoints store can be computed, and are the same everywhere
-      if (isBuffer(name)) continue
+      if (free) {
+        some?.kept.add(name)
+        continue
+      }
       throw missing(name, checkpoint, reference?.checkpoint ?? checkpoint)
     }
+    // what the first model computes in its way need not be as long in the others
+    if (origins.length > 0 && isComputed(tensor)) continue
     origins.push({ checkpoint, tensor })
     const first = origins[0]?.tensor
     if (first !== undefined && !sameShape(tensor.shape, first.shape)) {
@@ -237,8 +275,23 @@ function missing(name: string, absent: Checkpoint, present: Checkpoint): Weights
   )
 }
 
-export function isBuffer(name: string): boolean {
-  return name.endsWith('rotary_emb.inv_freq')
+/**
+ * A tensor that the first model lacks: left out if it is no weight. Throws ERR_WEIGHTSMITH_MISSING_TENSOR for a weight.
+ */
+function leave(
+  name: string,
+  tensor: CheckpointTensor | undefined,
+  reference: Checkpoint,
+  checkpoint: Checkpoint,
+  some: InSome,
+): void {
+  if (tensor === undefined || !isBuffer(tensor)) throw missing(name, reference, checkpoint)
+  some.left.add(name)
+}
+
+/** Whether a tensor is no weight, so that a model may do without it. */
+function isBuffer(tensor: CheckpointTensor): boolean {
+  return isComputed(tensor) || !isFloat(storedType(tensor))
 }
 
 /** A single layer counts as the last one, as in mergekit. */

@@ -1,6 +1,6 @@
 /**
- * Whose tokens the output's tables have, where models have different vocabularies: those of the base, of one model, or of
- * all of them, and such as the recipe adds.
+ * Whose tokens the output's tables have, where models have different vocabularies: those of the base, of one model, or
+ * of all of them, and such as the recipe adds.
  */
 
 import type { AddedToken, Checkpoint, Vocabulary } from '../../checkpoint/index.js'

@@ -11,12 +11,40 @@ export function checkMethod(value: unknown, path: string): MergeMethod {
 }
 
 export function modelName(value: unknown, path: string): string {
-  if (typeof value === 'string' && value.trim() !== '' && !value.includes('\0')) return value
+  const name = reference(value)
+  if (typeof name === 'string' && name.trim() !== '' && !name.includes('\0')) return name
   return fail(path, 'the path or the org/name of a model', value)
+}
+
+/** The name of a model that is written in mergekit's long form, `{ model: { path, revision }, lora: { path } }`. */
+function reference(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  // the architecture that mergekit is to take the model for; here names alone decide
+  const { model, lora, override_architecture: _, ...others } = value as Record<string, unknown>
+  const [base, adapter] = [pathOf(model), pathOf(lora ?? '')]
+  if (base === undefined || adapter === undefined || Object.keys(others).length > 0) return value
+  return adapter === '' ? base : `${base}+${adapter}`
+}
+
+function pathOf(value: unknown): string | undefined {
+  if (typeof value === 'string') return value
+  if (typeof value !== 'object' || value === null) return undefined
+  const { path, revision, ...others } = value as Record<string, unknown>
+  if (typeof path !== 'string' || Object.keys(others).length > 0) return undefined
+  if (revision === undefined || revision === null) return path
+  return typeof revision === 'string' ? `${path}@${revision}` : undefined
 }
 
 /** Keys of mergekit that change nothing in a merge. */
 export const ignoredKeys: ReadonlySet<string> = new Set(['default_vocab_size', 'residual_weight'])
+
+/** Options of mergekit's command line. Recipes have them too, where mergekit passes over them. */
+export const commandLineKeys: ReadonlySet<string> = new Set([
+  ...['allow_crimes', 'async_write', 'clone_tensors', 'copy_tokenizer', 'cuda', 'device', 'gpu_rich', 'lazy_unpickle'],
+  ...['lora_merge_cache', 'lora_merge_dtype', 'low_cpu_memory', 'multi_gpu', 'num_threads', 'out_shard_size', 'quiet'],
+  ...['random_seed', 'read_to_gpu', 'safe_serialization', 'transformers_cache', 'trust_remote_code', 'verbosity'],
+  ...['write_model_card', 'write_threads'],
+])
 
 export function knownKeys(
   entry: Record<string, unknown>,
@@ -45,6 +73,11 @@ export function plain(raw: unknown): void {
 export function record(value: unknown, path: string, expected: string): Record<string, unknown> {
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
   return fail(path, expected, value)
+}
+
+/** A part of a recipe. A key that holds nothing (`base_model:`, or null) is as good as none, as in mergekit. */
+export function entry(value: unknown, path: string, expected: string): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(record(value, path, expected)).filter(([, inner]) => inner !== null))
 }
 
 export function list(value: unknown, path: string, expected: string): unknown[] {

@@ -4,7 +4,7 @@
  */
 
 import type { MergeMethod } from '../methods/index.js'
-import { checkMethod, fail, knownKeys, record } from './checks.js'
+import { checkMethod, entry as entryOf, fail, knownKeys, record } from './checks.js'
 import { checkParameters } from './parameters.js'
 import { checkPrefix, checkSources, type Merge } from './sources.js'
 
@@ -24,7 +24,7 @@ export function checkModules(
   if (modules.length === 0) fail('modules', 'at least one module', {})
   return modules.map(([name, value]) => {
     const path = `modules.${name}`
-    const entry = record(value, path, 'a mapping with models or slices')
+    const entry = entryOf(value, path, 'a mapping with models or slices')
     knownKeys(entry, path, ['merge_method', 'prefix', 'models', 'slices', 'parameters'], notes)
     const method =
       entry.merge_method === undefined ? top.method : checkMethod(entry.merge_method, `${path}.merge_method`)

@@ -39,10 +39,12 @@ export function checkParameters(
   return checked
 }
 
-function checkValue(value: unknown, path: string, spec: ParameterSpec): ParameterValue {
+function checkValue(given: unknown, path: string, spec: ParameterSpec): ParameterValue {
+  // a single filter, outside of a list
+  const value = typeof given === 'object' && given !== null && 'value' in given ? [given] : given
   if (!Array.isArray(value)) return checkScalar(value, path, spec)
   if (spec.type === 'model' || value.length === 0) return fail(path, expectation(spec), value)
-  if (value.every((v) => typeof v === 'number')) return checkGradient(value, path, spec)
+  if (value.every((v) => typeof unquoted(v, spec) === 'number')) return checkGradient(value, path, spec)
   return value.map((raw, i): FilteredValue => {
     const at = `${path}[${i}]`
     const entry = record(raw, at, 'a mapping with filter and value')
@@ -65,7 +67,28 @@ function checkGradient(values: unknown[], path: string, spec: ParameterSpec): nu
   return values.map((v, i) => Number(checkScalar(v, `${path}[${i}]`, spec)))
 }
 
-function checkScalar(value: unknown, path: string, spec: ParameterSpec): ParameterScalar {
+const words: ReadonlyMap<string, boolean> = new Map([
+  ['true', true],
+  ['yes', true],
+  ['on', true],
+  ['false', false],
+  ['no', false],
+  ['off', false],
+])
+
+/**
+ * What a text in quotes stands for where no text is wanted: mergekit reads "0.5" as a number and "true" as a boolean.
+ */
+function unquoted(value: unknown, { type, aliases }: ParameterSpec): unknown {
+  if (typeof value !== 'string' || type === 'model') return value
+  const text = value.trim().toLowerCase()
+  if (type === 'number') return /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/.test(text) ? Number(text) : value
+  const yes = words.get(text) ?? (text === '1' ? true : text === '0' ? false : undefined)
+  return yes !== undefined && (type === 'boolean' || aliases?.has(yes)) ? yes : value
+}
+
+function checkScalar(given: unknown, path: string, spec: ParameterSpec): ParameterScalar {
+  const value = unquoted(given, spec)
   const scalar = isScalar(value) ? (spec.aliases?.get(value) ?? value) : fail(path, expectation(spec), value)
   switch (spec.type) {
     case 'number':

@@ -10,7 +10,7 @@ import { parseAllDocuments } from 'yaml'
 import { parseDType } from '../../checkpoint/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { codeOf, messageOf, WeightsmithError } from '../../util/errors.js'
-import { checkMethod, fail, knownKeys, list, modelName, plain, record } from './checks.js'
+import { checkMethod, commandLineKeys, entry, fail, knownKeys, list, modelName, plain, record } from './checks.js'
 import { checkModules, type Module } from './modules.js'
 import { checkParameters } from './parameters.js'
 import { checkSources, type Merge } from './sources.js'
@@ -122,11 +122,13 @@ export async function loadRecipe(source: string | RecipeInput, folder = process.
   return checkRecipe(parseYaml(text, file), dirname(file))
 }
 
-/** One document is the recipe; of several, the last is the result and the others are its stages, as in mergekit-multi. */
+/**
+ * One document is the recipe; of several, the last is the result and the others are its stages, as in mergekit-multi.
+ */
 function parseYaml(text: string, file: string): unknown {
   let documents: unknown[]
   try {
-    documents = [...parseAllDocuments(text)].map((document) => {
+    documents = [...parseAllDocuments(text, { merge: true })].map((document) => {
       if (document.errors[0] !== undefined) throw document.errors[0]
       return document.toJS() as unknown
     })
@@ -158,8 +160,10 @@ export function checkRecipe(raw: unknown, folder: string): Recipe {
   return { ...first.recipe, sweep, input: top as unknown as RecipeInput }
 }
 
-function checkOne(top: Record<string, unknown>, folder: string): Recipe {
+function checkOne(raw: Record<string, unknown>, folder: string): Recipe {
   const notes: string[] = []
+  const top = withoutOptions(entry(raw, '', 'a mapping'), notes)
+  refuseMixture(top)
   knownKeys(top, '', keys, notes)
   const method = checkMethod(top.merge_method, 'merge_method')
   const base = top.base_model === undefined ? undefined : modelName(top.base_model, 'base_model')
@@ -188,9 +192,26 @@ function checkOne(top: Record<string, unknown>, folder: string): Recipe {
     sweep: [],
     notes: [...[...stages].flatMap(([name, stage]) => stage.notes.map((note) => `Stage ${name}: ${note}`)), ...notes],
     // every key of it has just been checked against the type
-    input: top as unknown as RecipeInput,
+    input: raw as unknown as RecipeInput,
     folder,
   }
+}
+
+function withoutOptions(top: Record<string, unknown>, notes: string[]): Record<string, unknown> {
+  const options = Object.keys(top).filter((key) => commandLineKeys.has(key))
+  for (const key of options) notes.push(`${key} changes nothing: it is an option of mergekit's command line.`)
+  return Object.fromEntries(Object.entries(top).filter(([key]) => !commandLineKeys.has(key)))
+}
+
+/** Recipes of mergekit-moe, which have no method, deserve a sentence of their own. */
+function refuseMixture(top: Record<string, unknown>): void {
+  const key = ['experts', 'gate_mode', 'shared_experts'].find((name) => top[name] !== undefined)
+  if (key === undefined) return
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_RECIPE',
+    `The recipe is one of mergekit-moe (it has ${key}), which makes a mixture of experts of several models; that is not ` +
+      'offered, but a mixture that mergekit-moe has made can be merged like any other model.',
+  )
 }
 
 /** Every model the recipe names, in order and once; not those of its stages. */

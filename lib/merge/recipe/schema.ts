@@ -109,6 +109,7 @@ function topKeys(): Record<keyof RecipeInput, JsonSchema> {
     merge_method: methodName,
     base_model: {
       ...modelName,
+      type: ['string', 'null'],
       description: 'Model that differences are taken from; one more model where the method has no base',
     },
     models,

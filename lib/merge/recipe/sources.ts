@@ -1,7 +1,7 @@
 /** What goes into a merge: models or slices, each with its layers and parameters. */
 
 import type { MergeMethod } from '../methods/index.js'
-import { fail, knownKeys, list, modelName, record } from './checks.js'
+import { entry as entryOf, fail, knownKeys, list, modelName } from './checks.js'
 import { checkParameters } from './parameters.js'
 import type { Parameters } from './values.js'
 
@@ -53,7 +53,10 @@ export function checkSources(
   if (entry.slices === undefined) {
     const path = `${inside}models`
     const sources = list(entry.models, path, 'a list of models (or slices)').map((value, i) => {
-      const found = record(value, `${path}[${i}]`, 'a mapping with model and parameters')
+      const { layer_range: range, ...found } = entryOf(value, `${path}[${i}]`, 'a mapping with model and parameters')
+      if (range !== undefined) {
+        notes.push(`${path}[${i}].layer_range changes nothing: models are merged whole, and slices take ranges.`)
+      }
       knownKeys(found, `${path}[${i}]`, ['model', 'parameters', ...named], notes)
       return checkSource(found, `${path}[${i}]`, method, notes)
     })
@@ -67,11 +70,11 @@ export function checkSources(
   }
   const slices = list(entry.slices, `${inside}slices`, 'a list of slices').map((value, i): Slice => {
     const path = `${inside}slices[${i}]`
-    const found = record(value, path, 'a mapping with sources and parameters')
+    const found = entryOf(value, path, 'a mapping with sources and parameters')
     knownKeys(found, path, ['sources', 'parameters', 'base_model'], notes)
     const sources = list(found.sources, `${path}.sources`, 'a list of sources').map((source, j) => {
       const at = `${path}.sources[${j}]`
-      const inner = record(source, at, 'a mapping with model and layer_range')
+      const inner = entryOf(source, at, 'a mapping with model and layer_range')
       knownKeys(inner, at, ['model', 'layer_range', 'parameters', ...named], notes)
       return { ...checkSource(inner, at, method, notes), range: checkRange(inner.layer_range, `${at}.layer_range`) }
     })
@@ -89,6 +92,15 @@ export function checkSources(
     }
     return slice
   })
+  const empty = slices.findIndex(
+    ({ sources: [first] }) => first?.range !== undefined && first.range[0] === first.range[1],
+  )
+  if (empty >= 0) {
+    if (slices.every(({ sources: [first] }) => first?.range?.[0] === first?.range?.[1])) {
+      fail(`${inside}slices`, 'slices with at least one layer', 'none')
+    }
+    notes.push(`${inside}slices[${empty}] has no layers.`)
+  }
   noteBase(how, slices, notes)
   return { slices, sliced: true }
 }
@@ -120,8 +132,8 @@ export function checkPrefix(value: unknown, path: string): string {
 
 function checkRange(range: unknown, path: string): [number, number] {
   if (Array.isArray(range) && range.length === 2) {
-    const [first, end] = range
-    if (Number.isSafeInteger(first) && Number.isSafeInteger(end) && first >= 0 && first < end) return [first, end]
+    const [first, end] = range.map((one) => (typeof one === 'string' && /^\d+$/.test(one) ? Number(one) : one))
+    if (Number.isSafeInteger(first) && Number.isSafeInteger(end) && first >= 0 && first <= end) return [first, end]
   }
   return fail(path, 'two whole numbers, the first layer and the one after the last', range)
 }

@@ -3,7 +3,7 @@
  * either, the tokenizer is copied and vocabularies have to have the same size.
  */
 
-import { fail, knownKeys, modelName, record } from './checks.js'
+import { entry as entryOf, fail, knownKeys, modelName, record } from './checks.js'
 
 /** Where the embedding of a token comes from. */
 export type TokenSource =
@@ -44,13 +44,14 @@ export function checkTokenizer(
   const { tokenizer, tokenizer_source: given } = top
   if (tokenizer === undefined || tokenizer === null) {
     const explicit = given !== undefined && given !== null
-    const source = explicit ? checkSource(given, 'tokenizer_source', models) : 'base'
+    const source = explicit ? checkSource(given, 'tokenizer_source') : 'base'
     return { source, tokens: new Map(), explicit }
   }
   if (given !== undefined) fail('', 'either tokenizer or tokenizer_source', 'both')
-  const entry = record(tokenizer, 'tokenizer', 'a mapping with source, tokens and pad_to_multiple_of')
+  const entry = entryOf(tokenizer, 'tokenizer', 'a mapping with source, tokens and pad_to_multiple_of')
   knownKeys(entry, 'tokenizer', ['source', 'tokens', 'pad_to_multiple_of'], notes)
-  const multiple = entry.pad_to_multiple_of ?? undefined
+  const padded = entry.pad_to_multiple_of
+  const multiple = typeof padded === 'string' && /^\d+$/.test(padded) ? Number(padded) : padded
   if (
     multiple !== undefined &&
     !(Number.isSafeInteger(multiple) && Number(multiple) >= 1 && Number(multiple) <= 2 ** 20)
@@ -62,7 +63,7 @@ export function checkTokenizer(
       ? {}
       : record(entry.tokens, 'tokenizer.tokens', 'a mapping of tokens')
   return {
-    source: entry.source === undefined ? 'union' : checkSource(entry.source, 'tokenizer.source', models),
+    source: entry.source === undefined ? 'union' : checkSource(entry.source, 'tokenizer.source'),
     tokens: new Map(
       Object.entries(tokens).map(([token, rule]) => [
         token,
@@ -74,22 +75,29 @@ export function checkTokenizer(
   }
 }
 
-function checkSource(value: unknown, path: string, models: ReadonlySet<string>): string {
+/** Any model may lend its tokenizer, one that is not merged too. */
+function checkSource(value: unknown, path: string): string {
   if (value === 'base' || value === 'none' || value === 'union') return value
-  return checkModel(value, path, models, 'base, union, none or ')
+  return withoutKind(modelName(value, path))
 }
 
-function checkModel(value: unknown, path: string, models: ReadonlySet<string>, besides = ''): string {
-  // mergekit's long form of naming a model
-  const name = typeof value === 'string' && !models.has(value) ? value.replace(/^model:/, '') : value
-  if (typeof name === 'string' && models.has(name)) return name
-  return fail(path, `${besides}one of the models (${[...models].join(', ')})`, value)
+/** mergekit's older recipes write `model:` before the name of a tokenizer's model. */
+function withoutKind(name: string): string {
+  return name.replace(/^model:(?=.)/, '')
+}
+
+/** Its embedding is read, so it has to be merged. */
+function checkModel(value: unknown, path: string, models: ReadonlySet<string>): string {
+  const given = modelName(value, path)
+  const name = models.has(given) ? given : withoutKind(given)
+  return models.has(name) ? name : fail(path, `one of the models (${[...models].join(', ')})`, value)
 }
 
 function checkRule(value: unknown, path: string, models: ReadonlySet<string>, notes: string[]): TokenRule {
-  const entry = record(value ?? {}, path, 'a mapping with source and force')
+  const entry = entryOf(value ?? {}, path, 'a mapping with source and force')
   knownKeys(entry, path, ['source', 'force'], notes)
-  const { force = false } = entry
+  const { force: given = false } = entry
+  const force = given === 'true' ? true : given === 'false' ? false : given
   if (typeof force !== 'boolean') fail(`${path}.force`, 'true or false', force)
   const source = checkTokenSource(entry.source, `${path}.source`, models, notes)
   return { ...(source === undefined ? {} : { source }), force: force === true }
@@ -102,13 +110,15 @@ function checkTokenSource(
   notes: string[],
 ): TokenSource | undefined {
   if (value === undefined || value === null) return undefined
-  if (typeof value === 'string') return { kind: 'model_token', model: checkModel(value, path, models) }
+  if (typeof value === 'string' || (typeof value === 'object' && !('kind' in value))) {
+    return { kind: 'model_token', model: checkModel(value, path, models) }
+  }
   const entry = record(value, path, 'a model or a mapping with kind')
   knownKeys(entry, path, ['kind', 'model', 'token', 'token_id'], notes)
   const { kind, token, token_id: id } = entry
   if (kind === 'zero' || kind === 'mean') return { kind }
   if (kind !== 'model_token') return fail(`${path}.kind`, 'zero, mean or model_token', kind)
-  const model = checkModel(modelName(entry.model, `${path}.model`), `${path}.model`, models)
+  const model = checkModel(entry.model, `${path}.model`, models)
   if (typeof token === 'string' && id === undefined) return { kind, model, token }
   if (token === undefined && typeof id === 'number' && Number.isSafeInteger(id) && id >= 0) {
     return { kind, model, token_id: id }

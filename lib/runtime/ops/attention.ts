@@ -10,7 +10,8 @@ import { rope } from './rope.js'
 
 /**
  * Rotates q and k where the stack has angles, appends k and v to the cache of this layer, and attends. `window`: keys a
- * token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the stack.
+ * token sees, its own among them; 0: all before it. `heads` and `numKvHeads`: where the layer has others than the
+ * stack.
  */
 export interface Spec {
   op: 'attention'

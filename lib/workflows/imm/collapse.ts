@@ -1,6 +1,6 @@
 /**
- * Signs of collapse in samples of a model: answers that become one (entropy), texts that become one (distinct-n), and samples
- * that no longer find what one of them would not (pass@k - pass@1).
+ * Signs of collapse in samples of a model: answers that become one (entropy), texts that become one (distinct-n), and
+ * samples that no longer find what one of them would not (pass@k - pass@1).
  */
 
 import { answerIn, isRight } from './check.js'
@@ -12,7 +12,10 @@ export interface ImmCollapse {
   samples: number
   /** Mean over questions of the entropy (nats) of the answers that were drawn. */
   entropy: number
-  /** Different pairs of neighbouring words of a question's samples, as a share of all its pairs; of characters where there are no spaces. */
+  /**
+   * Different pairs of neighbouring words of a question's samples, as a share of all its pairs; of characters where
+   * there are no spaces.
+   */
   distinct: number
   /** Share of samples that are right, and share of questions with one that is. */
   pass1: number

@@ -43,27 +43,33 @@ export interface ImmConfig {
   /** Of sampling and dropping; a round adds its number. Defaults to 0. */
   seed?: number | undefined
   /**
-   * Three samples at temperature 0.7, unless it says otherwise; or a command with `{model}`, `{questions}` and `{out}` that writes
-   * lines `{"prompt": ..., "answer": ..., "text": ...}`; or a function.
+   * Three samples at temperature 0.7, unless it says otherwise; or a command with `{model}`, `{questions}` and `{out}`
+   * that writes lines `{"prompt": ..., "answer": ..., "text": ...}`; or a function.
    */
   generate?:
     | (Sampling & { command?: ImmCommand | undefined })
     | ((step: { model: string; questions: string; round: number; signal: AbortSignal }) => Promise<Completion[]>)
     | undefined
   /**
-   * What is kept: texts that are the answer (`exact`, the default), whose last number is the answer's last number (`numeric`), in
-   * which the first group of `pattern` is the answer (`regex`); or a command with `{data}` and `{out}` that writes the lines it
-   * keeps; or a function.
+   * What is kept: texts that are the answer (`exact`, the default), whose last number is the answer's last number
+   * (`numeric`), in which the first group of `pattern` is the answer (`regex`); or a command with `{data}` and `{out}`
+   * that writes the lines it keeps; or a function.
    */
   filter?:
     | { check?: ImmAnswerCheck | undefined; pattern?: string | undefined; command?: ImmCommand | undefined }
     | ((completion: Completion) => boolean | Promise<boolean>)
     | undefined
-  /** A command with `{model}`, `{data}` (lines of prompt and answer) and `{out}`, which is to hold the trained model; or a function. */
+  /**
+   * A command with `{model}`, `{data}` (lines of prompt and answer) and `{out}`, which is to hold the trained model; or
+   * a function.
+   */
   train:
     | { command: ImmCommand }
     | ((step: { model: string; data: string; out: string; round: number; signal: AbortSignal }) => Promise<void>)
-  /** IMM's merge of the original and the trained model; or any `recipe`, in which `{base}` and `{improved}` stand for them. */
+  /**
+   * IMM's merge of the original and the trained model; or any `recipe`, in which `{base}` and `{improved}` stand for
+   * them.
+   */
   merge?:
     | {
         alpha?: number | undefined
@@ -73,8 +79,8 @@ export interface ImmConfig {
         /** The model that M0 itself comes from (R2). */
         pretrained?: string | undefined
         /**
-         * An extension, not of the paper: layers that matter for `data` get more of the change (β > 0) or less, α (1 + β z)
-         * within 0 and 1, where z is the standard score of the layer's block-ablation loss on M0.
+         * An extension, not of the paper: layers that matter for `data` get more of the change (β > 0) or less, α (1 +
+         * β z) within 0 and 1, where z is the standard score of the layer's block-ablation loss on M0.
          */
         importance?: { beta: number; data: string } | undefined
         recipe?: RecipeInput | undefined

@@ -1,24 +1,21 @@
 /**
- * What a run has finished: `imm.json` in its folder, written anew after every step. A step that is in it is not done again, so
- * a run goes on at the step it stopped in.
+ * What a run has finished: its resume point, `imm.json` in its folder, is written anew after every step. A step that is
+ * in it is not done again, so a run goes on at the step it stopped in.
  */
 
-import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
+import { mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { replaceFile } from '../../checkpoint/index.js'
+import { type InputFile, ResumePoint, resumeFiles } from '../../checkpoint/resume/index.js'
 import type { NativeAddon, NativeLock } from '../../native/border.js'
-import { messageOf, WeightsmithError, writeFailed } from '../../util/errors.js'
+import { WeightsmithError, writeFailed } from '../../util/errors.js'
 
-const ledgerName = 'imm.json'
+const lockName = '.weightsmith-imm'
+const noteName = 'imm.json'
 
 /** Results of steps, by their names. */
 export type RoundNotes = Record<string, unknown>
 
-interface Notes {
-  format: 1
-  version: string
-  config: Record<string, unknown>
+interface Done {
   /** By number; 0 is the original model. */
   rounds: RoundNotes[]
   /** What the run came to. */
@@ -26,9 +23,10 @@ interface Notes {
 }
 
 export interface LedgerOptions {
-  version: string
   /** As data: functions are only known to be there. */
   config: Record<string, unknown>
+  /** Files of the original model. */
+  inputs: readonly InputFile[]
   resume: boolean
   overwrite: boolean
 }
@@ -37,36 +35,44 @@ export class Ledger {
   private constructor(
     readonly folder: string,
     private readonly lock: NativeLock,
-    private readonly notes: Notes,
+    private readonly point: ResumePoint,
+    private readonly done: Done,
   ) {}
 
   /**
    * Throws ERR_WEIGHTSMITH_OUTPUT_EXISTS for a folder that is in use and neither resumed nor overwritten,
-   * ERR_WEIGHTSMITH_RESUME for a run that was begun with another config, ERR_WEIGHTSMITH_BUSY while another run has it.
+   * ERR_WEIGHTSMITH_RESUME or _INPUT_CHANGED for a run that was begun with another config or original,
+   * ERR_WEIGHTSMITH_BUSY while another run has it.
    */
   static async open(
     addon: Pick<NativeAddon, 'lockFile'>,
     folder: string,
-    { version, config, resume, overwrite }: LedgerOptions,
+    { config, inputs, resume, overwrite }: LedgerOptions,
   ): Promise<Ledger> {
     await mkdir(folder, { recursive: true }).catch((cause: unknown) => {
       throw writeFailed(folder, cause)
     })
-    const lock = addon.lockFile(join(folder, '.weightsmith-imm'))
+    const lock = addon.lockFile(join(folder, lockName))
     try {
-      const file = join(folder, ledgerName)
-      const there = (await readdir(folder)).filter((name) => name !== '.weightsmith-imm')
-      if (overwrite) {
+      // More rounds, or fewer, are the same run.
+      const { rounds: _, ...same } = config
+      const run = { verb: 'imm run', facts: { config: same }, inputs }
+      const point = await ResumePoint.open(join(folder, noteName), run, { resume, overwrite, place: folder })
+      const { rounds } = (point.done ?? { rounds: [] }) as Partial<Done>
+      if (!Array.isArray(rounds)) throw point.damaged('its note has no rounds')
+      const there = (await readdir(folder)).filter((name) => name !== lockName)
+      if (!point.resumed && overwrite) {
         for (const name of there) if (isOurs(name)) await rm(join(folder, name), { recursive: true, force: true })
-      } else if (existsSync(file)) {
-        const before = await readNotes(file)
-        if (!resume) throw exists(folder, 'holds a run of IMM; go on with resume, or begin again with overwrite')
-        refuseOther(before.config, config, folder)
-        return new Ledger(folder, lock, { ...before, config })
-      } else if (there.length > 0) {
-        throw exists(folder, 'is there already and holds no run of IMM')
+      } else if (!point.resumed && there.length > 0) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_OUTPUT_EXISTS',
+          `The folder ${folder} is there already and holds no run of IMM.`,
+          { file: folder },
+        )
       }
-      return new Ledger(folder, lock, { format: 1, version, config, rounds: [] })
+      const done = { rounds }
+      if (!point.resumed) await point.save(done)
+      return new Ledger(folder, lock, point, done)
     } catch (error) {
       lock.release()
       throw error
@@ -84,58 +90,25 @@ export class Ledger {
 
   /** The result of a step: as it was noted, or of the work, which is noted then. */
   async step<T>(round: number, name: string, work: () => Promise<T>): Promise<T> {
-    const notes = this.notes.rounds[round] ?? {}
-    this.notes.rounds[round] = notes
+    const notes = this.done.rounds[round] ?? {}
+    this.done.rounds[round] = notes
     if (!(name in notes)) {
       notes[name] = await work()
-      await this.save()
+      await this.point.save(this.done)
     }
     return notes[name] as T
   }
 
   async finish(result: unknown): Promise<void> {
-    this.notes.result = result
-    await this.save()
+    this.done.result = result
+    await this.point.save(this.done)
   }
 
   close(): void {
     this.lock.release()
   }
-
-  private async save(): Promise<void> {
-    await replaceFile(join(this.folder, ledgerName), (file) =>
-      file.writeFile(`${JSON.stringify(this.notes, null, 2)}\n`),
-    )
-  }
 }
 
 function isOurs(name: string): boolean {
-  return /^(round-\d+|imm\.json(\.new)?)$/.test(name)
-}
-
-async function readNotes(file: string): Promise<Notes> {
-  try {
-    const notes = JSON.parse(await readFile(file, 'utf8')) as Notes
-    if (notes.format === 1 && Array.isArray(notes.rounds)) return notes
-    throw new Error('it is of another format')
-  } catch (cause) {
-    const message = `${file} cannot be used: ${messageOf(cause)}.`
-    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', message, { cause, file })
-  }
-}
-
-/** More rounds, or fewer, are the same run. */
-function refuseOther(before: Record<string, unknown>, now: Record<string, unknown>, folder: string): void {
-  const names = [...new Set([...Object.keys(before), ...Object.keys(now)])].filter((name) => name !== 'rounds')
-  const other = names.filter((name) => JSON.stringify(before[name]) !== JSON.stringify(now[name]))
-  if (other.length === 0) return
-  throw new WeightsmithError(
-    'ERR_WEIGHTSMITH_RESUME',
-    `The run in ${folder} was begun with another config: ${other.join(', ')} differ. Give the same, or begin again with overwrite.`,
-    { file: folder },
-  )
-}
-
-function exists(folder: string, why: string): WeightsmithError {
-  return new WeightsmithError('ERR_WEIGHTSMITH_OUTPUT_EXISTS', `The folder ${folder} ${why}.`, { file: folder })
+  return /^round-\d+$/.test(name) || resumeFiles(noteName).includes(name)
 }

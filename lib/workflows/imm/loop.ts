@@ -1,14 +1,14 @@
 /**
- * Iterative model merging (arXiv 2503.02103): a model learns from its own right answers, and after every round is merged with
- * what it was, so that it does not lose the rest. The loop is `run` below; what it calls is in steps.ts.
+ * Iterative model merging (arXiv 2503.02103): a model learns from its own right answers, and after every round is
+ * merged with what it was, so that it does not lose the rest. The loop is `run` below; what it calls is in steps.ts.
  */
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import { openCheckpoint, resolveModel } from '../../checkpoint/index.js'
+import { inputsOf, openCheckpoint, resolveModel } from '../../checkpoint/index.js'
 import { readExamples } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { version } from '../../native/version.js'
+import type { DryRun } from '../../util/dry_run.js'
 import { throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import { type ImmConfig, readConfig, type Settings } from './config.js'
@@ -33,7 +33,7 @@ export interface ImmOptions {
   resume?: boolean | undefined
   /** Begin again where a run is. */
   overwrite?: boolean | undefined
-  /** AnswerCheck all and say what it takes, write nothing. */
+  /** Check everything and forecast the cost, but write nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
   onProgress?: ((event: ImmProgress) => void) | undefined
@@ -60,45 +60,68 @@ export interface ImmRoundReport {
   decision: string
 }
 
+export interface ImmForecast {
+  out: string
+  /** The original model. */
+  model: string
+  rounds: number
+  policy: 'last' | 'best'
+  questions: number
+  /** Bytes that a round takes on disk: the trained model and the merged one. */
+  bytesPerRound: number
+}
+
 export interface ImmReport {
   out: string
-  dryRun: boolean
   /** The result. */
   model: string
   /** The round it is of; 0 is the original. */
   chosen: number
   policy: 'last' | 'best'
   questions: number
-  /** Bytes that a round takes on disk: the trained model and the merged one. */
-  bytesPerRound: number
   rounds: ImmRoundReport[]
   device: string
   milliseconds: number
 }
 
 /**
- * Runs IMM. Throws ERR_WEIGHTSMITH_RECIPE for a config that is not valid, ERR_WEIGHTSMITH_COMMAND for a command that fails, and
- * what the verbs it is made of throw; errors after which the same call can go on have `partial`, the folder.
+ * Runs IMM. Throws ERR_WEIGHTSMITH_RECIPE for a config that is not valid, ERR_WEIGHTSMITH_COMMAND for a command that
+ * fails, and what the verbs it is made of throw; errors after which the same call can go on have `partial`, the folder.
  */
-export async function imm(engine: Engine, config: string | ImmConfig, options: ImmOptions): Promise<ImmReport> {
+export function imm(
+  engine: Engine,
+  config: string | ImmConfig,
+  options: ImmOptions & { dryRun: true },
+): Promise<DryRun<ImmForecast>>
+export function imm(
+  engine: Engine,
+  config: string | ImmConfig,
+  options: ImmOptions & { dryRun?: false | undefined },
+): Promise<ImmReport>
+export function imm(
+  engine: Engine,
+  config: string | ImmConfig,
+  options: ImmOptions,
+): Promise<ImmReport | DryRun<ImmForecast>>
+export async function imm(
+  engine: Engine,
+  config: string | ImmConfig,
+  options: ImmOptions,
+): Promise<ImmReport | DryRun<ImmForecast>> {
   const begin = performance.now()
   const settings = await readConfig(config)
   if (options.rounds !== undefined) settings.rounds = options.rounds
   const out = resolve(options.out)
   const original = await resolveModel(settings.model, settings.folder)
-  const report = { ...(await plan(engine, settings, original)), out, original, policy: settings.policy }
-  const common = { out, policy: settings.policy, questions: report.questions, bytesPerRound: report.bytesPerRound }
-  const end = (rest: Pick<ImmReport, 'dryRun' | 'model' | 'chosen' | 'rounds'>): ImmReport => ({
-    ...common,
-    ...rest,
-    device: engine.device.name,
-    milliseconds: performance.now() - begin,
-  })
-  if (options.dryRun) return end({ dryRun: true, model: original, chosen: 0, rounds: [] })
+  const { policy } = settings
+  const { questions, bytesPerRound, inputs } = await plan(engine, settings, original)
+  if (options.dryRun) {
+    return { forecast: { out, model: original, rounds: settings.rounds, policy, questions, bytesPerRound } }
+  }
   const ledger = await engine.use(({ addon }) =>
     Ledger.open(addon, out, {
-      version,
       config: asData(settings),
+      inputs,
       resume: options.resume === true,
       overwrite: options.overwrite === true,
     }),
@@ -106,9 +129,10 @@ export async function imm(engine: Engine, config: string | ImmConfig, options: I
   try {
     const rounds = await run(engine, { settings, original, ledger, options })
     const chosen = settings.policy === 'best' ? bestOf(rounds) : rounds.length - 1
-    const result = end({ dryRun: false, model: rounds[chosen]?.model ?? original, chosen, rounds })
-    await ledger.finish({ model: result.model, chosen })
-    return result
+    const model = rounds[chosen]?.model ?? original
+    await ledger.finish({ model, chosen })
+    const { name: device } = engine.device
+    return { out, model, chosen, policy, questions, rounds, device, milliseconds: performance.now() - begin }
   } catch (error) {
     if (error instanceof WeightsmithError) error.partial = out
     throw error
@@ -195,7 +219,7 @@ async function plan(engine: Engine, settings: Settings, original: string) {
   )
   const sizes = await Promise.all(checkpoint.files.map(({ path }) => stat(path)))
   const own = sizes.reduce((sum, { size }) => sum + size, 0)
-  return { questions: asked.length, bytesPerRound: own + 4 * elements }
+  return { questions: asked.length, bytesPerRound: own + 4 * elements, inputs: inputsOf([checkpoint]) }
 }
 
 /** What decides about a run, as data: a function is only known to be one. */

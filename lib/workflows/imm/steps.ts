@@ -6,8 +6,8 @@ import { type Checkpoint, openCheckpoint, resolveModel } from '../../checkpoint/
 import { importanceOf } from '../../compare/analyze.js'
 import { type Example, readExamples } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { evaluateAll } from '../../eval/evaluate.js'
-import { generateText } from '../../generation/generate_text.js'
+import { evaluate as evaluateModel } from '../../eval/evaluate.js'
+import { generate as generateTexts } from '../../generation/generate.js'
 import { merge } from '../../merge/merge.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
 import { messageOf, misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
@@ -127,7 +127,10 @@ export async function trainStep(run: Run, model: string, round: number, folder: 
   return out
 }
 
-/** Throws ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH where a trained model is another one than the original. */
+/**
+ * Throws ERR_WEIGHTSMITH_MISSING_TENSOR or ERR_WEIGHTSMITH_SHAPE_MISMATCH where a trained model is another one than the
+ * original.
+ */
 function refuseOther(base: Checkpoint, trained: Checkpoint, round: number): void {
   for (const { name, shape } of base.tensors.values()) {
     const found = trained.tensors.get(name)
@@ -242,7 +245,8 @@ async function accuracies(run: Run, model: string, files: readonly string[]): Pr
   if (files.length === 0) return values
   if (typeof filter === 'function' || filter.check === undefined || filter.check === 'exact') {
     const options = { data: files, metric: 'exact-match' as const, limit, maxTokens, ...watch }
-    for (const { data, value } of await evaluateAll(engine, model, options)) values.set(data, value)
+    const { sets } = await evaluateModel(engine, model, options)
+    for (const { data, value } of sets) values.set(data, value)
     return values
   }
   for (const file of files) {
@@ -273,7 +277,7 @@ async function draw(
 ): Promise<Completion[]> {
   const prompts = examples.map(({ prompt }) => prompt)
   const options = { samples, temperature, topK: top_k, topP: top_p, maxTokens: max_tokens, stop, chat, seed, signal }
-  const { continuations } = await generateText(engine, model, prompts, {
+  const { continuations } = await generateTexts(engine, model, prompts, {
     ...options,
     onProgress,
   })

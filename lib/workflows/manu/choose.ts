@@ -37,8 +37,8 @@ export function score(subject: Subject, { forget, retain }: Measured): ModuleSco
 }
 
 /**
- * The alpha per cent of the neurons of each tower that have the largest scores, besides those that are chosen already. Throws
- * ERR_WEIGHTSMITH_ARGUMENT where nothing of a module would be left.
+ * The alpha per cent of the neurons of each tower that have the largest scores, besides those that are chosen already.
+ * Throws ERR_WEIGHTSMITH_ARGUMENT where nothing of a module would be left.
  */
 export function choose(scores: ModuleScores, alpha: number, before: Choice | undefined): Choice {
   const selected = new Map<Module, readonly number[]>(before?.selected)

@@ -1,30 +1,46 @@
 /**
- * `manu`: modality-aware neuron unlearning (arXiv 2502.15910). Neurons of the MLPs that answer more strongly to what is to be
- * forgotten than to what is to be retained become zeros; nothing is trained.
+ * `manu`: modality-aware neuron unlearning (arXiv 2502.15910). Neurons of the MLPs that answer more strongly to what is
+ * to be forgotten than to what is to be retained become zeros; nothing is trained.
  */
 
 import type { Engine } from '../../engine/engine.js'
 import type { LayerwiseOptions } from '../../runtime/index.js'
+import type { DryRun } from '../../util/dry_run.js'
 import { type Choice, choose, type ModuleScores, score } from './choose.js'
 import { compare, evaluate } from './evaluate.js'
 import { depthOf, type Measured, measure, modulesOn } from './measure.js'
 import { checked, type ManuOptions } from './options.js'
 import { checkTargets, write } from './output.js'
-import { type ManuAnswers, type ManuReport, meanOf } from './report.js'
+import { type ManuAnswers, type ManuForecast, type ManuReport, meanOf } from './report.js'
 import { manuBatches, type Stream } from './streams.js'
 import { none, Subject } from './subject.js'
 
 /**
- * Throws ERR_WEIGHTSMITH_ARGUMENT for options, for lines that are both to be forgotten and retained, for a stream that is empty
- * while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED for `scores` of
- * another run.
+ * Throws ERR_WEIGHTSMITH_ARGUMENT for options, for lines that are both to be forgotten and retained, for a stream that
+ * is empty while its other half is not, and for an alpha that leaves nothing of a module; ERR_WEIGHTSMITH_INPUT_CHANGED
+ * for a `cache` of another run.
  */
-export async function manu(engine: Engine, path: string, options: ManuOptions): Promise<ManuReport> {
+export function manu(
+  engine: Engine,
+  path: string,
+  options: ManuOptions & { dryRun: true },
+): Promise<DryRun<ManuForecast>>
+export function manu(
+  engine: Engine,
+  path: string,
+  options: ManuOptions & { dryRun?: false | undefined },
+): Promise<ManuReport>
+export function manu(engine: Engine, path: string, options: ManuOptions): Promise<ManuReport | DryRun<ManuForecast>>
+export async function manu(
+  engine: Engine,
+  path: string,
+  options: ManuOptions,
+): Promise<ManuReport | DryRun<ManuForecast>> {
   const begin = performance.now()
   const subject = await Subject.open(engine, path, checked(options))
   const { alphas, iterations, dryRun } = subject.settings
   await checkTargets(subject)
-  if (dryRun === true) return plan(subject)
+  if (dryRun === true) return { forecast: await forecast(subject) }
 
   const before = await evaluate(subject, none)
   // All alphas share the measurement of the model as it is.
@@ -58,7 +74,7 @@ function largestAllowed(
 }
 
 /** What a run would do, and about how long it takes: a pass of each kind of lines is timed. */
-async function plan(subject: Subject): Promise<ManuReport> {
+async function forecast(subject: Subject): Promise<ManuForecast> {
   const { timings, settings, evaluations } = subject
   const { measured, evaluated, end } = subject.streams
   const model = subject.without(none)
@@ -84,7 +100,25 @@ async function plan(subject: Subject): Promise<ManuReport> {
   } finally {
     await model.close()
   }
-  return report(subject, { choices: [], scores: new Map(), total: timings.measure + timings.evaluate })
+  return about(subject, timings.measure + timings.evaluate)
+}
+
+/** What a forecast and a report say alike. */
+function about(subject: Subject, milliseconds: number): ManuForecast {
+  return {
+    ...{ model: subject.path, mode: subject.settings.mode },
+    streams: subject.streams.measured.map((stream) => ({
+      ...{ set: stream.set, kind: stream.kind, lines: stream.rows.length },
+      tokens: subject.count([stream], []),
+    })),
+    modules: subject.candidates.map(({ name, tower, layer, neurons }) => ({ name, tower, layer, neurons })),
+    notes: subject.notes,
+    partitions: subject.forecast.partitions,
+    deviceBytes: subject.forecast.bytes,
+    device: subject.engine.device.name,
+    milliseconds,
+    timings: subject.timings,
+  }
 }
 
 function report(
@@ -98,28 +132,18 @@ function report(
   },
 ): ManuReport {
   const { before, choices, allowedAlpha, scores, total } = found
-  const modules = subject.candidates.map((module) => ({
-    ...{ name: module.name, tower: module.tower, layer: module.layer, neurons: module.neurons },
+  const common = about(subject, total)
+  const modules = subject.candidates.map((module, i) => ({
+    ...(common.modules[i] ?? module),
     selected: choices.map(({ selected }) => selected.get(module)?.length ?? 0),
     limited: scores.get(module)?.limited ?? 0,
   }))
-  const { mode, dryRun = false } = subject.settings
   return {
-    ...{ model: subject.path, mode, dryRun },
-    streams: subject.streams.measured.map((stream) => ({
-      ...{ set: stream.set, kind: stream.kind, lines: stream.rows.length },
-      tokens: subject.count([stream], []),
-    })),
+    ...common,
     modules,
     limited: modules.reduce((sum, { limited }) => sum + limited, 0),
     ...(before && { before }),
     choices: choices.map(({ selected: _, ...choice }) => choice),
     ...(allowedAlpha === undefined ? {} : { allowedAlpha }),
-    notes: subject.notes,
-    partitions: subject.forecast.partitions,
-    deviceBytes: subject.forecast.bytes,
-    device: subject.engine.device.name,
-    milliseconds: total,
-    timings: subject.timings,
   }
 }

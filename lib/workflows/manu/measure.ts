@@ -23,7 +23,7 @@ export function sharedBy({ settings }: Subject, { name, tower, kind }: Module): 
 export async function measure(subject: Subject, chosen: Neurons): Promise<Measured> {
   const begin = performance.now()
   // A score file is of the model as it is.
-  const file = chosen === none ? subject.settings.scores : undefined
+  const file = chosen === none ? subject.settings.cache : undefined
   const known = file !== undefined && (await stat(file).catch(() => undefined)) ? await read(subject, file) : undefined
   const result = known ?? (await measureStreams(subject, chosen))
   if (known !== undefined) subject.step(subject.streams.measured.reduce((sum, { rows }) => sum + rows.length, 0))

@@ -1,6 +1,7 @@
 /**
  * What a neuron is (methods of MANU): a row of a linear of an MLP, scored by what it gives out; or, coupled, an element
- * between the matrices of an MLP, scored by what comes into the last one, which can be removed with its rows and column.
+ * between the matrices of an MLP, scored by what comes into the last one, which can be removed with its rows and
+ * column.
  */
 
 import type { Layer, ModelSpec, OpSpec, Units } from '../../architectures/index.js'

@@ -22,11 +22,14 @@ export interface ManuOptions {
   /** Folder to write; with several alphas, each gets a folder in it. Not needed with `dryRun`. */
   out?: string | undefined
   /**
-   * `code`: as the published code scores rows of linears (the default); `paper`: as the paper does; `coupled`: the code's score
-   * for what comes out between the matrices of an MLP, whose neurons go with their rows and columns.
+   * `code`: as the published code scores rows of linears (the default); `paper`: as the paper does; `coupled`: the
+   * code's score for what comes out between the matrices of an MLP, whose neurons go with their rows and columns.
    */
   mode?: ManuMode | undefined
-  /** Percentage of neurons to zero, in the text model and in the vision encoder. Several: one output each, from one measurement. Defaults to 2. */
+  /**
+   * Percentage of neurons to zero, in the text model and in the vision encoder. Several: one output each, from one
+   * measurement. Defaults to 2.
+   */
   alpha?: number | readonly number[] | undefined
   /** Layers of each tower. Defaults to `last3`, in paper mode to `all`. */
   layers?: Layers | undefined
@@ -39,8 +42,8 @@ export interface ManuOptions {
   /** Lines of a batch. Defaults to 4. */
   batch?: number | undefined
   /**
-   * `coupled` only: neurons of the language model are left out instead of zeros, layers may then differ in width. Those of a
-   * tower stay as zeros. Defaults to false.
+   * `coupled` only: neurons of the language model are left out instead of zeros, layers may then differ in width. Those
+   * of a tower stay as zeros. Defaults to false.
    */
   compact?: boolean | undefined
   /** Rounds, each of which measures again and takes alpha per cent more. Defaults to 1. */
@@ -50,7 +53,7 @@ export interface ManuOptions {
   /** Evaluate forget, retain and utility before and after. Defaults to true. */
   evaluate?: boolean | undefined
   /** Number of examples of each set and kind to evaluate, chosen by the seed. Defaults to all. */
-  evalSamples?: number | undefined
+  limit?: number | undefined
   /** Also evaluate with as many random neurons, and with those of the smallest weights, zeroed. */
   compare?: boolean | undefined
   /** Write only the largest alpha that lowers mean exact match on retain by at most this many percentage points. */
@@ -58,9 +61,10 @@ export interface ManuOptions {
   /** Random seed of the samples and of the random neurons. Defaults to 0. */
   seed?: number | undefined
   /**
-   * Cache of the statistics, a score file: read if it exists, written otherwise. It has to be of the same model, lines and layers.
+   * Cache of the statistics, a score file: read if it exists, written otherwise. It has to be of the same model, lines
+   * and layers.
    */
-  scores?: string | undefined
+  cache?: string | undefined
   overwrite?: boolean | undefined
   /** Check everything and estimate the cost, but measure and write nothing. */
   dryRun?: boolean | undefined
@@ -98,9 +102,9 @@ export function checked(options: ManuOptions) {
     iterations > 1 && alphas.length > 1 && 'a sweep over alpha has one iteration',
     options.compact === true && mode !== 'coupled' && `only coupled neurons can be left out, not those of mode ${mode}`,
     !whole(batch, 1) && `batch should be a whole number from 1, not ${batch}`,
-    options.evalSamples !== undefined &&
-      !whole(options.evalSamples, 1) &&
-      `evalSamples should be a whole number from 1, not ${options.evalSamples}`,
+    options.limit !== undefined &&
+      !whole(options.limit, 1) &&
+      `limit should be a whole number from 1, not ${options.limit}`,
     !(tau >= 0) && `tau should be a number from 0, not ${tau}`,
     !whole(seed, 0) && `seed should be a whole number from 0, not ${seed}`,
     parts.some((part) => !Number.isFinite(weights[part])) && 'weights should be numbers',

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { withWidths } from '../../architectures/index.js'
 import { type Content, type Cut, checkOutput, cutTensor } from '../../checkpoint/index.js'
 import { rewrite } from '../../checkpoint/rewrite.js'
-import { modelOf } from '../../runtime/forward.js'
+import { modelOf } from '../../runtime/open_model.js'
 import type { WeightsmithError } from '../../util/errors.js'
 import { misuse } from '../../util/errors.js'
 import type { Choice } from './choose.js'
@@ -76,7 +76,7 @@ function keptOf(neurons: Neurons): ReadonlyMap<string, Cut> {
 
 /** The config of a language model without some neurons. */
 function narrowed({ engine, checkpoint, path }: Subject, selected: Neurons): Record<string, unknown> {
-  const { language } = modelOf(engine, checkpoint, { tokens: 1 }).spec
+  const { language } = modelOf(engine, checkpoint, { batchTokens: 1 }).spec
   const { heads, numKvHeads, headSize } = language.attention
   const widths = language.layers.map(({ units }, layer) => {
     const count = (kind: string) => units.find((own) => own.kind === kind)?.count ?? 0

@@ -36,26 +36,31 @@ export interface ManuChoice {
   magnitude?: ManuAnswers[]
 }
 
-export interface ManuReport {
+export interface ManuForecast {
   model: string
   mode: ManuMode
-  dryRun: boolean
   streams: { set: SetName; kind: Kind; lines: number; tokens: number }[]
-  modules: { name: string; tower: Tower; layer: number; neurons: number; selected: number[]; limited: number }[]
+  modules: { name: string; tower: Tower; layer: number; neurons: number }[]
+  notes: string[]
+  /** Parts in which the model goes through the device, and bytes of the largest. */
+  partitions: number
+  deviceBytes: number
+  device: string
+  /** Of the run; in a forecast an estimate, from a pass of each kind of lines. */
+  milliseconds: number
+  /** Of `milliseconds`: what these take. */
+  timings: { measure: number; evaluate: number }
+}
+
+export interface ManuReport extends ManuForecast {
+  /** `selected`: one count an alpha. */
+  modules: (ManuForecast['modules'][number] & { selected: number[]; limited: number })[]
   /** Neurons whose score eps decides, because they hardly answer to what is to be retained. */
   limited: number
   before?: ManuAnswers[]
   choices: ManuChoice[]
   /** With `maxRetainDrop`: the largest alpha within it; null if there is none. */
   allowedAlpha?: number | null
-  notes: string[]
-  /** Parts in which the model goes through the device, and bytes of the largest. */
-  partitions: number
-  deviceBytes: number
-  device: string
-  milliseconds: number
-  /** Milliseconds of these. */
-  timings: { measure: number; evaluate: number }
 }
 
 /** Names and answers of every model that was evaluated: as it was, and without the chosen and other neurons. */

@@ -1,7 +1,7 @@
 /**
- * The four statistics of neurons over a stream: mean |z|, share of |z| above tau, standard deviation and root mean square.
- * Over all tokens at once (`stream`), or as the published code takes them (`batch`): at each position over the lines of a
- * batch, then the mean over batches and positions.
+ * The four statistics of neurons over a stream: mean |z|, share of |z| above tau, standard deviation and root mean
+ * square. Over all tokens at once (`stream`), or as the published code takes them (`batch`): at each position over the
+ * lines of a batch, then the mean over batches and positions.
  */
 
 import { layout } from '../../native/layouts.js'

@@ -1,4 +1,7 @@
-/** The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are evaluated. */
+/**
+ * The lines of MANU: four streams that are measured (forget and retain, with images and without), and the sets that are
+ * evaluated.
+ */
 
 import type { Checkpoint } from '../../checkpoint/index.js'
 import {
@@ -47,14 +50,15 @@ export interface Streams {
 }
 
 /**
- * Lines with an image are multimodal. Where lines of a file say to which split they belong, `train` is measured and `test` is
- * evaluated. Throws ERR_WEIGHTSMITH_ARGUMENT where forget and retain share a line, or one of them alone has none of a kind.
+ * Lines with an image are multimodal. Where lines of a file say to which split they belong, `train` is measured and
+ * `test` is evaluated. Throws ERR_WEIGHTSMITH_ARGUMENT where forget and retain share a line, or one of them alone has
+ * none of a kind.
  */
 export async function readStreams(
   engine: Engine,
   { model, checkpoint }: { model: Model; checkpoint: Checkpoint },
   sources: Sources,
-  { seed, evalSamples }: { seed: number; evalSamples?: number | undefined },
+  { seed, limit }: { seed: number; limit?: number | undefined },
 ): Promise<Streams> {
   const tokenizer = await openTokenizer(checkpoint)
   const all = new Map<SetName, Row[]>()
@@ -89,7 +93,7 @@ export async function readStreams(
   if (measured.length === 0) throw misuse('There are no lines to forget and none to retain.')
   const evaluated = sets.flatMap((set) =>
     kinds.flatMap((kind) => {
-      const rows = sampleLines(of(set, kind, 'test'), evalSamples, seed)
+      const rows = sampleLines(of(set, kind, 'test'), limit, seed)
       return rows.length === 0 ? [] : [{ set, kind, rows }]
     }),
   )
@@ -124,8 +128,8 @@ export function lengthOf(model: Model, { prompt, answer }: Line, end: readonly n
 }
 
 /**
- * Batches of lines, as many as the model takes at a time; images are read when their batch comes. `batch` neighbours stay
- * together.
+ * Batches of lines, as many as the model takes at a time; images are read when their batch comes. `batch` neighbours
+ * stay together.
  */
 export async function* manuBatches(
   model: Model,
@@ -133,7 +137,8 @@ export async function* manuBatches(
   { end, batch }: { end: readonly number[]; batch: number },
 ): AsyncGenerator<ManuBatch> {
   const rowsOf = (row: Row) => lengthOf(model, row, end)
-  for (const own of packed(rows, { rowsOf, limit: model.tokens, together: batch })) yield await pack(model, own, end)
+  for (const own of packed(rows, { rowsOf, limit: model.batchTokens, together: batch }))
+    yield await pack(model, own, end)
 }
 
 async function pack(model: Model, rows: readonly Row[], end: readonly number[]): Promise<ManuBatch> {

@@ -2,8 +2,8 @@
 
 import type { Checkpoint, Cut } from '../../checkpoint/index.js'
 import type { Engine } from '../../engine/engine.js'
-import { checkpointOf, modelOf } from '../../runtime/forward.js'
 import type { Model, Zeros } from '../../runtime/index.js'
+import { checkpointOf, modelOf } from '../../runtime/open_model.js'
 import { misuse, throwIfAborted } from '../../util/errors.js'
 import { isChosen, type Module, modulesOf, type Tower } from './neurons.js'
 import type { ManuMode, Settings } from './options.js'
@@ -39,7 +39,7 @@ export class Subject {
 
   static async open(engine: Engine, path: string, settings: Settings): Promise<Subject> {
     const checkpoint = await checkpointOf(engine, path)
-    const model = modelOf(engine, checkpoint, { tokens: 1 })
+    const model = modelOf(engine, checkpoint, { batchTokens: 1 })
     const { spec } = model
     const streams = await readStreams(engine, { model, checkpoint }, settings, settings)
     const kinds = new Set(streams.measured.map(({ kind }) => kind))
@@ -73,12 +73,12 @@ export class Subject {
     for (const [name, { zeroRows = [], zeroColumns = [] }] of cutsOf(neurons)) {
       zeros.set(name, { rows: zeroRows, columns: zeroColumns })
     }
-    return modelOf(this.engine, this.checkpoint, { tokens: this.tokens, zeros })
+    return modelOf(this.engine, this.checkpoint, { batchTokens: this.tokens, zeros })
   }
 
   /** Tokens of streams. */
   count(streams: readonly Stream[], end: number[]): number {
-    const model = modelOf(this.engine, this.checkpoint, { tokens: 1 })
+    const model = modelOf(this.engine, this.checkpoint, { batchTokens: 1 })
     return streams.flatMap(({ rows }) => rows).reduce((sum, row) => sum + lengthOf(model, row, end), 0)
   }
 

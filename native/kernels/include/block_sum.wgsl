@@ -1,6 +1,7 @@
 // Sums of a block that are the same however many invocations make them. A block has 64 rows of 32 consecutive elements;
-// eight rows make a share, eight shares the block, each added in order. An invocation takes as many rows as it takes for
-// WORKGROUP of them to make a block: at a barrier every invocation costs a software driver, a GPU idles where there are few.
+// eight rows make a share, eight shares the block, each added in order. An invocation takes as many rows as it takes
+// for WORKGROUP of them to make a block: at a barrier every invocation costs a software driver, a GPU idles where there
+// are few.
 
 override LANES: u32 = 64u; // what suits the device: 8 or 64
 override WORKGROUP: u32 = max(LANES, FEWEST);
@@ -15,7 +16,9 @@ fn block_sum(w: u32) -> f32 {
   var total = 0.0;
   for (var share = 0u; share < SHARES; share++) {
     var sum = 0.0;
-    for (var i = 0u; i < WORKGROUP / SHARES; i++) { sum += bitcast<f32>(gathered[w * WORKGROUP + share * (WORKGROUP / SHARES) + i]); }
+    for (var i = 0u; i < WORKGROUP / SHARES; i++) {
+      sum += bitcast<f32>(gathered[w * WORKGROUP + share * (WORKGROUP / SHARES) + i]);
+    }
     total += sum;
   }
   return total;

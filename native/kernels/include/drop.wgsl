@@ -1,10 +1,10 @@
 // Which elements of a delta a random drop leaves. Plain: each goes with the same probability. With RANKED 1 (DELLA,
 // arXiv 2406.11617) the probability falls with the rank of its magnitude in its row, from the smallest to the largest.
-// Words a model: drop threshold (u32), factor; with RANKED 1: threshold of rank 0 (f32), what a rank takes off it (f32),
-// factor. After the models' words, with RANKED 1: elements of a row.
-// Drawing costs more than all else. With MASKS 1, dare_norms leaves what it drew to dare, which does not draw then: a word
-// for each row of 32 elements and model, bit 8 k + e for element e of its vec8 k. They are the words of lines of 32
-// elements (see lines.wgsl), so the coefficients above are preceded by one more word.
+// Words a model: drop threshold (u32), factor; with RANKED 1: threshold of rank 0 (f32), what a rank takes off it
+// (f32), factor. After the models' words, with RANKED 1: elements of a row.
+// Drawing costs more than all else. With MASKS 1, dare_norms leaves what it drew to dare, which does not draw then: a
+// word for each row of 32 elements and model, bit 8 k + e for element e of its vec8 k. They are the words of lines of
+// 32 elements (see lines.wgsl), so the coefficients above are preceded by one more word.
 #include "lines.wgsl"
 #include "ranks.wgsl"
 

@@ -15,8 +15,9 @@ const TABLE_RECORD_WORDS = 4u; // words of a record
 const TABLE_SEED = 5u; // u64
 const TABLE_WORDS = 8u;
 
-// The record of a segment begins with these words. Then come the sources, one word an input (start in units of 16 bytes,
-// and the code of the dtype from bit SOURCE_DTYPE on), then a hash of name and model (u64) an input, then the coefficients.
+// The record of a segment begins with these words. Then come the sources, one word an input (start in units of 16
+// bytes, and the code of the dtype from bit SOURCE_DTYPE on), then a hash of name and model (u64) an input, then the
+// coefficients.
 const RECORD_ELEMENTS = 0u;
 const RECORD_FIRST_BLOCK = 1u; // in the tile
 const RECORD_FLAT = 2u; // u64: place of the first element in the tensor
@@ -42,7 +43,11 @@ const CONSENSUS_TOTAL = 2u;
 const CONSENSUS_FREQUENCY = 3u;
 const CONSENSUS_REFERENCE = 4u;
 
-// Coefficients of the CPU step `ties`; from TRIM_WEIGHTS on a weight a model, a density a model, and maybe a gamma a model.
+// Models of an election whose sets that can agree are looked up in a table; of more, their weights are added up.
+const ELECTION_TABLE = 8u;
+
+// Coefficients of the CPU step `ties`; from TRIM_WEIGHTS on a weight a model, a density a model, and maybe a gamma a
+// model.
 const TRIM_LAMBDA = 0u;
 const TRIM_NORMALIZE = 1u;
 const TRIM_CONSENSUS = 2u;

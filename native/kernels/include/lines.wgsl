@@ -1,5 +1,6 @@
-// Lines: the rows of a tensor (ACROSS 0: consecutive elements, `size` of them) or its columns (ACROSS 1: elements `size`
-// apart), where each has coefficients of its own. A part of a tensor carries words for its lines behind the records:
+// Lines: the rows of a tensor (ACROSS 0: consecutive elements, `size` of them) or its columns (ACROSS 1: elements
+// `size` apart), where each has coefficients of its own. A part of a tensor carries words for its lines behind the
+// records:
 // the offset of its first element in its row (or its column), the size, then the coefficients, line by line.
 // Coefficient 0 of the record is where they start, counted from itself.
 
@@ -31,7 +32,8 @@ fn lines_of(p: Place) -> Lines {
     let first = vec4u(row * size);
     return Lines(a - select(first, end, a >= end), b - select(first, end, b >= end));
   }
-  return Lines(vec4u(row) + select(vec4u(0u), vec4u(1u), a >= end), vec4u(row) + select(vec4u(0u), vec4u(1u), b >= end));
+  return Lines(vec4u(row) + select(vec4u(0u), vec4u(1u), a >= end),
+               vec4u(row) + select(vec4u(0u), vec4u(1u), b >= end));
 }
 
 // Coefficient `k` of `count` of each of four lines.

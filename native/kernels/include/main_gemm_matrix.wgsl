@@ -1,6 +1,7 @@
 // y[t, first + n] = sum over k of x[start + t, k] * W[n, k], as gemm, for f16 weights on GPUs that multiply matrices of
-// SIDE x SIDE f16 numbers with sums in f32: a subgroup makes some rows of one panel. An element of x becomes two f16 numbers,
-// head + tail / 2^10, so that 22 of its bits take part; it may be as large as 2^17. `inner` is a multiple of 32.
+// SIDE x SIDE f16 numbers with sums in f32: a subgroup makes some rows of one panel. An element of x becomes two f16
+// numbers, head + tail / 2^10, so that 22 of its bits take part; it may be as large as 2^17. `inner` is a multiple of
+// 32.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -52,7 +53,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
         tail[r] = subgroupMatrixLoad<Left, row_major>(&tails, r * SIDE * DEPTH + s, DEPTH);
       }
       for (var c = 0u; c < WIDE; c++) {
-        let w = subgroupMatrixLoad<Right, row_major>(&weights, panel + (k + s) * PANEL_COLUMNS + c * SIDE, PANEL_COLUMNS);
+        let at = panel + (k + s) * PANEL_COLUMNS + c * SIDE;
+        let w = subgroupMatrixLoad<Right, row_major>(&weights, at, PANEL_COLUMNS);
         for (var r = 0u; r < TALL; r++) {
           let m = r * WIDE + c;
           a[m] = subgroupMatrixMultiplyAccumulate(head[r], w, a[m]);

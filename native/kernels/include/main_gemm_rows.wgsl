@@ -1,7 +1,7 @@
 // y[t, first + n] = sum over k of x[start + t, k] * W[n, k], as gemm, for devices with subgroups of at least 4: an
-// invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other elements of x, of
-// another row or, where there are fewer rows, further on in the same, and gets the others' from them: on a CPU a read costs
-// many times what a product does. `inner` is a multiple of 4.
+// invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other elements of
+// x, of another row or, where there are fewer rows, further on in the same, and gets the others' from them: on a CPU a
+// read costs many times what a product does. `inner` is a multiple of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
@@ -26,7 +26,9 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   // Columns and rows past the end read the last ones, and store nothing.
   let own = min(column, vec8s - 1u);
   var at: array<u32, (ROWS + 3u) / 4u>;
-  for (var e = 0u; e < READS; e++) { at[e] = (p.start + min(row + APART * e + neighbour % APART, p.rows - 1u)) * vec4s; }
+  for (var e = 0u; e < READS; e++) {
+    at[e] = (p.start + min(row + APART * e + neighbour % APART, p.rows - 1u)) * vec4s;
+  }
   let ahead = neighbour % SHARE / APART;
   var mine: array<vec4f, (ROWS + 3u) / 4u>;
   var a: array<vec4f, ROWS>;

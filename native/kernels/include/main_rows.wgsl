@@ -1,6 +1,6 @@
-// Kernels that make a row a workgroup: `each` says what an invocation does for a row, of `p.rows`; and sums and maxima over
-// the invocations, each in a fixed tree. On a CPU, where a barrier is a switch between parts of a workgroup, it has only as
-// many as the CPU has lanes.
+// Kernels that make a row a workgroup: `each` says what an invocation does for a row, of `p.rows`; and sums and maxima
+// over the invocations, each in a fixed tree. On a CPU, where a barrier is a switch between parts of a workgroup, it
+// has only as many as the CPU has lanes.
 override LANES: u32 = 64u;
 var<workgroup> shared_: array<f32, LANES>;
 

@@ -6,7 +6,8 @@
 override LANES: u32 = 64u;
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid);
   for (var k = 0u; k < rolled(BLOCK_VEC8S / LANES); k++) {
     let p = along(start, LANES * k);

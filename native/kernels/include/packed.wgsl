@@ -1,6 +1,6 @@
-// A tensor of a model as forward kernels read it: binding 1, packed as in the checkpoint, but transposed to [in, out] (kernel
-// pack_weights), in panels of PANEL_COLUMNS columns that lie one after another, the last one padded. Neighbouring invocations read
-// neighbouring words, and what they read for the next row of the panel follows.
+// A tensor of a model as forward kernels read it: binding 1, packed as in the checkpoint, but transposed to [in, out]
+// (kernel pack_weights), in panels of PANEL_COLUMNS columns that lie one after another, the last one padded.
+// Neighbouring invocations read neighbouring words, and what they read for the next row of the panel follows.
 // What includes it has `halves`, the f16 numbers of a word.
 #include "layout.wgsl"
 override DTYPE: u32; // F32, F16 or BF16

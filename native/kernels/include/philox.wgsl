@@ -51,7 +51,8 @@ fn draw_pair(n: Numbers, i: u32) -> Pair {
   let p = product(FIRST, vec2u(i, i + 1u));
   let q = product(SECOND, p.high ^ vec2u(n.hash ^ n.key.y));
   let k = n.key + STEP;
-  return rounds(Pair(q.high ^ vec2u(n.low ^ k.x), q.low, p.low ^ vec2u(n.second.x ^ k.y), vec2u(n.second.y)), k + STEP, 8u);
+  let pair = Pair(q.high ^ vec2u(n.low ^ k.x), q.low, p.low ^ vec2u(n.second.x ^ k.y), vec2u(n.second.y));
+  return rounds(pair, k + STEP, 8u);
 }
 
 fn philox(counter: vec4u, key: vec2u) -> vec4u {

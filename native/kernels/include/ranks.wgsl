@@ -1,7 +1,7 @@
-// Drops by rank: an element stays if its random word is not below a limit, which falls with the rank of its magnitude in
-// its row (of equal ones those before it rank lower). A rank itself is seldom needed. A histogram of the row's keys bounds
-// the ranks of each bin, and nearly all random words are above the limit of a bin's first rank or below that of its last
-// one. What is left is counted by all, some elements at a time. Zeros stay or go alike.
+// Drops by rank: an element stays if its random word is not below a limit, which falls with the rank of its magnitude
+// in its row (of equal ones those before it rank lower). A rank itself is seldom needed. A histogram of the row's keys
+// bounds the ranks of each bin, and nearly all random words are above the limit of a bin's first rank or below that of
+// its last one. What is left is counted by all, some elements at a time. Zeros stay or go alike.
 
 const LINES = 64u;       // words of 32 elements a block; bit 8 k + e is element e of vec8 k
 const LINE_VEC8S = 4u;
@@ -107,8 +107,8 @@ fn limit(p: Place, i: u32, rank: vec4u) -> vec4f {
   return clamp(vec4f(coef(p, j)) - prod4(vec4f(vec4i(rank)), coef(p, j + 1u)), vec4f(0.0), vec4f(4294967040.0));
 }
 
-// Whether a word is not below the whole part of a limit. Half by half, in floats: software drivers make integers of floats
-// lane by lane.
+// Whether a word is not below the whole part of a limit. Half by half, in floats: software drivers make integers of
+// floats lane by lane.
 fn passes(word: vec4u, bound: vec4f) -> vec4<bool> {
   let high = floor(bound * vec4f(0x1p-16));
   let low = floor(bound - high * vec4f(0x1p16));
@@ -136,7 +136,8 @@ fn draw_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) {
       let random = draw_from(drop.stream, p.vec8);
       var rank = Ranks();
       if (!same) { rank = ranks(p, drop, keys_at(drop, i32(p.vec8)), row); }
-      let bits = bits_of(passes(random.a, limit(p, i, rank.a))) | (bits_of(passes(random.b, limit(p, i, rank.b))) << 4u);
+      let bits = bits_of(passes(random.a, limit(p, i, rank.a))) |
+                 (bits_of(passes(random.b, limit(p, i, rank.b))) << 4u);
       atomicOr(&drawn[line_of(start, p.vec8, i)], bits << (8u * (p.vec8 % LINE_VEC8S)));
     }
     return;
@@ -156,7 +157,9 @@ fn clip(keys: Ranks, vec8: i32, begin: i32, end: i32) -> Ranks {
   return within(keys, begin - vec8 * 8, end - vec8 * 8);
 }
 
-fn row_keys(drop: Drop, vec8: i32, begin: i32, end: i32) -> Ranks { return clip(keys_at(drop, vec8), vec8, begin, end); }
+fn row_keys(drop: Drop, vec8: i32, begin: i32, end: i32) -> Ranks {
+  return clip(keys_at(drop, vec8), vec8, begin, end);
+}
 
 fn present(keys: vec4u) -> vec4<bool> { return (keys > vec4u(1u)) & (keys != vec4u(NONE)); }
 
@@ -295,7 +298,9 @@ fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
 }
 
 // How many of eight keys are smaller, or equal and among the first `before`.
-fn smaller(keys: Ranks, key: u32, before: i32) -> u32 { return smaller4(keys.a, key, before) + smaller4(keys.b, key, before - 4); }
+fn smaller(keys: Ranks, key: u32, before: i32) -> u32 {
+  return smaller4(keys.a, key, before) + smaller4(keys.b, key, before - 4);
+}
 
 // How many of four keys are smaller, or equal and among the first `before`.
 fn smaller4(keys: vec4u, key: u32, before: i32) -> u32 {

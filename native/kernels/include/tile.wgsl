@@ -17,12 +17,13 @@ const BLOCK_VEC8S = BLOCK / 8u;
 // Eight consecutive elements.
 struct Vec8 { a: vec4f, b: vec4f }
 
-// Where an invocation works. `live` of the vec8's elements exist (0: nothing to do); `elements` are in the whole segment.
+// Where an invocation works. `live` of the vec8's elements exist (0: nothing to do); `elements` are in the whole
+// segment.
 struct Place { block: u32, rec: u32, vec8: u32, live: u32, elements: u32 }
 
 // What every vec8 needs of the table: a zero, where the output starts, the seed, the flat index of the first element,
-// the first sources, hashes of names and coefficients. `place` reads it, because a software driver reads a word once for all invocations
-// outside of branches and loops, but once for each one inside of them.
+// the first sources, hashes of names and coefficients. `place` reads it, because a software driver reads a word once
+// for all invocations outside of branches and loops, but once for each one inside of them.
 var<private> zero: u32;
 var<private> output_at: u32;
 var<private> seed: vec2u;

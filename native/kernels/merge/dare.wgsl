@@ -1,8 +1,8 @@
-// DARE (arXiv 2311.03099) and with RANKED 1 DELLA (arXiv 2406.11617): drop elements of each delta at random, rescale the
-// rest, then add up (CONSENSUS 0) or elect a sign as TIES does (CONSENSUS 1). Input 0 is the base, inputs 1..n the models
-// (n <= 8 with CONSENSUS 1).
-// Coefficients: the words of drop.wgsl with factor weight * rescale, then one f32 (lambda, over the sum of the weights where
-// normalised), or for CONSENSUS 1 2^n f32: lambda / sum of the agreeing weights.
+// DARE (arXiv 2311.03099) and with RANKED 1 DELLA (arXiv 2406.11617): drop elements of each delta at random, rescale
+// the rest, then add up (CONSENSUS 0) or elect a sign as TIES does (CONSENSUS 1). Input 0 is the base, inputs 1..n the
+// models (n <= 16).
+// Coefficients: the words of drop.wgsl with factor weight * rescale, then one f32 (lambda, over the sum of the weights
+// where normalised), or for CONSENSUS 1 the words of consensus.wgsl: lambda / sum of the agreeing weights.
 #include "tile.wgsl"
 #include "store.wgsl"
 #include "delta.wgsl"
@@ -30,7 +30,8 @@ fn stays(p: Place, i: u32, k: u32, near: vec4u, row: u32) -> u32 {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   if (RANKING) {
     for (var i = 1u; i < INPUTS; i++) { draw_by_rank(wid, nwg, lid, i); }
   }

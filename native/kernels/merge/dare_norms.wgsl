@@ -1,6 +1,6 @@
 // L1 norms of each delta before and after the random drop, for DARE's norm-matching rescale (mergekit's default).
-// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the kept;
-// with MASKS 1 then the masks of its 64 rows.
+// Coefficients: the words of drop.wgsl; factors are not read. Words a block: 2 a model (f32): sum|d|, sum|d| of the
+// kept; with MASKS 1 then the masks of its 64 rows.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
@@ -12,7 +12,8 @@ const MOST_WORDS = 32u;
 const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let block = wid.x + wid.y * nwg.x;
   let models = INPUTS - 1u;
@@ -46,11 +47,15 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
         rest += stays.b;
       }
       sum += vec2f(sum4(all), sum4(rest));
-      if (MASKS == 1u && start.live != 0u) { output[block * words + sums + (lid * OWN_ROWS + row) * models + i - 1u] = mask; }
+      if (MASKS == 1u && start.live != 0u) {
+        output[block * words + sums + (lid * OWN_ROWS + row) * models + i - 1u] = mask;
+      }
     }
     gathered[2u * (i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.x);
     gathered[(2u * i - 1u) * WORKGROUP + lid] = bitcast<u32>(sum.y);
   }
   workgroupBarrier();
-  for (var w = lid; w < sums && block < table[TABLE_BLOCKS]; w += WORKGROUP) { output[block * words + w] = bitcast<u32>(block_sum(w)); }
+  for (var w = lid; w < sums && block < table[TABLE_BLOCKS]; w += WORKGROUP) {
+    output[block * words + w] = bitcast<u32>(block_sum(w));
+  }
 }

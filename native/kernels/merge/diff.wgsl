@@ -33,7 +33,8 @@ fn take(row: ptr<function, Row>, x: vec4f, y: vec4f) {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let source0 = source(start, 0u);
   let source1 = source(start, 1u);

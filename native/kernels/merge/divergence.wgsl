@@ -1,12 +1,12 @@
 // How far the softmax of every row of a model (input 1) lies from that of the base (input 0).
-// STAGE 0: what the softmaxes are divided by. Words a slot: t = the largest entry and sum exp(entry - t), of the base, then
-// of the model; then by how much the model's sum is larger, sum exp(b - t) (exp(x - b) - 1) with t of the base: small
-// differences keep their digits there. The first word is Inf where an entry is not finite, the last one where an entry
-// differs by more than 1.
-// STAGE 1: the Kullback-Leibler divergence, sum p log(p / q) with p = softmax(x) + eps, q = softmax(b) + eps. As p and q
-// have one sum, it is that of p (z - log(1 + z)) with z = q / p - 1, whose terms do not cancel. Words a slot: the sum.
-// Coefficients: see include/lines.wgsl; in STAGE 1 a row has log sum exp(x), and how much more that is than log sum exp(b).
-// Slot s of a block is its s-th row.
+// STAGE 0: what the softmaxes are divided by. Words a slot: t = the largest entry and sum exp(entry - t), of the base,
+// then of the model; then by how much the model's sum is larger, sum exp(b - t) (exp(x - b) - 1) with t of the base:
+// small differences keep their digits there. The first word is Inf where an entry is not finite, the last one where an
+// entry differs by more than 1.
+// STAGE 1: the Kullback-Leibler divergence, sum p log(p / q) with p = softmax(x) + eps, q = softmax(b) + eps. As p and
+// q have one sum, it is that of p (z - log(1 + z)) with z = q / p - 1, whose terms do not cancel. Words a slot: the
+// sum. Coefficients: see include/lines.wgsl; in STAGE 1 a row has log sum exp(x), and how much more that is than log
+// sum exp(b). Slot s of a block is its s-th row.
 #include "tile.wgsl"
 #include "partials.wgsl"
 #include "lines.wgsl"
@@ -81,7 +81,8 @@ fn gather(start: Place, first: u32, last: u32, row: u32) -> Share {
       let e = masked(powers(b, share.top.x), inside, 0.0);
       let f = masked(powers(x, share.top.y), inside, 0.0);
       share.sum += vec2f(sum4(e.a) + sum4(e.b), sum4(f.a) + sum4(f.b));
-      share.more += sum4(mul4(e.a, exponential(x.a - b.a).minus_one)) + sum4(mul4(e.b, exponential(x.b - b.b).minus_one));
+      share.more += sum4(mul4(e.a, exponential(x.a - b.a).minus_one)) +
+                    sum4(mul4(e.b, exponential(x.b - b.b).minus_one));
     } else {
       let log_sum = bitcast<f32>(table[words]);
       let shift = bitcast<f32>(table[words + 1u]);
@@ -99,7 +100,9 @@ fn lanes(vec8: u32, first: u32, last: u32) -> Mask {
   return Mask((a >= vec4u(first)) & (a < vec4u(last)), (b >= vec4u(first)) & (b < vec4u(last)));
 }
 
-fn vec8(start: Place, o: u32, input: u32) -> Vec8 { return load(Place(start.block, start.rec, start.vec8 + o, 8u, start.elements), input); }
+fn vec8(start: Place, o: u32, input: u32) -> Vec8 {
+  return load(Place(start.block, start.rec, start.vec8 + o, 8u, start.elements), input);
+}
 
 fn masked(v: Vec8, inside: Mask, other: f32) -> Vec8 {
   return Vec8(select(vec4f(other), v.a, inside.a), select(vec4f(other), v.b, inside.b));
@@ -119,7 +122,8 @@ fn write(block: u32, slots: u32, slot: u32, share: Share) {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, 0u);
   var elements = 0u;  // of this block
   var offset = 0u;    // of its first element in its row

@@ -39,7 +39,8 @@ fn products(sum: ptr<function, vec4f>, x: Vec8, y: Vec8) {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let block = wid.x + wid.y * nwg.x;
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   for (var g = 0u; g < rolled_together(GROUPS); g++) {

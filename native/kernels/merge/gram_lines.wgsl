@@ -1,7 +1,7 @@
 // Inner products of every two vectors among the inputs, apart for every row or column of the tensor (see gram.wgsl and
 // include/lines.wgsl). BASE 1: the vectors are the differences from input 0.
-// Words a block (f32): for each pair of vectors (v0.v0, v1.v0, v1.v1, ...) one a slot. Slot s of a block is its s-th row,
-// or column s; of columns wider than a block, its s-th element.
+// Words a block (f32): for each pair of vectors (v0.v0, v1.v0, v1.v1, ...) one a slot. Slot s of a block is its s-th
+// row, or column s; of columns wider than a block, its s-th element.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "partials.wgsl"
@@ -30,7 +30,8 @@ fn pick(v: Vec8, e: u32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, 0u);
   let block = start.block;
   var elements = 0u; // of this block

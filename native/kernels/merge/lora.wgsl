@@ -1,7 +1,8 @@
-// Low-rank adaptation (LoRA, arXiv 2106.09685): out = W + s (B A), f32, one rounding. Inputs: W [rows, columns]; B [rows, r]
-// and A [r, columns], both whole. With TRANSPOSED the product is turned: W + s (B A)^T with B [columns, r], A [r, rows]
-// (fan_in_fan_out, embeddings). Coefficients: columns, r, s, rows. Sums run over r in order. Weights and factors mostly have
-// different types: where both are known when the pipeline is made, it compiles in a tenth of the time.
+// Low-rank adaptation (LoRA, arXiv 2106.09685): out = W + s (B A), f32, one rounding. Inputs: W [rows, columns]; B
+// [rows, r] and A [r, columns], both whole. With TRANSPOSED the product is turned: W + s (B A)^T with B [columns, r], A
+// [r, rows] (fan_in_fan_out, embeddings). Coefficients: columns, r, s, rows. Sums run over r in order. Weights and
+// factors mostly have different types: where both are known when the pipeline is made, it compiles in a tenth of the
+// time.
 #include "main_vec8.wgsl"
 
 override TRANSPOSED: u32 = 0u;

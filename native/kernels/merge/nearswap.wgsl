@@ -1,5 +1,5 @@
-// NearSwap: the base moves towards the model by at most t an element: out = x where |x - b| <= t, else b + t sign(x - b).
-// That is b + min(1, t / |x - b|) (x - b) without its division. Input 0 is the base b, input 1 the model x.
+// NearSwap: the base moves towards the model by at most t an element: out = x where |x - b| <= t, else b + t sign(x -
+// b). That is b + min(1, t / |x - b|) (x - b) without its division. Input 0 is the base b, input 1 the model x.
 // Coefficients: t >= 0.
 #include "main_vec8.wgsl"
 

@@ -12,7 +12,8 @@ const FEWEST = 8u;
 fn count4(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u), mask), vec4u(1u)); }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   var several = array<u32, MODELS>();
   var alone = array<u32, MODELS>();
@@ -45,5 +46,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
   let words = 2u * (INPUTS - 1u);
-  for (var w = lid; w < words && block < table[TABLE_BLOCKS]; w += WORKGROUP) { output[block * words + w] = block_count(w).x; }
+  for (var w = lid; w < words && block < table[TABLE_BLOCKS]; w += WORKGROUP) {
+    output[block * words + w] = block_count(w).x;
+  }
 }

@@ -1,6 +1,6 @@
-// RegMean: out = W_1 + (W_2 - W_1) M_2 + (W_3 - W_1) M_3 + ..., f32, one rounding. Inputs: W_1 .. W_k [rows, n], whose rows
-// have to be whole; M_2 .. M_k [n, n], f32, all of them whole. Coefficient: n. Sums run over n in order, matrix by matrix.
-// The W are of one type. A matrix has fewer than 2^32 elements.
+// RegMean: out = W_1 + (W_2 - W_1) M_2 + (W_3 - W_1) M_3 + ..., f32, one rounding. Inputs: W_1 .. W_k [rows, n], whose
+// rows have to be whole; M_2 .. M_k [n, n], f32, all of them whole. Coefficient: n. Sums run over n in order, matrix by
+// matrix. The W are of one type. A matrix has fewer than 2^32 elements.
 #include "tile.wgsl"
 #include "store.wgsl"
 
@@ -47,8 +47,8 @@ fn store_at(p: Place, vec8: u32, v: Vec8) {
   if (vec8 < (elements + 7u) / 8u) { store(Place(p.block, p.rec, vec8, min(8u, elements - 8u * vec8), elements), v); }
 }
 
-// Rows of a multiple of eight elements. The result of the segment is cut into cells of 16 rows and 128 columns, which its
-// workgroups share: an invocation has four rows and eight columns of one, so that each vec8 of M serves four rows.
+// Rows of a multiple of eight elements. The result of the segment is cut into cells of 16 rows and 128 columns, which
+// its workgroups share: an invocation has four rows and eight columns of one, so that each vec8 of M serves four rows.
 fn cells(p: Place, n: u32, models: u32, lid: u32) {
   let elements = table[p.rec + RECORD_ELEMENTS];
   let start = table[p.rec + RECORD_FLAT];
@@ -116,7 +116,8 @@ fn single(p: Place, n: u32, models: u32) {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let p = place(wid, nwg, 0u);
   if (p.live == 0u) { return; }
   let n = u32(coef(p, 0u));

@@ -1,7 +1,7 @@
 // SCE (arXiv 2408.07990), last step: of the selected elements, the deltas that agree in sign with the sum of all are
-// averaged by the models' weights. Input 0 is the base, inputs 1..n the models (n <= 8).
-// Coefficients: threshold key, cut lo, cut hi of the spread (see keys.wgsl); a weight a model; 2^n f32: 1 / sum of the
-// agreeing weights.
+// averaged by the models' weights. Input 0 is the base, inputs 1..n the models (n <= 16).
+// Coefficients: threshold key, cut lo, cut hi of the spread (see keys.wgsl); a weight a model; the words of
+// consensus.wgsl: 1 / sum of the agreeing weights.
 #include "main_vec8.wgsl"
 #include "delta.wgsl"
 #include "keys.wgsl"

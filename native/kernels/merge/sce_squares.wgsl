@@ -7,12 +7,13 @@
 #include "partials.wgsl"
 #include "block_sum.wgsl"
 
-const MODELS = 8u;
+const MODELS = 16u;
 const MOST_WORDS = MODELS;
 const FEWEST = 8u;
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   var sums = array<f32, MODELS>();
   for (var row = 0u; row < rolled(OWN_ROWS); row++) {
@@ -38,5 +39,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, 
   for (var w = 0u; w < words; w++) { gathered[w * WORKGROUP + lid] = bitcast<u32>(sums[w]); }
   workgroupBarrier();
   let block = wid.x + wid.y * nwg.x;
-  if (lid < words && block < table[TABLE_BLOCKS]) { output[block * words + lid] = bitcast<u32>(block_sum(lid)); }
+  for (var w = lid; w < words && block < table[TABLE_BLOCKS]; w += WORKGROUP) {
+    output[block * words + w] = bitcast<u32>(block_sum(w));
+  }
 }

@@ -66,7 +66,8 @@ fn count(start: Place, s: u32, above: vec4u) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let origin = place(wid, nwg, 0u);
   for (var model = 0u; model < selections() / CUTS; model++) {
     var open = false;

@@ -11,7 +11,8 @@ const VEC8S = 4u;
 const STRIDE = 64u; // vec8s of a block / VEC8S
 
 @compute @workgroup_size(4)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let block = wid.x + wid.y * nwg.x;
   let shift = (block * 0x9e3779b9u + lid * 0x85ebca6bu) >> 26u;
   let p = place(wid, nwg, lid * STRIDE + shift);

@@ -1,9 +1,10 @@
-// Zeros in place of the elements of least score in each group of neighbours of a row, of equal ones the first. A score is
+// Zeros in place of the elements of least score in each group of neighbours of a row, of equal ones the first. A score
+// is
 // |x|, or with WEIGHTED 1 |x| times the norm of its column. A group is a whole row, or a few elements that fill rows.
 // Inputs: x; with WEIGHTED 1 the norms (F32, whole). Coefficients: elements of a group, how many of them go, columns.
 //
-// In short groups every invocation counts what is below its elements; in a long one (a row) the workgroup finds the last
-// key that goes by histograms of its digits.
+// In short groups every invocation counts what is below its elements; in a long one (a row) the workgroup finds the
+// last key that goes by histograms of its digits.
 #include "tile.wgsl"
 #include "delta.wgsl"
 #include "store.wgsl"
@@ -103,7 +104,8 @@ fn short_goes(p: Place, size: u32, goes: u32, columns: u32) -> u32 {
       a += ones((key == mine.a) & (vec4u(e) < lanes));
       b += ones((key == mine.b) & (vec4u(e) < lanes + 4u));
     }
-    result |= bits_of((a < vec4u(goes)) & inside(8 * own, g)) | (bits_of((b < vec4u(goes)) & inside(8 * own + 4, g)) << 4u);
+    result |= bits_of((a < vec4u(goes)) & inside(8 * own, g)) |
+              (bits_of((b < vec4u(goes)) & inside(8 * own + 4, g)) << 4u);
     done += size - at;
   }
   return result;
@@ -198,7 +200,8 @@ fn below_cut(keys: vec4u, first: i32, cut: Cut) -> vec4<bool> {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, 0u);
   if (start.live == 0u) { return; }
   let size = u32(bitcast<f32>(coef_word(start, 0u)));

@@ -5,7 +5,8 @@
 #include "partials.wgsl"
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let p = place(wid, nwg, lid);
   if (p.block >= table[TABLE_BLOCKS]) { return; }
   for (var i = 0u; i < INPUTS; i++) {

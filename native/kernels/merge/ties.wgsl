@@ -1,7 +1,8 @@
-// TIES merging (arXiv 2306.01708) and breadcrumbs (arXiv 2312.06795): trim each delta by magnitude, then elect a sign and
-// combine what agrees, or add up (see consensus.wgsl). Input 0 is the base, inputs 1..n the models (n <= 8 in elections).
-// Coefficients: (threshold key, cut lo, cut hi; the same of the outliers with OUTLIERS 1; weight) a model, then lambda
-// (CONSENSUS 0) or 2^n f32: lambda / what the agreeing models count; for CONSENSUS 4 one more word.
+// TIES merging (arXiv 2306.01708) and breadcrumbs (arXiv 2312.06795): trim each delta by magnitude, then elect a sign
+// and combine what agrees, or add up (see consensus.wgsl). Input 0 is the base, inputs 1..n the models (n <= 16 in
+// elections). Coefficients: (threshold key, cut lo, cut hi; the same of the outliers with OUTLIERS 1; weight) a model,
+// then lambda (CONSENSUS 0) or the words of consensus.wgsl: lambda / what the agreeing models count; for CONSENSUS 4
+// one more word.
 #include "main_vec8.wgsl"
 #include "delta.wgsl"
 #include "trim.wgsl"

@@ -15,7 +15,8 @@ const FEWEST = 8u;
 fn count4(mask: vec4<bool>) -> u32 { return dot(select(vec4u(0u), vec4u(1u), mask), vec4u(1u)); }
 
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u, @builtin(local_invocation_index) lid: u32) {
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
+        @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid * OWN_ROWS * ROW_VEC8S);
   let words = band_words() + 1u;
   var norms = array<vec2f, MODELS>();

@@ -3,7 +3,8 @@
 // workgroup makes one head of one token with an online softmax: as many keys at a time as it has invocations, a score
 // each; then each of them adds up some elements of v, in y itself.
 #include "layout.wgsl"
-struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
+// groups: KV heads
+struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4u>;
 @group(0) @binding(2) var<storage, read> q: array<f32>;

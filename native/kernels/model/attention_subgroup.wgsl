@@ -6,7 +6,8 @@
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 #include "layout.wgsl"
-struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 } // groups: KV heads
+// groups: KV heads
+struct Parameters { tokens: u32, heads: u32, groups: u32, size: u32, scale: f32, window: u32, both: u32 }
 override SUBGROUP: u32; // invocations of a workgroup
 override PARTS: u32; // vec4s of a head an invocation has
 override TILE: u32; // queries of a tile, at most 8; times PARTS at most 16

@@ -1,6 +1,6 @@
 // Statistics of the columns of x over groups of its rows, four columns of a group an invocation. Each group leaves
-// COLUMN_WORDS rows of `width` words (see layout.wgsl), which the CPU adds up in float64. v is x held within ±limit. Squared
-// distances are taken from one of the values, so that a mean far from zero cancels nothing.
+// COLUMN_WORDS rows of `width` words (see layout.wgsl), which the CPU adds up in float64. v is x held within ±limit.
+// Squared distances are taken from one of the values, so that a mean far from zero cancels nothing.
 // `groups` has from word `list` on the starts of the groups in what follows (groups + 1 of them), then rows. Groups
 // `first` to `first + count` are measured; their words go to y from word `start` on.
 #include "layout.wgsl"

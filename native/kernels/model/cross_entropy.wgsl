@@ -1,6 +1,6 @@
-// What the loss of a token is made of, in float64 by the caller: losses[start + t] = (sum(exp(logits[t] - largest)), the
-// largest logit, that of the target), so that the loss is log(sum) + largest - target; (1, 0, 0) where a token has no
-// target. And best[start + t] = the first index of the largest logit. A row a workgroup.
+// What the loss of a token is made of, in float64 by the caller: losses[start + t] = (sum(exp(logits[t] - largest)),
+// the largest logit, that of the target), so that the loss is log(sum) + largest - target; (1, 0, 0) where a token has
+// no target. And best[start + t] = the first index of the largest logit. A row a workgroup.
 struct Parameters { rows: u32, width: u32, start: u32 }
 #include "layout.wgsl"
 #include "main_rows.wgsl"

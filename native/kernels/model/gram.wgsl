@@ -1,6 +1,7 @@
 // y[i - first, j] += sum over the rows r of x that are picked of x[r, i] * x[r, j]: rows `first` to `first + rows` of
 // the Gram matrix of the columns of x. An invocation makes 8 rows of 4 columns in registers.
-struct Parameters { width: u32, first: u32, rows: u32, list: u32, picked: u32 } // `picked` rows from word `list` of picks on
+// `picked` rows from word `list` of picks on
+struct Parameters { width: u32, first: u32, rows: u32, list: u32, picked: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> picks: array<u32>;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

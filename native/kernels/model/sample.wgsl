@@ -68,7 +68,8 @@ fn each(row: u32, lane: u32) {
   if (lane != 0u) { return; }
   var total = 0.0;
   for (var l = 0u; l < LANES; l++) { total += parts[l]; }
-  let number = f32(philox(vec4u(draw.step, draw.sample, draw.sequence, 0u), vec2u(draw.seed_low, draw.seed_high)).x >> 8u) / 16777216.0;
+  let counter = vec4u(draw.step, draw.sample, draw.sequence, 0u);
+  let number = f32(philox(counter, vec2u(draw.seed_low, draw.seed_high)).x >> 8u) / 16777216.0;
   let goal = number * total;
   var chosen = 0u;
   var before = 0.0;

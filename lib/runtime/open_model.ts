@@ -1,9 +1,9 @@
-/** `openModel` and `forward`: a checkpoint run on sequences of token ids. */
+/** `openModel`: a checkpoint to be run on sequences of token ids. */
 
 import { type Checkpoint, openCheckpoint } from '../checkpoint/index.js'
 import { resolveModel } from '../checkpoint/resolve.js'
 import type { Engine } from '../engine/engine.js'
-import { type ForwardOptions, type ForwardOutput, Model, type ModelOptions } from './index.js'
+import { Model, type ModelOptions } from './index.js'
 
 /**
  * Opens a model to be run more than once: a folder in the Hugging Face layout, or `org/name` from the local cache. The
@@ -20,22 +20,4 @@ export function checkpointOf(engine: Engine, path: string): Promise<Checkpoint> 
 
 export function modelOf(engine: Engine, checkpoint: Checkpoint, options: ModelOptions): Model {
   return new Model((work) => engine.use(work), checkpoint, options)
-}
-
-/**
- * Runs a model once on the ids of one sequence. Logits, hidden states and losses are f32, rows in the order of the ids;
- * `nll[i]` is the loss (nats) of predicting id i + 1, and the last is 0.
- */
-export async function forward(
-  engine: Engine,
-  path: string,
-  ids: ArrayLike<number>,
-  wanted: ForwardOptions = { logits: true },
-): Promise<ForwardOutput> {
-  const model = await openModel(engine, path, { tokens: Math.max(1, ids.length) })
-  try {
-    return await model.run(model.pack([ids]), wanted)
-  } finally {
-    await model.close()
-  }
 }

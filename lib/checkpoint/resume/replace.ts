@@ -1,0 +1,22 @@
+/** A small file that is written anew as a whole: at any moment there is the old one or the new one. */
+
+import { open, rename, rm } from 'node:fs/promises'
+import { writeFailed } from '../../util/errors.js'
+
+/** The text is on disk before it gets the name. Throws ERR_WEIGHTSMITH_IO_WRITE or _DISK_FULL. */
+export async function replaceFile(path: string, text: string): Promise<void> {
+  const draft = `${path}.new`
+  try {
+    const file = await open(draft, 'w')
+    try {
+      await file.writeFile(text)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(draft, path)
+  } catch (cause) {
+    await rm(draft, { force: true }).catch(() => undefined)
+    throw writeFailed(path, cause)
+  }
+}
