@@ -91,7 +91,7 @@ export async function merging(engine, { here, out, prompts }) {
   console.log(table(head, scores))
 
   const page = join(out, 'report.html')
-  const top = Math.max(...diffs.flatMap(({ cells }) => cells.map(({ relative }) => relative ?? 0)))
+  const among = diffs.flatMap(({ cells }) => cells.flatMap(({ relative }) => relative ?? []))
   await writePage(page, {
     title: 'Merging what self-improvement gained with what it lost',
     summary:
@@ -107,7 +107,7 @@ export async function merging(engine, { here, out, prompts }) {
         text: 'Greedy answers. ID: the task of the self-improvement. OOD mean: the mean of the others.',
         figure: { kind: 'table', head, rows: scores.map(([name, ...cells]) => [name, ...cells.map(Number)]) },
       },
-      ...moved.map(({ name, about }, i) => ({ title: name, text: about, figure: changeMap(diffs[i], top) })),
+      ...moved.map(({ name, about }, i) => ({ title: name, text: about, figure: changeMap(diffs[i], among) })),
     ],
   })
   console.log(`\nWith figures: ${shown(page)}`)

@@ -50,7 +50,8 @@ if (clang === undefined) {
 }
 
 const sources = [...listFiles('native/base', '.cpp'), ...listFiles('native/io', '.cpp')].map((path) => join(root, path))
-const flags = ['-std=c++20', '-O1', '-g', '-fno-sanitize-recover=undefined', '-I', join(root, 'native')]
+const includes = ['native', 'build/generated'].flatMap((folder) => ['-I', join(root, folder)])
+const flags = ['-std=c++20', '-O1', '-g', '-fno-sanitize-recover=undefined', ...includes]
 
 function compile(output, ...args) {
   const built = run(clang, [...flags, '-o', output, ...args])
