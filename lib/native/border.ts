@@ -304,7 +304,7 @@ export interface NativeAddon {
   inverseFactor(gram: Float32Array, size: number, damping: number): Promise<Float32Array<ArrayBuffer>>
   /**
    * A = Q R in float64 by reflections, for A [rows, columns] with rows >= columns: q [rows, columns], r [columns,
-   * columns] with a diagonal that is not negative, all row-major. Rejects what is not finite (ERR_WEIGHTSMITH_ARGUMENT).
+   * columns] with a diagonal that is not negative, all row-major. Rejects what is not finite.
    */
   thinQr(matrix: Float32Array | Float64Array, rows: number, columns: number): Promise<NativeQr>
   /**
