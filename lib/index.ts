@@ -6,6 +6,18 @@
  * const report = await merge(engine, 'recipe.yml', { out: 'merged' })
  */
 
+export {
+  type AdapterForecast,
+  type AdapterModuleReport,
+  type AdapterReport,
+  type CombineMethod,
+  type CombineOptions,
+  combineAdapters,
+  combineMethods,
+} from './adapters/combine.js'
+export { type MixOptions, mixAdapters } from './adapters/mix.js'
+export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
+export type { WeightedAdapter } from './adapters/union.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
 export {

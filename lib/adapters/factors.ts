@@ -3,17 +3,15 @@
 import { type Checkpoint, type CheckpointTensor, isLoadable } from '../checkpoint/index.js'
 import type { LowRank } from '../lora/index.js'
 import type { NativePlace, NativeTensorJob, StoreDType } from '../native/border.js'
-import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
 import { WeightsmithError } from '../util/errors.js'
+import { type Array32, bytesOf, type Device } from './device.js'
 
 /** A [rank, inputs] and B [outputs, rank]. */
 export interface Factors {
-  a: Float32Array<ArrayBuffer>
-  b: Float32Array<ArrayBuffer>
+  a: Array32
+  b: Array32
 }
-
-type Device = Pick<Host, 'device' | 'memory'>
 
 /**
  * A, times `scale`, and B. Of types that f32 holds (F16, BF16, F8) every value is what the file has; F64 is rounded
@@ -46,7 +44,7 @@ export async function readFactors(
 /** Arrays as bytes of a type, rounded once; throws ERR_WEIGHTSMITH_NON_FINITE where one of them becomes infinite. */
 export async function stored(
   host: Device,
-  arrays: readonly Float32Array<ArrayBuffer>[],
+  arrays: readonly Array32[],
   dtype: StoreDType,
   name: string,
   signal?: AbortSignal,
@@ -104,8 +102,4 @@ async function convert(
 
 export function elementsOf({ shape }: Pick<CheckpointTensor, 'shape'>): number {
   return shape.reduce((product, size) => product * size, 1)
-}
-
-export function bytesOf({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
 }

@@ -12,6 +12,7 @@ import { addExplain } from './explain.js'
 import { addGenerate } from './generate.js'
 import { addImm } from './imm.js'
 import { addInspect } from './inspect.js'
+import { addLora } from './lora.js'
 import { addManu } from './manu.js'
 import { addMerge } from './merge.js'
 import { addPrune } from './prune.js'
@@ -44,6 +45,7 @@ export function makeProgram(): Command {
   addImm(program)
   addPrune(program)
   addManu(program)
+  addLora(program)
   addVerify(program)
   addDoctor(program)
   addBench(program)
