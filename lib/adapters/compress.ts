@@ -73,7 +73,7 @@ export async function compressProduct(
 const mostExact = 512
 /** The rank that is tried first where energy or tolerance decide on it. */
 const firstGuess = 32
-/** Columns of a sketch beyond the rank, and how often it is multiplied by D Dᵀ: then it loses 1 % more than the best. */
+/** Columns of a sketch beyond the rank, and how often it is multiplied by D Dᵀ: it loses 1 % more than the best. */
 const spare = (rank: number) => Math.max(16, Math.ceil(rank / 2))
 const rounds = 2
 
