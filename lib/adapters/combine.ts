@@ -17,8 +17,9 @@ import { type Compressed, compressMatrix, compressProduct, type Target } from '.
 import { product } from './device.js'
 import { combineElements, type Elementwise, elementwiseMethods } from './elementwise.js'
 import { type Factors, readFactors } from './factors.js'
+import type { WeightedAdapter } from './fold.js'
 import { type AdaptedModule, adapterBytes, saveAdapter } from './save.js'
-import { type JoinedModule, openUnion, type Term, type Union, type WeightedAdapter } from './union.js'
+import { type JoinedModule, openUnion, type Term, type Union } from './union.js'
 
 export const combineMethods = ['cat', 'linear', ...elementwiseMethods] as const
 

@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto'
 import type { NativeAddon } from '../native/border.js'
 import type { Host } from '../native/host.js'
-import { type Array32, product } from './device.js'
+import { type Array32, product, turned } from './device.js'
 import type { Factors } from './factors.js'
 
 /** How many singular values are kept: the fewest that `energy` or `tolerance` asks for, and at most `rank`. */
@@ -182,13 +182,4 @@ function cutOf(s: Float64Array, { rank: most, energy, tolerance }: Target, beyon
     rank = Math.min(rank, fewest < 0 ? s.length : Math.max(1, fewest))
   }
   return { rank, norm: Math.sqrt(total), lost: Math.sqrt(lost[rank] ?? 0) }
-}
-
-/** [rows, columns] to [columns, rows]. */
-function turned(matrix: Array32, rows: number, columns: number): Array32 {
-  const result = new Float32Array(matrix.length)
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) result[column * rows + row] = matrix[row * columns + column] ?? 0
-  }
-  return result
 }

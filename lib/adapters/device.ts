@@ -76,7 +76,7 @@ export function product(
   const elements = rows * columns
   return compute(on, {
     program: lora,
-    coefficients: [columns, rank, scale, rows],
+    coefficients: [columns, rows, rank, scale, 1, 0],
     inputs: [onto ?? new Float32Array(elements), b, a],
     elements,
     whole: [1, 2],
@@ -86,4 +86,13 @@ export function product(
 
 export function bytesOf({ buffer, byteOffset, byteLength }: Array32): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength)
+}
+
+/** [rows, columns] to [columns, rows]. */
+export function turned(matrix: Array32, rows: number, columns: number): Array32 {
+  const result = new Float32Array(matrix.length)
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) result[column * rows + row] = matrix[row * columns + column] ?? 0
+  }
+  return result
 }

@@ -5,7 +5,7 @@ import type { LowRank } from '../lora/index.js'
 import type { NativePlace, NativeTensorJob, StoreDType } from '../native/border.js'
 import { untilDone } from '../native/job.js'
 import { WeightsmithError } from '../util/errors.js'
-import { type Array32, bytesOf, type Device } from './device.js'
+import { type Array32, bytesOf, type Device, turned } from './device.js'
 
 /** A [rank, inputs] and B [outputs, rank]. */
 export interface Factors {
@@ -20,9 +20,12 @@ export interface Factors {
 export async function readFactors(
   host: Device,
   checkpoint: Checkpoint,
-  { a, b, target }: Pick<LowRank, 'a' | 'b' | 'target'>,
+  matrix: LowRank,
   { scale = 1, signal }: { scale?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<Factors> {
+  const { target } = matrix
+  // mlx-lm stores A and B turned
+  const [a, b] = isSwapped(matrix) ? [matrix.b, matrix.a] : [matrix.a, matrix.b]
   for (const tensor of [a, b]) {
     if (isLoadable(tensor.dtype)) continue
     throw new WeightsmithError(
@@ -32,13 +35,26 @@ export async function readFactors(
     )
   }
   const read = { a: new Float32Array(elementsOf(a)), b: new Float32Array(elementsOf(b)) }
-  const inputs = checkpoint.files.map(({ path, size }) => ({ path, size }))
+  const files = checkpoint.files.map(({ path, size }) => ({ path, size }))
   const input = ({ file, begin, dtype }: CheckpointTensor) => ({ place: file, offset: begin, dtype })
-  await convert(host, inputs, [bytesOf(read.a), bytesOf(read.b)], 'F32', signal, [
+  await convert(host, files, [bytesOf(read.a), bytesOf(read.b)], 'F32', signal, [
     { input: input(a), elements: read.a.length, scale },
     { input: input(b), elements: read.b.length, scale: 1 },
   ])
-  return read
+  if (!isSwapped(matrix)) return read
+  const { outputs, inputs } = sizeOf(matrix)
+  return { a: turned(read.a, inputs, matrix.rank), b: turned(read.b, matrix.rank, outputs) }
+}
+
+/** Whether the transpose of B A is added where PEFT adds B A, and the other way round. */
+function isSwapped({ turned, embedding }: LowRank): boolean {
+  return turned !== embedding
+}
+
+/** Rows of B and columns of A, as PEFT has them. */
+export function sizeOf(matrix: LowRank): { outputs: number; inputs: number } {
+  const [outputs = 0, inputs = 0] = [matrix.b.shape[0], matrix.a.shape[1]]
+  return isSwapped(matrix) ? { outputs: inputs, inputs: outputs } : { outputs, inputs }
 }
 
 /** Arrays as bytes of a type, rounded once; throws ERR_WEIGHTSMITH_NON_FINITE where one of them becomes infinite. */

@@ -12,13 +12,8 @@ import { type Adapter, type LowRank, openAdapter } from '../lora/index.js'
 import type { NativeAddon } from '../native/border.js'
 import { misuse, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
-
-/** An adapter, by its folder or its name in the local Hugging Face cache, and the factor of its update. */
-export interface WeightedAdapter {
-  adapter: string
-  /** Negative weights take the update back. Defaults to 1. */
-  weight?: number | undefined
-}
+import { sizeOf } from './factors.js'
+import type { WeightedAdapter } from './fold.js'
 
 /** What one adapter adds to a module: weight · scale · B A. */
 export interface Term {
@@ -59,7 +54,7 @@ export async function openUnion(addon: Reader, weighted: readonly WeightedAdapte
   for (const { adapter, weight = 1 } of weighted) {
     if (!Number.isFinite(weight)) throw misuse(`The weight of the adapter ${adapter} is ${weight}.`)
     const path = await resolveModel(adapter, process.cwd())
-    opened.push({ adapter, weight, opened: await openAdapter(addon, path, adapter), about: await aboutOf(path) })
+    opened.push({ adapter, weight, opened: await openAdapter(addon, path, adapter), task: await taskOf(path) })
   }
   const notes: string[] = []
   const turned = opened[0]?.opened.turned ?? false
@@ -70,11 +65,12 @@ export async function openUnion(addon: Reader, weighted: readonly WeightedAdapte
         `The adapters ${first.adapter} and ${adapter} differ in fan_in_fan_out, so they are for other models.`,
       )
     }
+    refuseMore(found, adapter)
     refuseBiases(found, adapter)
     notes.push(...absent(found, adapter))
     for (const matrix of found.matrices) {
       const module = matrix.target.replace(/\.weight$/, '')
-      const [outputs = 0, inputs = 0] = [matrix.b.shape[0], matrix.a.shape[1]]
+      const { outputs, inputs } = sizeOf(matrix)
       const { embedding } = matrix
       const joined = modules.get(module) ?? { module, outputs, inputs, embedding, terms: [] }
       if (joined.outputs !== outputs || joined.inputs !== inputs || joined.embedding !== embedding) {
@@ -96,12 +92,13 @@ export async function openUnion(addon: Reader, weighted: readonly WeightedAdapte
     const below = await sole(tables, `the table below ${joined.module}`)
     if (below !== undefined) joined.below = below
   }
-  const { base, task } = opened[0]?.about ?? {}
-  const others = opened.find(({ about }) => about.base !== base)
+  const base = opened[0]?.opened.base
+  const task = opened[0]?.task
+  const others = opened.find((other) => other.opened.base !== base)
   if (others !== undefined) {
     notes.push(
       `${first.adapter} was trained on ${base ?? 'a model that it does not name'}, and ${others.adapter} on ` +
-        `${others.about.base ?? 'one that it does not name'}; the result names the first.`,
+        `${others.opened.base ?? 'one that it does not name'}; the result names the first.`,
     )
   }
   return {
@@ -119,19 +116,33 @@ interface Opened {
   adapter: string
   weight: number
   opened: Adapter
-  about: About
+  task: string | undefined
 }
 
-/** What the config says beside what openAdapter reads. */
-interface About {
-  base?: string
-  task?: string
-}
-
-async function aboutOf(path: string): Promise<About> {
+/** What the config says of the kind of model, which does not matter to the update. */
+async function taskOf(path: string): Promise<string | undefined> {
   const text = await readSmall(await inside(path, adapterConfigName), largestConfig)
-  const { base_model_name_or_path: base, task_type: task } = parseJson(text.toString('utf8')) as Record<string, unknown>
-  return { ...(typeof base === 'string' ? { base } : {}), ...(typeof task === 'string' ? { task } : {}) }
+  const { task_type: task } = parseJson(text.toString('utf8')) as Record<string, unknown>
+  return typeof task === 'string' ? task : undefined
+}
+
+/** Refuses what is no W + s (B A) of a matrix: it can be folded into a model, but not weighted with others. */
+function refuseMore({ matrices, biases, tokens, checkpoint }: Adapter, adapter: string): void {
+  const refuse = (what: string): never => {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_FORMAT',
+      `The adapter ${adapter} ${what}, which cannot be combined with others or given another rank; fold it into its base ` +
+        'model, and extract an adapter from the result.',
+      { file: checkpoint.path },
+    )
+  }
+  for (const { target, magnitude, start, experts } of matrices) {
+    if (magnitude !== undefined) refuse(`scales ${target} (DoRA)`)
+    if (start !== undefined) refuse(`was begun from a part of ${target} (${start})`)
+    if (experts !== undefined || !target.endsWith('.weight')) refuse(`changes ${target}, a parameter of experts`)
+  }
+  for (const name of biases.keys()) refuse(`adds to ${name} (lora_bias)`)
+  for (const name of tokens.keys()) refuse(`replaces rows of ${name} (trainable_token_indices)`)
 }
 
 /** A bias that is stored beside factors replaces that of the base, and factors alone cannot say so. */

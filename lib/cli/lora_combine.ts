@@ -8,7 +8,7 @@ import {
   combineAdapters,
   combineMethods,
 } from '../adapters/combine.js'
-import type { WeightedAdapter } from '../adapters/union.js'
+import type { WeightedAdapter } from '../adapters/fold.js'
 import { bytes, milliseconds, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, list, memory, overwrite, realNumber, seed, wholeNumber } from './options.js'
