@@ -23,6 +23,12 @@ export {
   foldAdapters,
   type WeightedAdapter,
 } from './adapters/fold.js'
+export {
+  type AdapterInspection,
+  type AdapterModule,
+  type InspectAdapterOptions,
+  inspectAdapter,
+} from './adapters/inspect.js'
 export { type MixOptions, mixAdapters } from './adapters/mix.js'
 export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'

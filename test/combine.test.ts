@@ -46,7 +46,10 @@ beforeAll(async () => {
 })
 afterAll(() => engine?.close())
 
-const combine = async (adapters: WeightedAdapter[], options: Partial<Omit<CombineOptions, 'dryRun'>> = {}) => {
+const combine = async (
+  adapters: (string | WeightedAdapter)[],
+  options: Partial<Omit<CombineOptions, 'dryRun'>> = {},
+) => {
   const out = options.out ?? fresh('out')
   const report = await combineAdapters(engine, adapters, { sync: false, ...options, out })
   return { out, report, ...read(out) }
@@ -502,16 +505,73 @@ describe('tensors that an adapter has as a whole', () => {
   })
 })
 
+test('an adapter of mlx-lm counts like one of PEFT', async () => {
+  const path = fresh('mlx')
+  mkdirSync(path)
+  const parameters = { rank: 4, scale: 2 }
+  const config = { fine_tune_type: 'lora', num_layers: 8, lora_parameters: parameters, model: 'some/model' }
+  writeFileSync(join(path, 'adapter_config.json'), JSON.stringify(config))
+  const turned = [...tensorsOf(a.adapter)].map(([key, raw]) => {
+    const [height = 0, width = 0] = raw.shape
+    const name = key
+      .replace('base_model.model.', '')
+      .replace(/lora_([AB])\.weight$/, (_, side) => `lora_${side.toLowerCase()}`)
+    return [name, f32(transpose(values(raw), height, width), [width, height])] as const
+  })
+  writeSafetensors(join(path, 'adapters.safetensors'), Object.fromEntries(turned))
+  const { updates, config: written } = await combine([{ adapter: path }])
+  expect(updates).toEqual(read(a.adapter).updates)
+  expect(written.base_model_name_or_path).toBe('some/model')
+  const { updates: both, report } = await combine([{ ...c, weight: 0.5 }, path], { method: 'linear', rank: 11 })
+  close(both, exactSum([{ ...c, weight: 0.5 }, a]))
+  expect(report.notes.join()).toMatch(/was trained on reasoner\/base, and .* on some\/model/)
+})
+
+test.each(['embedding', 'modules-to-save', 'rslora', 'patterns', 'all-linear', 'f16', 'target-parameters'])(
+  'what PEFT saves with an adapter stays with it: %s',
+  async (name) => {
+    const path = golden(`lora/adapters/${name}`)
+    const before = readSafetensors(join(path, 'adapter_model.safetensors'))
+    const { tensors, report } = await combine([path], { method: 'linear' })
+    expect([...tensors.keys()].sort()).toEqual([...before.keys()].sort())
+    for (const [key, raw] of before) {
+      if (key.includes('lora_')) continue
+      expect(tensors.get(key)!.bytes.equals(raw.bytes)).toBe(true)
+    }
+    expect(report.residual).toBeLessThan(1e-6)
+  },
+)
+
 describe('what cannot be combined', () => {
+  test.each([
+    ['dora', 'scales .* \\(DoRA\\)'],
+    ['pissa', 'was begun from a part of'],
+    ['olora', 'was begun from a part of'],
+    ['lora-bias', 'adds to .* \\(lora_bias\\)'],
+    ['bias-lora-only', 'also replaces .*bias'],
+    ['trainable-tokens', 'replaces rows of'],
+  ])('is %s', async (name, why) => {
+    const adapter = golden(`lora/adapters/${name}`)
+    expect(await failure(combine([adapter]))).toMatch(new RegExp(`^ERR_WEIGHTSMITH_FORMAT: .*${why}`))
+    expect(await failure(resizeAdapter(engine, adapter, { out: fresh('out'), rank: 2 }))).toMatch(/_FORMAT/)
+  })
+
   test('is refused by name', async () => {
     const changed = (config: object) => {
       const path = fresh('changed')
       const before = JSON.parse(readFileSync(join(a.adapter, 'adapter_config.json'), 'utf8'))
       return { adapter: writeAdapter(path, { ...before, ...config }, Object.fromEntries(tensorsOf(a.adapter))) }
     }
-    for (const config of [{ use_dora: true }, { lora_bias: true }, { init_lora_weights: 'pissa' }]) {
-      expect(await failure(combine([changed(config)]))).toMatch(/^ERR_WEIGHTSMITH_FORMAT: /)
-    }
+    const factors = 'base_model.model.model.layers.0.mlp.experts.lora_'
+    const experts = writeAdapter(
+      fresh('experts'),
+      { r: 2, lora_alpha: 2, target_modules: [], target_parameters: ['mlp.experts.gate_up_proj'] },
+      {
+        [`${factors}A.weight`]: f32(new Array(40).fill(1), [4, 10]),
+        [`${factors}B.weight`]: f32(new Array(48).fill(1), [12, 4]),
+      },
+    )
+    expect(await failure(combine([experts]))).toMatch(/_FORMAT: .*gate_up_proj, a parameter of experts/)
     expect(await failure(combine([a, changed({ fan_in_fan_out: true })]))).toMatch(/_ARGUMENT: .*fan_in_fan_out/)
     const [key] = [...tensorsOf(a.adapter).keys()].filter((name) => name.endsWith('lora_B.weight'))
     const smaller = fresh('smaller')
@@ -520,8 +580,8 @@ describe('what cannot be combined', () => {
     writeAdapter(smaller, { r: 4, lora_alpha: 8, target_modules: ['q_proj', 'v_proj'] }, tensors)
     expect(await failure(combine([a, { adapter: smaller }]))).toMatch(/_SHAPE_MISMATCH: .*\[10, 128\]/)
     expect(await failure(combine([a, c], { method: 'linear', peftCompat: true }))).toMatch(/_ARGUMENT: .*ranks 4 and 7/)
-    expect(await failure(combine([]))).toMatch(/_ARGUMENT: No adapters/)
-    expect(await failure(combine([{ ...a, weight: Number.NaN }]))).toMatch(/_ARGUMENT: The weight .* NaN/)
+    expect(await failure(combine([]))).toMatch(/_ARGUMENT: Expected adapters to be a list/)
+    expect(await failure(combine([{ ...a, weight: Number.NaN }]))).toMatch(/_ARGUMENT: Expected weight to be a number/)
     expect(await failure(combine([{ adapter: fresh('none') }]))).toMatch(/_NOT_FOUND/)
   })
 

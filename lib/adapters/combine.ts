@@ -17,7 +17,7 @@ import { type Compressed, compressMatrix, compressProduct, type Target } from '.
 import { product } from './device.js'
 import { combineElements, type Elementwise, elementwiseMethods } from './elementwise.js'
 import { type Factors, readFactors } from './factors.js'
-import type { WeightedAdapter } from './fold.js'
+import { checkAdapters, type WeightedAdapter } from './fold.js'
 import { type AdaptedModule, adapterBytes, saveAdapter } from './save.js'
 import { type JoinedModule, openUnion, type Term, type Union } from './union.js'
 
@@ -78,7 +78,7 @@ export interface AdapterModuleReport {
 
 export interface AdapterReport {
   out: string
-  adapters: WeightedAdapter[]
+  adapters: Required<WeightedAdapter>[]
   method: string
   modules: AdapterModuleReport[]
   /** Tensors that were copied as a whole. */
@@ -96,7 +96,7 @@ export interface AdapterReport {
 
 export interface AdapterForecast {
   out: string
-  adapters: WeightedAdapter[]
+  adapters: Required<WeightedAdapter>[]
   method: string
   /** How many modules the result changes, and the largest rank it could have in one. */
   modules: number
@@ -121,22 +121,22 @@ const what = 'The combination of adapters'
  */
 export function combineAdapters(
   engine: Engine,
-  adapters: readonly WeightedAdapter[],
+  adapters: readonly (string | WeightedAdapter)[],
   options: CombineOptions & { dryRun: true },
 ): Promise<DryRun<AdapterForecast>>
 export function combineAdapters(
   engine: Engine,
-  adapters: readonly WeightedAdapter[],
+  adapters: readonly (string | WeightedAdapter)[],
   options: CombineOptions & { dryRun?: false | undefined },
 ): Promise<AdapterReport>
 export function combineAdapters(
   engine: Engine,
-  adapters: readonly WeightedAdapter[],
+  adapters: readonly (string | WeightedAdapter)[],
   options: CombineOptions,
 ): Promise<AdapterReport | DryRun<AdapterForecast>>
 export async function combineAdapters(
   engine: Engine,
-  adapters: readonly WeightedAdapter[],
+  adapters: readonly (string | WeightedAdapter)[],
   options: CombineOptions,
 ): Promise<AdapterReport | DryRun<AdapterForecast>> {
   const { method = 'cat', density, majority, peftCompat = false, seed = 0, rank, energy, tolerance } = options
@@ -194,12 +194,13 @@ export interface Making {
 /** Opens adapters, makes the factors of each module, and writes what comes of it. */
 export async function makeAdapter(
   engine: Engine,
-  adapters: readonly WeightedAdapter[],
+  given: readonly (string | WeightedAdapter)[],
   options: AdapterOptions,
   { recipe, about, method, each, upper }: Making,
 ): Promise<AdapterReport | DryRun<AdapterForecast>> {
   const { signal, onProgress } = options
   const begin = performance.now()
+  const adapters = checkAdapters(given)
   const dtype = parseDType(options.dtype ?? 'float32')
   if (dtype === undefined) throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
   throwIfAborted(signal, what)
@@ -211,7 +212,7 @@ export async function makeAdapter(
     const common = { whole, turned, base, task }
     const bytesRead = bytesOf(union)
     const device = host.device.info.name
-    const facts = { adapters: [...adapters], method, dtype, device, deviceBytes: host.memory, bytesRead, notes }
+    const facts = { adapters, method, dtype, device, deviceBytes: host.memory, bytesRead, notes }
     const largest = union.modules.map((module, i) => ({ ...(plain[i] ?? module), rank: upper(module) }))
     const bytesWritten = adapterBytes({ ...common, modules: largest }, dtype)
     if (options.dryRun) {

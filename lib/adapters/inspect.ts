@@ -51,7 +51,7 @@ export interface AdapterModule {
   experts?: number
 }
 
-export interface AdapterReport {
+export interface AdapterInspection {
   adapter: string
   format: Adapter['format']
   /** The model it was trained on, as its config names it. */
@@ -81,7 +81,7 @@ export interface AdapterReport {
  * Says what a LoRA adapter holds: a folder as PEFT or mlx-lm saves them, or its name in the local Hugging Face cache.
  * Throws ERR_WEIGHTSMITH_FORMAT for what is no adapter or contradicts itself.
  */
-export async function inspectAdapter(path: string, options: InspectAdapterOptions = {}): Promise<AdapterReport> {
+export async function inspectAdapter(path: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> {
   const { base, engine, signal, onProgress } = options
   if (base !== undefined && engine === undefined) throw misuse('A comparison with the base needs an engine.')
   const addon = loadAddon()
@@ -224,7 +224,7 @@ async function normsOf(
   )
 }
 
-function unmatched(adapter: Adapter): AdapterReport['unmatched'] {
+function unmatched(adapter: Adapter): AdapterInspection['unmatched'] {
   const held = [adapter.replaced, adapter.biases, adapter.tokens].flatMap((map) => [...map.keys()])
   const weights = [...adapter.matrices.map(({ target }) => target), ...held]
   const modules = weights.map((key) => key.replace(/\.[^.]+$/, ''))

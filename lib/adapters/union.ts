@@ -47,12 +47,10 @@ export interface Union {
 type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
 
 /** Opens the adapters. Those with the weight 0 are checked too, and add nothing. */
-export async function openUnion(addon: Reader, weighted: readonly WeightedAdapter[]): Promise<Union> {
-  const [first] = weighted
-  if (first === undefined) throw misuse('No adapters are given.')
+export async function openUnion(addon: Reader, weighted: readonly Required<WeightedAdapter>[]): Promise<Union> {
+  const first = weighted[0]?.adapter
   const opened: Opened[] = []
-  for (const { adapter, weight = 1 } of weighted) {
-    if (!Number.isFinite(weight)) throw misuse(`The weight of the adapter ${adapter} is ${weight}.`)
+  for (const { adapter, weight } of weighted) {
     const path = await resolveModel(adapter, process.cwd())
     opened.push({ adapter, weight, opened: await openAdapter(addon, path, adapter), task: await taskOf(path) })
   }
@@ -61,9 +59,7 @@ export async function openUnion(addon: Reader, weighted: readonly WeightedAdapte
   const modules = new Map<string, JoinedModule>()
   for (const [index, { adapter, weight, opened: found }] of opened.entries()) {
     if (found.turned !== turned) {
-      throw misuse(
-        `The adapters ${first.adapter} and ${adapter} differ in fan_in_fan_out, so they are for other models.`,
-      )
+      throw misuse(`The adapters ${first} and ${adapter} differ in fan_in_fan_out, so they are for other models.`)
     }
     refuseMore(found, adapter)
     refuseBiases(found, adapter)
@@ -97,7 +93,7 @@ export async function openUnion(addon: Reader, weighted: readonly WeightedAdapte
   const others = opened.find((other) => other.opened.base !== base)
   if (others !== undefined) {
     notes.push(
-      `${first.adapter} was trained on ${base ?? 'a model that it does not name'}, and ${others.adapter} on ` +
+      `${first} was trained on ${base ?? 'a model that it does not name'}, and ${others.adapter} on ` +
         `${others.opened.base ?? 'one that it does not name'}; the result names the first.`,
     )
   }

@@ -11,6 +11,7 @@ import {
 import type { WeightedAdapter } from '../adapters/fold.js'
 import { bytes, milliseconds, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
+import { weighted } from './lora_fold.js'
 import { device, dryRun, json, list, memory, overwrite, realNumber, seed, wholeNumber } from './options.js'
 import { type Common, printResult, verb, withEngine } from './verb.js'
 
@@ -59,13 +60,6 @@ async function run(
     combineAdapters(engine, adapter, { ...flags, out, signal, onProgress: progress.show }),
   )
   printResult(done, { report: reportText, forecast: forecastText }, common)
-}
-
-/** `path=0.7`; a word without a number behind the last `=` is a path. */
-function weighted(word: string): WeightedAdapter {
-  const [, adapter = word, text = '1'] = /^(.+)=([^=]*)$/.exec(word) ?? []
-  const weight = text.trim() === '' ? Number.NaN : Number(text)
-  return Number.isFinite(weight) ? { adapter, weight } : { adapter: word, weight: 1 }
 }
 
 /** Options that decide on the rank. */
