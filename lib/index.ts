@@ -14,6 +14,12 @@ export {
   foldAdapters,
   type WeightedAdapter,
 } from './adapters/fold.js'
+export {
+  type AdapterInspection,
+  type AdapterModule,
+  type InspectAdapterOptions,
+  inspectAdapter,
+} from './adapters/inspect.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
 export {

@@ -4,7 +4,13 @@
  * itself is never computed.
  */
 
-import { type Checkpoint, openCheckpoint, quantisationNamed, resolveModel, tiesEmbeddings } from '../checkpoint/index.js'
+import {
+  type Checkpoint,
+  openCheckpoint,
+  quantisationNamed,
+  resolveModel,
+  tiesEmbeddings,
+} from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
 import { type Adapter, type LowRank, readAdapter, readValues } from '../lora/index.js'
 import type { NativeAddon } from '../native/border.js'
@@ -45,7 +51,7 @@ export interface AdapterModule {
   experts?: number
 }
 
-export interface AdapterReport {
+export interface AdapterInspection {
   adapter: string
   format: Adapter['format']
   /** The model it was trained on, as its config names it. */
@@ -75,12 +81,13 @@ export interface AdapterReport {
  * Says what a LoRA adapter holds: a folder as PEFT or mlx-lm saves them, or its name in the local Hugging Face cache.
  * Throws ERR_WEIGHTSMITH_FORMAT for what is no adapter or contradicts itself.
  */
-export async function inspectAdapter(path: string, options: InspectAdapterOptions = {}): Promise<AdapterReport> {
+export async function inspectAdapter(path: string, options: InspectAdapterOptions = {}): Promise<AdapterInspection> {
   const { base, engine, signal, onProgress } = options
   if (base !== undefined && engine === undefined) throw misuse('A comparison with the base needs an engine.')
   const addon = loadAddon()
   const adapter = await readAdapter(addon, await resolveModel(path, process.cwd()), path)
-  const model = base === undefined ? undefined : await openCheckpoint(addon, await resolveModel(base, process.cwd()), base)
+  const model =
+    base === undefined ? undefined : await openCheckpoint(addon, await resolveModel(base, process.cwd()), base)
   const norms =
     model === undefined || engine === undefined
       ? new Map<string, number>()
@@ -217,7 +224,7 @@ async function normsOf(
   )
 }
 
-function unmatched(adapter: Adapter): AdapterReport['unmatched'] {
+function unmatched(adapter: Adapter): AdapterInspection['unmatched'] {
   const held = [adapter.replaced, adapter.biases, adapter.tokens].flatMap((map) => [...map.keys()])
   const weights = [...adapter.matrices.map(({ target }) => target), ...held]
   const modules = weights.map((key) => key.replace(/\.[^.]+$/, ''))
@@ -228,7 +235,11 @@ function unmatched(adapter: Adapter): AdapterReport['unmatched'] {
     held:
       adapter.named.length === 0
         ? []
-        : [...new Set(modules.filter((module, i) => !adapter.named.some((name) => fits(module, weights[i] ?? '', name))))],
+        : [
+            ...new Set(
+              modules.filter((module, i) => !adapter.named.some((name) => fits(module, weights[i] ?? '', name))),
+            ),
+          ],
   }
 }
 
@@ -246,7 +257,9 @@ function hazardsOf(
     hazards.push(`It sets ${patterns.join(' and ')}, which some servers ignore; fold it, or combine it to one scale.`)
   }
   if (has('use_rslora').length > 0) {
-    hazards.push('It sets use_rslora (alpha / √r), and programs that ignore it take a scale that is √r times too small.')
+    hazards.push(
+      'It sets use_rslora (alpha / √r), and programs that ignore it take a scale that is √r times too small.',
+    )
   }
   const start = adapter.matrices.find((matrix) => matrix.start !== undefined)?.start
   if (start !== undefined) {
@@ -256,19 +269,27 @@ function hazardsOf(
   const said = base?.config && quantisationNamed(base.config)
   if (quantised !== null || said !== undefined) {
     const model = said === undefined ? adapter.base : base?.name
-    hazards.push(`It was trained on a quantised model (${model}); on the weights before quantisation it is near, not equal.`)
+    hazards.push(
+      `It was trained on a quantised model (${model}); on the weights before quantisation it is near, not equal.`,
+    )
   }
   const ends = adapter.matrices.filter(({ target }) => /(^|\.)(embed_tokens|wte|lm_head)\.weight$/.test(target))
   if (base !== undefined && ends.length > 0 && tiesEmbeddings(base)) {
-    hazards.push(`${base.name} has one table for embedding and head, and it changes ${ends[0]?.target}; fold it with --untie.`)
+    hazards.push(
+      `${base.name} has one table for embedding and head, and it changes ${ends[0]?.target}; fold it with --untie.`,
+    )
   }
   const absent = base === undefined ? [] : adapter.matrices.filter(({ target }) => !norms.has(target))
   if (absent.length > 0) {
-    hazards.push(`${base?.name} has no tensor ${absent[0]?.target}${absent.length > 1 ? `, and lacks ${absent.length - 1} more` : ''}.`)
+    hazards.push(
+      `${base?.name} has no tensor ${absent[0]?.target}${absent.length > 1 ? `, and lacks ${absent.length - 1} more` : ''}.`,
+    )
   }
   const still = modules.filter(({ norm }) => norm === 0)
   if (still.length > 0) {
-    hazards.push(`It changes nothing in ${still.length === modules.length ? 'any module' : `${still.length} modules, such as ${still[0]?.weight}`}.`)
+    hazards.push(
+      `It changes nothing in ${still.length === modules.length ? 'any module' : `${still.length} modules, such as ${still[0]?.weight}`}.`,
+    )
   }
   return hazards
 }

@@ -224,8 +224,12 @@ export interface NativeReport {
   nonFinite: number
   /** Jobs that were finished already. */
   resumed: number
-  /** Variants of jobs with at least one such value: indices and count. */
-  nonFiniteJobs: { job: number; variant: number; count: number }[]
+  /**
+   * What kernels counted among the elements that a variant of a job stored, where that is any: NaN and Inf; and, by
+   * kernels that change their first input, elements that differ from it as stored, and elements that the rounding gave
+   * back the value that they had.
+   */
+  counts: { job: number; variant: number; nonFinite: number; changed: number; swallowed: number }[]
   /** SHA-256 (hex) an output, where asked for. */
   checksums: string[]
   /** What the CPU steps of report-only programs returned: one row of numbers a job (diff). */

@@ -47,7 +47,7 @@ fn product(p: Place, pair: u32, first: u32, rows: u32, columns: u32) -> Vec8 {
     if (step == 1u && (rank & 7u) == 0u) {
       for (var k = 0u; k < rank; k += 8u) {
         let b = vec8_at(p, b_input, (row * rank + k) >> 3u, FACTORS);
-        for (var j = 0u; j < 8u; j++) {
+        for (var j = 0u; j < rolled(8u); j++) {
           let a = vec8_at(p, a_input, ((k + j) * columns + column) >> 3u, FACTORS);
           let factor = select(b.a, b.b, j >= 4u)[j & 3u];
           sum.a += prod4(a.a, factor);
@@ -85,7 +85,7 @@ fn adapt(p: Place) {
   var sum = x;
   var asked_a = vec4<bool>(false);
   var asked_b = vec4<bool>(false);
-  for (var pair = 0u; pair < (INPUTS - 1u) / 2u; pair++) {
+  for (var pair = 0u; pair < rolled((INPUTS - 1u) / 2u); pair++) {
     let change = product(p, pair, first, rows, columns);
     let scale = coef(p, 2u + PAIR_WORDS * pair + 1u);
     let a = prod4(change.a, scale);

@@ -1,0 +1,11 @@
+/** `weightsmith lora`, a verb with verbs of its own. */
+
+import type { Command } from 'commander'
+import { addLoraFold } from './lora_fold.js'
+import { addLoraInspect } from './lora_inspect.js'
+
+export function addLora(program: Command): void {
+  const lora = program.command('lora').description('LoRA adapters: inspect them, and fold them into models')
+  addLoraInspect(lora)
+  addLoraFold(lora)
+}
