@@ -260,7 +260,7 @@ describe('fold', () => {
   })
 
   test('finds the text model of a larger one, and the reverse', async () => {
-    const larger = model(f32, { [`model.language_model.layers.0.self_attn.k_proj.weight`]: f32(wave(80, 4), [2, 40]) })
+    const larger = model(f32, { 'model.language_model.layers.0.self_attn.k_proj.weight': f32(wave(80, 4), [2, 40]) })
     const k = (name: string) => adapter(factors(name, 5, 2))
     const want = adapted(wave(80, 4), 5, 1.5, 2)
     for (const name of ['model.layers.0.self_attn.k_proj', 'language_model.model.layers.0.self_attn.k_proj']) {
