@@ -7,6 +7,13 @@
  */
 
 export {
+  type ExtractedModule,
+  type ExtractForecast,
+  type ExtractOptions,
+  type ExtractReport,
+  extractAdapter,
+} from './adapters/extract.js'
+export {
   type FoldedElements,
   type FoldForecast,
   type FoldOptions,
