@@ -6,6 +6,31 @@
  * const report = await merge(engine, 'recipe.yml', { out: 'merged' })
  */
 
+export {
+  type AdapterForecast,
+  type AdapterModuleReport,
+  type AdapterReport,
+  type CombineMethod,
+  type CombineOptions,
+  combineAdapters,
+  combineMethods,
+} from './adapters/combine.js'
+export {
+  type FoldedElements,
+  type FoldForecast,
+  type FoldOptions,
+  type FoldReport,
+  foldAdapters,
+  type WeightedAdapter,
+} from './adapters/fold.js'
+export {
+  type AdapterInspection,
+  type AdapterModule,
+  type InspectAdapterOptions,
+  inspectAdapter,
+} from './adapters/inspect.js'
+export { type MixOptions, mixAdapters } from './adapters/mix.js'
+export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
 export {
@@ -69,6 +94,7 @@ export type { BatchJob } from './merge/batch/index.js'
 export { type ExplainOptions, explain } from './merge/explain.js'
 export type { ForecastGroup, MergeForecast } from './merge/forecast.js'
 export type {
+  AdaptedTensor,
   MergeChecksum,
   MergeOptions,
   MergePlanRow,

@@ -25,6 +25,7 @@ export const rooms = {
       ...['merge/plan', 'merge/recipe', 'merge/methods', 'lora', 'engine'],
       ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
+    adapters: ['merge', 'merge/plan', 'merge/methods', 'lora', 'engine', 'checkpoint', 'native', 'util'],
     'merge/batch': ['merge', 'merge/recipe', 'engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
 
     runtime: ['runtime/ops', 'engine', 'architectures', 'checkpoint', 'native', 'util'],

@@ -133,7 +133,7 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
           const output = await engine.kernel('lora').run({
             inputs: inputs.map((data, i) => ({ dtype: (i === 0 ? dtype : other) as 'F32', data })),
             outDtype,
-            coefficients: [columns, rank, 0.375, rows],
+            coefficients: [columns, rows, rank, 0.375, 1, 0],
             constants: { TRANSPOSED: transposed ? 1 : 0, ...codes[dtype + other] },
           })
           const got = typed(outDtype, output)

@@ -246,7 +246,7 @@ describe('an unfinished output', () => {
       (path) => truncateSync(path, statSync(path).size - 5),
       (path) => truncateSync(path, 3),
       (path) => writeFileSync(path, Buffer.concat([readFileSync(path), Buffer.alloc(100, 7)])),
-      (path) => writeFileSync(path, `weightsmith journal 1 ${'0'.repeat(64)}\n`),
+      (path) => writeFileSync(path, `weightsmith journal 2 ${'0'.repeat(64)}\n`),
       (path) => rmSync(path),
       (path) => rmSync(join(path, '..', readdirSync(join(path, '..')).find((name) => name.endsWith('.safetensors'))!)),
       (path) => {

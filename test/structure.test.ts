@@ -149,8 +149,8 @@ describe('every merge method', () => {
 
   test('uses kernels and CPU steps that exist, and every CPU step is used', () => {
     const addon = loadAddon()
-    // The one that is no merge method's: `diff` reports how two checkpoints differ.
-    const cpuSteps = new Set(['diff'])
+    // Those that are no merge method's: `diff` reports how two checkpoints differ, `dora` is of adapters.
+    const cpuSteps = new Set(['diff', 'dora'])
     for (const method of methods.values()) {
       for (const global of combinations(method.parameters.filter((spec) => spec.scope === 'global'))) {
         for (const model of combinations(method.parameters.filter((spec) => spec.scope === 'model'))) {

@@ -37,6 +37,8 @@ export interface CheckpointFile {
   /** Which file it is, as long as the system runs. */
   identity: string
   headerHash: string
+  /** What it holds, where no file does. */
+  memory?: Uint8Array
 }
 
 export interface Checkpoint {

@@ -197,7 +197,7 @@ export function layOutRewrite(
 }
 
 /** The type that most weights have, by PyTorch's name. */
-function mostly(tensors: readonly { dtype: string; shape: number[] }[]): string {
+export function mostly(tensors: readonly { dtype: string; shape: number[] }[]): string {
   const sums = new Map<string, number>()
   for (const { dtype, shape } of tensors) {
     if (!isStorable(dtype)) continue

@@ -12,6 +12,7 @@ import { addExplain } from './explain.js'
 import { addGenerate } from './generate.js'
 import { addImm } from './imm.js'
 import { addInspect } from './inspect.js'
+import { addLora } from './lora.js'
 import { addManu } from './manu.js'
 import { addMerge } from './merge.js'
 import { addPrune } from './prune.js'
@@ -38,6 +39,7 @@ export function makeProgram(): Command {
   addExplain(program)
   addInspect(program)
   addDiff(program)
+  addLora(program)
   addGenerate(program)
   addEval(program)
   addScore(program)

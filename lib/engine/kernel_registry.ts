@@ -81,12 +81,13 @@ const list: KernelSpec[] = [
   },
   {
     name: 'lora',
-    about: 'A matrix plus scale times the product of B and A',
-    inputs: { min: 3, max: 3 },
-    whole: [1, 2],
+    about: 'A matrix plus scale times the product of B and A, for every pair of them',
+    inputs: { min: 3, max: 33 },
+    whole: Array.from({ length: 32 }, (_, i) => i + 1),
     writes: 'output',
-    coefficients: 'columns of the matrix, rank, scale, rows of the matrix',
-    example: () => [8, 4, 0.5, 625],
+    coefficients:
+      'columns and rows of the matrix; a pair: rank, scale, elements of B from one to the next, the first of them',
+    example: (inputs) => [8, 625, ...Array.from({ length: (inputs - 1) >> 1 }, () => [4, 0.5, 1, 0]).flat()],
     constants: {
       TRANSPOSED: '1: the matrix is the transpose of B A',
       WEIGHT: `code of the type of the matrix (${codes}); ${layout.dtypeMixed}: found in the call`,

@@ -8,8 +8,11 @@ import { Script } from 'node:vm'
 import { largestConfig, readSmall } from '../checkpoint/small.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
+import type { Start } from './adapter.js'
 
 export interface AdapterConfig {
+  /** The model it was trained on, as the config names it. */
+  base?: string
   /** Weights are stored as [in, out]. */
   turned: boolean
   /**
@@ -19,9 +22,21 @@ export interface AdapterConfig {
   targets: string[]
   /** Modules that the adapter has whole, in the same way. */
   saved: string[]
+  /** Parameters that the adapter has factors for, such as `mlp.experts.down_proj`, in the same way. */
+  parameters: string[]
+  /** Ids of the tokens whose rows it has, of a table by its module. */
+  tokensOf(module: string): number[] | undefined
+  dora: boolean
+  loraBias: boolean
+  start?: Start
+  features: string[]
+  /** Why it cannot be folded; see `Adapter`. */
+  obstacles: string[]
+  /** It is a LoRA adapter, so that its tensors can be understood. */
+  readable: boolean
   /** Rank and scale, alpha / r or alpha / √r, of each of these modules. */
   factorsOf(modules: readonly string[]): { rank: number; scale: number }[]
-  /** Throws: the adapter cannot be merged. */
+  /** Throws: what it says makes no sense. */
   refuse(what: string): never
 }
 
@@ -48,7 +63,7 @@ const harmless: ReadonlySet<string> = new Set([
 /** Fields that are read here. */
 const read: ReadonlySet<string> = new Set([
   ...['alpha_pattern', 'bias', 'fan_in_fan_out', 'init_lora_weights', 'lora_alpha', 'peft_type', 'r', 'rank_pattern'],
-  'use_rslora',
+  ...['use_rslora', 'use_dora', 'lora_bias', 'target_parameters', 'trainable_token_indices'],
 ])
 
 /** What else these do; the sentence goes on after "it sets …, ". */
@@ -57,10 +72,17 @@ const reasons: Readonly<Record<string, string>> = {
   arrow_config: 'so it is chosen token by token, which no weights can say',
   kasa_config: 'which changes the base model too',
   layer_replication: 'which repeats layers of the base model',
-  lora_bias: 'which changes biases too',
-  target_parameters: 'which adapts parameters that are no linears',
-  trainable_token_indices: 'which replaces rows of a table of tokens',
-  use_dora: 'so it is a DoRA adapter, which also scales the weights',
+  use_qalora: 'so its A takes means of groups of inputs',
+}
+
+/** What other types of adapters are; the sentence goes on after "its peft_type is …, ". */
+const otherTypes: Readonly<Record<string, string>> = {
+  ADALORA: 'whose ranks are cut while it is trained; save it as LoRA with the trainer first',
+  IA3: 'which scales activations',
+  LOHA: 'a product of products; convert it to LoRA first',
+  LOKR: 'a Kronecker product; convert it to LoRA first',
+  OFT: 'which turns weights',
+  XLORA: 'a mixture that is chosen token by token, which no weights can say',
 }
 
 /** Starts of A and B with which the base model stays as it was. */
@@ -70,23 +92,29 @@ const plainStarts: ReadonlySet<unknown> = new Set([
 ])
 
 export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
-  const config = await parse(file)
+  const config = await parseConfig(file)
   const refuse = (what: string): never => {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The adapter ${file} cannot be merged: ${what}.`, { file })
+    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The adapter ${file} cannot be used: ${what}.`, { file })
   }
+  const obstacles: string[] = []
   const kind = config.peft_type
-  if (kind !== 'LORA') refuse(`its peft_type is ${JSON.stringify(kind)}, and only "LORA" is offered`)
-  const { bias = 'none', init_lora_weights: start } = config
-  if (bias !== 'none' && bias !== 'all' && bias !== 'lora_only') refuse(`its bias is ${JSON.stringify(bias)}`)
-  if (!plainStarts.has(typeof start === 'string' ? start.toLowerCase() : start)) {
-    refuse(
-      `its init_lora_weights is ${JSON.stringify(start)}, which changes the base model too (PEFT converts PiSSA, CorDA, ` +
-        'OLoRA and LoRA-GA adapters to plain ones with path_initial_model_for_weight_conversion)',
+  const readable = kind === 'LORA'
+  if (!readable) {
+    const known = typeof kind === 'string' ? otherTypes[kind] : undefined
+    obstacles.push(`its peft_type is ${JSON.stringify(kind)}, ${known ?? 'and only "LORA" is offered'}`)
+  }
+  const { bias = 'none', init_lora_weights: init, base_model_name_or_path: base } = config
+  if (bias !== 'none' && bias !== 'all' && bias !== 'lora_only') obstacles.push(`its bias is ${JSON.stringify(bias)}`)
+  const start = startOf(init)
+  if (start === 'other') {
+    obstacles.push(
+      `its init_lora_weights is ${JSON.stringify(init)}, which changes the base model too, in a way that its files do not ` +
+        'say (PEFT converts such adapters to plain ones with path_initial_model_for_weight_conversion)',
     )
   }
   for (const [key, value] of Object.entries(config)) {
     if (read.has(key) || harmless.has(key) || isEmpty(value)) continue
-    refuse(`it sets ${key}, ${reasons[key] ?? 'which may mean something else than W + s (B A)'}`)
+    obstacles.push(`it sets ${key}, ${reasons[key] ?? 'which may mean something else than W + s (B A)'}`)
   }
   const flag = (key: string) => {
     const value = config[key] ?? false
@@ -99,10 +127,26 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
   const ranks = patternsAt(config, 'rank_pattern', isRank, refuse)
   const alphas = patternsAt(config, 'alpha_pattern', Number.isFinite, refuse)
   const narrowed = !isEmpty(config.exclude_modules) || !isEmpty(config.layers_to_transform)
+  const tokens = tokensAt(config.trainable_token_indices, refuse)
+  const quiet = ['alpha_pattern', 'modules_to_save', 'rank_pattern', 'trainable_token_indices', 'target_parameters']
+  const switches = ['fan_in_fan_out', 'lora_bias', 'use_dora', 'use_rslora']
   return {
+    ...(typeof base === 'string' && base !== '' ? { base } : {}),
     turned: flag('fan_in_fan_out'),
     targets: narrowed ? [] : namesAt(config.target_modules),
     saved: namesAt(config.modules_to_save),
+    parameters: namesAt(config.target_parameters),
+    tokensOf: (module) => tokens.find(([name]) => module === name || module.endsWith(`.${name}`))?.[1],
+    dora: flag('use_dora'),
+    loraBias: flag('lora_bias'),
+    ...(start === 'pissa' || start === 'olora' ? { start } : {}),
+    features: [
+      ...[...switches, ...quiet].filter((key) => !isEmpty(config[key])),
+      ...(bias === 'none' ? [] : [`bias: ${JSON.stringify(bias)}`]),
+      ...(plainStarts.has(init) ? [] : [`init_lora_weights: ${JSON.stringify(init)}`]),
+    ],
+    obstacles,
+    readable,
     factorsOf: (modules) => {
       const own = (patterns: Patterns, otherwise: number) => valuesOf(patterns, modules, otherwise, refuse)
       const scales = own(alphas, alpha)
@@ -110,6 +154,24 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     },
     refuse,
   }
+}
+
+function startOf(init: unknown): Start | 'plain' | 'other' {
+  const name = typeof init === 'string' ? init.toLowerCase() : init
+  if (plainStarts.has(name)) return 'plain'
+  return name === 'pissa' || name === 'olora' ? name : 'other'
+}
+
+/** Ids by the end of a module's name; a plain list is of the embedding. */
+function tokensAt(value: unknown, refuse: Refuse): [string, number[]][] {
+  if (isEmpty(value)) return []
+  const lists = Array.isArray(value) ? { embed_tokens: value } : value
+  const wrong = () => refuse(`its trainable_token_indices are ${JSON.stringify(value)}`)
+  if (typeof lists !== 'object' || lists === null) return wrong()
+  return Object.entries(lists).map(([name, ids]) => {
+    const sound = Array.isArray(ids) && ids.every((id) => Number.isSafeInteger(id) && id >= 0)
+    return sound && new Set(ids).size === ids.length ? [name, ids as number[]] : wrong()
+  })
 }
 
 function isEmpty(value: unknown): boolean {
@@ -121,7 +183,7 @@ function isRank(value: number): boolean {
   return Number.isSafeInteger(value) && value > 0
 }
 
-type Config = Readonly<Record<string, unknown>>
+export type Config = Readonly<Record<string, unknown>>
 type Refuse = (what: string) => never
 type Allowed = (value: number) => boolean
 
@@ -180,7 +242,7 @@ function valuesOf(
   }
 }
 
-async function parse(file: string): Promise<Config> {
+export async function parseConfig(file: string): Promise<Config> {
   let parsed: unknown
   try {
     parsed = parseJson((await readSmall(file, largestConfig)).toString('utf8'))

@@ -1,3 +1,6 @@
 /** LoRA adapters: how they are stored, and what their factors mean. */
 
-export { type Adapter, type LowRank, openAdapter } from './peft.js'
+export type { Adapter, LowRank, Start, TokenRows } from './adapter.js'
+export { openAdapter, readAdapter } from './open.js'
+export { type Linalg, startOf } from './start.js'
+export { readValues } from './values.js'

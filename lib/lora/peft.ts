@@ -1,70 +1,133 @@
 /**
  * LoRA adapters as PEFT saves them: adapter_config.json beside adapter_model.safetensors, whatever else is in the
- * folder. What changes a model in a way that is not W + s (B A), or whole tensors, is refused by name.
+ * folder. The tensors decide what is adapted; the config says what they mean. Tensors that are not understood are
+ * refused by name.
  */
 
 import { inside } from '../checkpoint/inside.js'
-import { adapterConfigName, type Checkpoint, type CheckpointTensor, openFiles, peftPrefix } from '../checkpoint/open.js'
+import { type Checkpoint, type CheckpointTensor, openFiles, peftPrefix } from '../checkpoint/open.js'
 import type { NativeAddon } from '../native/border.js'
 import { codeOf, WeightsmithError } from '../util/errors.js'
-import { readAdapterConfig } from './adapter_config.js'
-
-/** One adapted matrix. */
-export interface LowRank {
-  /** Name of the weight in the base model, as PEFT has it. */
-  target: string
-  a: CheckpointTensor
-  b: CheckpointTensor
-  rank: number
-  /** alpha / r, or alpha / √r. */
-  scale: number
-  /** A and B of a table of tokens, whose weight is the transpose of B A. */
-  embedding: boolean
-  /**
-   * The weight that A and B were trained on, where the adapter has it itself: tables of tokens, maybe with more rows.
-   */
-  below?: CheckpointTensor
-}
-
-export interface Adapter {
-  checkpoint: Checkpoint
-  matrices: LowRank[]
-  /** Tensors that replace those of the base (`modules_to_save`, `bias`), by name. */
-  replaced: ReadonlyMap<string, CheckpointTensor>
-  /** Weights of linears are stored as [in, out], and so the transpose of B A too (`fan_in_fan_out`). */
-  turned: boolean
-  /** Modules, or the ends of their names, that the config says the adapter has. */
-  named: string[]
-}
+import type { Adapter, LowRank, TokenRows } from './adapter.js'
+import { type AdapterConfig, readAdapterConfig } from './adapter_config.js'
 
 const weightsName = 'adapter_model.safetensors'
 
-export async function openAdapter(
+export async function openPeft(
   addon: Pick<NativeAddon, 'readHeader' | 'readIndex'>,
   path: string,
   name: string,
+  configFile: string,
 ): Promise<Adapter> {
-  const config = await readAdapterConfig(await inside(path, adapterConfigName))
+  const config = await readAdapterConfig(await inside(path, configFile))
   const { refuse } = config
   const checkpoint = await openFiles(addon, path, name, { names: [weightsName] }, path).catch(notThere)
-  const { pairs, whole, below } = sorted(checkpoint, refuse)
-  const factors = config.factorsOf(pairs.map(({ module }) => module))
-  const matrices = pairs.map(({ module, a, b, embedding }, i): LowRank => {
-    const { rank = 0, scale = 0 } = factors[i] ?? {}
-    if (a.shape.length !== 2 || b.shape.length !== 2 || b.shape[1] !== a.shape[0]) {
-      refuse(
-        `A of ${module} has the shape [${a.shape.join(', ')}] and B [${b.shape.join(', ')}], and A has to have as many ` +
-          'rows as B has columns',
-      )
-    }
-    if (a.shape[0] !== rank) refuse(`A of ${module} has ${a.shape[0]} rows, but its config says rank ${rank}`)
-    const own = below.get(module)
-    below.delete(module)
-    return { target: `${module}.weight`, a, b, rank, scale, embedding, ...(own === undefined ? {} : { below: own }) }
+  const common = {
+    format: 'PEFT' as const,
+    checkpoint,
+    ...(config.base === undefined ? {} : { base: config.base }),
+    turned: config.turned,
+    named: [...config.targets, ...config.saved, ...config.parameters],
+    features: config.features,
+    obstacles: config.obstacles,
+  }
+  if (!config.readable) {
+    return { ...common, matrices: [], replaced: new Map(), biases: new Map(), tokens: new Map() }
+  }
+  const parts = sorted(checkpoint, refuse)
+  const factors = config.factorsOf(parts.pairs.map(({ module }) => module))
+  const matrices = parts.pairs.map((pair, i) => lowRank(pair, factors[i] ?? { rank: 0, scale: 0 }, parts, config))
+  const absent = config.parameters.find((name) => !matrices.some(({ target }) => `.${target}`.endsWith(`.${name}`)))
+  if (absent !== undefined) refuse(`its target_parameters name ${absent}, but it has no factors of it`)
+  for (const module of parts.below.keys()) refuse(`it has ${module}.base_layer.weight without A and B`)
+  for (const [module, { name: key }] of parts.magnitudes) {
+    refuse(config.dora ? `it has ${key} without A and B of ${module}` : `it has ${key}, but does not set use_dora`)
+  }
+  const biases = [...parts.biases].map(([module, tensor]) => {
+    const at = parts.pairs.findIndex((pair) => pair.module === module)
+    if (at < 0) refuse(`it has ${tensor.name} without A and B`)
+    if (!config.loraBias) refuse(`it has ${tensor.name}, but does not set lora_bias`)
+    return [`${module}.bias`, { tensor, scale: factors[at]?.scale ?? 0 }] as const
   })
-  for (const module of below.keys()) refuse(`it has ${module}.base_layer.weight without A and B`)
-  if (matrices.length + whole.size === 0) refuse('it has no tensors')
-  return { checkpoint, matrices, replaced: whole, turned: config.turned, named: [...config.targets, ...config.saved] }
+  if (config.loraBias && biases.length === 0) refuse('it sets lora_bias, but has no lora_B.bias')
+  const tokens = [...parts.tokens].map(
+    ([module, tensor]) => [`${module}.weight`, rowsOf(module, tensor, config)] as const,
+  )
+  if (config.features.includes('trainable_token_indices') && tokens.length === 0) {
+    refuse('it sets trainable_token_indices, but has no trainable_tokens_delta')
+  }
+  if (matrices.length + parts.whole.size + tokens.length === 0) refuse('it has no tensors')
+  return { ...common, matrices, replaced: parts.whole, biases: new Map(biases), tokens: new Map(tokens) }
+}
+
+function lowRank(
+  { module, a, b, embedding }: Pair,
+  { rank, scale }: { rank: number; scale: number },
+  parts: Sorted,
+  config: AdapterConfig,
+): LowRank {
+  const { refuse } = config
+  const experts = a.shape.length === 2 ? (a.shape[0] ?? 0) / rank : 0
+  if (a.shape.length !== 2 || b.shape.length !== 2 || b.shape[1] !== a.shape[0]) {
+    refuse(
+      `A of ${module} has the shape [${a.shape.join(', ')}] and B [${b.shape.join(', ')}], and A has to have as many ` +
+        'rows as B has columns',
+    )
+  }
+  const target = parameterOf(module, parts, config)
+  const parameter = target !== undefined
+  if (experts !== 1 && !(parameter && Number.isSafeInteger(experts) && experts > 0)) {
+    refuse(`A of ${module} has ${a.shape[0]} rows, but its config says rank ${rank}`)
+  }
+  const below = parts.below.get(module)
+  parts.below.delete(module)
+  const magnitude = config.dora ? parts.magnitudes.get(module) : undefined
+  if (config.dora) parts.magnitudes.delete(module)
+  if (config.dora && magnitude === undefined) refuse(`it sets use_dora, but ${module} has no magnitude vector`)
+  return {
+    target: target ?? `${module}.weight`,
+    ...{ a, b, rank, scale, turned: embedding, embedding },
+    ...(experts === 1 ? {} : { experts }),
+    ...(magnitude === undefined ? {} : { magnitude }),
+    ...(config.start === undefined ? {} : { start: config.start }),
+    ...(below === undefined ? {} : { below }),
+  }
+}
+
+/** Parameters of a module of experts, in the order in which its class has them. */
+const inOrder = ['gate_up_proj', 'gate_proj', 'up_proj', 'w1', 'w3', 'down_proj', 'w2', 'weight']
+
+/**
+ * The parameter that factors are of, where the config names parameters. Of several in one module PEFT wraps one after
+ * the other, so that the last one is the outermost: `experts.lora_A`, and `experts.base_layer.lora_A` before it.
+ */
+function parameterOf(path: string, { pairs }: Sorted, { parameters, refuse }: AdapterConfig): string | undefined {
+  const module = path.replace(/(\.base_layer)+$/, '')
+  const depth = (path.length - module.length) / '.base_layer'.length
+  const names = parameters.flatMap((name) => {
+    const at = name.lastIndexOf('.')
+    const [owner, parameter] = at < 0 ? ['', name] : [name.slice(0, at), name.slice(at + 1)]
+    return module === owner || module.endsWith(`.${owner}`) ? [parameter] : []
+  })
+  if (names.length === 0) {
+    return depth === 0 ? undefined : refuse(`it has factors of ${path}, which its target_parameters do not name`)
+  }
+  const unknown = names.find((name) => !inOrder.includes(name))
+  if (names.length > 1 && unknown !== undefined) {
+    refuse(`it adapts several parameters of ${module}, and where ${unknown} stands among them is not known`)
+  }
+  const held = pairs.filter((pair) => pair.module.replace(/(\.base_layer)+$/, '') === module).length
+  if (held !== names.length) refuse(`its config names ${names.join(' and ')} of ${module}, but it has ${held} of them`)
+  const sorted = names.sort((one, two) => inOrder.indexOf(one) - inOrder.indexOf(two))
+  return `${module}.${sorted[sorted.length - 1 - depth] ?? ''}`
+}
+
+function rowsOf(module: string, tensor: CheckpointTensor, { tokensOf, refuse }: AdapterConfig): TokenRows {
+  const ids = tokensOf(module) ?? refuse(`it has ${tensor.name}, but its trainable_token_indices do not name ${module}`)
+  if (tensor.shape.length !== 2 || tensor.shape[0] !== ids.length) {
+    refuse(`${tensor.name} has the shape [${tensor.shape.join(', ')}], but its config names ${ids.length} tokens`)
+  }
+  return { tensor, ids }
 }
 
 interface Pair {
@@ -74,20 +137,24 @@ interface Pair {
   embedding: boolean
 }
 
+/** All but `whole` and the pairs by module. */
 interface Sorted {
   pairs: Pair[]
+  /** By name. */
   whole: Map<string, CheckpointTensor>
-  /** Weights below A and B, by module. */
+  /** Weights below A and B. */
   below: Map<string, CheckpointTensor>
+  magnitudes: Map<string, CheckpointTensor>
+  biases: Map<string, CheckpointTensor>
+  tokens: Map<string, CheckpointTensor>
 }
 
 /** The tensors of the file by what they are. */
 function sorted({ tensors }: Checkpoint, refuse: (what: string) => never): Sorted {
   const sides = { A: new Map<string, CheckpointTensor>(), B: new Map<string, CheckpointTensor>() }
   const tables = new Set<string>()
-  const whole = new Map<string, CheckpointTensor>()
-  const below = new Map<string, CheckpointTensor>()
-  const trained = new Map<string, CheckpointTensor>()
+  const found = () => new Map<string, CheckpointTensor>()
+  const [whole, below, magnitudes, biases, tokens, trained] = [found(), found(), found(), found(), found(), found()]
   const before: string[] = []
   const put = (map: Map<string, CheckpointTensor>, key: string, tensor: CheckpointTensor) => {
     const twin = map.get(key)
@@ -102,10 +169,16 @@ function sorted({ tensors }: Checkpoint, refuse: (what: string) => never): Sorte
       .replace(/\.default$/, '')
     const [, module = '', embedding, side] = /^(.+)\.lora_(embedding_)?(A|B)(?:\.weight)?$/.exec(plain) ?? []
     const [, under = '', kind] = /^(.+)\.base_layer\.(weight|bias)$/.exec(plain) ?? []
+    const [, dora] = /^(.+)\.lora_magnitude_vector(?:\.weight)?$/.exec(plain) ?? []
+    const [, biased] = /^(.+)\.lora_B\.bias$/.exec(plain) ?? []
+    const [, table] = /^(.+?)(?:\.token_adapter)?\.trainable_tokens_delta$/.exec(plain) ?? []
     if (side === 'A' || side === 'B') {
       put(sides[side], module, tensor)
       if (embedding !== undefined) tables.add(module)
-    } else if (kind === 'weight') put(below, under, tensor)
+    } else if (dora !== undefined) put(magnitudes, dora, tensor)
+    else if (biased !== undefined) put(biases, biased, tensor)
+    else if (table !== undefined) put(tokens, table, tensor)
+    else if (kind === 'weight') put(below, under, tensor)
     else if (kind === 'bias') put(whole, `${under}.bias`, tensor)
     else if (/lora_|magnitude_vector/.test(plain)) refuse(`it has the tensor ${key}, which is not offered`)
     else if (plain.includes('.original_module.')) before.push(plain.replace('.original_module.', '.'))
@@ -122,7 +195,7 @@ function sorted({ tensors }: Checkpoint, refuse: (what: string) => never): Sorte
     if (whole.has(`${module}.weight`)) refuse(`it has ${module}.weight both whole and as A and B`)
     return { module, a, b, embedding: tables.has(module) }
   })
-  return { pairs, whole, below }
+  return { pairs, whole, below, magnitudes, biases, tokens }
 }
 
 function notThere(cause: unknown): never {

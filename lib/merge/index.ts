@@ -1,9 +1,10 @@
 /** Rooms of a merge: options, what is prepared, the run, the files beside the weights, the report. */
 
-export { Models, type Reader } from './models.js'
+export { type AdaptedModel, type AdaptedModels, Models, type Reader } from './models.js'
 export { checkOptions, type MergeChecksum, type MergeOptions, type MergeProgress } from './options.js'
 export { checkTargets, type PlannedOutput, type PreparedMerge, prepareMerge, type Target } from './prepare.js'
 export {
+  type AdaptedTensor,
   determinismOf,
   type MergePlanRow,
   type MergeReport,

@@ -10,6 +10,7 @@ import type { DryRun } from '../util/dry_run.js'
 import { throwIfAborted } from '../util/errors.js'
 import { forecastMerge, type MergeForecast } from './forecast.js'
 import {
+  type AdaptedModels,
   checkOptions,
   checkTargets,
   fail,
@@ -44,12 +45,22 @@ export function merge(
 ): Promise<MergeReport>
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeResult>
 export function merge(engine: Engine, recipe: string | RecipeInput, options: MergeOptions): Promise<MergeResult> {
+  return mergeAdapted(engine, recipe, options)
+}
+
+/** As `merge`; models of the recipe with these names are what is said of them here. */
+export function mergeAdapted(
+  engine: Engine,
+  recipe: string | RecipeInput,
+  options: MergeOptions,
+  adapted: AdaptedModels = {},
+): Promise<MergeResult> {
   return engine.use(async ({ addon, device, memory }) => {
     const settings = { ...options, memory: options.memory ?? memory }
     try {
-      return await mergeOn({ addon: shortHeaders(addon), device }, recipe, settings)
+      return await mergeOn({ addon: shortHeaders(addon), device }, recipe, settings, adapted)
     } catch (error) {
-      if (error instanceof LongHeaders) return mergeInThread(device, recipe, settings)
+      if (error instanceof LongHeaders) return mergeInThread(device, recipe, settings, adapted)
       throw error
     }
   })
@@ -65,12 +76,13 @@ export async function mergeOn(
   host: MergeHost,
   source: string | RecipeInput,
   options: MergeOptions,
+  adapted: AdaptedModels = {},
 ): Promise<MergeResult> {
   const begin = performance.now()
   checkOptions(options)
   throwIfAborted(options.signal, 'The merge')
   const recipe = await loadRecipe(source, options.folder)
-  const prepared = await prepareMerge(new Models(host.addon), recipe, options)
+  const prepared = await prepareMerge(new Models(host.addon, adapted), recipe, options)
   return options.dryRun ? forecast(host, prepared, options) : run(host, prepared, options, begin)
 }
 

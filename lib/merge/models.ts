@@ -3,13 +3,25 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Checkpoint, openCheckpoint, readVocabulary, resolveModel } from '../checkpoint/index.js'
-import { openAdapter } from '../lora/index.js'
+import { type Adapter, type Linalg, openAdapter } from '../lora/index.js'
 import type { NativeAddon } from '../native/border.js'
 import { WeightsmithError } from '../util/errors.js'
 import { isVocabulary, withAdapter } from './plan/index.js'
 import { modelsOf, type Recipe, statisticsOf } from './recipe/index.js'
 
-export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'>
+export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'> & Linalg
+
+/** A model with adapters, which are added in their order. */
+export interface AdaptedModel {
+  model: string
+  adapters: { adapter: string; weight?: number }[]
+  /** See `AdapterUse`. */
+  untie?: boolean
+  resize?: boolean
+}
+
+/** By the names that a recipe has for them. */
+export type AdaptedModels = Readonly<Record<string, AdaptedModel>>
 
 /** Checkpoints kept; what was asked for longest ago goes first. */
 const most = 256
@@ -18,8 +30,13 @@ const most = 256
 export class Models {
   private readonly paths = new Map<string, Promise<string>>()
   private readonly opened = new Map<string, Promise<Checkpoint>>()
+  private readonly adapters = new Map<string, Promise<Adapter>>()
 
-  constructor(private readonly addon: Reader) {}
+  /** `adapted`: models that are no `model+adapter` by their names, by these names. */
+  constructor(
+    private readonly addon: Reader,
+    private readonly adapted: AdaptedModels = {},
+  ) {}
 
   /** Every model of a recipe, by its name there; two names of one folder share a checkpoint. */
   async open(recipe: Recipe): Promise<Map<string, Checkpoint>> {
@@ -29,7 +46,7 @@ export class Models {
     const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
     const opened = new Map<string, Checkpoint>()
     for (const name of names) {
-      const parts = await splitAdapter(name, recipe.folder)
+      const parts = this.adapted[name] ?? (await splitAdapters(name, recipe.folder))
       if (parts === undefined) {
         opened.set(name, await this.openOne(name, recipe.folder, vocabularies))
         continue
@@ -37,12 +54,11 @@ export class Models {
       if (recipe.stages.has(parts.model)) {
         throw new WeightsmithError(
           'ERR_WEIGHTSMITH_RECIPE',
-          `The recipe puts the adapter ${parts.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
+          `The recipe puts the adapter ${parts.adapters[0]?.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
             'put it on the models of the stage.',
         )
       }
-      const adapter = await openAdapter(this.addon, await this.resolve(parts.adapter, recipe.folder), name)
-      opened.set(name, withAdapter(name, await this.openOne(parts.model, recipe.folder, vocabularies), adapter))
+      opened.set(name, await this.openAdapted(name, parts, recipe.folder, vocabularies))
     }
     for (const { tokenizer } of recipes) {
       const { source } = tokenizer
@@ -64,6 +80,21 @@ export class Models {
       )
     }
     return { name, path, folder: path, files: [], tensors: new Map(), stacks: new Map(), vocabulary }
+  }
+
+  private async openAdapted(
+    name: string,
+    { model, adapters, untie = false, resize = true }: AdaptedModel,
+    folder: string,
+    vocabularies: boolean,
+  ): Promise<Checkpoint> {
+    let checkpoint = await this.openOne(model, folder, vocabularies)
+    for (const { adapter, weight = 1 } of adapters) {
+      const path = await this.resolve(adapter, folder)
+      const opened = await once(this.adapters, path, () => openAdapter(this.addon, path, name))
+      checkpoint = await withAdapter(this.addon, name, checkpoint, { adapter: opened, weight, untie, resize })
+    }
+    return checkpoint
   }
 
   private resolve(name: string, folder: string): Promise<string> {
@@ -92,13 +123,16 @@ function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promis
   return value
 }
 
-/** `model+adapter`, unless there is a folder with a plus in its name. */
-async function splitAdapter(name: string, folder: string): Promise<{ model: string; adapter: string } | undefined> {
+/** `model+adapter`, with further adapters behind it, unless there is a folder with a plus in its name. */
+async function splitAdapters(name: string, folder: string): Promise<AdaptedModel | undefined> {
   const at = name.lastIndexOf('+')
   if (at <= 0 || at === name.length - 1) return undefined
   const exists = await stat(resolve(folder, name)).then(
     () => true,
     () => false,
   )
-  return exists ? undefined : { model: name.slice(0, at), adapter: name.slice(at + 1) }
+  if (exists) return undefined
+  const [model, last] = [name.slice(0, at), { adapter: name.slice(at + 1) }]
+  const inner = await splitAdapters(model, folder)
+  return inner === undefined ? { model, adapters: [last] } : { ...inner, adapters: [...inner.adapters, last] }
 }

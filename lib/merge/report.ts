@@ -26,6 +26,8 @@ export interface MergeReport {
   notes: string[]
   /** Tensors with NaN or infinite values that were computed, and how many. */
   nonFinite: { tensor: string; count: number }[]
+  /** Weights that adapters changed on their way to the output; absent where none did. */
+  adapted?: AdaptedTensor[]
   tiles: number
   /** Tensors that an earlier run had finished, whose inputs were not read again. */
   resumed: number
@@ -43,18 +45,31 @@ export interface MergeReport {
   sweep?: SweepReport[]
 }
 
+/** What adapters changed of a weight, as it is stored. */
+export interface AdaptedTensor {
+  tensor: string
+  elements: number
+  /** Elements that are stored as something else than those of the base. */
+  changed: number
+  /** Elements that adapters change by so little that the rounding gives back what the base has. */
+  swallowed: number
+}
+
 /** What the report says of the run, whatever came out. */
 export type RunReport = Pick<MergeReport, 'bytesRead' | 'tiles' | 'resumed' | 'device' | 'timings'>
 
 /** One output of a sweep. */
 export interface SweepReport
-  extends Pick<MergeReport, 'out' | 'tensors' | 'parameters' | 'files' | 'bytesWritten' | 'notes' | 'nonFinite'> {
+  extends Pick<
+    MergeReport,
+    'out' | 'tensors' | 'parameters' | 'files' | 'bytesWritten' | 'notes' | 'nonFinite' | 'adapted'
+  > {
   /** Name of its folder: `t=0.1`. */
   label: string
 }
 
 /** An output whose files are written. */
-export interface StagedOutput extends Target, Pick<MergeReport, 'files' | 'nonFinite'> {
+export interface StagedOutput extends Target, Pick<MergeReport, 'files' | 'nonFinite' | 'adapted'> {
   stage: Stage
 }
 
@@ -120,6 +135,7 @@ function describeOutput(output: Target | StagedOutput): SweepReport {
     bytesWritten: plan.layout.bytes,
     notes: plan.notes,
     nonFinite: 'nonFinite' in output ? output.nonFinite : [],
+    ...('adapted' in output && output.adapted !== undefined ? { adapted: output.adapted } : {}),
   }
 }
 

@@ -14,10 +14,10 @@ import { plural } from '../util/plural.js'
 import { byteProgress } from '../util/progress.js'
 import { writeFiles } from './files.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
-import { isDerived, type JointPlan, toNative } from './plan/index.js'
+import { isDerived, type JointPlan, type PlannedTensor, toNative } from './plan/index.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
 import { runPrepasses } from './prepasses.js'
-import { type RunReport, type StagedOutput, typeName } from './report.js'
+import { type AdaptedTensor, type RunReport, type StagedOutput, typeName } from './report.js'
 
 /** What a run works with. */
 export interface RunHost {
@@ -38,7 +38,7 @@ export async function stageMerge(
   try {
     const journal = await openStages(addon, outputs, checkpoints, options, stages)
     throwIfAborted(options.signal, 'The merge')
-    const { result, nonFinite } = await compute(device, joint, stages, journal, options)
+    const { result, counts } = await compute(device, joint, stages, journal, options)
     const inputs = await describeInputs(addon, checkpoints, settings.checksum === 'full')
     const staged: StagedOutput[] = []
     let first = 0
@@ -49,8 +49,12 @@ export async function stageMerge(
       const checksums = result.checksums.slice(first, first + count)
       first += count
       const files = await writeFiles(stage, output, { ...settings, device, checkpoints, inputs, checksums })
-      const own = nonFinite.filter((found) => found.plan === i).map(({ tensor, count }) => ({ tensor, count }))
-      staged.push({ ...output, files, nonFinite: own, stage })
+      const own = counts.filter(({ plan }) => plan === i)
+      const nonFinite = own.flatMap(({ tensor, nonFinite: count }) =>
+        count > 0 ? [{ tensor: tensor.name, count }] : [],
+      )
+      const adapted = adaptedTensors(output.plan.tensors, own)
+      staged.push({ ...output, files, nonFinite, ...(adapted.length > 0 ? { adapted } : {}), stage })
     }
     await refuseChanged(checkpoints.values())
     throwIfAborted(options.signal, 'The merge')
@@ -130,13 +134,20 @@ function describeRun(
   }
 }
 
-/** A tensor with NaN or infinite values, of one of the plans. */
-interface NonFinite {
+/** What kernels counted in a tensor of one of the plans. */
+interface Counted extends Pick<NativeReport['counts'][number], 'nonFinite' | 'changed' | 'swallowed'> {
   plan: number
-  tensor: string
-  /** It is no weight, but what a model computes itself. */
-  mask: boolean
-  count: number
+  tensor: PlannedTensor
+}
+
+/** What became of the tensors that were computed from the factors of adapters. */
+function adaptedTensors(tensors: PlannedTensor[], counts: Counted[]): AdaptedTensor[] {
+  const found = new Map(counts.map((count) => [count.tensor, count]))
+  return tensors.flatMap((tensor) => {
+    if (tensor.program?.kernels.at(-1)?.kernel !== 'lora') return []
+    const { changed = 0, swallowed = 0 } = found.get(tensor) ?? {}
+    return [{ tensor: tensor.name, elements: tensor.elements, changed, swallowed }]
+  })
 }
 
 /** Makes what is made before the merge, then the weights of all outputs. */
@@ -146,7 +157,7 @@ async function compute(
   stages: Stage[],
   journal: NativeJournal | undefined,
   options: MergeOptions,
-): Promise<{ result: NativeReport; nonFinite: NonFinite[] }> {
+): Promise<{ result: NativeReport; counts: Counted[] }> {
   const settings = checkOptions(options)
   const { signal, onProgress } = options
   const folders = stages.map(({ folder }) => folder)
@@ -165,27 +176,25 @@ async function compute(
   })
   const result = await untilDone(job, signal)
   await discard()
-  const nonFinite = result.nonFiniteJobs.flatMap(({ job, variant, count }) => {
+  const counts = result.counts.flatMap(({ job, variant, ...counted }): Counted[] => {
     const owner = native.owners[job]?.[variant]
-    return owner === undefined
-      ? []
-      : [{ plan: owner.plan, tensor: owner.tensor.name, mask: isComputed(owner.tensor), count }]
+    return owner === undefined ? [] : [{ ...counted, ...owner }]
   })
-  if (options.checkFinite) refuseNotFinite(nonFinite)
+  if (options.checkFinite) refuseNotFinite(counts)
   if (latest) onProgress?.({ ...latest, ...byteProgress('finish', latest), phase: 'finish' })
-  return { result, nonFinite }
+  return { result, counts }
 }
 
 /** Throws ERR_WEIGHTSMITH_NON_FINITE where a weight is not finite; masks may be. */
-function refuseNotFinite(found: NonFinite[]): void {
-  const tensors = found.filter(({ mask }) => !mask)
+function refuseNotFinite(counts: Counted[]): void {
+  const tensors = counts.filter(({ nonFinite, tensor }) => nonFinite > 0 && !isComputed(tensor))
   const [first] = tensors
   if (first === undefined) return
-  const total = tensors.reduce((sum, { count }) => sum + count, 0)
+  const total = tensors.reduce((sum, { nonFinite }) => sum + nonFinite, 0)
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_NON_FINITE',
-    `The result holds ${total} NaN or infinite values in ${plural(tensors.length, 'tensor')}; the first is ${first.tensor} with ` +
-      `${first.count} of them.`,
-    { tensor: first.tensor },
+    `The result holds ${total} NaN or infinite values in ${plural(tensors.length, 'tensor')}; the first is ${first.tensor.name} with ` +
+      `${first.nonFinite} of them.`,
+    { tensor: first.tensor.name },
   )
 }

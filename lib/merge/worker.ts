@@ -3,20 +3,18 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { loadAddon } from '../native/load.js'
 import { messageOf } from '../util/errors.js'
+import type { MergeProgress } from './index.js'
 import { mergeOn } from './merge.js'
 import type { ThreadMessage, ThreadTask } from './worker_client.js'
 
-async function run({ device, recipe, options }: ThreadTask): Promise<void> {
+async function run({ device, recipe, options, adapted }: ThreadTask): Promise<void> {
   const post = (message: ThreadMessage) => parentPort?.postMessage(message)
   const stop = new AbortController()
   parentPort?.once('message', () => stop.abort())
   try {
     const addon = loadAddon()
-    const result = await mergeOn({ addon, device: addon.join(device) }, recipe, {
-      ...options,
-      signal: stop.signal,
-      onProgress: (progress) => post({ progress }),
-    })
+    const settings = { ...options, signal: stop.signal, onProgress: (progress: MergeProgress) => post({ progress }) }
+    const result = await mergeOn({ addon, device: addon.join(device) }, recipe, settings, adapted)
     post({ result })
   } catch (error) {
     const { cause, ...properties } = { ...(error as object) } as Record<string, unknown>

@@ -12,7 +12,7 @@ import { here } from '../native/root.cjs'
 import type { DryRun } from '../util/dry_run.js'
 import { type ErrorCode, errorCodes, WeightsmithError } from '../util/errors.js'
 import type { MergeForecast } from './forecast.js'
-import type { MergeOptions, MergeProgress, MergeReport, Reader } from './index.js'
+import type { AdaptedModels, MergeOptions, MergeProgress, MergeReport, Reader } from './index.js'
 import type { RecipeInput } from './recipe/index.js'
 
 /** Bytes of headers and indices, of all models together, that are planned on the event loop: about 500 tensors. */
@@ -62,6 +62,7 @@ export interface ThreadTask {
   device: number
   recipe: string | RecipeInput
   options: Omit<MergeOptions, 'signal' | 'onProgress'>
+  adapted: AdaptedModels
 }
 
 export type MergeResult = MergeReport | DryRun<MergeForecast>
@@ -78,11 +79,13 @@ export function mergeInThread(
   device: NativeDevice,
   recipe: string | RecipeInput,
   { signal, onProgress, ...options }: MergeOptions,
+  adapted: AdaptedModels,
 ): Promise<MergeResult> {
   const workerData: ThreadTask = {
     device: device.id,
     recipe,
     options: { ...options, folder: options.folder ?? process.cwd() },
+    adapted,
   }
   const worker = new Worker(join(here, '..', 'merge', 'worker.js'), { workerData })
   const abort = () => worker.postMessage('abort')

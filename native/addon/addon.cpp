@@ -14,6 +14,8 @@
 #include "addon/to_js.h"
 #include "gpu/kernel_source.h"
 #include "linalg/cholesky.h"
+#include "linalg/qr.h"
+#include "linalg/svd.h"
 #include "steps/cpu_step.h"
 
 namespace weightsmith {
@@ -38,6 +40,51 @@ Napi::Value factorOf(const Napi::CallbackInfo& info) {
       [](Napi::Env env, std::vector<float>& factor) -> Napi::Value {
         auto result = Napi::Float32Array::New(env, factor.size());
         std::copy(factor.begin(), factor.end(), result.Data());
+        return result;
+      });
+}
+
+std::vector<double> doublesOf(const Napi::Value& value) {
+  const auto array = value.As<Napi::TypedArray>();
+  if (array.TypedArrayType() == napi_float32_array) {
+    const auto values = value.As<Napi::Float32Array>();
+    return {values.Data(), values.Data() + values.ElementLength()};
+  }
+  const auto values = value.As<Napi::Float64Array>();
+  return {values.Data(), values.Data() + values.ElementLength()};
+}
+
+Napi::Value toJs(Napi::Env env, const std::vector<double>& values) {
+  auto result = Napi::Float64Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), result.Data());
+  return result;
+}
+
+// A matrix, its rows and columns; see linalg/qr.h.
+Napi::Value qrOf(const Napi::CallbackInfo& info) {
+  return PromiseWorker<Qr>::start(
+      info.Env(),
+      [matrix = doublesOf(info[0]), rows = static_cast<size_t>(info[1].ToNumber().Int64Value()),
+       columns = static_cast<size_t>(info[2].ToNumber().Int64Value())] { return thinQr(matrix, rows, columns); },
+      [](Napi::Env env, Qr& qr) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("q", toJs(env, qr.q));
+        result.Set("r", toJs(env, qr.r));
+        return result;
+      });
+}
+
+// A matrix, its rows and columns; see linalg/svd.h.
+Napi::Value svdOf(const Napi::CallbackInfo& info) {
+  return PromiseWorker<Svd>::start(
+      info.Env(),
+      [matrix = doublesOf(info[0]), rows = static_cast<size_t>(info[1].ToNumber().Int64Value()),
+       columns = static_cast<size_t>(info[2].ToNumber().Int64Value())] { return smallSvd(matrix, rows, columns); },
+      [](Napi::Env env, Svd& svd) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("u", toJs(env, svd.u));
+        result.Set("s", toJs(env, svd.s));
+        result.Set("v", toJs(env, svd.v));
         return result;
       });
 }
@@ -94,6 +141,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
               }));
   exports.Set("forecast", Napi::Function::New(env, forecastOf));
   exports.Set("inverseFactor", Napi::Function::New(env, factorOf));
+  exports.Set("thinQr", Napi::Function::New(env, qrOf));
+  exports.Set("smallSvd", Napi::Function::New(env, svdOf));
   exports.Set("kernelSource", Napi::Function::New(env, sourceOf));
   exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));
   return exports;

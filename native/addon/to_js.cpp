@@ -78,15 +78,18 @@ Napi::Object toJs(Napi::Env env, const Report& report) {
   object.Set("tiles", static_cast<double>(report.tiles));
   object.Set("nonFinite", static_cast<double>(report.nonFinite));
   object.Set("resumed", static_cast<double>(report.resumed));
-  Napi::Array jobs = Napi::Array::New(env, report.nonFiniteJobs.size());
-  for (uint32_t i = 0; i < report.nonFiniteJobs.size(); i++) {
+  Napi::Array jobs = Napi::Array::New(env, report.counts.size());
+  for (uint32_t i = 0; i < report.counts.size(); i++) {
     Napi::Object entry = Napi::Object::New(env);
-    entry.Set("job", report.nonFiniteJobs[i].job);
-    entry.Set("variant", report.nonFiniteJobs[i].variant);
-    entry.Set("count", static_cast<double>(report.nonFiniteJobs[i].count));
+    const Counts& counts = report.counts[i];
+    entry.Set("job", counts.job);
+    entry.Set("variant", counts.variant);
+    entry.Set("nonFinite", static_cast<double>(counts.nonFinite));
+    entry.Set("changed", static_cast<double>(counts.changed));
+    entry.Set("swallowed", static_cast<double>(counts.swallowed));
     jobs.Set(i, entry);
   }
-  object.Set("nonFiniteJobs", jobs);
+  object.Set("counts", jobs);
   object.Set("checksums", names(env, report.checksums));
   Napi::Array results = Napi::Array::New(env, report.results.size());
   for (uint32_t i = 0; i < report.results.size(); i++) {

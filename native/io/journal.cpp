@@ -1,6 +1,6 @@
-// Layout: one line that names format and run, then records of 24 bytes, little-endian: job u32, variant u32, count
-// u64, check u64. A check is the FNV-1a-64 of the first 16 bytes, continued from the check before it, so a record is
-// sound only where all before it are.
+// Layout: one line that names format and run, then records of 40 bytes, little-endian: job u32, variant u32,
+// three counts u64, check u64. A check is the FNV-1a-64 of the first 32 bytes, continued from the check before it, so a
+// record is sound only where all before it are.
 #include "io/journal.h"
 
 #include <utility>
@@ -11,12 +11,12 @@ namespace weightsmith {
 
 namespace {
 
-constexpr size_t kRecord = 24;
-constexpr size_t kChecked = 16;
+constexpr size_t kRecord = 40;
+constexpr size_t kChecked = 32;
 // A million tensors with a non-finite value each; more than that is no journal.
 constexpr uint64_t kLargest = uint64_t{64} << 20;
 
-std::string headLine(std::string_view run) { return "weightsmith journal 1 " + std::string(run) + "\n"; }
+std::string headLine(std::string_view run) { return "weightsmith journal 2 " + std::string(run) + "\n"; }
 
 uint64_t fnvOn(uint64_t hash, std::string_view bytes) {
   for (const char c : bytes) hash = fnvByte(hash, static_cast<uint8_t>(c));
@@ -49,7 +49,7 @@ JournalText parseJournal(std::string_view bytes, std::string_view run) {
     check = fnvOn(check, bytes.substr(at, kChecked));
     if (check != get(bytes, at + kChecked, 8)) break;
     text.records.push_back({static_cast<uint32_t>(get(bytes, at, 4)), static_cast<uint32_t>(get(bytes, at + 4, 4)),
-                            get(bytes, at + 8, 8)});
+                            get(bytes, at + 8, 8), get(bytes, at + 16, 8), get(bytes, at + 24, 8)});
     text.sound = at + kRecord;
   }
   return text;
@@ -89,6 +89,8 @@ void Journal::append(const std::vector<JournalRecord>& records) {
     put(bytes, record.job, 4);
     put(bytes, record.variant, 4);
     put(bytes, record.nonFinite, 8);
+    put(bytes, record.changed, 8);
+    put(bytes, record.swallowed, 8);
     check = fnvOn(check, std::string_view(bytes).substr(start, kChecked));
     put(bytes, check, 8);
   }

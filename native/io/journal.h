@@ -17,8 +17,8 @@ struct JournalRecord {
 
   uint32_t job = 0;
   uint32_t variant = kFinished;
-  /// NaN and infinite values among what the variant stored.
-  uint64_t nonFinite = 0;
+  /// Counted among the elements that the variant stored; see Counts in plan/plan.h.
+  uint64_t nonFinite = 0, changed = 0, swallowed = 0;
 };
 
 struct JournalText {

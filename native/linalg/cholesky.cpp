@@ -1,10 +1,8 @@
 #include "linalg/cholesky.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -14,38 +12,12 @@ namespace {
 
 constexpr size_t kPanel = 64;  // columns that are eliminated together: they stay in the cache
 constexpr size_t kRows = 8;    // each row of V serves as many
-constexpr size_t kLanes = 4;
 // Smaller matrices are not worth a thread.
 constexpr size_t kAlone = 256;
 
-double dot(const double* a, const double* b, size_t count) {
-  double sums[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (size_t l = 0; l < kLanes; l++) sums[l] += a[i + l] * b[i + l];
-  }
-  for (; i < count; i++) sums[0] += a[i] * b[i];
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
 }  // namespace
 
-Cholesky::Cholesky(std::vector<double> matrix, size_t n) : v_(std::move(matrix)), n_(n) {
-  if (n >= kAlone) pool_.emplace(std::thread::hardware_concurrency());
-}
-
-void Cholesky::share(size_t count, const std::function<void(size_t)>& work) const {
-  if (!pool_) {
-    for (size_t i = 0; i < count; i++) work(i);
-    return;
-  }
-  std::atomic<size_t> next{0};
-  Completion completion;
-  pool_->submitAll(completion, [&] {
-    for (size_t i = next++; i < count; i = next++) work(i);
-  });
-  completion.wait();
-}
+Cholesky::Cholesky(std::vector<double> matrix, size_t n) : v_(std::move(matrix)), n_(n), share_(n >= kAlone) {}
 
 std::optional<Cholesky::Dependent> Cholesky::factor(double tolerance) {
   std::vector<double> least(n_);
@@ -60,7 +32,7 @@ std::optional<Cholesky::Dependent> Cholesky::factor(double tolerance) {
         row(i)[j] = (row(i)[j] - dot(row(i) + j + 1, row(j) + j + 1, end - j - 1)) / row(j)[j];
       }
     }
-    share(begin, [&](size_t i) {
+    share_(begin, [&](size_t i) {
       for (size_t j = i; j < begin; j++) row(i)[j] -= dot(row(i) + begin, row(j) + begin, end - begin);
     });
     end = begin;
@@ -70,7 +42,7 @@ std::optional<Cholesky::Dependent> Cholesky::factor(double tolerance) {
 
 void Cholesky::solve(std::span<double> rows) const {
   const size_t count = rows.size() / n_;
-  share((count + kRows - 1) / kRows, [&](size_t group) {
+  share_((count + kRows - 1) / kRows, [&](size_t group) {
     const size_t first = group * kRows;
     const size_t last = std::min(count, first + kRows);
     // z V^T = g from the last number on, then y V = z from the first.
@@ -94,7 +66,7 @@ void Cholesky::solve(std::span<double> rows) const {
 
 std::vector<float> Cholesky::inverse() const {
   std::vector<float> inverse(n_ * n_);
-  share((n_ + kRows - 1) / kRows, [&](size_t group) {
+  share_((n_ + kRows - 1) / kRows, [&](size_t group) {
     const size_t first = group * kRows;
     const size_t rows = std::min(kRows, n_ - first);
     std::vector<double> sums(kRows * n_);

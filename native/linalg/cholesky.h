@@ -2,12 +2,11 @@
 // what each number is made of, and in which order, does not depend on how many there are.
 #pragma once
 #include <cstddef>
-#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "base/thread_pool.h"
+#include "linalg/share.h"
 
 namespace weightsmith {
 
@@ -35,12 +34,10 @@ class Cholesky {
  private:
   double* row(size_t i) { return v_.data() + i * n_; }
   const double* row(size_t i) const { return v_.data() + i * n_; }
-  // Runs work(0) .. work(count - 1), each of them alone with what it writes.
-  void share(size_t count, const std::function<void(size_t)>& work) const;
 
   std::vector<double> v_;
   size_t n_;
-  mutable std::optional<ThreadPool> pool_;  // none for a small matrix
+  Share share_;
 };
 
 // Upper U with (G + d I)^-1 = U^T U, row-major and rounded to f32, for a Gram matrix G [n, n] and d = damping times the

@@ -80,17 +80,18 @@ struct Plan {
   std::optional<JournalPlan> journal;
 };
 
-// NaN and Inf among what a variant of a job stored.
-struct NonFinite {
+// What was counted among the elements that a variant of a job stored.
+struct Counts {
   uint32_t job = 0;
   uint32_t variant = 0;
-  uint64_t count = 0;
+  uint64_t nonFinite = 0;
+  uint64_t changed = 0, swallowed = 0;  // by kernels that change their first input: see layout.wgsl
 };
 
 struct Report {
   double total = 0, read = 0, compute = 0, write = 0, wait = 0, sync = 0, cpuSteps = 0;  // milliseconds
   uint64_t bytesRead = 0, bytesWritten = 0, tiles = 0, nonFinite = 0, resumed = 0;
-  std::vector<NonFinite> nonFiniteJobs;
+  std::vector<Counts> counts;  // of those with any
   std::vector<std::string> checksums;
   std::vector<std::vector<double>> results;
 };

@@ -1,20 +1,29 @@
 #include "steps/gram.h"
 
 #include <bit>
+#include <string>
+
+#include "base/error.h"
 
 namespace weightsmith {
 namespace {
 
 class GramStep final : public CpuStep {
  public:
-  GramStep(const CpuJob& job, Combine combine)
+  GramStep(const CpuJob& job, Combine combine, Parameters whose)
       : CpuStep(job),
         combine_(combine),
+        whose_(whose),
         vectors_(job.inputs - (job.coefficients.at(0) != 0 ? 1 : 0)),
         pairs_(vectors_ * (vectors_ + 1) / 2),
         size_(job.lines.size ? job.lines.size : job.elements),
         lines_(job.lines.across ? size_ : job.elements / size_),
-        sums_(pairs_ * lines_) {}
+        sums_(pairs_ * lines_) {
+    if (whose == Parameters::kOfLines && job.coefficients.size() != 1 + lines_) {
+      throw Error(Code::INTERNAL, "a step got " + std::to_string(job.coefficients.size() - 1) + " parameters for " +
+                                      std::to_string(lines_) + " lines");
+    }
+  }
 
   void consume(size_t, std::span<const uint32_t> partials, uint64_t firstBlock) override {
     const uint64_t slots = slotsOf();
@@ -42,7 +51,9 @@ class GramStep final : public CpuStep {
     factors_.reserve(lines_ * vectors_);
     for (uint64_t line = 0; line < lines_; ++line) {
       for (uint64_t pair = 0; pair < pairs_; ++pair) triangle[pair] = sums_[pair * lines_ + line];
-      const auto factors = floatWords(combine_({triangle, vectors_}, std::span(job_.coefficients).subspan(1)));
+      const auto all = std::span(job_.coefficients).subspan(1);
+      const auto own = whose_ == Parameters::kOfLines ? all.subspan(line, 1) : all;
+      const auto factors = floatWords(combine_({triangle, vectors_}, own));
       factors_.insert(factors_.end(), factors.begin(), factors.end());
     }
     sums_ = {};
@@ -69,6 +80,7 @@ class GramStep final : public CpuStep {
   }
 
   const Combine combine_;
+  const Parameters whose_;
   const size_t vectors_;
   const uint64_t pairs_;
   const uint64_t size_;   // elements a row, or columns
@@ -87,8 +99,8 @@ double Gram::dot(std::span<const double> a, std::span<const double> b) const {
   return sum;
 }
 
-std::unique_ptr<CpuStep> makeGramStep(const CpuJob& job, Combine combine) {
-  return std::make_unique<GramStep>(job, combine);
+std::unique_ptr<CpuStep> makeGramStep(const CpuJob& job, Combine combine, Parameters whose) {
+  return std::make_unique<GramStep>(job, combine, whose);
 }
 
 }  // namespace weightsmith

@@ -33,7 +33,10 @@ class Gram {
 // The factors of the vectors in the result; `parameters` are the method's own.
 using Combine = std::vector<double> (*)(const Gram& gram, std::span<const double> parameters);
 
+// Whose the parameters behind the first coefficient are: those of the whole tensor, or one of each line.
+enum class Parameters { kCommon, kOfLines };
+
 // Kernels: gram, then linear (or delta, with a base). Coefficients: 1 with a base, else 0; then the method's own.
-std::unique_ptr<CpuStep> makeGramStep(const CpuJob& job, Combine combine);
+std::unique_ptr<CpuStep> makeGramStep(const CpuJob& job, Combine combine, Parameters whose = Parameters::kCommon);
 
 }  // namespace weightsmith

@@ -44,40 +44,40 @@ std::vector<bool> CompletedJobs::finished() const {
   return finished;
 }
 
-std::vector<NonFinite> CompletedJobs::nonFinite() const {
+std::vector<Counts> CompletedJobs::counts() const {
   // A job's records stand right before the one that finishes it, or a crash cut it off; the last ones are true.
-  std::map<uint32_t, std::vector<NonFinite>> byJob;
-  std::vector<NonFinite> open;
+  std::map<uint32_t, std::vector<Counts>> byJob;
+  std::vector<Counts> open;
   for (const JournalRecord& record : journal_.earlier()) {
     if (record.variant != JournalRecord::kFinished) {
-      open.push_back({record.job, record.variant, record.nonFinite});
+      open.push_back({record.job, record.variant, record.nonFinite, record.changed, record.swallowed});
       continue;
     }
-    std::erase_if(open, [&](const NonFinite& values) { return values.job != record.job; });
+    std::erase_if(open, [&](const Counts& counts) { return counts.job != record.job; });
     byJob[record.job] = std::exchange(open, {});
   }
   const std::vector<bool> done = finished();
-  std::vector<NonFinite> found;
-  for (const auto& [job, values] : byJob) {
-    if (job < done.size() && done[job]) found.insert(found.end(), values.begin(), values.end());
+  std::vector<Counts> all;
+  for (const auto& [job, counts] : byJob) {
+    if (job < done.size() && done[job]) all.insert(all.end(), counts.begin(), counts.end());
   }
-  return found;
+  return all;
 }
 
-void CompletedJobs::found(const NonFinite& values) {
+void CompletedJobs::found(const Counts& counts) {
   const std::lock_guard lock(mutex_);
-  nonFinite_[values.job].push_back({values.job, values.variant, values.count});
+  counts_[counts.job].push_back({counts.job, counts.variant, counts.nonFinite, counts.changed, counts.swallowed});
 }
 
 void CompletedJobs::wrote(uint32_t job, uint64_t bytes) {
   since_ += bytes;
   if (left_[job].fetch_sub(bytes) != bytes) return;
   const std::lock_guard lock(mutex_);
-  if (const auto known = nonFinite_.find(job); known != nonFinite_.end()) {
+  if (const auto known = counts_.find(job); known != counts_.end()) {
     finished_.insert(finished_.end(), known->second.begin(), known->second.end());
-    nonFinite_.erase(known);
+    counts_.erase(known);
   }
-  finished_.push_back({job, JournalRecord::kFinished, 0});
+  finished_.push_back({job});
 }
 
 bool CompletedJobs::due() {

@@ -25,10 +25,10 @@ class CompletedJobs {
   void startOver() { journal_.clear(); }
   // By job; and what the report has to say of those.
   std::vector<bool> finished() const;
-  std::vector<NonFinite> nonFinite() const;
+  std::vector<Counts> counts() const;
 
-  // `count` non-finite values are on their way to the disk; said before they are written.
-  void found(const NonFinite& values);
+  // Elements so counted are on their way to the disk; said before they are written.
+  void found(const Counts& counts);
   // From any thread, after a write of that job returned.
   void wrote(uint32_t job, uint64_t bytes);
   // Whether it is time for a note; true for one caller, who then calls `note`.
@@ -42,8 +42,8 @@ class CompletedJobs {
   std::vector<std::atomic<uint64_t>> left_;  // bytes a job has still to write
   std::atomic<uint64_t> since_{0};           // bytes written since the last note
   std::mutex mutex_;
-  std::map<uint32_t, std::vector<JournalRecord>> nonFinite_;  // of jobs that are not finished
-  std::vector<JournalRecord> finished_;                       // not noted yet
+  std::map<uint32_t, std::vector<JournalRecord>> counts_;  // of jobs that are not finished
+  std::vector<JournalRecord> finished_;                    // not noted yet
   std::chrono::steady_clock::time_point last_;
   bool noting_ = false;
   bool broken_ = false;  // from the start of a note to its good end

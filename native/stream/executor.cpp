@@ -117,7 +117,7 @@ class Execution {
         if (output) outputs_[output->place]->known(output->offset, bytesOf(output->dtype, plan_.jobs[i].elements));
       }
     }
-    for (const NonFinite& values : completed_->nonFinite()) report(values);
+    for (const Counts& counts : completed_->counts()) report(counts);
   }
 
   // A tensor that is larger than a tile is read again for each kernel of its program; a tile that holds whole tensors
@@ -347,7 +347,7 @@ class Execution {
       report_.cpuSteps += since(start);
       return true;
     }
-    collectNonFinite(tile, variant, result.result->counts());
+    collectCounts(tile, variant, result.result->counts());
     write(tile, variant, result.result->data(), false, result.writes);
     result_ = (result_ + 1) % results_.size();
     return true;
@@ -367,22 +367,26 @@ class Execution {
     outstanding_[group] = tiles;
   }
 
-  void collectNonFinite(const Tile& tile, uint32_t variant, const uint32_t* counts) {
+  void collectCounts(const Tile& tile, uint32_t variant, const uint32_t* words) {
     for (const Segment& segment : tile.segments) {
-      const uint32_t count = *counts++;
-      if (!count) continue;
-      if (completed_) completed_->found({segment.job, variant, count});
-      report({segment.job, variant, count});
+      const Counts counts{segment.job, variant, words[kCountNonFinite], words[kCountChanged], words[kCountSwallowed]};
+      words += kCountWords;
+      if (!counts.nonFinite && !counts.changed && !counts.swallowed) continue;
+      if (completed_) completed_->found(counts);
+      report(counts);
     }
   }
 
-  void report(const NonFinite& values) {
-    report_.nonFinite += values.count;
-    auto& found = report_.nonFiniteJobs;
-    if (!found.empty() && found.back().job == values.job && found.back().variant == values.variant)
-      found.back().count += values.count;
-    else
-      found.push_back(values);
+  void report(const Counts& counts) {
+    report_.nonFinite += counts.nonFinite;
+    auto& found = report_.counts;
+    if (found.empty() || found.back().job != counts.job || found.back().variant != counts.variant) {
+      found.push_back(counts);
+      return;
+    }
+    found.back().nonFinite += counts.nonFinite;
+    found.back().changed += counts.changed;
+    found.back().swallowed += counts.swallowed;
   }
 
   // `data`: what a kernel stored, or (`copy`) the sources themselves.

@@ -219,7 +219,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
       tiling.table = std::max<uint64_t>(
           tiling.table,
           4 * (kTableWords + tile.blocks + tile.segments.size() * recordWords(group.inputs, coefficients) + lines));
-      tiling.counts = std::max<uint64_t>(tiling.counts, 4 * tile.segments.size());
+      tiling.counts = std::max<uint64_t>(tiling.counts, 4 * kCountWords * tile.segments.size());
     }
   }
   return tiling;

@@ -4,9 +4,11 @@
  * A tensor is one vector, or every row or column of it is one.
  */
 
-import type { NativeLines } from '../../native/border.js'
+import type { NativeLines, NativeProgram } from '../../native/border.js'
 import { layout } from '../../native/layouts.js'
 import type { Step } from './method.js'
+
+type Computed = Extract<Step, { program: NativeProgram }>
 
 /** Inputs such a method can have besides a base: every two of them make a partial result a block. */
 export const mostVectors = 32
@@ -21,7 +23,7 @@ export interface Span {
   lines?: NativeLines | undefined
 }
 
-export function spanStep({ cpuStep, origin, vectors, parameters, lines }: Span): Step {
+export function spanStep({ cpuStep, origin, vectors, parameters, lines }: Span): Computed {
   const pairs = (vectors * (vectors + 1)) / 2
   const constants = { BASE: origin ? 1 : 0 }
   const coefficients = [origin ? 1 : 0, ...parameters]

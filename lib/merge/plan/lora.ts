@@ -1,70 +1,109 @@
 /**
  * A model with a LoRA adapter, as a checkpoint that a recipe can name (`model+adapter`). Its adapted weights are
- * derived tensors: W + s (B A) is computed from the stored W, A and B by one kernel. Where the merge only moves or
- * converts such a weight, the kernel writes the output itself, rounding once; where a method combines it with others,
- * it is made first, in float32, because kernels of methods read stored elements (a method that took A and B as further
- * inputs would be a kernel for each method and number of adapters). The price is a file as large as the adapted weights
- * in float32.
+ * derived tensors (adapted.ts). Where the merge only moves or converts such a weight, the kernel writes the output
+ * itself, rounding once; where a method combines it with others, it is made first, in float32, because kernels of
+ * methods read stored elements (a method that took A and B as further inputs would be a kernel for each method and
+ * number of adapters). The price is a file as large as the adapted weights in float32.
  */
 
 import {
   type Checkpoint,
   type CheckpointTensor,
-  kernelCode,
   layerOf,
   outputConfig,
   refuseQuantised,
 } from '../../checkpoint/index.js'
-import type { Adapter, LowRank } from '../../lora/index.js'
+import { type Adapter, type Linalg, type LowRank, readValues, startOf } from '../../lora/index.js'
 import { WeightsmithError } from '../../util/errors.js'
-import { type DerivedTensor, Files, sameShape, storedType } from './derived.js'
+import { added, type Change, changed, expertPair, lengthened, type Pair, pairOf } from './adapted.js'
+import { Files, isDerived, sameShape, storedType } from './derived.js'
+import type { Origin } from './planned.js'
+import { arrange } from './rows.js'
 import { type Tie, tieOf, untied, weightOf } from './tie.js'
 import { isVocabulary } from './vocabulary.js'
 
-export function withAdapter(name: string, base: Checkpoint, adapter: Adapter): Checkpoint {
+export interface AdapterUse {
+  adapter: Adapter
+  /** Factor of the change; negative ones take it back. Defaults to 1. */
+  weight?: number
+  /** Give a model with one table for embedding and head two of them, where the adapter changes one. Default: refuse. */
+  untie?: boolean
+  /** Let the vocabulary grow with the rows of the adapter's tables. Defaults to true. */
+  resize?: boolean
+}
+
+export async function withAdapter(
+  linalg: Linalg,
+  name: string,
+  base: Checkpoint,
+  use: AdapterUse,
+): Promise<Checkpoint> {
+  const { adapter, weight = 1, untie = false, resize = true } = use
   const files = new Files()
   const tensors = new Map<string, CheckpointTensor>()
   for (const [key, tensor] of base.tensors) tensors.set(key, files.take(tensor, base))
   // Inputs are told by the files of checkpoints: what the manifest lists, and no output may replace.
   for (const file of adapter.checkpoint.files) files.add(file)
   refuseQuantised(base, 'convert it to float16 or bfloat16 before an adapter is added to it')
+  if (weight !== 1) refuseScaled(base, adapter, weight)
   const tie = tieOf(base)
   refuseAbsent(base, adapter, tie)
-  const changed = new Set<string>()
+  const made = new Set<string>()
   const put = (key: string, tensor: CheckpointTensor) => {
-    if (changed.has(key)) throw refused(base, adapter, `two of its tensors change ${key}`, key)
-    changed.add(key)
+    if (made.has(key)) throw refused(base, adapter, `two of its tensors change ${key}`, key)
+    made.add(key)
     tensors.set(key, tensor)
   }
   for (const [target, tensor] of adapter.replaced) {
-    const { key, weight } = find(target, base, adapter, tie)
-    refuseMisfit(key, weight, tensor, adapter)
+    const { key, tensor: own } = find(target, base, adapter, tie)
+    refuseMisfit(key, own, tensor, adapter)
     put(key, files.take(tensor, adapter.checkpoint))
   }
+  for (const [target, rows] of adapter.tokens) {
+    const { key, tensor } = find(target, base, adapter, tie)
+    put(key, files.take(withRows(key, { checkpoint: base, tensor }, rows, adapter), base))
+  }
+  for (const [target, { tensor, scale }] of adapter.biases) {
+    const { key, tensor: own } = find(target, base, adapter, tie)
+    refuseMisfit(key, own, tensor, adapter)
+    put(key, added(key, { checkpoint: base, tensor: own }, { checkpoint: adapter.checkpoint, tensor }, scale * weight))
+  }
   for (const matrix of adapter.matrices) {
-    const { key, weight } = find(matrix.target, base, adapter, tie)
-    if (key === tie?.table || key === tie?.head) {
-      throw refused(
-        base,
-        adapter,
-        `it was trained with ${tie.table} and the head apart, but ${base.name} has one table for both; store the head ` +
-          'there as a tensor of its own (tie_word_embeddings: false) first',
-        key,
-      )
+    for (const part of partsOf(matrix, base, adapter, tie)) {
+      const own = part.key === tie?.table || part.key === tie?.head
+      if (own && !untie) {
+        throw refused(
+          base,
+          adapter,
+          `it was trained with ${tie?.table} and the head apart, but ${base.name} has one table for both; fold it with ` +
+            '--untie, or store the head there as a tensor of its own (tie_word_embeddings: false)',
+          part.key,
+        )
+      }
+      put(part.key, await adapted(linalg, part, base, adapter, matrix, weight))
     }
-    put(key, adapted(key, base, weight, adapter, matrix))
   }
   let { config } = base
-  if (tie !== undefined && (changed.has(tie.table) || changed.has(tie.head))) {
-    // A module that PEFT trains whole is a copy, so the other of the two keeps what the base has.
-    const table = weightOf(tie.head, base, tie)
-    if (table !== undefined && !changed.has(tie.head)) tensors.set(tie.head, files.take(table, base))
-    if (config === undefined) {
-      throw refused(base, adapter, `it takes ${tie.table} and the head apart, and there is no config.json to say so`)
+  if (tie !== undefined && (made.has(tie.table) || made.has(tie.head))) {
+    // Rows of tokens are of the one table; all else that PEFT trains is a copy, so the other keeps what the base has.
+    const shared = [...adapter.tokens.keys()].some((target) => find(target, base, adapter, tie).key === tie.table)
+    if (!shared) {
+      const table = weightOf(tie.head, base, tie)
+      if (table !== undefined && !made.has(tie.head)) tensors.set(tie.head, files.take(table, base))
+      if (config === undefined) {
+        throw refused(base, adapter, `it takes ${tie.table} and the head apart, and there is no config.json to say so`)
+      }
+      config = untied(config)
     }
-    config = untied(config)
   }
   const rows = newRows(tensors, base, adapter, tie)
+  if (rows !== undefined && !resize) {
+    throw refused(
+      base,
+      adapter,
+      `it has ${rows} rows in its tables of tokens; fold it with --resize, and the vocabulary of the model has as many`,
+    )
+  }
   return {
     ...base,
     name,
@@ -77,6 +116,49 @@ export function withAdapter(name: string, base: Checkpoint, adapter: Adapter): C
             rows === undefined ? config : outputConfig(config, { dtype: undefined, layers: [], vocabulary: rows }),
         }),
   }
+}
+
+/** Whole tensors have no part, and lengths of DoRA no multiple: only sums can be scaled or taken back. */
+function refuseScaled(base: Checkpoint, adapter: Adapter, weight: number): void {
+  const whole = [...adapter.replaced.keys(), ...adapter.tokens.keys()][0]
+  const long = adapter.matrices.find(({ magnitude }) => magnitude !== undefined)
+  if (whole === undefined && long === undefined) return
+  throw refused(
+    base,
+    adapter,
+    `its weight is ${weight}, but ` +
+      (whole !== undefined
+        ? `it replaces ${whole} as a whole`
+        : `it is a DoRA adapter, which also scales ${long?.target}`) +
+      ', so it can be folded with the weight 1 alone',
+    whole ?? long?.target,
+  )
+}
+
+/** A table with some of its rows replaced. */
+function withRows(
+  key: string,
+  table: Origin,
+  { tensor, ids }: { tensor: CheckpointTensor; ids: number[] },
+  adapter: Adapter,
+): CheckpointTensor {
+  const [rows = 0] = table.tensor.shape
+  if (tensor.shape[1] !== table.tensor.shape[1]) throw misfit(key, table.tensor, tensor, adapter)
+  const beyond = ids.find((id) => id >= rows)
+  if (beyond !== undefined) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+      `The adapter ${adapter.checkpoint.path} has a row for token ${beyond}, but ${key} has ${rows} rows.`,
+      { tensor: key, file: adapter.checkpoint.path },
+    )
+  }
+  const places = new Map(ids.map((id, row) => [id, row]))
+  const wanted = Array.from({ length: rows }, (_, id) => {
+    const row = places.get(id)
+    return [row === undefined ? { origin: 0, row: id } : { origin: 1, row }]
+  })
+  const origins = [table, { checkpoint: adapter.checkpoint, tensor }]
+  return arrange({ name: key, origins }, 0, wanted, rows).tensor
 }
 
 /** Rows of the tables of tokens, where the adapter changes them; all tables have to have as many. */
@@ -109,7 +191,10 @@ function refuseAbsent(base: Checkpoint, adapter: Adapter, tie: Tie | undefined):
   // experts are one parameter in newer transformers, which the name of a linear does not reach
   const linears = [...base.tensors.keys()].filter((key) => !key.includes('.experts.'))
   const there = modules([...linears, ...(tie === undefined ? [] : [tie.head])])
-  const held = modules([...adapter.replaced.keys(), ...adapter.matrices.map(({ target }) => target)])
+  const held = modules([
+    ...[adapter.replaced, adapter.biases, adapter.tokens].flatMap((map) => [...map.keys()]),
+    ...adapter.matrices.map(({ target }) => target),
+  ])
   const ends = (module: string, name: string) => module === name || module.endsWith(`.${name}`)
   for (const name of adapter.named) {
     if (there.some((module) => ends(module, name)) && !held.some((module) => ends(module, name))) {
@@ -122,24 +207,84 @@ function refuseAbsent(base: Checkpoint, adapter: Adapter, tie: Tie | undefined):
 function find(
   target: string,
   base: Checkpoint,
-  { checkpoint }: Adapter,
+  adapter: Adapter,
   tie: Tie | undefined,
-): { key: string; weight: CheckpointTensor } {
-  const names = [
-    target,
-    target.replace(/^model\.language_model\./, 'language_model.model.'),
-    target.replace(/^language_model\.model\./, 'model.language_model.'),
-  ]
-  for (const key of names) {
-    const weight = weightOf(key, base, tie)
-    if (weight !== undefined) return { key, weight }
-  }
+): { key: string; tensor: CheckpointTensor } {
+  const found = search(target, base, tie)
+  if (found !== undefined) return found
+  const { checkpoint } = adapter
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_MISSING_TENSOR',
     `The adapter ${checkpoint.path} changes ${target}, but ${base.name} has no such tensor; put it on the model that it was ` +
       `trained for${target.endsWith('.bias') ? ', whose linears have biases' : ''}.`,
     { tensor: target, file: base.path },
   )
+}
+
+function search(
+  target: string,
+  base: Checkpoint,
+  tie: Tie | undefined,
+): { key: string; tensor: CheckpointTensor } | undefined {
+  const names = [
+    target,
+    target.replace(/^model\.language_model\./, 'language_model.model.'),
+    target.replace(/^language_model\.model\./, 'model.language_model.'),
+    // trained on the text model of a larger one, and the reverse
+    target.replace(/^model\./, 'model.language_model.'),
+    target.replace(/^model\./, 'language_model.model.'),
+    target.replace(/^(model\.language_model|language_model\.model)\./, 'model.'),
+    `model.${target}`,
+  ]
+  for (const key of names) {
+    const tensor = weightOf(key, base, tie)
+    if (tensor !== undefined) return { key, tensor }
+  }
+  return undefined
+}
+
+/** A weight of the base that a matrix of the adapter changes, or a part of it. */
+interface Part {
+  key: string
+  tensor: CheckpointTensor
+  /** Which expert it is, where the base stores each by itself. */
+  expert?: number
+  /** The rows of B that it takes, from this one on. */
+  row: number
+}
+
+/** How experts are called by themselves: each part of a stack by the names that Mixtral and others have for it. */
+const apart: Readonly<Record<string, [string, string][]>> = {
+  gate_up_proj: [
+    ['gate_proj', 'up_proj'],
+    ['w1', 'w3'],
+  ],
+  down_proj: [
+    ['down_proj', ''],
+    ['w2', ''],
+  ],
+}
+
+/** What a matrix changes: one weight, or one for each expert, where the base stores experts by themselves. */
+function partsOf(matrix: LowRank, base: Checkpoint, adapter: Adapter, tie: Tie | undefined): Part[] {
+  const { target, experts = 1 } = matrix
+  const whole = search(target, base, tie)
+  if (whole !== undefined || experts === 1) return [{ ...(whole ?? find(target, base, adapter, tie)), row: 0 }]
+  const [, owner = '', parameter = ''] = /^(.+\.experts)\.(\w+)$/.exec(target) ?? []
+  for (const [first, second] of apart[parameter] ?? []) {
+    for (const path of [owner, owner.replace('.mlp.experts', '.block_sparse_moe.experts')]) {
+      const at = (expert: number, name: string) => search(`${path}.${expert}.${name}.weight`, base, tie)
+      if (at(0, first) === undefined) continue
+      return Array.from({ length: experts }, (_, expert) => expert).flatMap((expert): Part[] =>
+        [first, second].flatMap((name, i): Part[] => {
+          if (name === '') return []
+          const found = find(`${path}.${expert}.${name}.weight`, base, adapter, tie)
+          return [{ ...found, expert, row: i * (found.tensor.shape[0] ?? 0) }]
+        }),
+      )
+    }
+  }
+  return [{ ...find(target, base, adapter, tie), row: 0 }]
 }
 
 /** Types of models whose layers store linears as [in, out] (Conv1D of transformers). */
@@ -155,57 +300,110 @@ function isTurned(key: string, base: Checkpoint, adapter: Adapter): boolean {
   return adapter.turned || conv1d.has(type)
 }
 
-function adapted(
-  key: string,
+async function adapted(
+  linalg: Linalg,
+  part: Part,
   base: Checkpoint,
-  weight: CheckpointTensor,
   adapter: Adapter,
   matrix: LowRank,
-): DerivedTensor {
-  const { a, b, rank, scale, embedding, below } = matrix
-  const transposed = embedding || isTurned(key, base, adapter)
-  if (below !== undefined) refuseMisfit(key, weight, below, adapter)
-  const start = below ?? weight
+  weight: number,
+): Promise<CheckpointTensor> {
+  const { key, tensor } = part
+  const { below, magnitude } = matrix
+  if (below !== undefined) refuseMisfit(key, tensor, below, adapter)
+  const start = below ?? tensor
+  const origin = { checkpoint: below === undefined ? base : adapter.checkpoint, tensor: start }
+  if (matrix.experts !== undefined) {
+    if (matrix.start !== undefined)
+      throw refused(base, adapter, `${key} is a stack of experts that began as ${matrix.start}`)
+    return changed(key, origin, expertChanges(part, base, adapter, matrix, weight), storedType(tensor))
+  }
+  const stored = isTurned(key, base, adapter)
+  const transposed = matrix.turned !== (!matrix.embedding && stored)
+  const { a, b } = matrix
   const [rows = 0, columns = 0] = start.shape
   const product = transposed ? [a.shape[1], b.shape[0]] : [b.shape[0], a.shape[1]]
   if (start.shape.length !== 2 || product[0] !== rows || product[1] !== columns) throw misfit(key, start, b, adapter)
-  const elements = rows * columns
-  if (elements >= 2 ** 32) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
-      `Tensor ${key} has ${elements} elements, and an adapter can change fewer than 4294967296.`,
-      { tensor: key },
+  const pairs = [pairOf(adapter.checkpoint, matrix, weight)]
+  if (matrix.start !== undefined) {
+    pairs.unshift(await startPair(linalg, origin, adapter, matrix, { rows, columns, transposed, weight }))
+  }
+  const sum = changed(key, origin, [{ rows, columns, transposed, pairs }], storedType(tensor))
+  if (magnitude === undefined) return sum
+  // one an output, and of an embedding of PEFT one a column
+  const across = matrix.embedding ? matrix.turned : stored
+  const lengths = await readValues(adapter.checkpoint, magnitude)
+  if (lengths.length !== (across ? columns : rows)) throw misfit(key, start, magnitude, adapter)
+  return lengthened(key, { checkpoint: base, tensor: sum }, [...lengths], across)
+}
+
+/** What the base lost when training began: the same factors again, subtracted. */
+async function startPair(
+  linalg: Linalg,
+  origin: Origin,
+  adapter: Adapter,
+  { rank, scale, start = 'pissa' }: LowRank,
+  { rows, columns, transposed, weight }: Omit<Change, 'pairs'> & { weight: number },
+): Promise<Pair> {
+  if (isDerived(origin.tensor)) {
+    throw refused(
+      origin.checkpoint,
+      adapter,
+      `it began as ${start} of the model that it was trained on, so it has to be folded before other adapters`,
+      origin.tensor.name,
     )
   }
-  const { checkpoint } = adapter
-  const constants = {
-    TRANSPOSED: transposed ? 1 : 0,
-    WEIGHT: kernelCode(start.dtype),
-    FACTORS: a.dtype === b.dtype ? kernelCode(a.dtype) : kernelCode(undefined),
-  }
+  const weights = await readValues(origin.checkpoint, origin.tensor)
+  const [a, b] = await startOf(linalg, start, weights, { rows, columns, transposed, rank, scale })
+  const held = (values: Float32Array<ArrayBuffer>, shape: number[], which: string): Origin => ({
+    checkpoint: inMemory(`${adapter.checkpoint.path} ${origin.tensor.name} ${which}`, values),
+    tensor: { name: which, file: 0, dtype: 'F32', shape, begin: 0, end: values.byteLength },
+    whole: values.length,
+  })
+  const [outputs, inputs] = transposed ? [columns, rows] : [rows, columns]
   return {
-    name: key,
-    file: -1,
-    dtype: 'F32',
-    shape: start.shape,
-    begin: 0,
-    end: 4 * elements,
-    as: storedType(weight),
-    operands: [
-      {
-        first: 0,
-        elements,
-        program: { kernels: [{ kernel: 'lora', writes: 'output', constants }] },
-        coefficients: [columns, rank, scale, rows],
-        origins: [
-          { checkpoint: below === undefined ? base : checkpoint, tensor: start },
-          { checkpoint, tensor: b, whole: b.shape.reduce((x, y) => x * y, 1) },
-          { checkpoint, tensor: a, whole: a.shape.reduce((x, y) => x * y, 1) },
-        ],
-        key,
-      },
-    ],
+    a: held(a, [rank, inputs], 'A'),
+    b: held(b, [outputs, rank], 'B'),
+    ...{ rank, scale: -scale * weight, step: 1, first: 0 },
   }
+}
+
+/** Numbers that no file holds, as a checkpoint. */
+function inMemory(name: string, values: Float32Array<ArrayBuffer>): Checkpoint {
+  const memory = new Uint8Array(values.buffer)
+  const file = { path: name, name, size: memory.length, modified: 0, identity: name, headerHash: '', memory }
+  return { name, path: name, files: [file], tensors: new Map(), stacks: new Map() }
+}
+
+/** The changes of a stack of experts, or of the one that a part is. */
+function expertChanges(part: Part, base: Checkpoint, adapter: Adapter, matrix: LowRank, weight: number): Change[] {
+  const { key, tensor, expert, row } = part
+  const { a, b, rank, experts = 1, stacked } = matrix
+  const inputs = a.shape.at(-1) ?? 0
+  const outputs = (stacked ? b.shape[1] : b.shape[0]) ?? 0
+  if (expert !== undefined) {
+    const [rows = 0, columns = 0] = tensor.shape
+    if (tensor.shape.length !== 2 || columns !== inputs || row + rows > outputs) throw misfit(key, tensor, b, adapter)
+    const pair = expertPair(adapter.checkpoint, matrix, expert, weight)
+    // Element (i, k) of B lies at (i r + k) step + first.
+    return [{ rows, columns, transposed: false, pairs: [{ ...pair, first: pair.first + row * rank * pair.step }] }]
+  }
+  const [count = 0, rows = 0, columns = 0] = tensor.shape
+  const [plain, transposed] = [rows === outputs && columns === inputs, rows === inputs && columns === outputs]
+  if (tensor.shape.length !== 3 || count !== experts || !(plain || transposed)) throw misfit(key, tensor, b, adapter)
+  if (plain && transposed && !stacked && base.config?.model_type !== 'gpt_oss') {
+    throw refused(
+      base,
+      adapter,
+      `experts of ${key} are square, and neither its config nor its tensors say whether they are stored as [in, out]`,
+      key,
+    )
+  }
+  const turned = stacked ? !plain : transposed
+  return Array.from({ length: experts }, (_, i) => ({
+    ...{ rows, columns, transposed: turned },
+    pairs: [expertPair(adapter.checkpoint, matrix, i, weight)],
+  }))
 }
 
 /** Tables of tokens may have another number of rows. */

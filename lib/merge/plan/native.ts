@@ -192,7 +192,8 @@ class Sources {
   private storedAt(checkpoint: Checkpoint, tensor: CheckpointTensor): { place: number; offset: number } {
     const file = checkpoint.files[tensor.file]
     if (file === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `Tensor ${tensor.name} has no file.`)
-    return { place: this.placeOf(file.path, { path: file.path, size: file.size }), offset: tensor.begin }
+    const { path, size, memory } = file
+    return { place: this.placeOf(path, memory === undefined ? { path, size } : { memory }), offset: tensor.begin }
   }
 
   private madeAt(tensor: DerivedTensor): { place: number; offset: number } {

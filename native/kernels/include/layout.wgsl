@@ -22,10 +22,17 @@ const RECORD_ELEMENTS = 0u;
 const RECORD_FIRST_BLOCK = 1u; // in the tile
 const RECORD_FLAT = 2u; // u64: place of the first element in the tensor
 const RECORD_OUTPUT = 4u; // where it is stored, in units of 16 bytes
-const RECORD_SEGMENT = 5u; // its number, where NaN and Inf are counted
+const RECORD_SEGMENT = 5u; // its number, in whose COUNT_WORDS its elements are counted
 const RECORD_SOURCES = 6u;
 const RECORD_INPUT_WORDS = 3u; // a source and a hash
 const SOURCE_DTYPE = 28u;
+
+// What kernels that store elements count in each segment: NaN and Inf; and, where a kernel changes its first input,
+// elements that differ from it as stored, and those that the rounding gave back the value that they had.
+const COUNT_NON_FINITE = 0u;
+const COUNT_CHANGED = 1u;
+const COUNT_SWALLOWED = 2u;
+const COUNT_WORDS = 3u;
 
 // Codes of the types that kernels load; they store the first three.
 const DTYPE_F32 = 0u;

@@ -40,13 +40,23 @@ fn pack(x: vec4u, y: vec4u) -> vec4u {
   return vec4u(x.x | (x.y << 16u), x.z | (x.w << 16u), y.x | (y.y << 16u), y.z | (y.w << 16u));
 }
 
+fn count_index(p: Place, what: u32) -> u32 { return COUNT_WORDS * table[p.rec + RECORD_SEGMENT] + what; }
+
 // Whether any of the eight values has all bits of `exponent` set: NaN or Inf.
 fn note(p: Place, a: vec4u, b: vec4u, exponent: u32) {
   let bad_a = (a & vec4u(exponent)) == vec4u(exponent);
   let bad_b = (b & vec4u(exponent)) == vec4u(exponent);
   if (any(bad_a | bad_b)) {
-    atomicAdd(&counts[table[p.rec + RECORD_SEGMENT]], count4(bad_a, 0u, p.live) + count4(bad_b, 4u, p.live));
+    atomicAdd(&counts[count_index(p, COUNT_NON_FINITE)], count4(bad_a, 0u, p.live) + count4(bad_b, 4u, p.live));
   }
+}
+
+// The bits of values as they are stored.
+fn rounded(v: vec4f) -> vec4u {
+  let bits = flush(bitcast<vec4u>(v));
+  if (OUT_DTYPE == DTYPE_BF16) { return to_bf16(bits); }
+  if (OUT_DTYPE == DTYPE_F16) { return to_f16(bits); }
+  return bits;
 }
 
 // Rounds the vec8 to OUT_DTYPE and writes it; elements past the segment's end are written but never leave the slot.

@@ -1,0 +1,4 @@
+/** What is made of LoRA adapters. */
+
+export { type Factors, readFactors } from './factors.js'
+export { type AdaptedModule, type NewAdapter, type SaveAdapterOptions, type SavedAdapter, saveAdapter } from './save.js'
