@@ -11,12 +11,13 @@ import {
   type CombineOptions,
   combineAdapters,
   Engine,
+  foldAdapters,
   mixAdapters,
   resizeAdapter,
   verify,
   type WeightedAdapter,
 } from 'weightsmith'
-import { bf16, f32, type Raw, readSafetensors, values, writeSafetensors } from './checkpoint.js'
+import { bf16, f32, type Raw, readFolder, readSafetensors, values, writeSafetensors } from './checkpoint.js'
 import { cli } from './child.js'
 import { golden } from './goldens.js'
 import { scratch } from './scratch.js'
@@ -504,6 +505,24 @@ describe('tensors that an adapter has as a whole', () => {
     const bias = withHead('a', bf16(new Array(128).fill(1), [128]), 'model.layers.0.self_attn.q_proj.bias')
     expect(await failure(combine([{ adapter: bias }]))).toMatch(/_FORMAT: .*also replaces .*q_proj.bias/)
   })
+})
+
+test('a combination folds into a model as its adapters do', async () => {
+  const adapters = [
+    { ...a, weight: 0.7 },
+    { ...d, weight: -0.4 },
+  ]
+  const model = golden('reasoner/base')
+  const fold = async (of: (string | WeightedAdapter)[]) => {
+    const out = fresh('folded')
+    await foldAdapters(engine, model, { out, adapters: of, dtype: 'float32', sync: false })
+    return readFolder(out)
+  }
+  const [together, apart] = [await fold([(await combine(adapters)).out]), await fold(adapters)]
+  for (const [name, raw] of apart) {
+    const [want, got] = [values(raw), values(together.get(name)!)]
+    expect(distance(got, want)).toBeLessThanOrEqual(1e-6 * norm(want))
+  }
 })
 
 test('an adapter of mlx-lm counts like one of PEFT', async () => {
