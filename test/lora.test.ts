@@ -564,8 +564,8 @@ describe('a model with adapters that is run', () => {
     const data = golden('reasoner/tasks/calibration.jsonl')
     const run = async (model: string) => {
       const { sets } = await evaluate(engine, model, { data, metric: 'nll', limit: 8 })
-      const { results } = await generate(engine, model, ['12+34='], { maxTokens: 4 })
-      return { loss: sets[0]!.loss, text: results[0] }
+      const { continuations } = await generate(engine, model, ['12+34='], { maxTokens: 4 })
+      return { loss: sets[0]!.value, text: continuations[0]!.text }
     }
     for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
       if (!existsSync(join(out, file))) copyFileSync(join(golden('reasoner/base'), file), join(out, file))

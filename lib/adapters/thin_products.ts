@@ -9,7 +9,7 @@ import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
 import { packParameters } from '../native/parameters.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
-import { bytesOf } from './factors.js'
+import { bytesOf } from './device.js'
 
 type Device = Pick<Host, 'device' | 'memory'>
 
