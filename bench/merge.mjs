@@ -63,7 +63,7 @@ async function rounds(engine, cases, { checkpoints, folder, runs, say }) {
   return { copy: spread(copies), measured }
 }
 
-function rowOf(item, measured, copied) {
+function rowOf(item, measured, copied, bytes) {
   const times = spread(measured.map(({ seconds }) => seconds))
   const { result } = measured.find(({ seconds }) => seconds === times.median)
   return {
@@ -72,6 +72,7 @@ function rowOf(item, measured, copied) {
     checksum: item.checksum,
     ms: 1e3 * times.median,
     ratio: times.median / copied.median,
+    copied: bytes / copied.median,
     min: times.min / copied.median,
     max: times.max / copied.median,
     ...result.timings,
@@ -86,6 +87,7 @@ const columns = [
   column('checksum'),
   column('ms', 'time', 'ms'),
   column('ratio', '÷ copy', 'ratio'),
+  column('copied', 'the copy', 'rate'),
   column('min', 'min', 'ratio'),
   column('max', 'max', 'ratio'),
   ...['read', 'compute', 'cpuSteps', 'write', 'wait', 'sync'].map((stage) => column(stage, stage, 'ms')),
@@ -126,7 +128,7 @@ export async function* mergeTables(options) {
         title,
         about: [...about(result.copy, part.checkpoints, part.runs), ...left],
         columns,
-        rows: part.cases.map((item, i) => rowOf(item, result.measured[i], result.copy)),
+        rows: part.cases.map((item, i) => rowOf(item, result.measured[i], result.copy, part.checkpoints.size)),
       }
     }
   } finally {

@@ -45,6 +45,7 @@ export async function sweepTables({ deviceName, checkpoints, folder, runs, say, 
     k: points.length,
     ms: 1e3 * spread(sweeps).median,
     ratio: spread(sweeps).median / spread(copies).median,
+    copied: (points.length * bytes) / spread(copies).median,
   }
   return [
     {
@@ -57,6 +58,7 @@ export async function sweepTables({ deviceName, checkpoints, folder, runs, say, 
         column('ms', 'time', 'ms'),
         column('read', 'bytes read ÷ inputs', 'ratio'),
         column('ratio', '÷ copies', 'ratio'),
+        column('copied', 'the copies', 'rate'),
         targetColumn('ratio'),
       ],
       rows: [{ ...row, read: read / (2 * bytes), target: atMost(1.15) }],

@@ -7,6 +7,15 @@
  */
 
 export {
+  type AdapterForecast,
+  type AdapterModuleReport,
+  type AdapterReport,
+  type CombineMethod,
+  type CombineOptions,
+  combineAdapters,
+  combineMethods,
+} from './adapters/combine.js'
+export {
   type ExtractedModule,
   type ExtractForecast,
   type ExtractOptions,
@@ -27,6 +36,8 @@ export {
   type InspectAdapterOptions,
   inspectAdapter,
 } from './adapters/inspect.js'
+export { type MixOptions, mixAdapters } from './adapters/mix.js'
+export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
 export {

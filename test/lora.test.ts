@@ -115,6 +115,24 @@ describe('fold', () => {
     for (const [name, { bytes }] of readFolder(base)) expect(back.tensors.get(name)!.bytes.equals(bytes)).toBe(true)
   })
 
+  test('gives the same bytes whatever tiles cut rows into, and in columns that strips share', async () => {
+    const [long, r] = [1416, 8]
+    const weight = wave(130 * long, 4)
+    const base = model(bf16, { [`${layer}.mlp.down_proj.weight`]: bf16(weight, [130, long]) })
+    const path = adapter(factors(`${layer}.mlp.down_proj`, 5, 130, long, r), { r })
+    const [whole, cut] = [await fold(base, [path]), await fold(base, [path], { memory: '400KiB' })]
+    const stored = values(readFolder(base).get(`${layer}.mlp.down_proj.weight`)!)
+    const want = adapted(stored, 5, 0.75, 130, long, r)
+    const raw = whole.tensors.get(`${layer}.mlp.down_proj.weight`)!
+    near(raw, want, 0.06)
+    const exact = bf16(want.map(math.fround), [130, long])
+    const rounded = values(exact)
+    const apart = values(raw).filter((value, i) => value !== rounded[i]).length
+    expect(apart).toBeLessThan(want.length * 1e-4)
+    expect(cut.tensors.get(`${layer}.mlp.down_proj.weight`)!.bytes.equals(raw.bytes)).toBe(true)
+    expect(cut.report.folded).toEqual(whole.report.folded)
+  })
+
   test('adds more adapters than one kernel takes', async () => {
     const base = model()
     const all = Array.from({ length: 19 }, (_, i) =>
@@ -242,7 +260,7 @@ describe('fold', () => {
   })
 
   test('finds the text model of a larger one, and the reverse', async () => {
-    const larger = model(f32, { [`model.language_model.layers.0.self_attn.k_proj.weight`]: f32(wave(80, 4), [2, 40]) })
+    const larger = model(f32, { 'model.language_model.layers.0.self_attn.k_proj.weight': f32(wave(80, 4), [2, 40]) })
     const k = (name: string) => adapter(factors(name, 5, 2))
     const want = adapted(wave(80, 4), 5, 1.5, 2)
     for (const name of ['model.layers.0.self_attn.k_proj', 'language_model.model.layers.0.self_attn.k_proj']) {

@@ -3,17 +3,15 @@
 import { type Checkpoint, type CheckpointTensor, isLoadable } from '../checkpoint/index.js'
 import type { LowRank } from '../lora/index.js'
 import type { NativePlace, NativeTensorJob, StoreDType } from '../native/border.js'
-import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
 import { WeightsmithError } from '../util/errors.js'
+import { type Array32, bytesOf, type Device, turned } from './device.js'
 
 /** A [rank, inputs] and B [outputs, rank]. */
 export interface Factors {
-  a: Float32Array<ArrayBuffer>
-  b: Float32Array<ArrayBuffer>
+  a: Array32
+  b: Array32
 }
-
-type Device = Pick<Host, 'device' | 'memory'>
 
 /**
  * A, times `scale`, and B. Of types that f32 holds (F16, BF16, F8) every value is what the file has; F64 is rounded
@@ -22,9 +20,12 @@ type Device = Pick<Host, 'device' | 'memory'>
 export async function readFactors(
   host: Device,
   checkpoint: Checkpoint,
-  { a, b, target }: Pick<LowRank, 'a' | 'b' | 'target'>,
+  matrix: LowRank,
   { scale = 1, signal }: { scale?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<Factors> {
+  const { target } = matrix
+  // mlx-lm stores A and B turned
+  const [a, b] = isSwapped(matrix) ? [matrix.b, matrix.a] : [matrix.a, matrix.b]
   for (const tensor of [a, b]) {
     if (isLoadable(tensor.dtype)) continue
     throw new WeightsmithError(
@@ -34,19 +35,32 @@ export async function readFactors(
     )
   }
   const read = { a: new Float32Array(elementsOf(a)), b: new Float32Array(elementsOf(b)) }
-  const inputs = checkpoint.files.map(({ path, size }) => ({ path, size }))
+  const files = checkpoint.files.map(({ path, size }) => ({ path, size }))
   const input = ({ file, begin, dtype }: CheckpointTensor) => ({ place: file, offset: begin, dtype })
-  await convert(host, inputs, [bytesOf(read.a), bytesOf(read.b)], 'F32', signal, [
+  await convert(host, files, [bytesOf(read.a), bytesOf(read.b)], 'F32', signal, [
     { input: input(a), elements: read.a.length, scale },
     { input: input(b), elements: read.b.length, scale: 1 },
   ])
-  return read
+  if (!isSwapped(matrix)) return read
+  const { outputs, inputs } = sizeOf(matrix)
+  return { a: turned(read.a, inputs, matrix.rank), b: turned(read.b, matrix.rank, outputs) }
+}
+
+/** Whether the transpose of B A is added where PEFT adds B A, and the other way round. */
+function isSwapped({ turned, embedding }: LowRank): boolean {
+  return turned !== embedding
+}
+
+/** Rows of B and columns of A, as PEFT has them. */
+export function sizeOf(matrix: LowRank): { outputs: number; inputs: number } {
+  const [outputs = 0, inputs = 0] = [matrix.b.shape[0], matrix.a.shape[1]]
+  return isSwapped(matrix) ? { outputs: inputs, inputs: outputs } : { outputs, inputs }
 }
 
 /** Arrays as bytes of a type, rounded once; throws ERR_WEIGHTSMITH_NON_FINITE where one of them becomes infinite. */
 export async function stored(
   host: Device,
-  arrays: readonly Float32Array<ArrayBuffer>[],
+  arrays: readonly Array32[],
   dtype: StoreDType,
   name: string,
   signal?: AbortSignal,
@@ -124,8 +138,4 @@ async function convert(
 
 export function elementsOf({ shape }: Pick<CheckpointTensor, 'shape'>): number {
   return shape.reduce((product, size) => product * size, 1)
-}
-
-export function bytesOf({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
 }

@@ -151,12 +151,14 @@ export async function saveAdapter(host: Host, adapter: NewAdapter, options: Save
   }
 }
 
-/** Bytes of the file of tensors that the adapter would have. */
-export function adapterBytes(adapter: NewAdapter, dtype: StoreDType = 'F32'): number {
-  const none = () => {
-    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'A forecast writes nothing.')
-  }
-  return layOutFile(contentsOf(adapter, dtype, none)).file.size
+type Shaped = Omit<AdaptedModule, 'factors'>
+
+/** Bytes of the file of tensors that an adapter would have. */
+export function adapterBytes(
+  adapter: { modules: readonly Shaped[]; whole?: NewAdapter['whole'] },
+  dtype: StoreDType,
+): number {
+  return layOutFile(contentsOf(adapter, dtype, () => Promise.resolve([]))).file.size
 }
 
 /** The tensors by their names in the file, and the names in the order of their bytes. */
@@ -187,10 +189,10 @@ function layOutFile(tensors: ReadonlyMap<string, Content>) {
 }
 
 /** The tensors of the file by name; `encoded` gives A and B of a module as they are stored. */
-function contentsOf(
-  { modules, whole = new Map() }: NewAdapter,
+function contentsOf<M extends Shaped>(
+  { modules, whole = new Map() }: { modules: readonly M[]; whole?: NewAdapter['whole'] },
   dtype: StoreDType,
-  encoded: (module: AdaptedModule) => Promise<Uint8Array[]>,
+  encoded: (module: M) => Promise<Uint8Array[]>,
 ): Map<string, Content> {
   const size = dtype === 'F32' ? 4 : 2
   const tensors = new Map<string, Content>()

@@ -1,34 +1,36 @@
 // Drops by rank: an element stays if its random word is not below a limit, which falls with the rank of its magnitude
-// in its row (of equal ones those before it rank lower). A rank itself is seldom needed. A histogram of the row's keys
-// bounds the ranks of each bin, and nearly all random words are above the limit of a bin's first rank or below that of
-// its last one. What is left is counted by all, some elements at a time. Zeros stay or go alike.
+// in its row (of equal ones those before it rank lower). A rank itself is seldom needed: some elements split the row,
+// and where their ranks are known, an element that is not before one of them stays if its word is not below the limit
+// of that one, and an element before one goes if its word is. The first splits are guesses. What they leave open splits
+// the row again, some elements at a time, until all is known. Zeros stay or go alike.
 
-const LINES = 64u;       // words of 32 elements a block; bit 8 k + e is element e of vec8 k
+const LINES = 64u;        // words of 32 elements a block; bit 8 k + e is element e of vec8 k
 const LINE_VEC8S = 4u;
 override OWN_LINES: u32 = LINES / WORKGROUP; // of an invocation, which follow each other
 override DRAWN: u32 = LINES * (INPUTS - 1u);
-const BINS = 512u;
-const ASKED = 16u;
-const SAMPLE = 64u;      // vec8s of a row
-const LONG = 512u;       // in shorter rows counting everything costs less
-const NONE = 0xffffffffu; // above all keys
+const SPLITS = 16u;       // at a time
+const SAMPLE = 8u;        // vec8s of a row
+const LONG = 512u;        // in shorter rows counting everything costs less
+const NONE = 0x7fffffffu; // above all keys
+// Where magnitudes that are distributed normally split into equal parts, in units of their mean.
+const GUESS_S = vec4f(0.0925, 0.1855, 0.2795, 0.3751);
+const GUESS_T = vec4f(0.473, 0.5738, 0.6785, 0.7882);
+const GUESS_U = vec4f(0.9043, 1.0287, 1.1642, 1.3149);
+const GUESS_V = vec4f(1.4875, 1.6941, 1.9611, 2.3681);
 
 struct Ranks { a: vec4u, b: vec4u }
 
 var<workgroup> drawn: array<atomic<u32>, DRAWN>; // what stays, of every model
-var<workgroup> unsure: array<u32, LINES>;        // where the rank in its bin decides
-var<workgroup> bins: array<atomic<u32>, BINS>;   // elements a bin
-var<workgroup> before: array<u32, BINS + 1u>;    // elements of the bins before this one
-var<workgroup> sums: array<u32, WORKGROUP>;
-var<workgroup> lowest: atomic<u32>;
-var<workgroup> highest: atomic<u32>;
-var<workgroup> present_count: u32;
-// Elements whose ranks are counted: how many there are, their keys and places, and the ranks.
-var<workgroup> asking: atomic<u32>;
-var<workgroup> asked: u32;
-var<workgroup> asked_keys: array<u32, ASKED>;
-var<workgroup> asked_places: array<i32, ASKED>;
-var<workgroup> asked_ranks: array<atomic<u32>, ASKED>;
+var<workgroup> unsure: array<u32, LINES>;        // what is open
+// Elements that split the row: their keys and places. Of what ranks lower there are three counts by turns: while one is
+// made another one may still be read, and the third is cleared.
+var<workgroup> split_keys: array<i32, SPLITS>;
+var<workgroup> split_places: array<i32, SPLITS>;
+var<workgroup> split_ranks: array<atomic<u32>, 3u * SPLITS>;
+var<workgroup> asking: atomic<u32>; // how many elements are open
+var<private> turn: u32; // where the count at hand starts
+
+fn next(turn: u32) -> u32 { return select(turn + SPLITS, 0u, turn == 2u * SPLITS); }
 
 // Before the tile's first element `vec8` is negative, and offsets wrap around.
 fn keys_at(drop: Drop, vec8: i32) -> Ranks {
@@ -101,20 +103,21 @@ fn ranks(p: Place, drop: Drop, mine: Ranks, row: u32) -> Ranks {
   return result;
 }
 
-// The limit of random words below which an element of this rank goes. A row has fewer than 2^31 elements.
+// The limit of random words below which an element of this rank goes, which never rises with the rank. A row has fewer
+// than 2^31 elements.
 fn limit(p: Place, i: u32, rank: vec4u) -> vec4f {
   let j = drop_at(i);
   return clamp(vec4f(coef(p, j)) - prod4(vec4f(vec4i(rank)), coef(p, j + 1u)), vec4f(0.0), vec4f(4294967040.0));
 }
 
-// Whether a word is not below the whole part of a limit. Half by half, in floats: software drivers make integers of
-// floats lane by lane.
-fn passes(word: vec4u, bound: vec4f) -> vec4<bool> {
-  let high = floor(bound * vec4f(0x1p-16));
-  let low = floor(bound - high * vec4f(0x1p16));
-  let word_high = vec4f(vec4i(word >> vec4u(16u)));
-  let word_low = vec4f(vec4i(word & vec4u(0xffffu)));
-  return (word_high > high) | ((word_high == high) & (word_low >= low));
+// Words are compared as integers with a sign, which takes a CPU one instruction.
+fn signed(word: vec4u) -> vec4i { return vec4i(word ^ vec4u(0x80000000u)); }
+
+// The whole part of a limit as such a word.
+fn bound(limit: vec4f) -> vec4i {
+  let high = floor(limit * vec4f(0x1p-16));
+  let low = limit - high * vec4f(0x1p16);
+  return signed((vec4u(vec4i(high)) << vec4u(16u)) | vec4u(vec4i(low)));
 }
 
 fn bits_of(mask: vec4<bool>) -> u32 {
@@ -122,7 +125,7 @@ fn bits_of(mask: vec4<bool>) -> u32 {
   return (bits.x | bits.y) | (bits.z | bits.w);
 }
 
-// Draws for input `i`: afterwards an invocation finds the words of its own lines in `drawn`.
+// Draws for input `i`: afterwards every invocation finds the words of all lines in `drawn`.
 fn draw_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) {
   let start = place(wid, nwg, 0u);
   if (start.live == 0u) { return; }
@@ -136,185 +139,244 @@ fn draw_by_rank(wid: vec3u, nwg: vec3u, lid: u32, i: u32) {
       let random = draw_from(drop.stream, p.vec8);
       var rank = Ranks();
       if (!same) { rank = ranks(p, drop, keys_at(drop, i32(p.vec8)), row); }
-      let bits = bits_of(passes(random.a, limit(p, i, rank.a))) |
-                 (bits_of(passes(random.b, limit(p, i, rank.b))) << 4u);
+      let bits = bits_of(signed(random.a) >= bound(limit(p, i, rank.a))) |
+                 (bits_of(signed(random.b) >= bound(limit(p, i, rank.b))) << 4u);
       atomicOr(&drawn[line_of(start, p.vec8, i)], bits << (8u * (p.vec8 % LINE_VEC8S)));
     }
-    return;
+  } else {
+    let end = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.vec8 + BLOCK));
+    for (var begin = i32(8u * start.vec8) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
+      draw_row(start, drop, lid, begin, begin + i32(row));
+    }
   }
-  let end = i32(min(table[start.rec + RECORD_ELEMENTS], 8u * start.vec8 + BLOCK));
-  for (var begin = i32(8u * start.vec8) - i32(row_position(start, row)); begin < end; begin += i32(row)) {
-    draw_row(start, drop, lid, begin, begin + i32(row));
-  }
+  workgroupBarrier();
 }
 
 // Where the word of a vec8 is in `drawn`.
 fn line_of(start: Place, vec8: u32, i: u32) -> u32 { return LINES * (i - 1u) + (vec8 - start.vec8) / LINE_VEC8S; }
 
 // Keys of a vec8, but NONE outside the row.
-fn clip(keys: Ranks, vec8: i32, begin: i32, end: i32) -> Ranks {
+fn row_keys(drop: Drop, vec8: i32, begin: i32, end: i32) -> Ranks {
+  let keys = keys_at(drop, vec8);
   if (vec8 * 8 >= begin && vec8 * 8 + 8 <= end) { return keys; }
   return within(keys, begin - vec8 * 8, end - vec8 * 8);
 }
 
-fn row_keys(drop: Drop, vec8: i32, begin: i32, end: i32) -> Ranks {
-  return clip(keys_at(drop, vec8), vec8, begin, end);
-}
-
 fn present(keys: vec4u) -> vec4<bool> { return (keys > vec4u(1u)) & (keys != vec4u(NONE)); }
 
-fn bins_of(keys: vec4u, low: u32, shift: u32) -> vec4u {
-  return min((max(keys, vec4u(low)) - vec4u(low)) >> vec4u(shift), vec4u(BINS - 1u));
+// Of four keys the sum of the magnitudes, and how many there are; neither zeros nor Inf.
+fn measure(keys: vec4u) -> vec2f {
+  let counted = present(keys) & (keys <= vec4u(0x7f800000u));
+  let one = vec4f(1.0);
+  return vec2f(dot(select(vec4f(0.0), bitcast<vec4f>(keys - vec4u(1u)), counted), one),
+               dot(select(vec4f(0.0), one, counted), one));
 }
 
-fn count_in_bins(keys: vec4u, low: u32, shift: u32) {
-  let bin = bins_of(keys, low, shift);
-  let counted = present(keys);
-  if (counted.x) { atomicAdd(&bins[bin.x], 1u); }
-  if (counted.y) { atomicAdd(&bins[bin.y], 1u); }
-  if (counted.z) { atomicAdd(&bins[bin.z], 1u); }
-  if (counted.w) { atomicAdd(&bins[bin.w], 1u); }
+struct Four { keys: vec4i, places: vec4i }
+
+// A guess at four splits, before all elements.
+fn guess4(mean: f32, parts: vec4f, begin: i32) -> Four {
+  let bits = bitcast<vec4u>(mean * parts) & vec4u(0x7fffffffu);
+  return Four(vec4i(min(bits, vec4u(0x7f800000u))) + vec4i(1), vec4i(begin));
+}
+
+fn four(t: u32) -> Four {
+  return Four(vec4i(split_keys[t], split_keys[t + 1u], split_keys[t + 2u], split_keys[t + 3u]),
+              vec4i(split_places[t], split_places[t + 1u], split_places[t + 2u], split_places[t + 3u]));
+}
+
+// The limits of four splits, as words.
+fn limits(p: Place, i: u32, t: u32) -> vec4i {
+  let at = turn + t;
+  return bound(limit(p, i, vec4u(atomicLoad(&split_ranks[at]), atomicLoad(&split_ranks[at + 1u]),
+                                 atomicLoad(&split_ranks[at + 2u]), atomicLoad(&split_ranks[at + 3u]))));
+}
+
+fn less(a: vec4i, b: vec4i) -> vec4i { return select(vec4i(0), vec4i(1), a < b); }
+
+// How many of eight keys are below each of four.
+fn smaller(keys: Ranks, than: vec4i) -> vec4i {
+  let a = vec4i(keys.a);
+  let b = vec4i(keys.b);
+  let x = less(vec4i(a.x), than) + less(vec4i(a.y), than);
+  let y = less(vec4i(a.z), than) + less(vec4i(a.w), than);
+  let z = less(vec4i(b.x), than) + less(vec4i(b.y), than);
+  let w = less(vec4i(b.z), than) + less(vec4i(b.w), than);
+  return (x + y) + (z + w);
+}
+
+// Elements of vec8s before that of a split precede it if they are equal.
+fn than(s: Four, vec8: i32) -> vec4i { return s.keys + less(vec4i(vec8), s.places >> vec4u(3u)); }
+
+fn add_ranks(t: u32, more: vec4i) {
+  for (var j = 0u; j < 4u; j++) { atomicAdd(&split_ranks[turn + t + j], u32(more[j])); }
+}
+
+// How many of four splits each of four elements is before, and has a word below their limits.
+fn both(keys: vec4i, words: vec4i, than: vec4i, limits: vec4i) -> vec4i {
+  return ((less(keys, vec4i(than.x)) + less(words, vec4i(limits.x))) +
+          (less(keys, vec4i(than.y)) + less(words, vec4i(limits.y)))) +
+         ((less(keys, vec4i(than.z)) + less(words, vec4i(limits.z))) +
+          (less(keys, vec4i(than.w)) + less(words, vec4i(limits.w))));
+}
+
+// How many of four keys are equal, among the first `before`.
+fn equal4(keys: vec4u, key: i32, before: i32) -> u32 {
+  return dot(ones((vec4i(keys) == vec4i(key)) & (vec4i(0, 1, 2, 3) < vec4i(before))), vec4u(1u));
+}
+
+struct Element { key: i32, place: i32, word: i32 }
+
+fn one_of(drop: Drop, place: i32) -> Element {
+  let keys = keys_at(drop, place >> 3u);
+  let random = draw_from(drop.stream, u32(place >> 3u));
+  let far = (place & 4) != 0;
+  let word = select(random.a, random.b, far)[place & 3];
+  return Element(i32(select(keys.a, keys.b, far)[place & 3]), place, signed(vec4u(word)).x);
+}
+
+// What four splits say of an element: whether it stays, whether it goes.
+fn verdict(s: Four, limits: vec4i, e: Element) -> vec2<bool> {
+  let before = vec4i(e.key) < than(s, e.place >> 3u);
+  let low = vec4i(e.word) < limits;
+  return vec2(any(!before & !low), any(before & low));
 }
 
 // The same for the row of elements `begin` to `end`.
 fn draw_row(start: Place, drop: Drop, lid: u32, begin: i32, end: i32) {
-  workgroupBarrier();
-  if (lid == 0u) {
-    atomicStore(&lowest, NONE);
-    atomicStore(&highest, 0u);
-  }
-  for (var b = lid; b < BINS; b += WORKGROUP) { atomicStore(&bins[b], 0u); }
-  workgroupBarrier();
   let first = begin >> 3u;
   let last = (end + 7) >> 3u;
-  // The bins span what a sample of the row does; the first and the last one take what lies further out.
-  var least = vec4u(NONE);
-  var most = vec4u(0u);
-  for (var o = i32(lid); o < i32(SAMPLE); o += i32(WORKGROUP)) {
+  let origin = i32(start.vec8);
+  let head = max(first, origin);
+  let till = min(min(last, origin + i32(BLOCK / 8u)), i32((start.elements + 7u) / 8u));
+  let head_line = u32(head - origin) / LINE_VEC8S;
+  let till_line = (u32(till - origin) + LINE_VEC8S - 1u) / LINE_VEC8S;
+  let drawn_at = LINES * (drop.input - 1u);
+  // Random words below the first limit may go, words below the second one do.
+  let ends = bound(limit(start, drop.input, vec4u(0u, u32(end - begin), 0u, 0u)));
+
+  // A few elements tell how large the row's are. Whatever they tell, the result is the same.
+  var sample = vec2f(0.0);
+  for (var o = 0; o < i32(rolled(SAMPLE)); o++) {
     let keys = row_keys(drop, first + o * ((last - first) / i32(SAMPLE)), begin, end);
-    least = min(least, min(select(vec4u(NONE), keys.a, present(keys.a)), select(vec4u(NONE), keys.b, present(keys.b))));
-    most = max(most, max(select(vec4u(0u), keys.a, present(keys.a)), select(vec4u(0u), keys.b, present(keys.b))));
+    sample += measure(keys.a) + measure(keys.b);
   }
-  atomicMin(&lowest, min(min(least.x, least.y), min(least.z, least.w)));
-  atomicMax(&highest, max(max(most.x, most.y), max(most.z, most.w)));
-  workgroupBarrier();
-  let low = atomicLoad(&lowest);
-  let width = 32u - countLeadingZeros(max(atomicLoad(&highest), low) - low);
-  let shift = max(width, 9u) - 9u;
-  for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
-    let keys = row_keys(drop, o, begin, end);
-    count_in_bins(keys.a, low, shift);
-    count_in_bins(keys.b, low, shift);
-  }
-  workgroupBarrier();
-  let each = rolled(BINS / WORKGROUP);
-  var total = 0u;
-  for (var b = lid * each; b < (lid + 1u) * each; b++) { total += atomicLoad(&bins[b]); }
-  sums[lid] = total;
-  workgroupBarrier();
-  if (lid == 0u) {
-    total = 0u;
-    for (var w = 0u; w < rolled(WORKGROUP); w++) {
-      let next = total + sums[w];
-      sums[w] = total;
-      total = next;
+  let mean = sample.x / max(sample.y, 1.0);
+  var s = guess4(mean, GUESS_S, begin);
+  var t = guess4(mean, GUESS_T, begin);
+  var u = guess4(mean, GUESS_U, begin);
+  var v = guess4(mean, GUESS_V, begin);
+
+  var waiting = 0u;  // open elements of the invocation's lines
+  var all_open = 0u; // of all lines
+  for (var guess = true; ; guess = false) {
+    if (!guess) {
+      s = four(0u);
+      t = four(4u);
+      u = four(8u);
+      v = four(12u);
     }
-    present_count = total;
-  }
-  workgroupBarrier();
-  total = sums[lid];
-  for (var b = lid * each; b < (lid + 1u) * each; b++) {
-    before[b] = total;
-    total += atomicLoad(&bins[b]);
-  }
-  if (lid == WORKGROUP - 1u) { before[BINS] = total; }
-  workgroupBarrier();
-  let zeros = u32(end - begin) - present_count;
-  var waiting = 0u;
-  for (var line = lid * OWN_LINES; line < rolled((lid + 1u) * OWN_LINES); line++) {
-    var stays = 0u;
-    var open = 0u;
-    for (var k = 0u; k < rolled(LINE_VEC8S); k++) {
-      let vec8 = i32(start.vec8 + LINE_VEC8S * line + k);
-      if (vec8 < first || vec8 >= last || 8 * vec8 >= i32(start.elements)) { continue; }
-      let keys = row_keys(drop, vec8, begin, end);
-      let random = draw_from(drop.stream, u32(vec8));
-      let near = bounds(start, drop.input, keys.a, random.a, low, shift, zeros);
-      let far = bounds(start, drop.input, keys.b, random.b, low, shift, zeros);
-      stays |= (near.x | (far.x << 4u)) << (8u * k);
-      open |= (near.y | (far.y << 4u)) << (8u * k);
+    var sum_s = vec4i(0);
+    var sum_t = vec4i(0);
+    var sum_u = vec4i(0);
+    var sum_v = vec4i(0);
+    for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
+      let keys = row_keys(drop, o, begin, end);
+      sum_s += smaller(keys, than(s, o));
+      sum_t += smaller(keys, than(t, o));
+      sum_u += smaller(keys, than(u, o));
+      sum_v += smaller(keys, than(v, o));
     }
-    atomicOr(&drawn[LINES * (drop.input - 1u) + line], stays);
-    unsure[line] = open;
-    waiting += countOneBits(open);
-  }
-  loop {
-    workgroupBarrier();
+    add_ranks(0u, sum_s);
+    add_ranks(4u, sum_t);
+    add_ranks(8u, sum_u);
+    add_ranks(12u, sum_v);
+    let cleared = next(turn);
+    for (var w = lid; w < SPLITS; w += WORKGROUP) { atomicStore(&split_ranks[cleared + w], 0u); }
     if (lid == 0u) { atomicStore(&asking, 0u); }
-    for (var t = lid; t < ASKED; t += WORKGROUP) { atomicStore(&asked_ranks[t], 0u); }
     workgroupBarrier();
+    let limit_s = limits(start, drop.input, 0u);
+    let limit_t = limits(start, drop.input, 4u);
+    let limit_u = limits(start, drop.input, 8u);
+    let limit_v = limits(start, drop.input, 12u);
+    if (guess) {
+      for (var line = head_line + lid; line < till_line; line += WORKGROUP) {
+        var stays = 0u;
+        var open = 0u;
+        for (var k = 0u; k < rolled(LINE_VEC8S); k++) {
+          let vec8 = origin + i32(LINE_VEC8S * line + k);
+          if (vec8 < head || vec8 >= till) { continue; }
+          let keys = row_keys(drop, vec8, begin, end);
+          let random = draw_from(drop.stream, u32(vec8));
+          for (var h = 0u; h < 2u; h++) {
+            let some = select(keys.b, keys.a, h == 0u);
+            let key = vec4i(some);
+            let word = signed(select(random.b, random.a, h == 0u));
+            // Splits that an element is before are the last ones, those whose limits its word is below the first
+            // ones. Where there are more than splits, an element is in both, where there are fewer, in neither.
+            let sides = ((both(key, word, s.keys, limit_s) + both(key, word, t.keys, limit_t)) +
+                         (both(key, word, u.keys, limit_u) + both(key, word, v.keys, limit_v))) +
+                        (less(word, vec4i(ends.x)) + less(word, vec4i(ends.y)));
+            let counted = present(some);
+            stays |= bits_of(counted & (sides < vec4i(i32(SPLITS) + 1))) << (8u * k + 4u * h);
+            open |= bits_of(counted & (sides == vec4i(i32(SPLITS) + 1))) << (8u * k + 4u * h);
+          }
+        }
+        atomicOr(&drawn[drawn_at + line], stays);
+        unsure[line] = open;
+        waiting += countOneBits(open);
+      }
+    } else {
+      // Of every element that was asked the rank is known.
+      for (var w = lid; w < min(all_open, SPLITS); w += WORKGROUP) {
+        let e = one_of(drop, split_places[w]);
+        // What is equal and before it in its own vec8 has not been counted.
+        let own = row_keys(drop, e.place >> 3u, begin, end);
+        let more = equal4(own.a, e.key, e.place & 7) + equal4(own.b, e.key, (e.place & 7) - 4);
+        let bounds = bound(limit(start, drop.input, vec4u(atomicLoad(&split_ranks[turn + w]) + more)));
+        let line = u32(e.place - 8 * origin) / 32u;
+        if (e.word >= bounds.x) { atomicOr(&drawn[drawn_at + line], 1u << (u32(e.place) & 31u)); }
+      }
+      // What was asked splits the row for the others.
+      if (all_open > SPLITS) {
+        waiting = 0u;
+        for (var line = head_line + lid; line < till_line; line += WORKGROUP) {
+          var stays = 0u;
+          var open = unsure[line];
+          for (var left = open; left != 0u; left &= left - 1u) {
+            let e = one_of(drop, 8 * (origin + i32(LINE_VEC8S * line)) + i32(countTrailingZeros(left)));
+            let says = (verdict(s, limit_s, e) | verdict(t, limit_t, e)) |
+                       (verdict(u, limit_u, e) | verdict(v, limit_v, e));
+            let bit = left & (0u - left);
+            if (says.x) { stays |= bit; }
+            if (any(says)) { open ^= bit; }
+          }
+          atomicOr(&drawn[drawn_at + line], stays);
+          unsure[line] = open;
+          waiting += countOneBits(open);
+        }
+      }
+    }
+    turn = cleared;
+    if (!guess) {
+      if (all_open <= SPLITS) { break; }
+      workgroupBarrier();
+    }
     if (waiting != 0u) {
-      var t = atomicAdd(&asking, waiting);
-      for (var line = lid * OWN_LINES; line < (lid + 1u) * OWN_LINES && t < ASKED; line++) {
-        var open = unsure[line];
-        for (; open != 0u && t < ASKED; t++) {
-          let vec8 = start.vec8 + LINE_VEC8S * line + countTrailingZeros(open) / 8u;
-          let e = countTrailingZeros(open) & 7u;
-          let keys = keys_at(drop, i32(vec8));
-          asked_keys[t] = select(keys.a, keys.b, e >= 4u)[e & 3u];
-          asked_places[t] = i32(8u * vec8 + e);
-          open &= open - 1u;
+      var w = atomicAdd(&asking, waiting);
+      for (var line = head_line + lid; line < till_line && w < SPLITS; line += WORKGROUP) {
+        var left = unsure[line];
+        for (; left != 0u && w < SPLITS; w++) {
+          let e = one_of(drop, 8 * (origin + i32(LINE_VEC8S * line)) + i32(countTrailingZeros(left)));
+          split_keys[w] = e.key;
+          split_places[w] = e.place;
+          left &= left - 1u;
           waiting -= 1u;
         }
-        unsure[line] = open;
+        unsure[line] = left;
       }
     }
-    workgroupBarrier();
-    if (lid == 0u) { asked = min(atomicLoad(&asking), ASKED); }
-    let count = workgroupUniformLoad(&asked);
-    if (count == 0u) { break; }
-    for (var t = 0u; t < count; t += 4u) {
-      let key = vec4u(asked_keys[t], asked_keys[t + 1u], asked_keys[t + 2u], asked_keys[t + 3u]);
-      let at = vec4i(asked_places[t], asked_places[t + 1u], asked_places[t + 2u], asked_places[t + 3u]);
-      var ranks = vec4u(0u);
-      for (var o = first + i32(lid); o < last; o += i32(WORKGROUP)) {
-        let keys = row_keys(drop, o, begin, end);
-        let ahead = clamp(at - 8 * o, vec4i(0), vec4i(8)); // elements of the vec8 before each
-        ranks += vec4u(smaller(keys, key.x, ahead.x), smaller(keys, key.y, ahead.y),
-                       smaller(keys, key.z, ahead.z), smaller(keys, key.w, ahead.w));
-      }
-      for (var j = 0u; j < 4u; j++) { atomicAdd(&asked_ranks[t + j], ranks[j]); }
-    }
-    workgroupBarrier();
-    for (var t = lid; t < count; t += WORKGROUP) {
-      let element = u32(asked_places[t]);
-      let random = draw_from(drop.stream, element / 8u);
-      let word = select(random.a, random.b, (element & 4u) != 0u)[element & 3u];
-      if (passes(vec4u(word), limit(start, drop.input, vec4u(atomicLoad(&asked_ranks[t])))).x) {
-        atomicOr(&drawn[line_of(start, element / 8u, drop.input)], 1u << (element % 32u));
-      }
-    }
+    all_open = workgroupUniformLoad(&asking);
+    if (all_open == 0u) { break; }
   }
-}
-
-// How many of eight keys are smaller, or equal and among the first `before`.
-fn smaller(keys: Ranks, key: u32, before: i32) -> u32 {
-  return smaller4(keys.a, key, before) + smaller4(keys.b, key, before - 4);
-}
-
-// How many of four keys are smaller, or equal and among the first `before`.
-fn smaller4(keys: vec4u, key: u32, before: i32) -> u32 {
-  let than = select(vec4u(key), vec4u(key + 1u), vec4i(0, 1, 2, 3) < vec4i(before));
-  return dot(ones(keys < than), vec4u(1u));
-}
-
-// Bits of four elements: those that stay whatever their rank in their bin, and those where that decides.
-fn bounds(start: Place, i: u32, keys: vec4u, random: vec4u, low: u32, shift: u32, zeros: u32) -> vec2u {
-  let bin = bins_of(keys, low, shift);
-  let first = vec4u(before[bin.x], before[bin.y], before[bin.z], before[bin.w]);
-  let last = vec4u(before[bin.x + 1u], before[bin.y + 1u], before[bin.z + 1u], before[bin.w + 1u]);
-  let counted = present(keys);
-  let stays = counted & passes(random, limit(start, i, first + vec4u(zeros)));
-  let may = counted & passes(random, limit(start, i, last + vec4u(zeros) - vec4u(1u)));
-  return vec2u(bits_of(stays), bits_of(may) & ~bits_of(stays));
 }

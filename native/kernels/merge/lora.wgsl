@@ -77,6 +77,15 @@ fn product(p: Place, pair: u32, first: u32, rows: u32, columns: u32) -> Vec8 {
   return sum;
 }
 
+// Counts and stores; `asked`: where a product is not zero.
+fn finish(p: Place, x: Vec8, sum: Vec8, asked_a: vec4<bool>, asked_b: vec4<bool>) {
+  let same_a = rounded(sum.a) == rounded(x.a);
+  let same_b = rounded(sum.b) == rounded(x.b);
+  changed += count4(!same_a, 0u, p.live) + count4(!same_b, 4u, p.live);
+  swallowed += count4(same_a & asked_a, 0u, p.live) + count4(same_b & asked_b, 4u, p.live);
+  store(p, sum);
+}
+
 fn adapt(p: Place) {
   let columns = u32(coef(p, 0u));
   let rows = u32(coef(p, 1u));
@@ -94,20 +103,103 @@ fn adapt(p: Place) {
     asked_a = asked_a | (a != vec4f(0.0));
     asked_b = asked_b | (b != vec4f(0.0));
   }
-  let same_a = rounded(sum.a) == rounded(x.a);
-  let same_b = rounded(sum.b) == rounded(x.b);
-  changed += count4(!same_a, 0u, p.live) + count4(!same_b, 4u, p.live);
-  swallowed += count4(same_a & asked_a, 0u, p.live) + count4(same_b & asked_b, 4u, p.live);
-  store(p, sum);
+  finish(p, x, sum, asked_a, asked_b);
+}
+
+// How many rows a strip has: what is loaded of A serves all of them.
+const STRIP = 4u;
+
+// Whether all products can be computed strip by strip. Types that are found in the call would make the unrolled loops
+// take seconds to compile.
+fn in_strips(p: Place) -> bool {
+  if (TRANSPOSED == 1u || WEIGHT == DTYPE_MIXED || FACTORS == DTYPE_MIXED) { return false; }
+  var all = (u32(coef(p, 0u)) & 7u) == 0u;
+  for (var pair = 0u; pair < rolled((INPUTS - 1u) / 2u); pair++) {
+    let words = 2u + PAIR_WORDS * pair;
+    all = all && (u32(coef(p, words)) & 7u) == 0u && u32(coef(p, words + 2u)) == 1u;
+  }
+  return all;
+}
+
+// Eight columns of the rows of a strip: the same sums as of `adapt`, in the same order.
+fn adapt_strip(p: Place, row: u32, column: u32, columns: u32, first: u32) {
+  var sums: array<Vec8, STRIP>;
+  var olds: array<Vec8, STRIP>;
+  var asked: array<vec4<bool>, 2u * STRIP>;
+  var places: array<Place, STRIP>;
+  for (var r = 0u; r < STRIP; r++) {
+    // Rows before the segment wrap around, and are not live either.
+    let at = ((row + r) * columns + column - first) >> 3u;
+    places[r] = vec8_of(p.block, p.rec, select(at, 0x1fffffffu, (row + r) * columns + column < first), p.elements);
+    olds[r] = Vec8(vec4f(0.0), vec4f(0.0));
+    if (places[r].live != 0u) { olds[r] = vec8_at(places[r], 0u, places[r].vec8, WEIGHT); }
+    sums[r] = olds[r];
+    asked[2u * r] = vec4<bool>(false);
+    asked[2u * r + 1u] = vec4<bool>(false);
+  }
+  let rows = u32(coef(p, 1u));
+  for (var pair = 0u; pair < rolled((INPUTS - 1u) / 2u); pair++) {
+    let words = 2u + PAIR_WORDS * pair;
+    let rank = u32(coef(p, words));
+    let scale = coef(p, words + 1u);
+    let b_off = source_at(table[p.rec + RECORD_SOURCES + 1u + 2u * pair]);
+    let a_off = source_at(table[p.rec + RECORD_SOURCES + 2u + 2u * pair]);
+    var products: array<Vec8, STRIP>;
+    for (var r = 0u; r < STRIP; r++) { products[r] = Vec8(vec4f(0.0), vec4f(0.0)); }
+    for (var k = 0u; k < rank; k += 8u) {
+      var factors: array<Vec8, STRIP>;
+      for (var r = 0u; r < STRIP; r++) {
+        let b = load_bits(b_off, FACTORS, (min(row + r, rows - 1u) * rank + k) >> 3u);
+        factors[r] = Vec8(bitcast<vec4f>(b.a), bitcast<vec4f>(b.b));
+      }
+      for (var j = 0u; j < 8u; j++) {
+        let bits = load_bits(a_off, FACTORS, ((k + j) * columns + column) >> 3u);
+        for (var r = 0u; r < STRIP; r++) {
+          let factor = select(factors[r].a[j & 3u], factors[r].b[j & 3u], j >= 4u);
+          products[r].a += prod4(bitcast<vec4f>(bits.a), factor);
+          products[r].b += prod4(bitcast<vec4f>(bits.b), factor);
+        }
+      }
+    }
+    for (var r = 0u; r < STRIP; r++) {
+      let a = prod4(products[r].a, scale);
+      let b = prod4(products[r].b, scale);
+      sums[r] = Vec8(sums[r].a + a, sums[r].b + b);
+      asked[2u * r] = asked[2u * r] | (a != vec4f(0.0));
+      asked[2u * r + 1u] = asked[2u * r + 1u] | (b != vec4f(0.0));
+    }
+  }
+  for (var r = 0u; r < STRIP; r++) {
+    if (places[r].live != 0u) {
+      finish(places[r], olds[r], sums[r], asked[2u * r], asked[2u * r + 1u]);
+    }
+  }
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lid: u32) {
   let start = place(wid, nwg, lid);
-  for (var k = 0u; k < rolled(BLOCK_VEC8S / LANES); k++) {
-    let p = along(start, LANES * k);
-    if (p.live != 0u) { adapt(p); }
+  if (in_strips(start)) {
+    // The strips of the segment, cut into columns of eight, are dealt to its blocks in equal parts.
+    let columns = u32(coef(start, 0u));
+    let first = table[start.rec + RECORD_FLAT];
+    let blocks = (start.elements + BLOCK - 1u) / BLOCK;
+    let before = first / columns / STRIP;
+    let strips = (first + start.elements + columns - 1u) / columns;
+    let tasks = ((strips + STRIP - 1u) / STRIP - before) * (columns >> 3u);
+    let each = (tasks + blocks - 1u) / max(blocks, 1u);
+    let block = start.block - table[start.rec + RECORD_FIRST_BLOCK];
+    let end = select(0u, min(tasks, (block + 1u) * each), start.elements != 0u);
+    for (var task = block * each + lid; task < end; task += LANES) {
+      let strip = before + task / (columns >> 3u);
+      adapt_strip(start, STRIP * strip, 8u * (task % (columns >> 3u)), columns, first);
+    }
+  } else {
+    for (var k = 0u; k < rolled(BLOCK_VEC8S / LANES); k++) {
+      let p = along(start, LANES * k);
+      if (p.live != 0u) { adapt(p); }
+    }
   }
   if (changed != 0u) { atomicAdd(&counts[count_index(start, COUNT_CHANGED)], changed); }
   if (swallowed != 0u) { atomicAdd(&counts[count_index(start, COUNT_SWALLOWED)], swallowed); }
