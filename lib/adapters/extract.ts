@@ -100,7 +100,7 @@ export interface ExtractForecast {
 }
 
 const what = 'The extraction'
-/** Reads of a difference that goes through the range finder, and of one that is small; the norm and the residual too. */
+/** How often a difference is read for the range finder, and a small one; norm and residual included. */
 const passes = { sketch: 8, whole: 3 }
 
 /**

@@ -17,7 +17,7 @@ export function signs(rows: number, width: number, name: string, seed: number): 
   return result
 }
 
-/** Words of FNV-1a-64 of the name and of model 0, as merges key it: in four parts of 16 bits, whose products are exact. */
+/** Words of FNV-1a-64 of the name and model 0, as merges key it: in four parts of 16 bits, whose products are exact. */
 function hash(name: string): [number, number] {
   const parts = [0x2325, 0x8422, 0x9ce4, 0xcbf2]
   for (const byte of [...new TextEncoder().encode(name), 0, 0, 0, 0, 0]) {

@@ -5,13 +5,10 @@
 
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
 import type { NativeDispatch } from '../native/border.js'
-import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
 import { packParameters } from '../native/parameters.js'
 import { throwIfAborted, WeightsmithError } from '../util/errors.js'
-import { bytesOf } from './device.js'
-
-type Device = Pick<Host, 'device' | 'memory'>
+import { bytesOf, type Device } from './device.js'
 
 /** Terms of the sums that kernels add in order; tiles are whole runs, so that sums do not depend on them. */
 const run = 64

@@ -11,7 +11,7 @@ import { addLoraResize } from './lora_resize.js'
 export function addLora(program: Command): void {
   const lora = program
     .command('lora')
-    .description('LoRA adapters: inspect them, fold them into models, and make others of them')
+    .description('LoRA adapters: inspect, extract and fold them, and make others of them')
   addLoraInspect(lora)
   addLoraExtract(lora)
   addLoraFold(lora)

@@ -1,5 +1,5 @@
-// Squares of what a product of low rank leaves of rows of D: s[r, i] = sum_j (d[r, j] - sum_k b[first + r, k] a[k, j])^2
-// over the i-th run of 64 columns j. With rank 0 these are the squares of D.
+// Squares of what a product of low rank leaves of rows of D, over runs of 64 columns j:
+// s[r, run] = sum_j (d[r, j] - sum_k b[first + r, k] a[k, j])^2. With rank 0 these are the squares of D.
 struct Parameters { rows: u32, columns: u32, rank: u32, first: u32 } // first: the row of B that goes with row 0
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> d: array<f32>;

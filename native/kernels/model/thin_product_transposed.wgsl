@@ -1,6 +1,6 @@
-// Z += D^T X, of rows of D [rows, outer] and those of a thin X [.., width]: z[j, c] += sum_r d[r, j] x[first + r, c]. An
-// invocation has four columns of two rows of Z. Sums are taken over runs of 64 terms, and those added in order, so that
-// tiles of whole runs give what one tile would.
+// Z += D^T X, of rows of D [rows, outer] and those of a thin X [.., width]: z[j, c] += sum_r d[r, j] x[first + r, c].
+// An invocation has four columns of two rows of Z. Sums are taken over runs of 64 terms, and those added in order, so
+// that tiles of whole runs give what one tile would.
 struct Parameters { rows: u32, outer: u32, width: u32, first: u32 } // width in vectors; row of X that goes with row 0
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> d: array<f32>;
