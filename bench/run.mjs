@@ -13,6 +13,7 @@ import { batchTables } from './batch.mjs'
 import { forwardTables } from './forward.mjs'
 import { kernelTables } from './kernels.mjs'
 import { loopTables } from './loop.mjs'
+import { loraTables } from './lora.mjs'
 import { machineFacts } from './machine.mjs'
 import { manuTables } from './manu.mjs'
 import { memoryTables } from './memory.mjs'
@@ -31,6 +32,7 @@ const groups = {
   memory: memoryTables,
   merge: mergeTables,
   sweep: sweepTables,
+  lora: loraTables,
   batch: batchTables,
   forward: forwardTables,
   manu: manuTables,
@@ -55,7 +57,7 @@ function size(text) {
 
 const program = new Command('npm run bench --')
   .description(
-    'Print the figures of this machine: kernels, merges, sweeps, batches, forward passes, memory, event loop, opening, Python peers.',
+    'Print the figures of this machine: kernels, merges, sweeps, LoRA, batches, forward passes, memory, event loop, opening, Python peers.',
   )
   .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
   .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)

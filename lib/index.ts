@@ -16,6 +16,13 @@ export {
   combineMethods,
 } from './adapters/combine.js'
 export {
+  type ExtractedModule,
+  type ExtractForecast,
+  type ExtractOptions,
+  type ExtractReport,
+  extractAdapter,
+} from './adapters/extract.js'
+export {
   type FoldedElements,
   type FoldForecast,
   type FoldOptions,

@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, errorCodes, kernels, methods } from 'weightsmith'
+import { thinKernels } from '../lib/adapters/thin_products.js'
 import type { MergeMethod, ParameterScalar, ParameterSpec, Step, TensorParameters } from '../lib/merge/methods/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { modelKernels } from '../lib/runtime/index.js'
@@ -81,7 +82,7 @@ describe('the registry of kernels', () => {
   test('has the kernels of the addon', () => {
     const names = [
       ...kernels.keys(),
-      ...Object.keys(modelKernels).map(
+      ...Object.keys({ ...modelKernels, ...thinKernels }).map(
         (name) => `model/${name.replace(/[A-Z]/g, (capital) => `_${capital.toLowerCase()}`)}`,
       ),
     ]

@@ -56,7 +56,7 @@ export interface CombineOptions extends AdapterOptions, RankOptions {
   method?: CombineMethod | undefined
   /** All but cat and linear: share of the elements of each update that is kept, above 0 and up to 1. */
   density?: number | undefined
-  /** ties, dare_ties: signs are elected by the sum of updates (`total`, default) or how many have each (`frequency`). */
+  /** ties, dare_ties: elect signs by the sum of updates (`total`, the default) or by their number (`frequency`). */
   majority?: 'total' | 'frequency' | undefined
   /**
    * Combine A and B apart, by the roots of their weights, as PEFT's add_weighted_adapter does. It needs equal ranks,

@@ -88,6 +88,26 @@ export async function stored(
   )
 }
 
+/** Arrays as they are read back when they are stored as a type; throws what `stored` throws. */
+export async function roundedFactors(
+  host: Device,
+  arrays: readonly Float32Array<ArrayBuffer>[],
+  dtype: StoreDType,
+  name: string,
+  signal?: AbortSignal,
+): Promise<Float32Array<ArrayBuffer>[]> {
+  const bytes = await stored(host, arrays, dtype, name, signal)
+  const results = arrays.map(({ length }) => new Float32Array(length))
+  const conversions = results.map(({ length }, place) => ({
+    input: { place, offset: 0, dtype },
+    elements: length,
+    scale: 1,
+  }))
+  const inputs = bytes.map((memory) => ({ memory }))
+  await convert(host, inputs, results.map(bytesOf), 'F32', signal, conversions)
+  return results
+}
+
 /** Each input times its scale into its own output; gives how many results are not finite. */
 async function convert(
   { device, memory }: Device,

@@ -2,6 +2,7 @@
 
 import type { Command } from 'commander'
 import { addLoraCombine } from './lora_combine.js'
+import { addLoraExtract } from './lora_extract.js'
 import { addLoraFold } from './lora_fold.js'
 import { addLoraInspect } from './lora_inspect.js'
 import { addLoraMix } from './lora_mix.js'
@@ -12,6 +13,7 @@ export function addLora(program: Command): void {
     .command('lora')
     .description('LoRA adapters: inspect them, fold them into models, and make others of them')
   addLoraInspect(lora)
+  addLoraExtract(lora)
   addLoraFold(lora)
   addLoraCombine(lora)
   addLoraResize(lora)

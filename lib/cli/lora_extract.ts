@@ -1,0 +1,82 @@
+/** `weightsmith lora extract`. */
+
+import type { Command } from 'commander'
+import { type ExtractForecast, type ExtractOptions, type ExtractReport, extractAdapter } from '../adapters/extract.js'
+import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
+import { signal } from './interrupt.js'
+import { device, dryRun, json, memory, overwrite, realNumber, seed, wholeNumber } from './options.js'
+import { type Common, printResult, verb, withEngine } from './verb.js'
+
+export function addLoraExtract(lora: Command): void {
+  verb(
+    lora,
+    'extract',
+    'make an adapter of what training has changed in a model',
+    'weightsmith lora extract ./base ./tuned ./adapter --energy 0.9 --max-rank 128',
+  )
+    .argument('<base>', 'the model that was trained')
+    .argument('<tuned>', 'what came of it')
+    .argument('<out>', 'the folder of the adapter')
+    .addOption(wholeNumber('--rank', 'rank of every module (default: 16)'))
+    .addOption(realNumber('--energy', 'the smallest ranks that keep this share of the squared norm of each difference'))
+    .addOption(realNumber('--tolerance', 'the smallest ranks that leave at most this share of the norm'))
+    .addOption(wholeNumber('--budget', 'parameters of all factors together, spent where they keep most'))
+    .addOption(wholeNumber('--max-rank', 'highest rank with --energy, --tolerance or --budget'))
+    .option('--dtype <type>', 'how factors are stored: float32, float16 or bfloat16', 'float32')
+    .addOption(seed('seed of the random signs that the range of a difference is found by'))
+    .addOption(overwrite())
+    .addOption(dryRun('check everything, but compute and write nothing'))
+    .addOption(memory())
+    .addOption(device())
+    .addOption(json())
+    .action(run)
+}
+
+async function run(
+  base: string,
+  tuned: string,
+  out: string,
+  { json, device, memory, ...options }: Common & Omit<ExtractOptions, 'out'>,
+): Promise<void> {
+  const flags = { json, device, memory } as Common
+  const found = await withEngine('extract', flags, (engine, progress) =>
+    extractAdapter(engine, base, tuned, { ...options, out, signal, onProgress: progress.show }),
+  )
+  printResult(found, { report: text, forecast: forecastText }, flags)
+}
+
+function forecastText({ base, tuned, linears, others, bytesRead, device }: ExtractForecast): string {
+  return (
+    `Would compare ${plural(linears, 'linear')} and ${plural(others, 'other tensor')} of ${tuned} with ${base}, and ` +
+    `read at least ${bytes(bytesRead)}, on ${device}.`
+  )
+}
+
+function text(report: ExtractReport): string {
+  const { modules, saved, unchanged, dropped, norm, residual } = report
+  const left = norm === 0 ? 0 : residual / norm
+  const lines = [
+    `${report.out}: ${plural(modules.length, 'module')} as factors of ${parameters(report.parameters)} parameters, ` +
+      `${bytes(report.bytesWritten)}, in ${milliseconds(report.milliseconds)} on ${report.device}.`,
+    `They leave ${percent(left)} of the norm of what has changed (${residual.toPrecision(4)} of ${norm.toPrecision(4)}).`,
+    '',
+    table(
+      ['module', 'rank', '‖Δ‖', 'kept energy', 'residual', 'relative'],
+      modules
+        .slice(0, shownRows)
+        .map((module) => [
+          module.module,
+          String(module.rank),
+          module.norm.toExponential(3),
+          percent(module.energy),
+          module.residual.toExponential(3),
+          (module.residual / module.norm).toExponential(2),
+        ]),
+    ),
+  ]
+  if (modules.length > shownRows) lines.push(`and ${modules.length - shownRows} more; --json has all.`)
+  for (const { module, reason } of saved) lines.push(`${module} is kept whole: ${reason}.`)
+  if (dropped.length > 0) lines.push(`The budget leaves nothing for ${dropped.join(', ')}.`)
+  if (unchanged.length > 0) lines.push(`${plural(unchanged.length, 'tensor')} unchanged: ${unchanged.join(', ')}.`)
+  return lines.join('\n')
+}
