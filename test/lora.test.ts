@@ -1,8 +1,8 @@
 /** The verbs of LoRA that read adapters: fold and inspect, with adapters of every kind that can be folded. */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, type FoldOptions, foldAdapters, inspectAdapter, merge } from 'weightsmith'
+import { Engine, evaluate, type FoldOptions, foldAdapters, generate, inspectAdapter, merge } from 'weightsmith'
 import { bf16, f32, type Raw, readFolder, values, writeModel, writeSafetensors } from './checkpoint.js'
 import { cli } from './child.js'
 import { golden } from './goldens.js'
@@ -549,5 +549,33 @@ describe('the command line', () => {
     const shown = await cli('lora', 'inspect', path, '--base', base)
     expect(shown.stdout).toMatch(/q_proj\.weight +48x40 +4 +6 +1\.5 +F32/)
     expect((await cli('lora', 'fold', '--help')).stdout).toMatch(/Example:\n {2}weightsmith lora fold/)
+  })
+})
+
+describe('a model with adapters that is run', () => {
+  test.each([
+    ['plain', 'reasoner/base'],
+    ['dora', 'reasoner/base'],
+    ['trainable-tokens', 'reasoner/base'],
+    ['tied-saved', 'lora/tied'],
+  ])('says what the folded model says: %s', async (name, base) => {
+    const path = golden(`lora/adapters/${name}`)
+    const { out } = await fold(golden(base), [path])
+    const data = golden('reasoner/tasks/calibration.jsonl')
+    const run = async (model: string) => {
+      const { sets } = await evaluate(engine, model, { data, metric: 'nll', limit: 8 })
+      const { continuations } = await generate(engine, model, ['12+34='], { maxTokens: 4 })
+      return { loss: sets[0]!.value, text: continuations[0]!.text }
+    }
+    for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
+      if (!existsSync(join(out, file))) copyFileSync(join(golden('reasoner/base'), file), join(out, file))
+    }
+    const bare = fresh('base')
+    cpSync(golden(base), bare, { recursive: true })
+    for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
+      if (!existsSync(join(bare, file))) copyFileSync(join(golden('reasoner/base'), file), join(bare, file))
+    }
+    expect(await run(`${bare}+${path}`)).toEqual(await run(out))
+    expect(await run(bare)).not.toEqual(await run(out))
   })
 })

@@ -4,11 +4,11 @@
  * and its vectors times Q and P are the update's.
  */
 
-import { createHash } from 'node:crypto'
 import type { NativeAddon } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { type Array32, product, turned } from './device.js'
 import type { Factors } from './factors.js'
+import { signs } from './sketch.js'
 
 /** How many singular values are kept: the fewest that `energy` or `tolerance` asks for, and at most `rank`. */
 export interface Target {
@@ -117,7 +117,7 @@ async function sketched(
     Float32Array.from((await host.addon.thinQr(array, height, width)).q)
   const times = (x: Array32) => product(host, [matrix, x], { rows, rank: columns, columns: width }, signal)
   const timesAcross = (x: Array32) => product(host, [across, x], { rows: columns, rank: rows, columns: width }, signal)
-  let q = await orthonormal(await times(signs(name, columns * width)), rows)
+  let q = await orthonormal(await times(signs(columns, width, name, 0)), rows)
   for (let round = 0; round < rounds; round++) {
     q = await orthonormal(await times(await orthonormal(await timesAcross(q), columns)), rows)
   }
@@ -127,14 +127,6 @@ async function sketched(
   // a small difference of large sums says little
   const rest = await product(host, [found.b, found.a], { rows, rank: found.rank, columns, scale: -1 }, signal, matrix)
   return { ...found, norm: Math.sqrt(squares(matrix)), lost: Math.sqrt(squares(rest)) }
-}
-
-/** A random sketch: 1 and -1, the same for one name on every machine. */
-function signs(name: string, count: number): Array32 {
-  const bits = createHash('shake256', { outputLength: Math.ceil(count / 8) })
-    .update(name)
-    .digest()
-  return Float32Array.from({ length: count }, (_, i) => (((bits[i >> 3] ?? 0) >> (i & 7)) & 1 ? 1 : -1))
 }
 
 function squares(array: Array32): number {

@@ -23,7 +23,7 @@ export function addEval(program: Command): void {
     'measure a model on prompts and answers: loss, perplexity, exact match or multiple choice',
     'weightsmith eval ./merged --data test.jsonl --metric exact-match',
   )
-    .argument('<model>', 'a folder or org/name in the local cache')
+    .argument('<model>', 'a folder or org/name in the local cache; model+adapter adds a LoRA adapter')
     .requiredOption(
       '--data <file...>',
       '.jsonl files with one {"prompt": ..., "answer": ...} per line, joined as they are; "image" is optional; choice needs "choices"; nll and ppl also take {"text": ...}',

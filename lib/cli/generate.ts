@@ -24,7 +24,7 @@ export function addGenerate(program: Command): void {
     'continue prompts, in batches, by greedy decoding or sampling',
     'weightsmith generate ./merged --data questions.jsonl --temperature 0.7 --samples 3 --out answers.jsonl',
   )
-    .argument('<model>', 'a folder or org/name in the local cache')
+    .argument('<model>', 'a folder or org/name in the local cache; model+adapter adds a LoRA adapter')
     .argument('[prompts...]', 'the texts to continue')
     .option(
       '--data <file>',

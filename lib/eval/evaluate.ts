@@ -1,12 +1,13 @@
 /** `evaluate`: loss, perplexity, exact match or multiple choice of a model on a data set. */
 
+import { openWithAdapters } from '../adapters/adapted_model.js'
 import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { ImageLoader, openTokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import type { Model } from '../runtime/index.js'
 import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
-import { checkpointOf, modelOf } from '../runtime/open_model.js'
+import { modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
@@ -119,7 +120,7 @@ export async function evaluate(
   const begin = performance.now()
   const files = [options.data].flat()
   if (files.length === 0) throw misuse('Pass at least one data set.')
-  const checkpoint = await checkpointOf(engine, path)
+  const checkpoint = await openWithAdapters(engine, path, signal)
   const tokenizer = await openTokenizer(checkpoint)
   const { spec } = modelOf(engine, checkpoint, {})
   checkOptions(options, { ends: tokenizer.ends, spec, checkpoint })

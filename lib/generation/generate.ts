@@ -1,11 +1,12 @@
 /** `generate`: continues prompts, by greedy decoding or sampling. */
 
+import { openWithAdapters } from '../adapters/adapted_model.js'
 import type { ImageSource } from '../data/images/index.js'
 import { type ChatMessage, checkIds, ImageLoader, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { rowsOf } from '../runtime/index.js'
 import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
-import { checkpointOf, modelOf } from '../runtime/open_model.js'
+import { modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
@@ -111,7 +112,7 @@ export async function generate(
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
   if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
   const begin = performance.now()
-  const checkpoint = await checkpointOf(engine, path)
+  const checkpoint = await openWithAdapters(engine, path, signal)
   const tokenizer = await openTokenizer(checkpoint)
   const lines = prompts.map((given, i) => {
     const asked: PromptWithImage = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }

@@ -291,7 +291,9 @@ export class Model {
   private async prefetch(partition: Partition, plan: ExecutionPlan, signal: AbortSignal): Promise<void> {
     const scratch = new Uint8Array(2 ** 20)
     for (const { begin, end, file } of this.passing(partition, plan)) {
-      const handle = await open(this.checkpoint.files[file]?.path ?? '', 'r')
+      const { path = '', memory } = this.checkpoint.files[file] ?? {}
+      if (memory !== undefined) continue
+      const handle = await open(path, 'r')
       try {
         for (let at = begin; at < end && !signal.aborted; at += scratch.length) {
           await handle.read(scratch, 0, Math.min(scratch.length, end - at), at)
@@ -376,9 +378,10 @@ export class Model {
         const { begin, file } = this.tensor(name)
         for (const block of buffers.tensors.get(name) ?? []) {
           const row = block.columns * (block.dtype === 'F32' ? 4 : 2)
-          const path = this.checkpoint.files[file]?.path ?? ''
+          const { path = '', memory } = this.checkpoint.files[file] ?? {}
           const at = { begin: begin + block.first * row, bytes: block.rows * row }
-          const writes: NativeWork['writes'] = [{ buffer: buffers.staging, offset: 0, path, ...at }]
+          const from = memory ? { memory: memory.subarray(at.begin, at.begin + at.bytes) } : { path, ...at }
+          const writes: NativeWork['writes'] = [{ buffer: buffers.staging, offset: 0, ...from }]
           for (const by of ['row', 'column'] as const) {
             const list = this.zerosOf(name, block, by)
             if (list.length === 0) continue

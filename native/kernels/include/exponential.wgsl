@@ -17,7 +17,8 @@ fn exponential(v: vec4f) -> Exponential {
   tail = vec4f(1.0 / 6.0) + mul4(r, tail);
   tail = vec4f(0.5) + mul4(r, tail);
   let less = r + mul4(mul4(r, r), tail); // e^r - 1
-  let power = bitcast<vec4f>(vec4u(vec4i(n) + vec4i(127)) << vec4u(23u));
+  // n is in the low bits of n + 1.5 * 2^23. Software drivers make an integer of a float lane by lane.
+  let power = bitcast<vec4f>((bitcast<vec4u>(n + vec4f(0x1.8p23)) + vec4u(127u)) << vec4u(23u));
   return Exponential(mul4(power, vec4f(1.0) + less), mul4(power, less) + (power - vec4f(1.0)));
 }
 

@@ -41,9 +41,9 @@ fn keys(p: Place, model: u32) -> Keys {
   var a = delta(x.a, base.a);
   var b = delta(x.b, base.b);
   if (WEIGHTED == 1u) {
-    let lines = lines_of(p);
-    a = bitcast<vec4f>(flush(bitcast<vec4u>(a * line_coef4(p, lines.a, 1u, 0u))));
-    b = bitcast<vec4f>(flush(bitcast<vec4u>(b * line_coef4(p, lines.b, 1u, 0u))));
+    let weights = line_coefs(p, 1u, 0u);
+    a = bitcast<vec4f>(flush(bitcast<vec4u>(a * weights.a)));
+    b = bitcast<vec4f>(flush(bitcast<vec4u>(b * weights.b)));
   }
   return Keys(magnitude(a), magnitude(b));
 }

@@ -36,6 +36,19 @@ fn lines_of(p: Place) -> Lines {
                vec4u(row) + select(vec4u(0u), vec4u(1u), b >= end));
 }
 
+// Coefficient `k` of `count` of each element of the vec8. A row of eight elements or more takes up all of the vec8 or
+// ends in it: two words are read.
+fn line_coefs(p: Place, count: u32, k: u32) -> Vec8 {
+  let lines = lines_of(p);
+  if (ACROSS == 1u || line_size(p) < 8u) {
+    return Vec8(line_coef4(p, lines.a, count, k), line_coef4(p, lines.b, count, k));
+  }
+  let first = part(p) + 2u + k;
+  let here = vec4f(bitcast<f32>(table[first + lines.a.x * count]));
+  let last = vec4f(bitcast<f32>(table[first + lines.b.w * count]));
+  return Vec8(select(last, here, lines.a == vec4u(lines.a.x)), select(last, here, lines.b == vec4u(lines.a.x)));
+}
+
 // Coefficient `k` of `count` of each of four lines.
 fn line_coef4(p: Place, lines: vec4u, count: u32, k: u32) -> vec4f {
   let first = part(p) + 2u + k;

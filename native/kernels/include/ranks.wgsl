@@ -116,8 +116,10 @@ fn signed(word: vec4u) -> vec4i { return vec4i(word ^ vec4u(0x80000000u)); }
 // The whole part of a limit as such a word.
 fn bound(limit: vec4f) -> vec4i {
   let high = floor(limit * vec4f(0x1p-16));
-  let low = limit - high * vec4f(0x1p16);
-  return signed((vec4u(vec4i(high)) << vec4u(16u)) | vec4u(vec4i(low)));
+  let low = floor(limit - high * vec4f(0x1p16));
+  // A whole number is in the low bits of its sum with 2^23. Software drivers make an integer of a float lane by lane.
+  let words = bitcast<vec4u>(high + vec4f(0x1p23)) << vec4u(16u);
+  return signed(words | (bitcast<vec4u>(low + vec4f(0x1p23)) & vec4u(0xffffu)));
 }
 
 fn bits_of(mask: vec4<bool>) -> u32 {

@@ -159,11 +159,11 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   workgroupBarrier();
   for (var s = lid; long && elements != 0u && s < slots; s += 64u) {
     var share = nothing();
-    for (var j = 0u; j < 2u * CHUNKS; j++) {
-      // In the order of the elements: what is left of a row, then the beginning of the next one.
-      let chunk = j / 2u;
-      let slot = (offset + CHUNK * chunk) / size + (j & 1u);
-      if (slot == s) { share = together(share, shares[chunk + CHUNKS * (j & 1u)]); }
+    // In the order of the elements: what is left of the chunk in which the row begins, then whole chunks.
+    let first = max(s * size, offset) - offset;
+    let last = min(elements, max((s + 1u) * size, offset) - offset);
+    for (var chunk = first / CHUNK; chunk * CHUNK < last; chunk++) {
+      share = together(share, shares[chunk + select(0u, CHUNKS, chunk * CHUNK < first)]);
     }
     write(start.block, slots, s, share);
   }
