@@ -8,6 +8,7 @@ import { Difference } from '../lib/adapters/thin_products.js'
 import { openCheckpoint } from '../lib/checkpoint/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { f32, type Raw, readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
+import { cli } from './child.js'
 import { golden } from './goldens.js'
 import { uniform } from './random.js'
 import { encode } from './reference/dtypes.js'
@@ -495,4 +496,17 @@ test('models that differ in no linear give no adapter', async () => {
     code: 'ERR_WEIGHTSMITH_ARGUMENT',
     message: 'The adapter would have no factors, and PEFT loads none without.',
   })
+})
+
+test('the command line extracts, forecasts and explains itself', async () => {
+  const [base, tuned, out] = [small(), small({ [`${up}.weight`]: matrix(8, 6, 1) }), fresh('adapter')]
+  const forecast = await cli('lora', 'extract', base, tuned, out, '--tolerance', '0.5', '--dry-run', '--json')
+  expect(JSON.parse(forecast.stdout)).toMatchObject({ forecast: { base, tuned, linears: 4 } })
+  const done = await cli('lora', 'extract', base, tuned, out, '--rank', '6', '--dtype', 'bfloat16')
+  expect(done).toMatchObject({ code: 0, stdout: expect.stringMatching(/1 module as factors of 84 parameters/) })
+  expect(configOf(out)).toMatchObject({ r: 6, target_modules: [up] })
+  const again = await cli('lora', 'extract', base, tuned, out, '--json')
+  expect(again.code).toBe(1)
+  expect(JSON.parse(again.stdout)).toMatchObject({ error: { code: 'ERR_WEIGHTSMITH_OUTPUT_EXISTS' } })
+  expect((await cli('lora', 'extract', '--help')).stdout).toMatch(/Example:\n {2}weightsmith lora extract/)
 })
