@@ -47,9 +47,12 @@ export const rooms = {
       'native',
       'util',
     ],
-    score: ['data', 'runtime', 'engine', 'architectures', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
+    score: [
+      ...['adapters', 'data', 'runtime', 'engine', 'architectures'],
+      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
     prune: ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
-    compare: ['score', 'engine', 'checkpoint', 'native', 'util'],
+    compare: ['adapters', 'score', 'engine', 'checkpoint', 'native', 'util'],
     doctor: ['runtime', 'engine', 'native', 'util'],
 
     'workflows/imm': [

@@ -2,8 +2,19 @@
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, type FoldOptions, foldAdapters, generate, inspectAdapter, merge } from 'weightsmith'
-import { bf16, f32, type Raw, readFolder, values, writeModel, writeSafetensors } from './checkpoint.js'
+import {
+  diff,
+  Engine,
+  evaluate,
+  type FoldOptions,
+  foldAdapters,
+  generate,
+  inspectAdapter,
+  merge,
+  openScores,
+  score,
+} from 'weightsmith'
+import { bf16, f32, type Raw, readFolder, readSafetensors, values, writeModel, writeSafetensors } from './checkpoint.js'
 import { cli } from './child.js'
 import { golden } from './goldens.js'
 import { math } from './math.js'
@@ -548,8 +559,43 @@ describe('the command line', () => {
     near(readFolder(out).get(`${q}.weight`), adapted(wave(rows * columns, 1), 5, 2.25))
     const shown = await cli('lora', 'inspect', path, '--base', base)
     expect(shown.stdout).toMatch(/q_proj\.weight +48x40 +4 +6 +1\.5 +F32/)
+    const [tuned, extracted] = [golden('reasoner/improved-1'), fresh('extracted')]
+    const data = golden('reasoner/tasks/calibration.jsonl')
+    const args = [golden('reasoner/base'), tuned, extracted, '--rank', '8', '--data', data, '--json']
+    const { loss } = JSON.parse((await cli('lora', 'extract', ...args)).stdout) as { loss: Record<string, number> }
+    const lossOf = async (path: string) => (await evaluate(engine, path, { data })).sets[0]!.value
+    expect(loss).toEqual({
+      tuned: await lossOf(tuned),
+      adapted: await lossOf(`${golden('reasoner/base')}+${extracted}`),
+    })
     expect((await cli('lora', 'fold', '--help')).stdout).toMatch(/Example:\n {2}weightsmith lora fold/)
   })
+})
+
+test('a model with adapters is scored as the folded model is, and told from others', async () => {
+  const [base, path] = [golden('reasoner/base'), golden('lora/adapters/plain')]
+  const { out } = await fold(base, [path])
+  const data = golden('reasoner/tasks/calibration.jsonl')
+  const [mine, theirs] = [fresh('scores'), fresh('scores')]
+  await score(engine, `${base}+${path}`, { methods: ['wanda'], data, out: mine, limit: 4 })
+  await score(engine, out, { methods: ['wanda'], data, out: theirs, limit: 4 })
+  const arrays = (file: string) => [...readSafetensors(file)].map(([name, { bytes }]) => [name, bytes.toString('hex')])
+  expect(arrays(mine)).toEqual(arrays(theirs))
+  await expect(openScores(engine, mine, `${base}+${path}`)).resolves.toBeDefined()
+  await expect(openScores(engine, mine, base)).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_INPUT_CHANGED' })
+})
+
+describe('a model with adapters that is compared', () => {
+  test.each(['plain', 'dora', 'modules-to-save'])(
+    'differs from the base as the folded model does: %s',
+    async (name) => {
+      const [base, path] = [golden('reasoner/base'), golden(`lora/adapters/${name}`)]
+      const { out } = await fold(base, [path])
+      const [{ tensors }, folded] = [await diff(engine, base, `${base}+${path}`), await diff(engine, base, out)]
+      expect(tensors).toEqual(folded.tensors)
+      expect(folded.total.maxAbs).toBeGreaterThan(0)
+    },
+  )
 })
 
 describe('a model with adapters that is run', () => {

@@ -8,7 +8,6 @@ import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Checkpoint, type CheckpointFile, type CheckpointTensor, layOut } from '../checkpoint/index.js'
-import type { Engine } from '../engine/engine.js'
 import { Models } from '../merge/index.js'
 import { isDerived, joinPlans, type MergePlan, planMerge, toNative } from '../merge/plan/index.js'
 import { runPrepasses } from '../merge/prepasses.js'
@@ -24,15 +23,13 @@ const pieceBytes = 2 ** 30
  * The checkpoint of a folder or a name, or of `model+adapter`, whose adapted weights it holds in memory, in the type of
  * the model. Throws what `foldAdapters` throws of adapters.
  */
-export function openWithAdapters(engine: Engine, path: string, signal?: AbortSignal): Promise<Checkpoint> {
-  return engine.use(async (host) => {
-    const recipe = await loadRecipe({ merge_method: 'passthrough', models: [{ model: path }] })
-    const checkpoints = await new Models(host.addon).open(recipe)
-    const checkpoint = checkpoints.get(path)
-    if (checkpoint === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `${path} has not been opened.`)
-    if (![...checkpoint.tensors.values()].some(isDerived)) return checkpoint
-    return held(host, checkpoint, planMerge(recipe, checkpoints, { shardSize: pieceBytes }), signal)
-  })
+export async function openWithAdapters(host: Host, path: string, signal?: AbortSignal): Promise<Checkpoint> {
+  const recipe = await loadRecipe({ merge_method: 'passthrough', models: [{ model: path }] })
+  const checkpoints = await new Models(host.addon).open(recipe)
+  const checkpoint = checkpoints.get(path)
+  if (checkpoint === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `${path} has not been opened.`)
+  if (![...checkpoint.tensors.values()].some(isDerived)) return checkpoint
+  return held(host, checkpoint, planMerge(recipe, checkpoints, { shardSize: pieceBytes }), signal)
 }
 
 async function held(

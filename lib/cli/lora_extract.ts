@@ -2,6 +2,7 @@
 
 import type { Command } from 'commander'
 import { type ExtractForecast, type ExtractOptions, type ExtractReport, extractAdapter } from '../adapters/extract.js'
+import { evaluate } from '../eval/evaluate.js'
 import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, memory, overwrite, realNumber, seed, wholeNumber } from './options.js'
@@ -22,6 +23,10 @@ export function addLoraExtract(lora: Command): void {
     .addOption(realNumber('--tolerance', 'the smallest ranks that leave at most this share of the norm'))
     .addOption(wholeNumber('--budget', 'parameters of all factors together, spent where they keep most'))
     .addOption(wholeNumber('--max-rank', 'highest rank with --energy, --tolerance or --budget'))
+    .option(
+      '--data <file>',
+      'compare the loss of the base with the adapter on these lines with that of the tuned model',
+    )
     .option('--dtype <type>', 'how factors are stored: float32, float16 or bfloat16', 'float32')
     .addOption(seed('seed of the random signs that the range of a difference is found by'))
     .addOption(overwrite())
@@ -36,14 +41,21 @@ async function run(
   base: string,
   tuned: string,
   out: string,
-  { json, device, memory, ...options }: Common & Omit<ExtractOptions, 'out'>,
+  { json, device, memory, data, ...options }: Common & { data?: string } & Omit<ExtractOptions, 'out'>,
 ): Promise<void> {
   const flags = { json, device, memory } as Common
-  const found = await withEngine('extract', flags, (engine, progress) =>
-    extractAdapter(engine, base, tuned, { ...options, out, signal, onProgress: progress.show }),
-  )
+  const found = await withEngine('extract', flags, async (engine, progress) => {
+    const onProgress = progress.show
+    const done = await extractAdapter(engine, base, tuned, { ...options, out, signal, onProgress })
+    if (data === undefined || 'forecast' in done) return done
+    const lossOf = async (model: string) => (await evaluate(engine, model, { data, signal, onProgress })).sets[0]?.value
+    return { ...done, loss: { tuned: await lossOf(tuned), adapted: await lossOf(`${base}+${out}`) } }
+  })
   printResult(found, { report: text, forecast: forecastText }, flags)
 }
+
+/** Losses in nats a token, where there are data. */
+type Compared = ExtractReport & { loss?: { tuned: number | undefined; adapted: number | undefined } }
 
 function forecastText({ base, tuned, linears, others, bytesRead, device }: ExtractForecast): string {
   return (
@@ -52,7 +64,7 @@ function forecastText({ base, tuned, linears, others, bytesRead, device }: Extra
   )
 }
 
-function text(report: ExtractReport): string {
+function text(report: Compared): string {
   const { modules, saved, unchanged, dropped, norm, residual } = report
   const left = norm === 0 ? 0 : residual / norm
   const lines = [
@@ -78,5 +90,9 @@ function text(report: ExtractReport): string {
   for (const { module, reason } of saved) lines.push(`${module} is kept whole: ${reason}.`)
   if (dropped.length > 0) lines.push(`The budget leaves nothing for ${dropped.join(', ')}.`)
   if (unchanged.length > 0) lines.push(`${plural(unchanged.length, 'tensor')} unchanged: ${unchanged.join(', ')}.`)
+  const { loss } = report
+  if (loss !== undefined) {
+    lines.push(`Loss: ${loss.adapted?.toFixed(4)} with the adapter, ${loss.tuned?.toFixed(4)} of the tuned model.`)
+  }
   return lines.join('\n')
 }

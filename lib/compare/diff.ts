@@ -3,6 +3,7 @@
  * its partial sums are added in float64, so groups of tensors come from exact sums of tensors.
  */
 
+import { openWithAdapters } from '../adapters/adapted_model.js'
 import {
   type Checkpoint,
   type CheckpointTensor,
@@ -11,12 +12,10 @@ import {
   type Module,
   moduleOf,
   modules,
-  openCheckpoint,
   refuseQuantised,
 } from '../checkpoint/index.js'
-import { resolveModel } from '../checkpoint/resolve.js'
 import type { Engine } from '../engine/engine.js'
-import type { NativeAddon, NativePlan } from '../native/border.js'
+import type { NativePlan } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
 import type { DryRun } from '../util/dry_run.js'
@@ -86,7 +85,8 @@ export interface DiffForecast {
 }
 
 /**
- * Compares two checkpoints: folders, .safetensors files or models of the local Hugging Face cache. Throws
+ * Compares two checkpoints: folders, .safetensors files, models of the local Hugging Face cache, each maybe with an
+ * adapter behind it (`model+adapter`). Throws
  * ERR_WEIGHTSMITH_MISSING_TENSOR where they have no tensor in common.
  */
 export function diff(
@@ -116,7 +116,7 @@ export async function diff(
   const { signal, onProgress } = options
   throwIfAborted(signal, what)
   return engine.use(async (host) => {
-    const pair = await openPair(host.addon, a, b)
+    const pair = await openPair(host, a, b, signal)
     const { left, right, pairs, skipped } = pair
     throwIfAborted(signal, what)
     if (options.dryRun) return { forecast: { a, b, ...(await forecast(host, pair, signal)) } }
@@ -158,9 +158,8 @@ const what = 'The comparison'
 const sampleElements = 2 ** 22
 
 /** Two checkpoints, and the tensors that can be compared. */
-async function openPair(addon: NativeAddon, a: string, b: string): Promise<Opened> {
-  const open = async (model: string) => openCheckpoint(addon, await resolveModel(model, process.cwd()), model)
-  const [left, right] = await Promise.all([open(a), open(b)])
+async function openPair(host: Host, a: string, b: string, signal: AbortSignal | undefined): Promise<Opened> {
+  const [left, right] = [await openWithAdapters(host, a, signal), await openWithAdapters(host, b, signal)]
   for (const model of [left, right]) refuseQuantised(model, 'convert it to float16 or bfloat16 before it is compared')
   return { left, right, ...pair(left, right) }
 }
@@ -207,7 +206,9 @@ function pair(a: Checkpoint, b: Checkpoint): { pairs: Pair[]; skipped: DiffSkipp
 
 function plan(a: Checkpoint, b: Checkpoint, pairs: Pair[]): Omit<NativePlan, 'memory'> {
   return {
-    inputs: [...a.files, ...b.files].map(({ path, size }) => ({ path, size })),
+    inputs: [...a.files, ...b.files].map(({ path, size, memory }) =>
+      memory === undefined ? { path, size } : { memory },
+    ),
     outputs: [],
     programs: [{ cpuStep: 'diff', kernels: [{ kernel: 'diff', writes: 8 }] }],
     jobs: pairs.map(({ one, two }) => ({

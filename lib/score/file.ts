@@ -39,8 +39,12 @@ const sampleBytes = 4096
 export async function fingerprint({ files }: Checkpoint): Promise<string> {
   const hash = createHash('sha256')
   const buffer = Buffer.alloc(sampleBytes)
-  for (const { path, size, headerHash } of files) {
+  for (const { path, size, headerHash, memory } of files) {
     hash.update(`${headerHash} ${size}\n`)
+    if (memory !== undefined) {
+      hash.update(memory)
+      continue
+    }
     const file = await open(path, 'r').catch((cause) => {
       throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', `${path} cannot be read: ${messageOf(cause)}.`, { cause })
     })

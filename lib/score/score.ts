@@ -4,12 +4,13 @@
 
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { openWithAdapters } from '../adapters/adapted_model.js'
 import { ResumePoint } from '../checkpoint/resume/index.js'
 import { type Batch, batchesOf, readSequences } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { version } from '../native/version.js'
 import type { Model } from '../runtime/index.js'
-import { checkpointOf, modelOf } from '../runtime/open_model.js'
+import { modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
@@ -124,7 +125,7 @@ export async function score(
       { file: out },
     )
   }
-  const checkpoint = await checkpointOf(engine, path)
+  const checkpoint = await engine.use((host) => openWithAdapters(host, path, signal))
   const probe = modelOf(engine, checkpoint, { batchTokens: 1 })
   const layers = checkLayers(options.layers, probe, path)
   const read =
@@ -234,7 +235,8 @@ export async function score(
  * Opens a score file. With the model it should be of, throws ERR_WEIGHTSMITH_INPUT_CHANGED where it is of another one.
  */
 export async function openScores(engine: Engine, path: string, model?: string): Promise<Scores> {
-  const checkpoint = model === undefined ? undefined : await checkpointOf(engine, model)
+  const checkpoint =
+    model === undefined ? undefined : await engine.use((host) => openWithAdapters(host, model, undefined))
   return engine.use(({ addon }) => readScores(addon, path, checkpoint))
 }
 
