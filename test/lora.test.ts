@@ -1,6 +1,6 @@
 /** The verbs of LoRA that read adapters: fold and inspect, with adapters of every kind that can be folded. */
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import {
   diff,
@@ -560,7 +560,10 @@ describe('the command line', () => {
     const shown = await cli('lora', 'inspect', path, '--base', base)
     expect(shown.stdout).toMatch(/q_proj\.weight +48x40 +4 +6 +1\.5 +F32/)
     const [tuned, extracted] = [golden('reasoner/improved-1'), fresh('extracted')]
-    const data = golden('reasoner/tasks/calibration.jsonl')
+    const data = join(fresh('data'), 'lines.jsonl')
+    mkdirSync(dirname(data))
+    const lines = readFileSync(golden('reasoner/tasks/calibration.jsonl'), 'utf8').split('\n')
+    writeFileSync(data, lines.slice(0, 4).join('\n'))
     const args = [golden('reasoner/base'), tuned, extracted, '--rank', '8', '--data', data, '--json']
     const { loss } = JSON.parse((await cli('lora', 'extract', ...args)).stdout) as { loss: Record<string, number> }
     const lossOf = async (path: string) => (await evaluate(engine, path, { data })).sets[0]!.value
