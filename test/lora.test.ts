@@ -490,6 +490,16 @@ describe('inspect', () => {
     expect((await inspectAdapter(path)).modules[0]).not.toHaveProperty('relative')
   })
 
+  test('finds the weights of a base as fold does, and names those that it lacks', async () => {
+    const path = adapter({
+      ...factors('layers.0.self_attn.q_proj', 5),
+      ...factors('model.layers.9.self_attn.q_proj', 6),
+    })
+    const { modules, hazards } = await inspectAdapter(path, { base: model(), engine })
+    expect(modules.map((module) => 'relative' in module)).toEqual([true, false])
+    expect(hazards.join()).toMatch(/has no tensor model\.layers\.9\.self_attn\.q_proj\.weight\./)
+  })
+
   test('has an effective rank of one for one direction, however large the rank is', async () => {
     const one = wave(columns, 5)
     const a = Array.from({ length: rank }, (_, k) => one.map((value) => value * (k + 1))).flat()

@@ -13,6 +13,7 @@ import {
 } from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
 import { type Adapter, type LowRank, readAdapter, readValues } from '../lora/index.js'
+import { findWeight, tieOf } from '../merge/plan/index.js'
 import type { NativeAddon } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { untilDone } from '../native/job.js'
@@ -196,8 +197,9 @@ async function normsOf(
   adapter: Adapter,
   { signal, onProgress }: InspectAdapterOptions,
 ): Promise<Map<string, number>> {
+  const tie = tieOf(base)
   const found = adapter.matrices.flatMap(({ target }) => {
-    const tensor = base.tensors.get(target)
+    const tensor = findWeight(target, base, tie)?.tensor
     return tensor === undefined || count(tensor.shape) === 0 ? [] : [{ target, tensor }]
   })
   if (found.length === 0) return new Map()
@@ -279,7 +281,11 @@ function hazardsOf(
       `${base.name} has one table for embedding and head, and it changes ${ends[0]?.target}; fold it with --untie.`,
     )
   }
-  const absent = base === undefined ? [] : adapter.matrices.filter(({ target }) => !norms.has(target))
+  // A base may store experts one by one, under names of their own.
+  const absent =
+    base === undefined
+      ? []
+      : adapter.matrices.filter(({ target, experts }) => experts === undefined && !norms.has(target))
   if (absent.length > 0) {
     hazards.push(
       `${base?.name} has no tensor ${absent[0]?.target}${absent.length > 1 ? `, and lacks ${absent.length - 1} more` : ''}.`,

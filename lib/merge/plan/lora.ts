@@ -210,7 +210,7 @@ function find(
   adapter: Adapter,
   tie: Tie | undefined,
 ): { key: string; tensor: CheckpointTensor } {
-  const found = search(target, base, tie)
+  const found = findWeight(target, base, tie)
   if (found !== undefined) return found
   const { checkpoint } = adapter
   throw new WeightsmithError(
@@ -221,7 +221,8 @@ function find(
   )
 }
 
-function search(
+/** The tensor of a base that an adapter means by a name, under the name that it has there. */
+export function findWeight(
   target: string,
   base: Checkpoint,
   tie: Tie | undefined,
@@ -268,12 +269,12 @@ const apart: Readonly<Record<string, [string, string][]>> = {
 /** What a matrix changes: one weight, or one for each expert, where the base stores experts by themselves. */
 function partsOf(matrix: LowRank, base: Checkpoint, adapter: Adapter, tie: Tie | undefined): Part[] {
   const { target, experts = 1 } = matrix
-  const whole = search(target, base, tie)
+  const whole = findWeight(target, base, tie)
   if (whole !== undefined || experts === 1) return [{ ...(whole ?? find(target, base, adapter, tie)), row: 0 }]
   const [, owner = '', parameter = ''] = /^(.+\.experts)\.(\w+)$/.exec(target) ?? []
   for (const [first, second] of apart[parameter] ?? []) {
     for (const path of [owner, owner.replace('.mlp.experts', '.block_sparse_moe.experts')]) {
-      const at = (expert: number, name: string) => search(`${path}.${expert}.${name}.weight`, base, tie)
+      const at = (expert: number, name: string) => findWeight(`${path}.${expert}.${name}.weight`, base, tie)
       if (at(0, first) === undefined) continue
       return Array.from({ length: experts }, (_, expert) => expert).flatMap((expert): Part[] =>
         [first, second].flatMap((name, i): Part[] => {
