@@ -229,6 +229,10 @@ describe('a model with an adapter', () => {
     expect((await run(copyOf(`${path}+${adapter({}, plain)}`))).report.tensors.computed).toBe(1)
   })
 
+  test('is no name that objects have from the start', async () => {
+    expect(await failure(copyOf('constructor'))).toMatch(/NOT_FOUND: Model constructor not found/)
+  })
+
   test.each([
     [{ use_dora: true }, plain, /FORMAT: .*sets use_dora, but .*q_proj has no magnitude vector/],
     [{ peft_type: 'IA3' }, plain, /FORMAT: .*peft_type is "IA3"/],

@@ -184,6 +184,7 @@ describe('fold', () => {
       /FORMAT: .*weight is 0.5, but it replaces .*up_proj/,
     )
     expect(await failure(base, [{ adapter: whole, weight: Number.NaN }])).toMatch(/ARGUMENT: .*weight to be a number/)
+    expect(await failure('constructor', [whole])).toMatch(/NOT_FOUND: Model constructor not found/)
     expect(await failure(base, [])).toMatch(/ARGUMENT: .*at least one adapter/)
   })
 

@@ -86,7 +86,7 @@ export async function foldAdapters(
   const name = [model, ...adapters.map(({ adapter }) => adapter)].join('+')
   const recipe = { merge_method: 'passthrough', models: [{ model: name }] }
   const about = { model, adapters }
-  const result = await mergeAdapted(engine, recipe, options, { [name]: { model, adapters, untie, resize } })
+  const result = await mergeAdapted(engine, recipe, options, new Map([[name, { model, adapters, untie, resize }]]))
   if ('forecast' in result) {
     const { method: _, seed: __, sweep: ___, ...forecast } = result.forecast
     return { forecast: { ...about, ...forecast } }

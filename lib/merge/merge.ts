@@ -53,7 +53,7 @@ export function mergeAdapted(
   engine: Engine,
   recipe: string | RecipeInput,
   options: MergeOptions,
-  adapted: AdaptedModels = {},
+  adapted: AdaptedModels = new Map(),
 ): Promise<MergeResult> {
   return engine.use(async ({ addon, device, memory }) => {
     const settings = { ...options, memory: options.memory ?? memory }
@@ -76,7 +76,7 @@ export async function mergeOn(
   host: MergeHost,
   source: string | RecipeInput,
   options: MergeOptions,
-  adapted: AdaptedModels = {},
+  adapted: AdaptedModels = new Map(),
 ): Promise<MergeResult> {
   const begin = performance.now()
   checkOptions(options)

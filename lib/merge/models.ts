@@ -21,7 +21,7 @@ export interface AdaptedModel {
 }
 
 /** By the names that a recipe has for them. */
-export type AdaptedModels = Readonly<Record<string, AdaptedModel>>
+export type AdaptedModels = ReadonlyMap<string, AdaptedModel>
 
 /** Checkpoints kept; what was asked for longest ago goes first. */
 const most = 256
@@ -35,7 +35,7 @@ export class Models {
   /** `adapted`: models that are no `model+adapter` by their names, by these names. */
   constructor(
     private readonly addon: Reader,
-    private readonly adapted: AdaptedModels = {},
+    private readonly adapted: AdaptedModels = new Map(),
   ) {}
 
   /** Every model of a recipe, by its name there; two names of one folder share a checkpoint. */
@@ -46,7 +46,7 @@ export class Models {
     const vocabularies = recipes.some(({ tokenizer }) => tokenizer.explicit && tokenizer.source !== 'none')
     const opened = new Map<string, Checkpoint>()
     for (const name of names) {
-      const parts = this.adapted[name] ?? (await splitAdapters(name, recipe.folder))
+      const parts = this.adapted.get(name) ?? (await splitAdapters(name, recipe.folder))
       if (parts === undefined) {
         opened.set(name, await this.openOne(name, recipe.folder, vocabularies))
         continue
