@@ -1,10 +1,13 @@
-/** Products with a matrix: kernel `gemm` in the form that suits the device and the number of rows. */
+/**
+ * Products with a matrix, in the form that suits the device and the number of rows: kernel `gemm`, `gemm_transposed` for
+ * the gradient of what was multiplied, `gemm_outer` for that of the matrix. An adapter is two thin matrices more.
+ */
 
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
-import { addBias } from './bias.js'
+import { addBias, biasGradient } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
-import type { Op } from './op.js'
+import type { BackwardContext, Op, StackContext } from './op.js'
 
 /** y = x · Wᵀ + bias. */
 export interface Spec {
@@ -28,12 +31,19 @@ function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix 
   return { kernel: `gemm_${tall}${f16 && dtype === 'F16' ? '_f16' : ''}`, tall, wide: lanes * invocationColumns, lanes }
 }
 
-/** y[rows, stride] at the columns of the block = x[from.., columns] · Wᵀ. */
+/** y[rows, stride] at the columns of the block (+)= scale * x[from.., columns] · Wᵀ. */
 const gemm = (
   weight: Block,
   x: number,
   y: number,
-  { rows, stride, from = 0, forms = plainForms }: { rows: number; stride: number; from?: number; forms?: Forms },
+  {
+    rows,
+    stride,
+    from = 0,
+    add = false,
+    scale = 1,
+    forms = plainForms,
+  }: { rows: number; stride: number; from?: number; add?: boolean; scale?: number; forms?: Forms },
 ): NativeDispatch => {
   const { kernel, tall, wide, lanes } = gemmForm(weight, rows, forms)
   return {
@@ -46,23 +56,159 @@ const gemm = (
       first: weight.first,
       stride,
       start: from,
+      add: add ? 1 : 0,
+      scale,
     }),
     buffers: [weight.buffer, x, y],
     grid: [Math.ceil(weight.rows / wide), Math.ceil(rows / tall), 1],
   }
 }
 
+/** y[rows, columns] (+)= scale * x[rows, stride] · W, from the columns of x that the block has made. */
+const gemmTransposed = (
+  weight: Block,
+  x: number,
+  y: number,
+  {
+    rows,
+    stride,
+    add = false,
+    scale = 1,
+    forms: { lanes } = plainForms,
+  }: { rows: number; stride: number; add?: boolean; scale?: number; forms?: Forms },
+): NativeDispatch => {
+  const wide = lanes > 0 && stride % 4 === 0 && weight.rows % 4 === 0
+  return {
+    kernel: wide ? 'model/gemm_transposed_16' : 'model/gemm_transposed',
+    constants: { ...dtypeOf(weight), ...(wide && { SUBGROUP: lanes }) },
+    parameters: packParameters('model/gemm_transposed', {
+      rows,
+      inner: weight.columns,
+      columns: weight.rows,
+      first: weight.first,
+      stride,
+      add: add ? 1 : 0,
+      scale,
+    }),
+    buffers: [weight.buffer, x, y],
+    grid: wide
+      ? [Math.ceil(weight.columns / (8 * lanes)), Math.ceil(rows / 16), 1]
+      : [Math.ceil(weight.columns / 16), Math.ceil(rows / 8), 1],
+  }
+}
+
+/** The gradient of a block (+)= gᵀ · x, from the columns of g[rows, stride] that the block has made. */
+const gemmOuter = (
+  to: Block,
+  g: number,
+  x: number,
+  {
+    rows,
+    stride,
+    add = false,
+    forms: { lanes } = plainForms,
+  }: { rows: number; stride: number; add?: boolean; forms?: Forms },
+): NativeDispatch => {
+  const wide = lanes > 0 && stride % 4 === 0 && to.rows % 4 === 0 && to.columns % 4 === 0
+  return {
+    kernel: wide ? 'model/gemm_outer_16' : 'model/gemm_outer',
+    constants: wide ? { SUBGROUP: lanes } : {},
+    parameters: packParameters('model/gemm_outer', {
+      rows,
+      inner: to.columns,
+      columns: to.rows,
+      first: to.first,
+      stride,
+      add: add ? 1 : 0,
+    }),
+    buffers: [g, x, to.buffer],
+    grid: wide
+      ? [Math.ceil(to.rows / (8 * lanes)), Math.ceil(to.columns / 16), 1]
+      : [Math.ceil(to.rows / 64), to.columns, 1],
+  }
+}
+
+const rowsOf = (blocks: readonly Block[]) => blocks.reduce((sum, block) => sum + block.rows, 0)
+
+/** y = x · Wᵀ of a tensor, or y += scale * that. */
+function product(
+  weight: string,
+  x: number,
+  y: number,
+  { rows, forms, blocks }: StackContext,
+  more: { add?: boolean; scale?: number } = {},
+): NativeDispatch[] {
+  const all = blocks(weight)
+  return all.map((block) => gemm(block, x, y, { rows, stride: rowsOf(all), forms, ...more }))
+}
+
+/** y (+)= scale * x · W of a tensor. */
+function productTransposed(
+  weight: string,
+  x: number,
+  y: number,
+  { rows, forms, blocks }: StackContext,
+  { add = false, scale = 1 }: { add?: boolean; scale?: number } = {},
+): NativeDispatch[] {
+  const all = blocks(weight)
+  return all.map((block, i) =>
+    gemmTransposed(block, x, y, { rows, stride: rowsOf(all), add: add || i > 0, scale, forms }),
+  )
+}
+
+/** The gradient of a tensor gᵀ · x, where it is trained. */
+function productOuter(
+  weight: string,
+  g: number,
+  x: number,
+  { rows, forms, trained }: BackwardContext,
+): NativeDispatch[] {
+  const of = trained(weight)
+  if (of === undefined) return []
+  const stride = rowsOf(of.blocks)
+  return of.blocks.map((block) => gemmOuter(block, g, x, { rows, stride, add: of.add, forms }))
+}
+
 export const op: Op<Spec> = {
+  reads: ({ x }) => [x],
   writes: ({ y }) => y,
   forward(spec, context) {
-    const { rows, forms, activation } = context
-    const blocks = context.blocks(spec.weight)
-    const stride = blocks.reduce((sum, block) => sum + block.rows, 0)
+    const [x, y] = [context.activation(spec.x), context.activation(spec.y)]
+    const adapter = context.adapter?.(spec.weight)
     return [
-      ...blocks.map((block) => gemm(block, activation(spec.x), activation(spec.y), { rows, stride, forms })),
+      ...product(spec.weight, x, y, context),
+      ...(adapter === undefined
+        ? []
+        : [
+            ...product(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
+            ...product(adapter.b, adapter.inner, y, context, { add: true }),
+          ]),
       ...addBias(spec, context),
+    ]
+  },
+  keeps: ({ x, weight }, learns) => (learns(weight) ? [x] : []),
+  backward(spec, context) {
+    const [x, g] = [context.activation(spec.x), context.gradient(spec.y)]
+    const to = context.into(spec.x)
+    const adapter = context.adapter?.(spec.weight)
+    return [
+      ...biasGradient(spec, context),
+      ...productOuter(spec.weight, g, x, context),
+      ...(to.wanted ? productTransposed(spec.weight, g, to.buffer, context, { add: to.add }) : []),
+      ...(adapter === undefined
+        ? []
+        : [
+            // What the products share is computed again rather than kept for every matrix.
+            ...product(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
+            ...productOuter(adapter.b, g, adapter.inner, context),
+            ...productTransposed(adapter.b, g, adapter.innerGradient, context, { scale: adapter.scale }),
+            ...productOuter(adapter.a, adapter.innerGradient, x, context),
+            ...(to.wanted
+              ? productTransposed(adapter.a, adapter.innerGradient, to.buffer, context, { add: true })
+              : []),
+          ]),
     ]
   },
 }
 
-export const kernels = { gemm }
+export const kernels = { gemm, gemmTransposed, gemmOuter }

@@ -1,9 +1,13 @@
-// y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x.
+// y[t, first + n] = scale * sum over k of x[start + t, k] * W[n, k] (+ y where `add` is not 0): a matrix, or a block of
+// its rows, applied to rows of x.
 // For devices without subgroups and for widths that are no multiple of 4; the others run gemm_1, gemm_8 and gemm_16.
 // An invocation makes 8 rows of one vec8 of columns. What it reads of x is the same for its whole workgroup, what it
 // reads of W (packed, see include/weights.wgsl) lies beside what its neighbours read. The rows have names of their own:
 // SwiftShader keeps arrays in memory, which takes five times as long.
-struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
+// stride: of y
+struct Parameters {
+  rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,
+}
 #include "weights.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(2) var<storage, read> x: array<f32>;
@@ -15,7 +19,10 @@ fn begin(row: u32) -> u32 { return (p.start + min(row, p.rows - 1u)) * p.inner; 
 fn put(row: u32, column: u32, a: vec4f, b: vec4f) {
   if (row >= p.rows) { return; }
   let out = row * p.stride + p.first + column * 8u;
-  for (var i = 0u; i < 8u && column * 8u + i < p.columns; i++) { y[out + i] = select(a[i % 4u], b[i % 4u], i >= 4u); }
+  for (var i = 0u; i < 8u && column * 8u + i < p.columns; i++) {
+    let value = p.scale * select(a[i % 4u], b[i % 4u], i >= 4u);
+    y[out + i] = select(value, y[out + i] + value, p.add != 0u);
+  }
 }
 
 @compute @workgroup_size(16)

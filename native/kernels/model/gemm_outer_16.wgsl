@@ -1,0 +1,82 @@
+// y[n, k] = sum over t of g[t, first + n] * x[t, k] (+ y), as gemm_outer, for devices with subgroups of at least 4: an
+// invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours reads other
+// elements of x and gets the others' from them. Widths are multiples of 4. Sums are taken over runs of 64 rows, and
+// those added in order.
+enable subgroups;
+diagnostic(off, subgroup_uniformity);
+#include "layout.wgsl"
+struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, add: u32 } // stride: of g
+override SUBGROUP: u32; // invocations of a workgroup
+override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
+override READS: u32 = STEP * 4u / SHARE;
+const STEP = 4u; // rows at a time
+const RUN = 64u;
+@group(0) @binding(0) var<storage, read> p: Parameters;
+@group(0) @binding(1) var<storage, read> g: array<vec4f>;
+@group(0) @binding(2) var<storage, read> x: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
+
+@compute @workgroup_size(SUBGROUP)
+fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32,
+        @builtin(subgroup_invocation_id) neighbour: u32) {
+  let vec4s = p.columns / 4u;
+  let column = wid.x * SUBGROUP + lane;
+  // Columns past the end read the last ones, and store nothing; so do k.
+  let own = min(2u * column, vec4s - 1u);
+  let next = min(2u * column + 1u, vec4s - 1u);
+  let stride = p.stride / 4u;
+  let inner = p.inner / 4u;
+  let k = wid.y * 4u;
+  var mine: array<vec4f, 4>;
+  var a: array<vec4f, 16>;
+  var b: array<vec4f, 16>;
+  var c: array<vec4f, 16>;
+  var d: array<vec4f, 16>;
+  for (var begin = 0u; begin < p.rows; begin += RUN) {
+    for (var i = 0u; i < 16u; i++) {
+      a[i] = vec4f();
+      b[i] = vec4f();
+    }
+    let end = min(p.rows, begin + RUN);
+    for (var t = begin; t < end; t += STEP) {
+      // Vec4 i % 4 of row t + i / 4; rows past the end are zeros in g.
+      for (var e = 0u; e < READS; e++) {
+        let i = e * SHARE + neighbour % SHARE;
+        mine[e] = x[min(t + i / 4u, p.rows - 1u) * inner + min(k + i % 4u, inner - 1u)];
+      }
+      let g0 = t * stride + p.first / 4u;
+      let g1 = min(t + 1u, p.rows - 1u) * stride + p.first / 4u;
+      let g2 = min(t + 2u, p.rows - 1u) * stride + p.first / 4u;
+      let g3 = min(t + 3u, p.rows - 1u) * stride + p.first / 4u;
+      let a0 = g[g0 + own];
+      let b0 = g[g0 + next];
+      let a1 = select(vec4f(), g[g1 + own], t + 1u < p.rows);
+      let b1 = select(vec4f(), g[g1 + next], t + 1u < p.rows);
+      let a2 = select(vec4f(), g[g2 + own], t + 2u < p.rows);
+      let b2 = select(vec4f(), g[g2 + next], t + 2u < p.rows);
+      let a3 = select(vec4f(), g[g3 + own], t + 3u < p.rows);
+      let b3 = select(vec4f(), g[g3 + next], t + 3u < p.rows);
+      for (var i = 0u; i < 4u; i++) {
+        let x0 = subgroupShuffle(mine[i / SHARE], i % SHARE);
+        let x1 = subgroupShuffle(mine[(4u + i) / SHARE], (4u + i) % SHARE);
+        let x2 = subgroupShuffle(mine[(8u + i) / SHARE], (8u + i) % SHARE);
+        let x3 = subgroupShuffle(mine[(12u + i) / SHARE], (12u + i) % SHARE);
+        for (var j = 0u; j < 4u; j++) {
+          a[4u * i + j] += x0[j] * a0 + x1[j] * a1 + x2[j] * a2 + x3[j] * a3;
+          b[4u * i + j] += x0[j] * b0 + x1[j] * b1 + x2[j] * b2 + x3[j] * b3;
+        }
+      }
+    }
+    for (var i = 0u; i < 16u; i++) {
+      c[i] += a[i];
+      d[i] += b[i];
+    }
+  }
+  // Two vec4s of a panel's row.
+  let out = (column / (PANEL_COLUMNS / 8u) * p.inner + 4u * k) * (PANEL_COLUMNS / 4u) + column % (PANEL_COLUMNS / 8u) * 2u;
+  for (var i = 0u; i < 16u && 4u * k + i < p.inner; i++) {
+    let at = out + i * (PANEL_COLUMNS / 4u);
+    if (2u * column < vec4s) { y[at] = select(c[i], y[at] + c[i], p.add != 0u); }
+    if (2u * column + 1u < vec4s) { y[at + 1u] = select(d[i], y[at + 1u] + d[i], p.add != 0u); }
+  }
+}
