@@ -7,7 +7,7 @@
 import type { NativeDispatch } from '../native/border.js'
 import { layout } from '../native/layouts.js'
 import { packParameters, packRecord, recordWords, wordOf } from '../native/parameters.js'
-import { type Block, dtypeOf, opKernels, packedWords, perRow, perVec4 } from './ops/index.js'
+import { type Block, dtypeOf, opKernels, packedBytes, packedWords, perRow, perVec4 } from './ops/index.js'
 
 /** Tokens as kernels read them, `layout.tokenWords` words each; where there is no target, there is no loss. */
 export function packTokens(
@@ -84,6 +84,43 @@ export const modelKernels = {
       parameters: packParameters('model/pack_weights', { rows: to.rows, columns: to.columns, words: width }),
       buffers: [source, to.buffer],
       grid: [whole ? to.columns / vector : to.columns, Math.ceil(width / 64), 1],
+    }
+  },
+
+  /** A packed tensor to what a checkpoint stores, [rows, columns]. */
+  unpackWeights: (from: Block, to: number): NativeDispatch => {
+    const { rows, columns } = from
+    const words = from.dtype === 'F32' ? rows * columns : Math.ceil((rows * columns) / 2)
+    return {
+      kernel: 'model/unpack_weights',
+      constants: dtypeOf(from),
+      parameters: packParameters('model/unpack_weights', { rows, columns, words }),
+      buffers: [from.buffer, to],
+      grid: perRow(Math.ceil(words / 64)),
+    }
+  },
+
+  /** A packed tensor in f32, from any type. */
+  widenWeights: (from: Block, to: number): NativeDispatch => {
+    const vec8s = packedBytes({ ...from, dtype: 'F32' }) / 32
+    return {
+      kernel: 'model/widen_weights',
+      constants: dtypeOf(from),
+      parameters: packParameters('model/widen_weights', { vec8s }),
+      buffers: [from.buffer, to],
+      grid: perRow(Math.ceil(vec8s / 64)),
+    }
+  },
+
+  /** A packed tensor of a 16-bit type from the same in f32. */
+  roundWeights: (from: number, to: Block): NativeDispatch => {
+    const vec4s = packedBytes(to) / 16
+    return {
+      kernel: 'model/round_weights',
+      constants: dtypeOf(to),
+      parameters: packParameters('model/round_weights', { vec4s }),
+      buffers: [from, to.buffer],
+      grid: perRow(Math.ceil(vec4s / 64)),
     }
   },
 

@@ -64,7 +64,7 @@ const gemm = (
   }
 }
 
-/** y[rows, columns] (+)= scale * x[rows, stride] · W, from the columns of x that the block has made. */
+/** y[from.., columns] (+)= scale * x[rows, stride] · W, from the columns of x that the block has made. */
 const gemmTransposed = (
   weight: Block,
   x: number,
@@ -72,10 +72,11 @@ const gemmTransposed = (
   {
     rows,
     stride,
+    from = 0,
     add = false,
     scale = 1,
     forms: { lanes } = plainForms,
-  }: { rows: number; stride: number; add?: boolean; scale?: number; forms?: Forms },
+  }: { rows: number; stride: number; from?: number; add?: boolean; scale?: number; forms?: Forms },
 ): NativeDispatch => {
   const wide = lanes > 0 && stride % 4 === 0 && weight.rows % 4 === 0
   return {
@@ -87,6 +88,7 @@ const gemmTransposed = (
       columns: weight.rows,
       first: weight.first,
       stride,
+      start: from,
       add: add ? 1 : 0,
       scale,
     }),
@@ -97,7 +99,7 @@ const gemmTransposed = (
   }
 }
 
-/** The gradient of a block (+)= gᵀ · x, from the columns of g[rows, stride] that the block has made. */
+/** The gradient of a block (+)= gᵀ · x[from..], from the columns of g[rows, stride] that the block has made. */
 const gemmOuter = (
   to: Block,
   g: number,
@@ -105,9 +107,10 @@ const gemmOuter = (
   {
     rows,
     stride,
+    from = 0,
     add = false,
     forms: { lanes } = plainForms,
-  }: { rows: number; stride: number; add?: boolean; forms?: Forms },
+  }: { rows: number; stride: number; from?: number; add?: boolean; forms?: Forms },
 ): NativeDispatch => {
   const wide = lanes > 0 && stride % 4 === 0 && to.rows % 4 === 0 && to.columns % 4 === 0
   return {
@@ -119,6 +122,7 @@ const gemmOuter = (
       columns: to.rows,
       first: to.first,
       stride,
+      start: from,
       add: add ? 1 : 0,
     }),
     buffers: [g, x, to.buffer],

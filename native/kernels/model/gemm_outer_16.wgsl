@@ -1,11 +1,12 @@
-// y[n, k] = sum over t of g[t, first + n] * x[t, k] (+ y), as gemm_outer, for devices with subgroups of at least 4: an
-// invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours reads other
+// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y), as gemm_outer, for devices with subgroups of at least 4:
+// an invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours reads other
 // elements of x and gets the others' from them. Widths are multiples of 4. Sums are taken over runs of 64 rows, and
 // those added in order.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 #include "layout.wgsl"
-struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, add: u32 } // stride: of g
+// stride: of g
+struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32 }
 override SUBGROUP: u32; // invocations of a workgroup
 override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
 override READS: u32 = STEP * 4u / SHARE;
@@ -42,7 +43,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
       // Vec4 i % 4 of row t + i / 4; rows past the end are zeros in g.
       for (var e = 0u; e < READS; e++) {
         let i = e * SHARE + neighbour % SHARE;
-        mine[e] = x[min(t + i / 4u, p.rows - 1u) * inner + min(k + i % 4u, inner - 1u)];
+        mine[e] = x[(p.start + min(t + i / 4u, p.rows - 1u)) * inner + min(k + i % 4u, inner - 1u)];
       }
       let g0 = t * stride + p.first / 4u;
       let g1 = min(t + 1u, p.rows - 1u) * stride + p.first / 4u;

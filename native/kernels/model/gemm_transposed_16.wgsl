@@ -1,10 +1,13 @@
-// y[t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y), as gemm_transposed, for devices with subgroups of at
-// least 4: an invocation makes 16 rows of 8 columns, SUBGROUP apart, in registers. Panels have neighbouring n beside
+// y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y), as gemm_transposed, for devices with
+// subgroups of at least 4: an invocation makes 16 rows of 8 columns, SUBGROUP apart, in registers. Panels have neighbouring n beside
 // each other, so that one read of W is 8 terms of a column. Each of up to 8 neighbours reads other elements of x and
 // gets the others' from them, as in include/main_gemm_rows.wgsl. `stride`, `first` and `columns` are multiples of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
-struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, add: u32, scale: f32 } // stride: of x
+// stride: of x
+struct Parameters {
+  rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,
+}
 #include "weights.wgsl"
 override SUBGROUP: u32; // invocations of a workgroup
 override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
@@ -65,7 +68,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
     for (var j = 0u; j < 8u; j++) {
       let k = column + j * SUBGROUP;
       if (k >= p.inner) { continue; }
-      let out = (row + r) * p.inner + k;
+      let out = (p.start + row + r) * p.inner + k;
       let value = p.scale * select(a[r][j % 4u], b[r][j % 4u], j >= 4u);
       y[out] = select(value, y[out] + value, p.add != 0u);
     }

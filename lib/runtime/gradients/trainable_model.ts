@@ -1,0 +1,323 @@
+/**
+ * A model that is trained: its weights on the device beside what is trained of it. Gradients of micro-batches are added
+ * up; a step of the optimizer takes them and begins anew.
+ */
+
+import { type ModelSpec, modelSpec } from '../../architectures/index.js'
+import type { Checkpoint, CheckpointTensor } from '../../checkpoint/index.js'
+import { refuseQuantised } from '../../checkpoint/index.js'
+import type { NativeDevice, NativeWork } from '../../native/border.js'
+import type { Host } from '../../native/host.js'
+import { layout as wgsl } from '../../native/layouts.js'
+import { WeightsmithError } from '../../util/errors.js'
+import { lossesOf, lossWords, modelKernels as kernels, packTokens } from '../kernels.js'
+import { dtypeOf, storedBlock } from '../model.js'
+import { type Block, formsOf, packedBytes, type Rotary } from '../ops/index.js'
+import { angleTable } from '../program.js'
+import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
+import { type BatchShape, GradientPass } from './pass.js'
+
+type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
+
+/** A sequence of ids, and which of them are to be predicted from those before them; the first one never is. */
+export interface TrainingSequence {
+  ids: ArrayLike<number>
+  targets: ArrayLike<number | boolean>
+}
+
+export interface TrainableOptions {
+  /** Tokens a micro-batch. */
+  tokens: number
+  /** Tensors that are trained whole; none by default. */
+  tensors?: readonly string[]
+  adapters?: readonly AdapterSpec[]
+}
+
+/** A step of AdamW, as torch.optim.AdamW takes it. */
+export interface AdamwStep {
+  /** From 1. */
+  step: number
+  rate: number
+  beta1: number
+  beta2: number
+  eps: number
+  /** Decoupled weight decay of a tensor. */
+  decay: (tensor: string) => number
+  /** What gradients are multiplied by first. */
+  clip: number
+}
+
+/** What is kept of a tensor that is trained. */
+export type Part = 'master' | 'gradient' | 'm' | 'v'
+
+export class TrainableModel {
+  readonly spec: ModelSpec
+  private rotary: Rotary | undefined
+  private readonly touched = new Set<string>()
+
+  private constructor(
+    private readonly use: Use,
+    readonly checkpoint: Checkpoint,
+    private readonly device: NativeDevice,
+    private readonly resident: number,
+    private readonly buffers: GradientBuffers,
+  ) {
+    this.spec = buffers.spec
+  }
+
+  /** Loads a checkpoint. What is trained begins as it is stored, adapters as zeros. */
+  static open(use: Use, checkpoint: Checkpoint, options: TrainableOptions): Promise<TrainableModel> {
+    refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is trained')
+    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    return use(async (host) => {
+      const buffers = buffersFor(host, spec, checkpoint, options)
+      const resident = await host.device.allocate(buffers.sizes)
+      const model = new TrainableModel(use, checkpoint, host.device, resident, buffers)
+      try {
+        await model.load()
+      } catch (error) {
+        await model.close()
+        throw error
+      }
+      return model
+    })
+  }
+
+  /** Bytes on the device. */
+  get bytes(): number {
+    return this.buffers.bytes
+  }
+
+  /** Names of what is trained. */
+  get learned(): string[] {
+    return [...this.buffers.learned.keys()]
+  }
+
+  /** Rows and columns of a tensor that is trained. */
+  shapeOf(name: string): [rows: number, columns: number] {
+    const { master } = this.learnedOf(name)
+    return [master.reduce((sum, block) => sum + block.rows, 0), master[0]?.columns ?? 1]
+  }
+
+  /**
+   * Losses of the targets of sequences, in their order, in nats; with a `scale`, the gradient of scale * their sum is
+   * added to what is there.
+   */
+  run(sequences: readonly TrainingSequence[], scale?: number): Promise<Float32Array> {
+    return this.lend(async () => {
+      const { writes, shape } = this.batchOf(sequences)
+      if (shape.losses === 0) return new Float32Array()
+      const pass = new GradientPass(this.buffers, shape, this.touched)
+      const dispatches = [...pass.forward(), ...pass.losses(scale), ...(scale === undefined ? [] : pass.backward())]
+      const reads = [{ buffer: this.buffers.losses, offset: 0, bytes: 4 * lossWords * shape.losses }]
+      const [words] = await this.device.dispatch(this.resident, { writes, dispatches, reads })
+      return lossesOf(new Float32Array((words?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
+    })
+  }
+
+  /** The root of the sum of the squares of all gradients; NaN or infinite where one of them is. */
+  gradientNorm(): Promise<number> {
+    return this.lend(async () => {
+      const { squares, squareCount, learned } = this.buffers
+      let start = 0
+      const dispatches = [...learned.values()].flatMap(({ name, gradient }) =>
+        gradient.flatMap((block) => {
+          const elements = packedBytes(block) / 4
+          const at = start
+          start += Math.ceil(elements / wgsl.block)
+          if (!this.touched.has(name)) return [kernels.zero(block.buffer, elements)].slice(1)
+          return [kernels.squares(block.buffer, squares, { elements, start: at })]
+        }),
+      )
+      const reads = [{ buffer: squares, offset: 0, bytes: 4 * squareCount }]
+      const [bytes] = await this.device.dispatch(this.resident, { writes: [], dispatches, reads })
+      const sums = new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
+      return Math.sqrt(sums.reduce((sum, value) => sum + value, 0))
+    })
+  }
+
+  /** Moves what has a gradient; the next one begins anew. */
+  step({ decay, ...at }: AdamwStep): Promise<void> {
+    return this.lend(async () => {
+      const dispatches = [...this.buffers.learned.values()]
+        .filter(({ name }) => this.touched.has(name))
+        .flatMap(({ name, blocks, master, gradient, m, v }) =>
+          blocks.flatMap((block, i) => {
+            const of = (some: readonly Block[]) => some[i]?.buffer ?? 0
+            const elements = packedBytes({ ...block, dtype: 'F32' }) / 4
+            const buffers = { gradient: of(gradient), m: of(m), v: of(v), x: of(master) }
+            return [
+              kernels.adamw(buffers, { ...at, decay: decay(name), elements }),
+              ...(of(master) === block.buffer ? [] : [kernels.roundWeights(of(master), block)]),
+            ]
+          }),
+        )
+      await this.device.dispatch(this.resident, { writes: [], dispatches, reads: [] })
+      this.touched.clear()
+    })
+  }
+
+  /** The elements of a part of a tensor that is trained, [rows, columns]. */
+  read(name: string, part: Part = 'master'): Promise<Float32Array<ArrayBuffer>> {
+    return this.lend(async () => {
+      const [rows, columns] = this.shapeOf(name)
+      const values = new Float32Array(rows * columns)
+      for (const block of this.learnedOf(name)[part]) {
+        const work = {
+          writes: [],
+          dispatches: [kernels.unpackWeights(block, this.buffers.staging)],
+          reads: [{ buffer: this.buffers.staging, offset: 0, bytes: 4 * block.rows * columns }],
+        }
+        const [bytes] = await this.device.dispatch(this.resident, work)
+        values.set(new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer), block.first * columns)
+      }
+      return values
+    })
+  }
+
+  /** Puts elements [rows, columns] there. */
+  write(name: string, values: Float32Array, part: Part = 'master'): Promise<void> {
+    return this.lend(async () => {
+      const learned = this.learnedOf(name)
+      for (const [i, block] of learned[part].entries()) {
+        const { first, rows, columns } = block
+        const some = values.slice(first * columns, (first + rows) * columns)
+        const own = learned.blocks[i]
+        await this.device.dispatch(this.resident, {
+          writes: [{ buffer: this.buffers.staging, offset: 0, memory: new Uint8Array(some.buffer) }],
+          dispatches: [
+            kernels.packWeights(this.buffers.staging, block),
+            ...(part === 'master' && own !== undefined && own.buffer !== block.buffer
+              ? [kernels.roundWeights(block.buffer, own)]
+              : []),
+          ],
+          reads: [],
+        })
+      }
+      if (part === 'gradient') this.touched.add(name)
+    })
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.device.release(this.resident)
+    } catch {
+      // A device that is gone has taken its memory along.
+    }
+  }
+
+  private learnedOf(name: string): Learned {
+    const learned = this.buffers.learned.get(name)
+    if (learned !== undefined) return learned
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The tensor ${name} is not trained.`)
+  }
+
+  private lend<T>(work: () => Promise<T>): Promise<T> {
+    return this.use(({ device }) => {
+      if (device === this.device) return work()
+      throw new WeightsmithError('ERR_WEIGHTSMITH_DEVICE_LOST', 'The device that the model was trained on is gone.')
+    })
+  }
+
+  /** Weights as they are stored; those that are trained in f32 as well. */
+  private async load(): Promise<void> {
+    const { buffers, device, resident, checkpoint } = this
+    for (const [name, blocks] of buffers.tensors) {
+      const tensor = checkpoint.tensors.get(name)
+      if (tensor === undefined) continue
+      for (const [i, block] of blocks.entries()) {
+        const master = buffers.learned.get(name)?.master[i]
+        const from = storedBlock(checkpoint, tensor, block)
+        await device.dispatch(resident, {
+          writes: [{ buffer: buffers.staging, offset: 0, ...from }],
+          dispatches: [
+            kernels.packWeights(buffers.staging, block),
+            ...(master === undefined || master.buffer === block.buffer ? [] : [kernels.widenWeights(block, master.buffer)]),
+          ],
+          reads: [],
+        })
+      }
+    }
+  }
+
+  private batchOf(sequences: readonly TrainingSequence[]): { writes: NativeWork['writes']; shape: BatchShape } {
+    const { buffers, spec } = this
+    const tokens: { id: number; start: number; row: number }[] = []
+    const losses: { id: number; start: number; row: number; target: number }[] = []
+    for (const { ids, targets } of sequences) {
+      const start = tokens.length
+      for (let i = 0; i < ids.length; i++) {
+        const token = { id: ids[i] ?? 0, start, row: start + i }
+        tokens.push(token)
+        const next = ids[i + 1]
+        if (next !== undefined && targets[i + 1]) losses.push({ ...token, target: next })
+      }
+    }
+    const buckets = { id: bucketsOf(tokens.map(({ id }) => id)), position: bucketsOf(tokens.map(({ row, start }) => row - start)) }
+    const write = (buffer: number, words: Uint32Array<ArrayBuffer> | Float32Array<ArrayBuffer>) => ({
+      buffer,
+      offset: 0,
+      memory: new Uint8Array(words.buffer),
+    })
+    const writes = [
+      write(buffers.tokens, packTokens(tokens)),
+      write(buffers.lossTokens, packTokens(losses)),
+      write(buffers.rows, Uint32Array.from(losses, ({ row }) => row)),
+      write(buffers.buckets.id, buckets.id.words),
+      write(buffers.buckets.position, buckets.position.words),
+    ]
+    const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
+    const rotary = spec.language.attention.rotary?.(longest)
+    if (buffers.angles !== undefined && rotary !== undefined && rotary !== this.rotary) {
+      writes.push(write(buffers.angles, angleTable(rotary, buffers.layout.tokens)))
+      this.rotary = rotary
+    }
+    const shape = {
+      tokens: tokens.length,
+      losses: losses.length,
+      buckets: { id: buckets.id.count, position: buckets.position.count },
+    }
+    return { writes, shape }
+  }
+}
+
+/** Tokens by what they share, for kernel `embed_gradient`: (value, first, end) of each, then the tokens. */
+function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>; count: number } {
+  const tokens = new Map<number, number[]>()
+  for (const [token, value] of values.entries()) {
+    const some = tokens.get(value)
+    if (some === undefined) tokens.set(value, [token])
+    else some.push(token)
+  }
+  const sorted = [...tokens].sort(([a], [b]) => a - b)
+  let end = 0
+  const heads = sorted.flatMap(([value, some]) => {
+    end += some.length
+    return [value, end - some.length, end]
+  })
+  return { words: Uint32Array.from([...heads, ...sorted.flatMap(([, some]) => some)]), count: sorted.length }
+}
+
+function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
+  const { tokens, tensors = [], adapters = [] } = options
+  const { info } = host.device
+  const binding = info.limits.maxStorageBufferBindingSize ?? 2 ** 27
+  const stored = (name: string): CheckpointTensor => {
+    const tensor = checkpoint.tensors.get(name)
+    if (tensor !== undefined) return tensor
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The program names the tensor ${name}, which is not there.`)
+  }
+  const make = (tapes: number) =>
+    new GradientBuffers(spec, { tokens, tensors, adapters, binding, forms: formsOf(info), tapes }, (name) =>
+      dtypeOf(stored(name)),
+    )
+  const least = make(1)
+  if (least.bytes > host.memory) {
+    throw new WeightsmithError(
+      'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+      `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch, but memory allows ` +
+        `${host.memory}; give at least as many, or fewer tokens.`,
+    )
+  }
+  return least
+}
