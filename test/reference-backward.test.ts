@@ -1,5 +1,8 @@
-/** The float64 references that kernels of a backward pass are compared with, against differences of the forward ones. */
+/** The float64 references of a backward pass, with which kernels are compared, against differences and goldens. */
+import { readFileSync } from 'node:fs'
 import { describe, expect, test } from '@jest/globals'
+import { readSafetensors, values } from './checkpoint.js'
+import { golden } from './goldens.js'
 import { math } from './math.js'
 import { uniform } from './random.js'
 import * as backward from './reference/backward.js'
@@ -234,6 +237,44 @@ describe('distillation', () => {
       [-0.210738, 0.154062, 0.056676, 0.004445, -0.161348, 0.156903],
       1e-4,
     )
+  })
+})
+
+describe('losses of PyTorch', () => {
+  interface Losses {
+    A: { ids: number[]; first_answer_index: number }[]
+    cases: Record<string, { loss: number }>
+  }
+  const json = (name: string) => JSON.parse(readFileSync(golden(`reasoner/training/${name}.json`), 'utf8'))
+  const { A: sequences, cases } = json('losses') as Losses
+  const logits = readSafetensors(golden('reasoner/training/losses.safetensors'))
+  const width = logits.get('kd/teacher_logits')!.shape[1]!
+  let begin = 0
+  /** Rows of packed sequences that predict a token of an answer or the end after it, with what they predict. */
+  const predicting = sequences.flatMap(({ ids, first_answer_index: first }) => {
+    begin += ids.length
+    const start = begin - ids.length
+    return ids.slice(first).map((target, i) => ({ row: start + first - 1 + i, target }))
+  })
+  const rows = (x: Float64Array) =>
+    Float64Array.from(predicting.flatMap(({ row }) => [...x.subarray(row * width, (row + 1) * width)]))
+  const of = (name: string) => rows(values(logits.get(name)!))
+  const [teacher, student] = [of('kd/teacher_logits'), of('kd/student_logits')]
+  const targets = predicting.map(({ target }) => target)
+  const mean = (x: Float64Array) => x.reduce((a, b) => a + b) / x.length
+
+  test('have the gradient of crossEntropy', () => {
+    const stored = readSafetensors(golden('reasoner/training/backward.safetensors')).get('A_answer/dlogits')!
+    const got = backward.crossEntropy(teacher, targets, 1 / targets.length)
+    const want = rows(values(stored))
+    const error = math.max(...want.map((value, i) => math.abs(value - got[i]!)))
+    expect(error).toBeLessThan(1e-6 * math.max(...want.map(math.abs)))
+  })
+
+  test('are those of distillation, alone and with half of the cross entropy', () => {
+    const loss = mean(backward.distillationLoss(student, teacher, width))
+    const half = (loss + mean(forward.crossEntropy(student, targets))) / 2
+    close([loss, half], [cases.kd_ce_form_shifted!.loss, cases.kd_half_ce_shifted!.loss], 1e-6)
   })
 })
 

@@ -83,9 +83,9 @@ export function rope(g: Values, positions: Values, frequencies: Values, heads: n
 }
 
 /**
- * With `P = softmax(scale q k)` and `dP = g v`, a token and a head: `dS = P (dP - sum P dP)`, `dq = scale dS k`; and for
- * each key row, over all tokens that see it and all heads of its KV head, `dk = sum scale dS q` and `dv = sum P g`. A
- * token that sees no key gives 0.
+ * With `P = softmax(scale q k)` and `dP = g v`, a token and a head: `dS = P (dP - sum P dP)`, `dq = scale dS k`; and
+ * for each row of keys, over all tokens that see it and all heads of its KV head, `dk = sum scale dS q` and
+ * `dv = sum P g`. A token that sees no key gives 0.
  */
 export function attention(
   g: Values,
