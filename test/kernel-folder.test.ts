@@ -146,7 +146,11 @@ describe('the parameters of a kernel', () => {
 
   test.each([
     ['a missing field', { rows: 1, heads: 2 }, /model\/rope got no value for its parameter size/],
-    ['an unknown field', { rows: 1, heads: 2, size: 3, width: 4 }, /no parameter width; it has rows, heads, size, back/],
+    [
+      'an unknown field',
+      { rows: 1, heads: 2, size: 3, width: 4 },
+      /no parameter width; it has rows, heads, size, back/,
+    ],
     ['a fraction', { rows: 1.5, heads: 2, size: 3 }, /rows, but got 1\.5/],
     ['less than zero', { rows: -1, heads: 2, size: 3 }, /rows, but got -1/],
     ['more than a word', { rows: 2 ** 32, heads: 2, size: 3 }, /rows, but got 4294967296/],

@@ -6,7 +6,7 @@
 
 import type { NativeDispatch } from '../../native/border.js'
 import { modelKernels as kernels } from '../kernels.js'
-import { backward, type BackwardContext, forward, packedBytes, type StackContext } from '../ops/index.js'
+import { type BackwardContext, backward, forward, packedBytes, type StackContext } from '../ops/index.js'
 import { type GradientBuffers, input, type TapeBuffers } from './buffers.js'
 import type { Tape, TapeStep } from './tape.js'
 
@@ -134,19 +134,16 @@ export class GradientPass {
       const at = (version: string) => this.versionOf(values, version, tape, layer)
       return [
         ...(copied === undefined ? [] : [kernels.copy(at(copied), at(after), rows, this.width(name))]),
-        ...forward(op, this.contextOf(step, values, rows, (version) => at(version), false)),
+        ...forward(
+          op,
+          this.contextOf(step, values, rows, (version) => at(version), false),
+        ),
       ]
     })
   }
 
   /** Gradients of a tape from those that are there, `filled`, by activation. */
-  private back(
-    tape: Tape,
-    values: TapeBuffers,
-    filled: Set<string>,
-    rows: number,
-    layer?: number,
-  ): NativeDispatch[] {
+  private back(tape: Tape, values: TapeBuffers, filled: Set<string>, rows: number, layer?: number): NativeDispatch[] {
     const ofLosses = values === this.buffers.finalValues
     return tape.steps.toReversed().flatMap((step) => {
       const { op, after, learns, wanted, before } = step

@@ -10,7 +10,7 @@ import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
 import { WeightsmithError } from '../../util/errors.js'
-import { lossesOf, lossWords, modelKernels as kernels, packTokens } from '../kernels.js'
+import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../kernels.js'
 import { dtypeOf, storedBlock } from '../model.js'
 import { type Block, formsOf, packedBytes, type Rotary } from '../ops/index.js'
 import { angleTable } from '../program.js'
@@ -232,7 +232,9 @@ export class TrainableModel {
           writes: [{ buffer: buffers.staging, offset: 0, ...from }],
           dispatches: [
             kernels.packWeights(buffers.staging, block),
-            ...(master === undefined || master.buffer === block.buffer ? [] : [kernels.widenWeights(block, master.buffer)]),
+            ...(master === undefined || master.buffer === block.buffer
+              ? []
+              : [kernels.widenWeights(block, master.buffer)]),
           ],
           reads: [],
         })
@@ -253,7 +255,10 @@ export class TrainableModel {
         if (next !== undefined && targets[i + 1]) losses.push({ ...token, target: next })
       }
     }
-    const buckets = { id: bucketsOf(tokens.map(({ id }) => id)), position: bucketsOf(tokens.map(({ row, start }) => row - start)) }
+    const buckets = {
+      id: bucketsOf(tokens.map(({ id }) => id)),
+      position: bucketsOf(tokens.map(({ row, start }) => row - start)),
+    }
     const write = (buffer: number, words: Uint32Array<ArrayBuffer> | Float32Array<ArrayBuffer>) => ({
       buffer,
       offset: 0,
@@ -262,7 +267,10 @@ export class TrainableModel {
     const writes = [
       write(buffers.tokens, packTokens(tokens)),
       write(buffers.lossTokens, packTokens(losses)),
-      write(buffers.rows, Uint32Array.from(losses, ({ row }) => row)),
+      write(
+        buffers.rows,
+        Uint32Array.from(losses, ({ row }) => row),
+      ),
       write(buffers.buckets.id, buckets.id.words),
       write(buffers.buckets.position, buckets.position.words),
     ]

@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   for (var t = tile; t < end; t++) {
     for (var head = wid.z * across; head < (wid.z + 1u) * across; head++) {
       let at = (t * p.heads + head) * VEC4S;
-      let of = statistics[t * p.heads + head];
+      let known = statistics[t * p.heads + head];
       var query: array<vec4f, 16>;
       var slope: array<vec4f, 16>;
       for (var part = 0u; part < PARTS; part++) {
@@ -53,8 +53,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         along += dot(value[i], subgroupShuffle(slope[i / SUBGROUP], i % SUBGROUP));
       }
       let seen = t >= row && t < mine;
-      let weight = select(0.0, exp(min(score - of.x, 0.0)), seen);
-      let slopeOf = weight * (along - of.y);
+      let weight = select(0.0, exp(min(score - known.x, 0.0)), seen);
+      let slopeOf = weight * (along - known.y);
       for (var i = 0u; i < VEC4S; i++) {
         keySum[i] += slopeOf * subgroupShuffle(query[i / SUBGROUP], i % SUBGROUP);
         valueSum[i] += weight * subgroupShuffle(slope[i / SUBGROUP], i % SUBGROUP);

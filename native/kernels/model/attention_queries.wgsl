@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   let own = (t * p.heads + head) * p.size;
   let group = head / (p.heads / p.groups) * p.size;
   let stride = p.groups * p.size;
-  let of = statistics[t * p.heads + head];
+  let known = statistics[t * p.heads + head];
   let first = first_seen(t);
   for (var block = first; block <= t; block += LANES) {
     let count = min(LANES, t + 1u - block);
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         score += q[own + i] * keys[row + i];
         along += g[own + i] * values[row + i];
       }
-      slopes[lane] = exp(score * p.scale - of.x) * (along - of.y);
+      slopes[lane] = exp(score * p.scale - known.x) * (along - known.y);
     }
     workgroupBarrier();
     for (var i = lane; i < p.size; i += LANES) {

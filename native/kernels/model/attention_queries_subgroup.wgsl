@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
     query[i] = q[own + i] * p.scale;
     slope[i] = g[own + i];
   }
-  let of = statistics[t * p.heads + head];
+  let known = statistics[t * p.heads + head];
   let mine = first_seen(t);
   // The first token of the tile sees the first row of all: rows of sequences follow each other.
   for (var row = first_seen(tile); row < end; row++) {
@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
       along += dot(slope[i], subgroupShuffle(value[i / SUBGROUP], i % SUBGROUP));
     }
     let sees = row >= mine && row <= t;
-    let weight = select(0.0, exp(min(score - of.x, 0.0)) * (along - of.y), sees);
+    let weight = select(0.0, exp(min(score - known.x, 0.0)) * (along - known.y), sees);
     for (var i = 0u; i < VEC4S; i++) { sums[i] += weight * subgroupShuffle(key[i / SUBGROUP], i % SUBGROUP); }
   }
   if (tile + lane >= p.tokens) { return; }

@@ -24,8 +24,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   let row = wid.y * ROWS;
   let vec4s = p.columns / 4u;
   // Columns and rows past the end read the last ones, and store nothing.
-  var from: array<u32, 8>;
-  for (var j = 0u; j < 8u; j++) { from[j] = min(column + j * SUBGROUP, p.inner - 1u); }
+  var column_of: array<u32, 8>;
+  for (var j = 0u; j < 8u; j++) { column_of[j] = min(column + j * SUBGROUP, p.inner - 1u); }
   var at: array<u32, 4>;
   for (var e = 0u; e < READS; e++) {
     at[e] = (min(row + SHARE * e + neighbour % SHARE, p.rows - 1u) * p.stride + p.first) / 4u;
@@ -35,14 +35,14 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
   for (var n = 0u; n < vec4s; n += 2u) {
-    let w0 = vec8(vec8_at(n / 2u, from[0], p.inner));
-    let w1 = vec8(vec8_at(n / 2u, from[1], p.inner));
-    let w2 = vec8(vec8_at(n / 2u, from[2], p.inner));
-    let w3 = vec8(vec8_at(n / 2u, from[3], p.inner));
-    let w4 = vec8(vec8_at(n / 2u, from[4], p.inner));
-    let w5 = vec8(vec8_at(n / 2u, from[5], p.inner));
-    let w6 = vec8(vec8_at(n / 2u, from[6], p.inner));
-    let w7 = vec8(vec8_at(n / 2u, from[7], p.inner));
+    let w0 = vec8(vec8_at(n / 2u, column_of[0], p.inner));
+    let w1 = vec8(vec8_at(n / 2u, column_of[1], p.inner));
+    let w2 = vec8(vec8_at(n / 2u, column_of[2], p.inner));
+    let w3 = vec8(vec8_at(n / 2u, column_of[3], p.inner));
+    let w4 = vec8(vec8_at(n / 2u, column_of[4], p.inner));
+    let w5 = vec8(vec8_at(n / 2u, column_of[5], p.inner));
+    let w6 = vec8(vec8_at(n / 2u, column_of[6], p.inner));
+    let w7 = vec8(vec8_at(n / 2u, column_of[7], p.inner));
     let whole = n + 1u < vec4s;
     for (var e = 0u; e < READS; e++) {
       low[e] = x[at[e] + n];
