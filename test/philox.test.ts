@@ -1,4 +1,4 @@
-/** Random numbers of the CPU are those of the kernels: Philox4x32-10, whose words do not depend on those before them. */
+/** Random numbers of the CPU are those of the kernels: Philox4x32-10, whose words do not depend on other words. */
 import { expect, test } from '@jest/globals'
 import { stream } from '../lib/util/philox.js'
 import { randomWords } from './reference/philox.js'

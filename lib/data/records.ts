@@ -1,7 +1,7 @@
 /**
  * Data sets as records, an object each, from the files that they are published in: a line of JSON each, an array in a
- * JSON file, or the rows of a Parquet file. Lines and rows are read a part at a time: their files may be larger than any
- * text of JavaScript.
+ * JSON file, or the rows of a Parquet file. Lines and rows are read a part at a time: their files may be larger than
+ * any text of JavaScript.
  */
 
 import { createReadStream } from 'node:fs'
@@ -19,8 +19,8 @@ export interface DataRecord {
 /**
  * The records of a file: of a `.parquet` file its rows, of a `.json` file that begins with a bracket the elements of
  * that array, of any other file its lines. `columns`: those that are read of a Parquet file. Throws
- * ERR_WEIGHTSMITH_NOT_FOUND and _IO_READ, _ARGUMENT for what is not JSON and for a record that is no object, and _FORMAT
- * for a Parquet file that cannot be read.
+ * ERR_WEIGHTSMITH_NOT_FOUND and _IO_READ, _ARGUMENT for what is not JSON and for a record that is no object, and
+ * _FORMAT for a Parquet file that cannot be read.
  */
 export async function* readRecords(file: string, columns: readonly string[]): AsyncGenerator<DataRecord> {
   let count = 0

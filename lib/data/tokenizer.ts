@@ -134,8 +134,8 @@ function codecOf(definition: Record<string, unknown>, settings: Record<string, u
     return ids
   }
   /**
-   * Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as they
-   * are.
+   * Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as
+   * they are.
    */
   const decode = (ids: readonly number[]) => {
     const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined)

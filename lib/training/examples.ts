@@ -79,7 +79,7 @@ export interface TrainingSubject {
   checkpoint: Checkpoint
 }
 
-/** How an instruction is put as a prompt; from stanford_alpaca, train.py (Apache-2.0), which the answer follows at once. */
+/** How an instruction is put as a prompt, which the answer follows at once: Stanford Alpaca's words (its train.py). */
 const alpaca = {
   alone:
     'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n',

@@ -76,7 +76,7 @@ export async function openLog(file: string, { after, overwrite = false }: LogOpt
   }
 }
 
-/** The lines of a log; one at its end that was not written whole is left out. Throws ERR_WEIGHTSMITH_RESUME, _IO_READ. */
+/** The lines of a log; one at its end that was not written whole is left out. Throws as `openLog` does. */
 export async function readLog(file: string): Promise<LogLine[]> {
   return parsedLines(await textOf(file), file)
 }
