@@ -101,7 +101,7 @@ export class GradientBuffers {
     readonly layout: GradientLayout,
     dtypeOf: (tensor: string) => StoreDType,
   ) {
-    const { tokens, adapters, forms } = layout
+    const { tokens, adapters } = layout
     const { language, head, vocabulary } = spec
     const { heads, numKvHeads, headSize } = language.attention
     const add = (bytes: number) => this.sizes.push(Math.max(16, bytes)) - 1
@@ -193,7 +193,6 @@ export class GradientBuffers {
       .flatMap(({ gradient }) => gradient)
       .reduce((sum, block) => sum + Math.ceil(packedBytes(block) / 4 / wgsl.block), 0)
     this.squares = add(4 * this.squareCount)
-    void forms
   }
 
   /** Bytes of all of them. */

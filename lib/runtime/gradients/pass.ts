@@ -226,5 +226,3 @@ export class GradientPass {
     return this.buffers.spec.language.activations[name] ?? 0
   }
 }
-
-void packedBytes

@@ -319,6 +319,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     new GradientBuffers(spec, { tokens, tensors, adapters, binding, forms: formsOf(info), tapes }, (name) =>
       dtypeOf(stored(name)),
     )
+  const depth = spec.language.layers.length
   const least = make(1)
   if (least.bytes > host.memory) {
     throw new WeightsmithError(
@@ -327,5 +328,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
         `${host.memory}; give at least as many, or fewer tokens.`,
     )
   }
-  return least
+  // As many layers as there is room for keep their values, which changes no number.
+  const each = make(2).bytes - least.bytes
+  return make(Math.max(1, Math.min(depth, 1 + Math.floor((host.memory - least.bytes) / Math.max(1, each)))))
 }

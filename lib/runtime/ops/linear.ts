@@ -1,6 +1,6 @@
 /**
- * Products with a matrix, in the form that suits the device and the number of rows: kernel `gemm`, `gemm_transposed` for
- * the gradient of what was multiplied, `gemm_outer` for that of the matrix. An adapter is two thin matrices more.
+ * Products with a matrix, in the form that suits the device and the number of rows: kernel `gemm`, `gemm_transposed`
+ * for the gradient of what was multiplied, `gemm_outer` for that of the matrix. An adapter is two thin matrices more.
  */
 
 import type { NativeDispatch } from '../../native/border.js'

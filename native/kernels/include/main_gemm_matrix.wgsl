@@ -1,7 +1,7 @@
 // y[t, first + n] = scale * sum over k of x[start + t, k] * W[n, k] (+ y), as gemm, for f16 weights on GPUs that
-// multiply matrices of SIDE x SIDE f16 numbers with sums in f32: a subgroup makes some rows of one panel. An element of x becomes two f16
-// numbers, head + tail / 2^10, so that 22 of its bits take part; it may be as large as 2^17. `inner` is a multiple of
-// 32.
+// multiply matrices of SIDE x SIDE f16 numbers with sums in f32: a subgroup makes some rows of one panel. An element of
+// x becomes two f16 numbers, head + tail / 2^10, so that 22 of its bits take part; it may be as large as 2^17. `inner`
+// is a multiple of 32.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;

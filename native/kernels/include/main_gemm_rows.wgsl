@@ -1,7 +1,7 @@
 // y[t, first + n] = scale * sum over k of x[start + t, k] * W[n, k] (+ y), as gemm, for devices with subgroups of at
-// least 4: an invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other elements of
-// x, of another row or, where there are fewer rows, further on in the same, and gets the others' from them: on a CPU a
-// read costs many times what a product does. `inner` is a multiple of 4.
+// least 4: an invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other
+// elements of x, of another row or, where there are fewer rows, further on in the same, and gets the others' from them:
+// on a CPU a read costs many times what a product does. `inner` is a multiple of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // stride: of y

@@ -1,5 +1,5 @@
-// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y where `add` is not 0): the gradient of a matrix that gemm
-// applied to x, from the gradient g of what it made; y is f32 and lies as gemm reads matrices. For devices without
+// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y where `add` is not 0): the gradient of a matrix that
+// gemm applied to x, from the gradient g of what it made; y is f32 and lies as gemm reads matrices. For devices without
 // subgroups and for widths that are no multiple of 4; the others run gemm_outer_16. An invocation makes one column of y
 // for one n. Sums are taken over runs of 64 rows, and those added in order.
 #include "layout.wgsl"

@@ -1,7 +1,8 @@
-// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y), as gemm_outer, for devices with subgroups of at least 4:
-// an invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours reads other
+// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y), as gemm_outer, for devices with subgroups of at least
+// 4: an invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours reads other
 // elements of x and gets the others' from them. Widths are multiples of 4. Sums are taken over runs of 64 rows, and
-// those added in order.
+// those added in order. The products are written out: an array that a loop goes through may lie in memory, which takes
+// four times as long.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 #include "layout.wgsl"
@@ -57,15 +58,61 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
       let b2 = select(vec4f(), g[g2 + next], t + 2u < p.rows);
       let a3 = select(vec4f(), g[g3 + own], t + 3u < p.rows);
       let b3 = select(vec4f(), g[g3 + next], t + 3u < p.rows);
-      for (var i = 0u; i < 4u; i++) {
-        let x0 = subgroupShuffle(mine[i / SHARE], i % SHARE);
-        let x1 = subgroupShuffle(mine[(4u + i) / SHARE], (4u + i) % SHARE);
-        let x2 = subgroupShuffle(mine[(8u + i) / SHARE], (8u + i) % SHARE);
-        let x3 = subgroupShuffle(mine[(12u + i) / SHARE], (12u + i) % SHARE);
-        for (var j = 0u; j < 4u; j++) {
-          a[4u * i + j] += x0[j] * a0 + x1[j] * a1 + x2[j] * a2 + x3[j] * a3;
-          b[4u * i + j] += x0[j] * b0 + x1[j] * b1 + x2[j] * b2 + x3[j] * b3;
-        }
+      {
+        let x0 = subgroupShuffle(mine[0u / SHARE], 0u % SHARE);
+        let x1 = subgroupShuffle(mine[4u / SHARE], 4u % SHARE);
+        let x2 = subgroupShuffle(mine[8u / SHARE], 8u % SHARE);
+        let x3 = subgroupShuffle(mine[12u / SHARE], 12u % SHARE);
+        a[0] += x0.x * a0 + x1.x * a1 + x2.x * a2 + x3.x * a3;
+        b[0] += x0.x * b0 + x1.x * b1 + x2.x * b2 + x3.x * b3;
+        a[1] += x0.y * a0 + x1.y * a1 + x2.y * a2 + x3.y * a3;
+        b[1] += x0.y * b0 + x1.y * b1 + x2.y * b2 + x3.y * b3;
+        a[2] += x0.z * a0 + x1.z * a1 + x2.z * a2 + x3.z * a3;
+        b[2] += x0.z * b0 + x1.z * b1 + x2.z * b2 + x3.z * b3;
+        a[3] += x0.w * a0 + x1.w * a1 + x2.w * a2 + x3.w * a3;
+        b[3] += x0.w * b0 + x1.w * b1 + x2.w * b2 + x3.w * b3;
+      }
+      {
+        let x0 = subgroupShuffle(mine[1u / SHARE], 1u % SHARE);
+        let x1 = subgroupShuffle(mine[5u / SHARE], 5u % SHARE);
+        let x2 = subgroupShuffle(mine[9u / SHARE], 9u % SHARE);
+        let x3 = subgroupShuffle(mine[13u / SHARE], 13u % SHARE);
+        a[4] += x0.x * a0 + x1.x * a1 + x2.x * a2 + x3.x * a3;
+        b[4] += x0.x * b0 + x1.x * b1 + x2.x * b2 + x3.x * b3;
+        a[5] += x0.y * a0 + x1.y * a1 + x2.y * a2 + x3.y * a3;
+        b[5] += x0.y * b0 + x1.y * b1 + x2.y * b2 + x3.y * b3;
+        a[6] += x0.z * a0 + x1.z * a1 + x2.z * a2 + x3.z * a3;
+        b[6] += x0.z * b0 + x1.z * b1 + x2.z * b2 + x3.z * b3;
+        a[7] += x0.w * a0 + x1.w * a1 + x2.w * a2 + x3.w * a3;
+        b[7] += x0.w * b0 + x1.w * b1 + x2.w * b2 + x3.w * b3;
+      }
+      {
+        let x0 = subgroupShuffle(mine[2u / SHARE], 2u % SHARE);
+        let x1 = subgroupShuffle(mine[6u / SHARE], 6u % SHARE);
+        let x2 = subgroupShuffle(mine[10u / SHARE], 10u % SHARE);
+        let x3 = subgroupShuffle(mine[14u / SHARE], 14u % SHARE);
+        a[8] += x0.x * a0 + x1.x * a1 + x2.x * a2 + x3.x * a3;
+        b[8] += x0.x * b0 + x1.x * b1 + x2.x * b2 + x3.x * b3;
+        a[9] += x0.y * a0 + x1.y * a1 + x2.y * a2 + x3.y * a3;
+        b[9] += x0.y * b0 + x1.y * b1 + x2.y * b2 + x3.y * b3;
+        a[10] += x0.z * a0 + x1.z * a1 + x2.z * a2 + x3.z * a3;
+        b[10] += x0.z * b0 + x1.z * b1 + x2.z * b2 + x3.z * b3;
+        a[11] += x0.w * a0 + x1.w * a1 + x2.w * a2 + x3.w * a3;
+        b[11] += x0.w * b0 + x1.w * b1 + x2.w * b2 + x3.w * b3;
+      }
+      {
+        let x0 = subgroupShuffle(mine[3u / SHARE], 3u % SHARE);
+        let x1 = subgroupShuffle(mine[7u / SHARE], 7u % SHARE);
+        let x2 = subgroupShuffle(mine[11u / SHARE], 11u % SHARE);
+        let x3 = subgroupShuffle(mine[15u / SHARE], 15u % SHARE);
+        a[12] += x0.x * a0 + x1.x * a1 + x2.x * a2 + x3.x * a3;
+        b[12] += x0.x * b0 + x1.x * b1 + x2.x * b2 + x3.x * b3;
+        a[13] += x0.y * a0 + x1.y * a1 + x2.y * a2 + x3.y * a3;
+        b[13] += x0.y * b0 + x1.y * b1 + x2.y * b2 + x3.y * b3;
+        a[14] += x0.z * a0 + x1.z * a1 + x2.z * a2 + x3.z * a3;
+        b[14] += x0.z * b0 + x1.z * b1 + x2.z * b2 + x3.z * b3;
+        a[15] += x0.w * a0 + x1.w * a1 + x2.w * a2 + x3.w * a3;
+        b[15] += x0.w * b0 + x1.w * b1 + x2.w * b2 + x3.w * b3;
       }
     }
     for (var i = 0u; i < 16u; i++) {
@@ -74,7 +121,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
     }
   }
   // Two vec4s of a panel's row.
-  let out = (column / (PANEL_COLUMNS / 8u) * p.inner + 4u * k) * (PANEL_COLUMNS / 4u) + column % (PANEL_COLUMNS / 8u) * 2u;
+  let place = column % (PANEL_COLUMNS / 8u) * 2u;
+  let out = (column / (PANEL_COLUMNS / 8u) * p.inner + 4u * k) * (PANEL_COLUMNS / 4u) + place;
   for (var i = 0u; i < 16u && 4u * k + i < p.inner; i++) {
     let at = out + i * (PANEL_COLUMNS / 4u);
     if (2u * column < vec4s) { y[at] = select(c[i], y[at] + c[i], p.add != 0u); }

@@ -1,6 +1,6 @@
-// y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y where `add` is not 0): the gradient of what gemm
-// multiplied, from the gradient x of what it made; W as gemm reads it. For devices without subgroups and for widths
-// that are no multiple of 4; the others run gemm_transposed_16. An invocation makes one column of 8 rows.
+// y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y where `add` is not 0): the gradient of what
+// gemm multiplied, from the gradient x of what it made; W as gemm reads it. For devices without subgroups and for
+// widths that are no multiple of 4; the others run gemm_transposed_16. An invocation makes one column of 8 rows.
 // stride: of x
 struct Parameters {
   rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,

@@ -1,21 +1,34 @@
 // y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y), as gemm_transposed, for devices with
-// subgroups of at least 4: an invocation makes 16 rows of 8 columns, SUBGROUP apart, in registers. Panels have neighbouring n beside
-// each other, so that one read of W is 8 terms of a column. Each of up to 8 neighbours reads other elements of x and
-// gets the others' from them, as in include/main_gemm_rows.wgsl. `stride`, `first` and `columns` are multiples of 4.
+// subgroups of at least 4: an invocation makes 16 rows of 8 columns, SUBGROUP apart, in registers. Panels have
+// neighbouring n beside each other, so a read of W is four terms of a column. Each of up to 8 neighbours reads another
+// row of x, and gets the others' from them. `stride`, `first` and `columns` are multiples of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // stride: of x
 struct Parameters {
   rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,
 }
-#include "weights.wgsl"
+#include "layout.wgsl"
+override DTYPE: u32; // F32, F16 or BF16
 override SUBGROUP: u32; // invocations of a workgroup
 override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
 override READS: u32 = ROWS / SHARE;
 const ROWS = 16u;
 @group(0) @binding(0) var<storage, read> p: Parameters;
+@group(0) @binding(1) var<storage, read> weights: array<vec2u>;
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+// W from 4 n to 4 n + 3 of column k.
+fn vec4_at(n: u32, k: u32) -> vec4f {
+  let o = (n / 16u * p.inner + k) * 16u + n % 16u;
+  if (DTYPE == DTYPE_F32) { return bitcast<vec4f>(vec4u(weights[2u * o], weights[2u * o + 1u])); }
+  let w = weights[o];
+  if (DTYPE == DTYPE_F16) { return vec4f(unpack2x16float(w.x), unpack2x16float(w.y)); }
+  let low = bitcast<vec2f>(w << vec2u(16u));
+  let high = bitcast<vec2f>(w & vec2u(0xffff0000u));
+  return vec4f(low.x, high.x, low.y, high.y);
+}
 
 @compute @workgroup_size(SUBGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32,
@@ -24,43 +37,39 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   let row = wid.y * ROWS;
   let vec4s = p.columns / 4u;
   // Columns and rows past the end read the last ones, and store nothing.
-  var column_of: array<u32, 8>;
-  for (var j = 0u; j < 8u; j++) { column_of[j] = min(column + j * SUBGROUP, p.inner - 1u); }
+  let k0 = min(column, p.inner - 1u);
+  let k1 = min(column + SUBGROUP, p.inner - 1u);
+  let k2 = min(column + 2u * SUBGROUP, p.inner - 1u);
+  let k3 = min(column + 3u * SUBGROUP, p.inner - 1u);
+  let k4 = min(column + 4u * SUBGROUP, p.inner - 1u);
+  let k5 = min(column + 5u * SUBGROUP, p.inner - 1u);
+  let k6 = min(column + 6u * SUBGROUP, p.inner - 1u);
+  let k7 = min(column + 7u * SUBGROUP, p.inner - 1u);
   var at: array<u32, 4>;
   for (var e = 0u; e < READS; e++) {
     at[e] = (min(row + SHARE * e + neighbour % SHARE, p.rows - 1u) * p.stride + p.first) / 4u;
   }
-  var low: array<vec4f, 4>;
-  var high: array<vec4f, 4>;
+  var mine: array<vec4f, 4>;
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
-  for (var n = 0u; n < vec4s; n += 2u) {
-    let w0 = vec8(vec8_at(n / 2u, column_of[0], p.inner));
-    let w1 = vec8(vec8_at(n / 2u, column_of[1], p.inner));
-    let w2 = vec8(vec8_at(n / 2u, column_of[2], p.inner));
-    let w3 = vec8(vec8_at(n / 2u, column_of[3], p.inner));
-    let w4 = vec8(vec8_at(n / 2u, column_of[4], p.inner));
-    let w5 = vec8(vec8_at(n / 2u, column_of[5], p.inner));
-    let w6 = vec8(vec8_at(n / 2u, column_of[6], p.inner));
-    let w7 = vec8(vec8_at(n / 2u, column_of[7], p.inner));
-    let whole = n + 1u < vec4s;
-    for (var e = 0u; e < READS; e++) {
-      low[e] = x[at[e] + n];
-      high[e] = select(vec4f(), x[at[e] + min(n + 1u, vec4s - 1u)], whole);
-    }
+  for (var n = 0u; n < vec4s; n++) {
+    let w0 = vec4_at(n, k0);
+    let w1 = vec4_at(n, k1);
+    let w2 = vec4_at(n, k2);
+    let w3 = vec4_at(n, k3);
+    let w4 = vec4_at(n, k4);
+    let w5 = vec4_at(n, k5);
+    let w6 = vec4_at(n, k6);
+    let w7 = vec4_at(n, k7);
+    for (var e = 0u; e < READS; e++) { mine[e] = x[at[e] + n]; }
     for (var e = 0u; e < READS; e++) {
       for (var r = 0u; r < SHARE; r++) {
-        let u = subgroupShuffle(low[e], r);
-        let v = subgroupShuffle(high[e], r);
+        let v = subgroupShuffle(mine[e], r);
         let i = SHARE * e + r;
-        a[i] += u.x * vec4f(w0.a.x, w1.a.x, w2.a.x, w3.a.x) + u.y * vec4f(w0.a.y, w1.a.y, w2.a.y, w3.a.y)
-              + u.z * vec4f(w0.a.z, w1.a.z, w2.a.z, w3.a.z) + u.w * vec4f(w0.a.w, w1.a.w, w2.a.w, w3.a.w)
-              + v.x * vec4f(w0.b.x, w1.b.x, w2.b.x, w3.b.x) + v.y * vec4f(w0.b.y, w1.b.y, w2.b.y, w3.b.y)
-              + v.z * vec4f(w0.b.z, w1.b.z, w2.b.z, w3.b.z) + v.w * vec4f(w0.b.w, w1.b.w, w2.b.w, w3.b.w);
-        b[i] += u.x * vec4f(w4.a.x, w5.a.x, w6.a.x, w7.a.x) + u.y * vec4f(w4.a.y, w5.a.y, w6.a.y, w7.a.y)
-              + u.z * vec4f(w4.a.z, w5.a.z, w6.a.z, w7.a.z) + u.w * vec4f(w4.a.w, w5.a.w, w6.a.w, w7.a.w)
-              + v.x * vec4f(w4.b.x, w5.b.x, w6.b.x, w7.b.x) + v.y * vec4f(w4.b.y, w5.b.y, w6.b.y, w7.b.y)
-              + v.z * vec4f(w4.b.z, w5.b.z, w6.b.z, w7.b.z) + v.w * vec4f(w4.b.w, w5.b.w, w6.b.w, w7.b.w);
+        a[i] += v.x * vec4f(w0.x, w1.x, w2.x, w3.x) + v.y * vec4f(w0.y, w1.y, w2.y, w3.y)
+              + v.z * vec4f(w0.z, w1.z, w2.z, w3.z) + v.w * vec4f(w0.w, w1.w, w2.w, w3.w);
+        b[i] += v.x * vec4f(w4.x, w5.x, w6.x, w7.x) + v.y * vec4f(w4.y, w5.y, w6.y, w7.y)
+              + v.z * vec4f(w4.z, w5.z, w6.z, w7.z) + v.w * vec4f(w4.w, w5.w, w6.w, w7.w);
       }
     }
   }

@@ -1,5 +1,6 @@
 // Rotary embedding in place, rotate-half: of each head, elements i and i + size / 2 turn by angle i of the token's
-// position, or back by it where `back` is not 0 (which takes a gradient to what was turned). Angles are (cos, sin) from the host, in float64, a row of size / 2 a position.
+// position, or back by it where `back` is not 0 (which takes a gradient to what was turned). Angles are (cos, sin) from
+// the host, in float64, a row of size / 2 a position.
 struct Parameters { rows: u32, heads: u32, size: u32, back: u32 }
 #include "layout.wgsl"
 #include "main_rows.wgsl"
