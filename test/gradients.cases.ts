@@ -346,6 +346,7 @@ const heads: Heads[] = [
   { lengths: [3, 91], heads: 2, numKvHeads: 1, size: 32, window: 67 },
   { lengths: [3, 1], heads: 8, numKvHeads: 2, size: 64, window: 2 },
   { lengths: [21, 19], heads: 4, numKvHeads: 1, size: 20, window: 0 },
+  { lengths: [2, 1], heads: 70, numKvHeads: 35, size: 4, window: 0 },
 ]
 
 /** Attention, which leaves what its gradients need, and these. Buffers 7, 8 and 9: of q, k and v. */

@@ -31,6 +31,11 @@ export interface TrainableOptions {
   /** Tensors that are trained whole; none by default. */
   tensors?: readonly string[]
   adapters?: readonly AdapterSpec[]
+  /**
+   * Layers whose values stay from the forward pass to the backward pass, while others are computed again, which changes
+   * no number. As many as there is memory for by default.
+   */
+  tapes?: number
 }
 
 /** A step of AdamW, as torch.optim.AdamW takes it. */
@@ -118,18 +123,20 @@ export class TrainableModel {
   /** The root of the sum of the squares of all gradients; NaN or infinite where one of them is. */
   gradientNorm(): Promise<number> {
     return this.lend(async () => {
-      const { squares, squareCount, learned } = this.buffers
-      let start = 0
-      const dispatches = [...learned.values()].flatMap(({ name, gradient }) =>
-        gradient.flatMap((block) => {
-          const elements = packedBytes(block) / 4
-          const at = start
-          start += Math.ceil(elements / wgsl.block)
-          if (!this.touched.has(name)) return [kernels.zero(block.buffer, elements)].slice(1)
-          return [kernels.squares(block.buffer, squares, { elements, start: at })]
-        }),
-      )
-      const reads = [{ buffer: squares, offset: 0, bytes: 4 * squareCount }]
+      const { squares, learned } = this.buffers
+      let count = 0
+      const dispatches = [...learned.values()]
+        .filter(({ name }) => this.touched.has(name))
+        .flatMap(({ gradient }) =>
+          gradient.map((block) => {
+            const elements = packedBytes(block) / 4
+            const start = count
+            count += Math.ceil(elements / wgsl.block)
+            return kernels.squares(block.buffer, squares, { elements, start })
+          }),
+        )
+      if (count === 0) return 0
+      const reads = [{ buffer: squares, offset: 0, bytes: 4 * count }]
       const [bytes] = await this.device.dispatch(this.resident, { writes: [], dispatches, reads })
       const sums = new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
       return Math.sqrt(sums.reduce((sum, value) => sum + value, 0))
@@ -328,7 +335,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
         `${host.memory}; give at least as many, or fewer tokens.`,
     )
   }
-  // As many layers as there is room for keep their values, which changes no number.
   const each = make(2).bytes - least.bytes
-  return make(Math.max(1, Math.min(depth, 1 + Math.floor((host.memory - least.bytes) / Math.max(1, each)))))
+  const room = 1 + Math.floor((host.memory - least.bytes) / Math.max(1, each))
+  return make(Math.max(1, Math.min(depth, room, options.tapes ?? depth)))
 }
