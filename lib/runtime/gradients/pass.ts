@@ -6,7 +6,7 @@
 
 import type { NativeDispatch } from '../../native/border.js'
 import { modelKernels as kernels } from '../kernels.js'
-import { type BackwardContext, backward, forward, packedBytes, type StackContext } from '../ops/index.js'
+import { type BackwardContext, backward, forward, type StackContext } from '../ops/index.js'
 import { type GradientBuffers, input, type TapeBuffers } from './buffers.js'
 import type { Tape, TapeStep } from './tape.js'
 
