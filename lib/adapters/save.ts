@@ -1,8 +1,8 @@
 /**
- * Writes an adapter as PEFT saves one, so that PEFT loads it with no key missing and none left over. Whatever the
- * factors come from, they are stored so that the scale of every module is 1: alpha is the rank, module by module where
- * ranks differ, and use_rslora is off. Then a reader that does not know the patterns of ranks and alphas, and takes
- * alpha / r of the whole adapter, has the right scale too.
+ * Writes an adapter as PEFT saves one, so that PEFT loads it with no key missing and none left over. Unless it was
+ * trained with a scale of its own, factors are stored so that the scale of every module is 1: alpha is the rank, module
+ * by module where ranks differ, and use_rslora is off. Then a reader that does not know the patterns of ranks and
+ * alphas, and takes alpha / r of the whole adapter, has the right scale too.
  */
 
 import { basename, isAbsolute, join } from 'node:path'
@@ -56,6 +56,8 @@ export interface NewAdapter {
   whole?: ReadonlyMap<string, Content> | undefined
   /** Linears of the base store their weights as [in, out] (`fan_in_fan_out`). Defaults to false. */
   turned?: boolean | undefined
+  /** The scale of an adapter whose modules have one rank: alpha / rank, or alpha / √rank. Defaults to a scale of 1. */
+  scaling?: { alpha: number; rslora: boolean } | undefined
   /** The base model, as the config is to name it. */
   base?: string | undefined
   /** Defaults to `CAUSAL_LM`. */
@@ -222,7 +224,14 @@ function contentsOf<M extends Shaped>(
 }
 
 /** adapter_config.json, with the keys in order, as PEFT has them. */
-function configOf({ modules, whole, turned = false, base, task = 'CAUSAL_LM' }: NewAdapter): Record<string, unknown> {
+function configOf({
+  modules,
+  whole,
+  turned = false,
+  scaling,
+  base,
+  task = 'CAUSAL_LM',
+}: NewAdapter): Record<string, unknown> {
   if (modules.length === 0) throw misuse('The adapter would have no factors, and PEFT loads none without.')
   const names = modules.map(({ module }) => module)
   const known = new Set(names)
@@ -247,7 +256,7 @@ function configOf({ modules, whole, turned = false, base, task = 'CAUSAL_LM' }: 
     fan_in_fan_out: turned,
     inference_mode: true,
     init_lora_weights: true,
-    lora_alpha: rank,
+    lora_alpha: scaling?.alpha ?? rank,
     lora_dropout: 0,
     modules_to_save: saved.length > 0 ? saved : null,
     peft_type: 'LORA',
@@ -256,7 +265,7 @@ function configOf({ modules, whole, turned = false, base, task = 'CAUSAL_LM' }: 
     target_modules: [...names].sort(),
     task_type: task,
     use_dora: false,
-    use_rslora: false,
+    use_rslora: scaling?.rslora ?? false,
   }
 }
 

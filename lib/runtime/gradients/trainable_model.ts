@@ -88,6 +88,42 @@ export class TrainableModel {
     })
   }
 
+  /**
+   * Bytes that training takes on the device, of which the tapes are what is kept of layers beyond one so as not to
+   * compute them again. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
+   */
+  static forecast(
+    use: Use,
+    checkpoint: Checkpoint,
+    options: TrainableOptions,
+  ): Promise<{ bytes: number; tapes: number }> {
+    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    return use(async (host) => {
+      const { bytes, layerValues } = buffersFor(host, spec, checkpoint, options)
+      return { bytes, tapes: layerValues.length }
+    })
+  }
+
+  /** Floating-point operations a second of one product of matrices on the device, for estimates. */
+  static flopsOf(use: Use): Promise<number> {
+    return use(async ({ device }) => {
+      const [rows, side] = [64, 512]
+      const block: Block = { buffer: 0, dtype: 'F32', first: 0, rows: side, columns: side }
+      const resident = await device.allocate([packedBytes(block), 4 * rows * side, 4 * rows * side])
+      const product = kernels.gemm(block, 1, 2, { rows, stride: side, forms: formsOf(device.info) })
+      const run = (count: number) =>
+        device.dispatch(resident, { writes: [], dispatches: Array.from({ length: count }, () => product), reads: [] })
+      try {
+        await run(1)
+        const begin = performance.now()
+        await run(4)
+        return (4 * 2 * rows * side * side) / ((performance.now() - begin) / 1e3)
+      } finally {
+        await device.release(resident)
+      }
+    })
+  }
+
   /** Bytes on the device. */
   get bytes(): number {
     return this.buffers.bytes
@@ -123,20 +159,21 @@ export class TrainableModel {
   /** The root of the sum of the squares of all gradients; NaN or infinite where one of them is. */
   gradientNorm(): Promise<number> {
     return this.lend(async () => {
-      const { squares, learned } = this.buffers
-      let count = 0
-      const dispatches = [...learned.values()]
-        .filter(({ name }) => this.touched.has(name))
-        .flatMap(({ gradient }) =>
-          gradient.map((block) => {
-            const elements = packedBytes(block) / 4
-            const start = count
-            count += Math.ceil(elements / wgsl.block)
-            return kernels.squares(block.buffer, squares, { elements, start })
-          }),
-        )
-      if (count === 0) return 0
-      const reads = [{ buffer: squares, offset: 0, bytes: 4 * count }]
+      const { squares, squareCount, learned } = this.buffers
+      let start = 0
+      const squaresOf = (block: Block, at: number) =>
+        kernels.squares(block.buffer, squares, { elements: packedBytes(block) / 4, start: at })
+      const dispatches = [...learned.values()].flatMap(({ name, gradient }) =>
+        gradient.flatMap((block) => {
+          const elements = packedBytes(block) / 4
+          const at = start
+          start += Math.ceil(elements / wgsl.block)
+          // What no sequence has reached has no gradient.
+          if (!this.touched.has(name)) return [kernels.zero(block.buffer, elements), squaresOf(block, at)]
+          return [squaresOf(block, at)]
+        }),
+      )
+      const reads = [{ buffer: squares, offset: 0, bytes: 4 * squareCount }]
       const [bytes] = await this.device.dispatch(this.resident, { writes: [], dispatches, reads })
       const sums = new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
       return Math.sqrt(sums.reduce((sum, value) => sum + value, 0))
@@ -180,6 +217,39 @@ export class TrainableModel {
       }
       return values
     })
+  }
+
+  /** A tensor that is trained as a checkpoint stores it, in its own type. */
+  stored(name: string): Promise<Uint8Array> {
+    return this.lend(async () => {
+      const { blocks } = this.learnedOf(name)
+      const parts: Uint8Array[] = []
+      for (const block of blocks) {
+        const bytes = block.rows * block.columns * (block.dtype === 'F32' ? 4 : 2)
+        const work = {
+          writes: [],
+          dispatches: [kernels.unpackWeights(block, this.buffers.staging)],
+          reads: [{ buffer: this.buffers.staging, offset: 0, bytes }],
+        }
+        parts.push(...(await this.device.dispatch(this.resident, work)))
+      }
+      return parts.length === 1 ? (parts[0] as Uint8Array) : Buffer.concat(parts)
+    })
+  }
+
+  /** Tensors whose gradient has NaN or infinite elements. */
+  async nonFinite(): Promise<string[]> {
+    const found: string[] = []
+    for (const name of this.touched) {
+      if (!(await this.read(name, 'gradient')).every(Number.isFinite)) found.push(name)
+    }
+    return found
+  }
+
+  /** The forms of its kernels, which decide about the order of sums. */
+  get forms(): Record<string, unknown> {
+    const { type } = this.device.info
+    return { ...this.buffers.layout.forms, cpu: type === 'cpu' }
   }
 
   /** Puts elements [rows, columns] there. */

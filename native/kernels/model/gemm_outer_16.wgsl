@@ -1,8 +1,8 @@
-// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y), as gemm_outer, for devices with subgroups of at least
-// 4: an invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours reads other
-// elements of x and gets the others' from them. Widths are multiples of 4. Sums are taken over runs of 64 rows, and
-// those added in order. The products are written out: an array that a loop goes through may lie in memory, which takes
-// four times as long.
+// y[n, k] = sum over t of g[t, first + n] * x[start + t, k] (+ y), as gemm_outer, for devices with subgroups of at
+// least 4: an invocation makes 16 k of one vec8 of n in registers, four rows at a time. Each of up to 8 neighbours
+// reads other elements of x and gets the others' from them. Widths are multiples of 4. Sums are taken over runs of 64
+// rows, and those added in order. The products are written out: an array that a loop goes through may lie in memory,
+// which takes four times as long.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 #include "layout.wgsl"

@@ -1,0 +1,85 @@
+/** What training leaves: the adapter as PEFT saves one, or the checkpoint with the tensors that were trained. */
+
+import { saveAdapter } from '../adapters/index.js'
+import type { Checkpoint, Content } from '../checkpoint/index.js'
+import { rewrite } from '../checkpoint/rewrite.js'
+import type { StoreDType } from '../native/border.js'
+import type { Host } from '../native/host.js'
+import { factorNames, type TrainableModel } from '../runtime/index.js'
+import { WeightsmithError } from '../util/errors.js'
+import type { ProgressEvent } from '../util/progress.js'
+import type { AdapterStart } from './start.js'
+
+export interface OutputOptions {
+  out: string
+  recipe: Record<string, unknown>
+  about: string
+  seed: number
+  overwrite: boolean
+  signal?: AbortSignal | undefined
+  onProgress?: ((event: ProgressEvent) => void) | undefined
+}
+
+export interface Written {
+  out: string
+  bytesWritten: number
+}
+
+/** Writes the adapter. One scale for all of it is kept; of several, each is multiplied into its B. */
+export async function writeAdapter(
+  host: Host,
+  model: TrainableModel,
+  adapters: readonly Omit<AdapterStart, 'a' | 'b'>[],
+  { dtype, rslora, ...options }: OutputOptions & { dtype: StoreDType; rslora: boolean },
+): Promise<Written> {
+  const [first] = adapters
+  if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The adapter has no modules.')
+  const uniform = adapters.every(({ rank, scale }) => rank === first.rank && scale === first.scale)
+  const alpha = first.scale * (rslora ? Math.sqrt(first.rank) : first.rank)
+  const modules = adapters.map(({ weight, rank, scale }) => {
+    const [outputs = 0, inputs = 0] = model.spec.tensors.get(weight) ?? []
+    const names = factorNames(weight)
+    return {
+      ...{ module: weight.replace(/\.weight$/, ''), rank, outputs, inputs },
+      factors: async () => {
+        const b = await model.read(names.b)
+        return { a: await model.read(names.a), b: uniform ? b : b.map((value) => value * scale) }
+      },
+    }
+  })
+  const { checkpoint } = model
+  const adapter = { modules, base: checkpoint.name, ...(uniform && { scaling: { alpha: tidy(alpha), rslora } }) }
+  return saveAdapter(host, adapter, { ...options, dtype, inputs: [checkpoint] })
+}
+
+/** 32 for 31.999999999999996, which √r leaves. */
+function tidy(value: number): number {
+  const near = Math.round(value * 1e6) / 1e6
+  return Math.abs(near - value) < 1e-9 * value ? near : value
+}
+
+/** Writes the checkpoint, each tensor in its own type. */
+export function writeCheckpoint(
+  host: Host,
+  model: TrainableModel,
+  checkpoint: Checkpoint,
+  options: OutputOptions,
+): Promise<Written> {
+  const tensors = new Map(
+    model.learned.map((name): [string, Content] => {
+      const tensor = checkpoint.tensors.get(name)
+      if (tensor === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `There is no tensor ${name}.`)
+      const { dtype, shape, begin, end } = tensor
+      return [
+        name,
+        {
+          ...{ dtype, shape: [...shape], size: end - begin },
+          async *bytes() {
+            yield await model.stored(name)
+          },
+        },
+      ]
+    }),
+  )
+  return rewrite(host, checkpoint, { ...options, tensors })
+}
