@@ -34,6 +34,8 @@ export interface TrainForecast {
   trained: number
   /** Bytes on the device. */
   deviceBytes: number
+  /** Bytes of weights that are read for every micro-batch, because they do not stay on the device. */
+  bytesReadPerPass: number
   steps: number
   epochs: number
   examples: number
@@ -171,7 +173,7 @@ function heldOutOf(file: string, sources: readonly TrainingSource[], reports: re
 async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainForecast> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
   const use = <T>(work: Parameters<typeof engine.use<T>>[0]) => engine.use(work)
-  const { bytes, tapes } = await TrainableModel.forecast(use, checkpoint, trainable)
+  const { bytes, tapes, bytesReadPerPass } = await TrainableModel.forecast(use, checkpoint, trainable)
   const { spec } = modelOf(engine, checkpoint, {})
   const all = [...spec.tensors.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   const each = reports.reduce((sum, { tokens }) => sum + tokens, 0) / Math.max(1, plan.examples)
@@ -181,7 +183,14 @@ async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainFore
   const products = 2 + (settings.method === 'full' ? 1 : 0) + 1 - tapes / depth
   const flops = 2 * all * tokens * products
   return {
-    ...{ model: name, method: settings.method, device: engine.device.name, parameters, deviceBytes: bytes },
+    ...{
+      model: name,
+      method: settings.method,
+      device: engine.device.name,
+      parameters,
+      deviceBytes: bytes,
+      bytesReadPerPass,
+    },
     trained: settings.method === 'full' ? (trainable.tensors?.length ?? 0) : adapters.length,
     ...{ steps: plan.steps, epochs: plan.steps / plan.stepsPerEpoch, examples: plan.examples, tokens },
     milliseconds: (flops / (await TrainableModel.flopsOf(use))) * 1e3,
@@ -412,8 +421,10 @@ class Training {
   }
 }
 
+/** Factors of adapters are matrices too. */
 function isMatrix(model: TrainableModel, name: string): boolean {
-  return model.shapeOf(name)[1] > 1
+  const shape = model.spec.tensors.get(name)
+  return shape === undefined || shape.length > 1
 }
 
 /** In float64, in order. */
