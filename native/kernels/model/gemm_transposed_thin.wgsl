@@ -1,6 +1,6 @@
-// y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y), as gemm_transposed_16, for few k, such as the
-// rank of an adapter: an invocation makes 16 k of 8 rows, SUBGROUP apart. Each of up to 8 neighbours reads W for another
-// k, and gets the others' from them.
+// y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y), as gemm_transposed_16, for few k, such as
+// the rank of an adapter: an invocation makes 16 k of 8 rows, SUBGROUP apart. Each of up to 8 neighbours reads W for
+// another k, and gets the others' from them.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // stride: of x
