@@ -230,6 +230,11 @@ describe('an example', () => {
     expect(reports.map(({ file }) => file)).toEqual(list.map(({ file }) => file))
   })
 
+  test('of several files needs a share for all of them or for none, which is said before any is read', async () => {
+    const problem = { message: expect.stringMatching(/Of 2 files of data 1 have a share/) }
+    await expect(read([{ file: 'none', share: 1 }, { file: 'none' }])).rejects.toMatchObject(problem)
+  })
+
   test.each([
     ['neither form', { input: 'a' }, /^Line 2 of \S+ should have "messages", .+ or "text"\.$/],
     ['a prompt alone', { prompt: 'a' }, /^Line 2 of \S+ should be an object with the texts "prompt" and "answer"/],
@@ -357,7 +362,7 @@ describe('a conversation', () => {
   test('with a mark where none should be is refused', async () => {
     const template = '{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}'
     const problem = { code: 'ERR_WEIGHTSMITH_FORMAT', message: expect.stringMatching(/what it marks as generated/) }
-    await expect(readChat(open('words', template), talk('a', '\u{f5a71}'))).rejects.toMatchObject(problem)
+    await expect(readChat(open('words', template), talk('a', '\u{f5a71}\u{f5a72}'))).rejects.toMatchObject(problem)
   })
 
   test('in which the assistant says nothing is left out', async () => {

@@ -1,8 +1,7 @@
 /**
  * Rows of Parquet files, which data sets are published as, by hyparquet with its decompressors (both MIT): of the
- * readers in JavaScript the one that is kept up, knows every compression in use and needs no other package for the rest.
- * A file is bytes of a stranger: sizes that it states are checked before anything is made that large, and what goes
- * wrong in a file is an error of the file.
+ * readers in JavaScript the one that is kept up and knows every compression in use. A file is bytes of a stranger: sizes
+ * that it states are checked before anything is made that large, and what goes wrong in a file is an error of the file.
  */
 
 import { type FileHandle, open } from 'node:fs/promises'
