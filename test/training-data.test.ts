@@ -3,7 +3,10 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from '@jest/globals'
 import { type ChatMessage, openTokenizer, readRecords, type Tokenizer } from '../lib/data/index.js'
+import { readRows } from '../lib/data/parquet.js'
+import { decodeRows } from '../lib/data/parquet_rows.js'
 import { type DataFile, readTrainingData, type TrainingDataOptions } from '../lib/training/index.js'
+import { uniform } from './random.js'
 import { scratch } from './scratch.js'
 
 const { fresh } = scratch('training-data')
@@ -118,6 +121,61 @@ describe('a file of records', () => {
       code: 'ERR_WEIGHTSMITH_FORMAT',
       message: `${parquet('none')} cannot be read as Parquet: it has none of the columns text, messages.`,
     })
+  })
+})
+
+describe('a file of Parquet that is not valid', () => {
+  const bytes = (name: string) => readFileSync(`test/goldens/training/${name}.parquet`)
+  const refused = async (rows: AsyncIterable<unknown>) => {
+    try {
+      for await (const _ of rows);
+      return false
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_WEIGHTSMITH_FORMAT' })
+      return true
+    }
+  }
+
+  test.each(['none', 'snappy', 'zstd', 'messages'])(
+    'is read or refused, whatever bytes of it are wrong: %s',
+    async (name) => {
+      const random = uniform(name.length)
+      const at = (count: number) => Math.floor(random() * count)
+      const file = data('', 'parquet')
+      const whole = bytes(name)
+      let count = 0
+      for (let i = 0; i < 120; i++) {
+        const wrong = Buffer.from(whole)
+        // The metadata is at the end.
+        for (let k = at(3); k >= 0; k--) wrong[at(4) > 0 ? whole.length - 1 - at(900) : at(whole.length)] = at(256)
+        writeFileSync(file, i % 5 === 0 ? wrong.subarray(0, at(whole.length)) : wrong)
+        if (await refused(decodeRows(file, ['prompt', 'answer', 'messages']))) count++
+      }
+      expect(count).toBeGreaterThan(50)
+      expect(count).toBeLessThan(120)
+    },
+  )
+
+  test('is refused where a group of rows has a column twice, or names bytes that are not there', async () => {
+    const twice = bytes('none')
+    twice.write('prompt', twice.lastIndexOf('answer'))
+    // Where answers begin: 210, and what is far beyond the end, in as many bytes.
+    const beyond = bytes('v2')
+    beyond.writeUInt16LE(0x7ffe, beyond.lastIndexOf(Buffer.from([0xa4, 0x03])))
+    for (const [wrong, message] of [
+      [twice, /cannot be read as Parquet: a group of its rows has other columns than its schema/],
+      [beyond, /cannot be read as Parquet: it ends before byte 8340, which it names/],
+    ] as const) {
+      const problem = { code: 'ERR_WEIGHTSMITH_FORMAT', message: expect.stringMatching(message) }
+      await expect(records(data(wrong, 'parquet'), ['answer'])).rejects.toMatchObject(problem)
+    }
+  })
+
+  test('is given up where it makes the decoder count without an end', async () => {
+    const wrong = bytes('v2')
+    ;[wrong[22], wrong[85]] = [0o241, 0o274]
+    const problem = { code: 'ERR_WEIGHTSMITH_FORMAT', message: expect.stringMatching(/takes more than 0.5 s/) }
+    await expect(readRows(data(wrong, 'parquet'), ['prompt'], 0.5).next()).rejects.toMatchObject(problem)
   })
 })
 
