@@ -88,7 +88,10 @@ function linesUpTo(after: number, text: string, file: string): { lines: LogLine[
   const lines = end < 0 ? all : all.slice(0, end)
   const steps = lines.flatMap((line) => ('loss' in line ? [line.step] : []))
   if (steps.length !== after || steps.some((step, i) => step !== i + 1)) {
-    throw notThatLog(file, `it should have a line for each of the steps 1 to ${after}, but has ${steps.length} of them`)
+    throw notThatLog(
+      file,
+      `it should have one line for each of the steps 1 to ${after}, but has ${steps.length} lines of steps up to there`,
+    )
   }
   const texts = text.split('\n').slice(0, lines.length)
   return { lines, bytes: texts.reduce((sum, line) => sum + Buffer.byteLength(line) + 1, 0) }
