@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, test } from '@jest/globals'
 import { type ChatMessage, openTokenizer, readRecords, type Tokenizer } from '../lib/data/index.js'
 import { readRows } from '../lib/data/parquet.js'
 import { decodeRows } from '../lib/data/parquet_rows.js'
-import { type DataFile, readTrainingData, type TrainingDataOptions } from '../lib/training/index.js'
+import { readTrainingData, type TrainingDataOptions, type TrainingFile } from '../lib/training/index.js'
 import { uniform } from './random.js'
 import { scratch } from './scratch.js'
 
@@ -33,13 +33,13 @@ async function records(file: string, columns = ['messages', 'prompt', 'answer', 
 }
 
 function read(
-  content: readonly object[] | DataFile[],
+  content: readonly object[] | TrainingFile[],
   options?: TrainingDataOptions,
   subject = spec,
   checkpoint = base,
 ) {
   const given = content as (object & { file?: string })[]
-  const list = given[0]?.file === undefined ? [{ file: data(given) }] : (given as DataFile[])
+  const list = given[0]?.file === undefined ? [{ file: data(given) }] : (given as TrainingFile[])
   return readTrainingData({ spec: subject, checkpoint }, list, options)
 }
 

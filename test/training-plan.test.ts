@@ -3,12 +3,12 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { describe, expect, test } from '@jest/globals'
 import {
   type BatchOptions,
-  type LogLine,
   openLog,
   planBatches,
   rateSchedule,
   readLog,
   type TrainingExample,
+  type TrainingLogLine,
   type TrainingStep,
 } from '../lib/training/index.js'
 import { randomWords } from './reference/philox.js'
@@ -233,16 +233,16 @@ describe('the learning rate', () => {
 })
 
 describe('the log of training', () => {
-  const line = (step: number): LogLine => ({
+  const line = (step: number): TrainingLogLine => ({
     ...{ step, epoch: 0, loss: 1 / step, gradientNorm: step / 3 },
     ...{ rate: 1e-4, tokens: 10 * step, targets: 3 * step },
   })
-  const heldOut = (step: number): LogLine => ({ step, heldOutLoss: 2 / step })
+  const heldOut = (step: number): TrainingLogLine => ({ step, heldOutLoss: 2 / step })
   const run = [heldOut(0.5), line(1), line(2), heldOut(2), line(3), line(4), heldOut(4), line(5)].map((one) =>
     one.step === 0.5 ? { step: 0, heldOutLoss: 4 } : one,
   )
 
-  async function written(file: string, lines: readonly LogLine[], options = {}): Promise<string> {
+  async function written(file: string, lines: readonly TrainingLogLine[], options = {}): Promise<string> {
     const log = await openLog(file, options)
     for (const one of lines) await log.write(one)
     await log.sync()

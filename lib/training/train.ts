@@ -14,8 +14,8 @@ import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { aborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import { type BatchPlan, planBatches, type TrainingExample, type TrainingSource } from './batches.js'
-import { type DataFileReport, readTrainingData } from './examples.js'
-import { type LogLine, openLog, type TrainingLog } from './log.js'
+import { readTrainingData, type TrainingFileReport } from './examples.js'
+import { openLog, type TrainingLog, type TrainingLogLine } from './log.js'
 import { type Settings, settingsOf, type TrainOptions } from './options.js'
 import { type OutputOptions, type Written, writeAdapter, writeCheckpoint } from './output.js'
 import { rateSchedule } from './schedule.js'
@@ -43,10 +43,10 @@ export interface TrainForecast {
   tokens: number
   /** Estimated from the speed of one product on this device. */
   milliseconds: number
-  data: DataFileReport[]
+  data: TrainingFileReport[]
 }
 
-export interface HeldOutReport {
+export interface TrainHeldOut {
   file: string
   /** Mean losses of its targets, in nats: before the first step, the best one and the last. */
   first: number
@@ -61,7 +61,7 @@ export interface TrainReport extends Omit<TrainForecast, 'milliseconds'> {
   folded?: string
   /** Mean losses of the targets of the first and of the last step, in nats. */
   loss: { first: number; last: number }
-  heldOut?: HeldOutReport
+  heldOut?: TrainHeldOut
   /** Whether the data held out have ended it before its last step. */
   endedEarly: boolean
   /** The step whose state was written. */
@@ -118,7 +118,7 @@ interface Prepared {
   checkpoint: Checkpoint
   settings: Settings
   plan: BatchPlan
-  reports: DataFileReport[]
+  reports: TrainingFileReport[]
   heldOut: { file: string; examples: readonly TrainingExample[]; sha256: string } | undefined
   trainable: TrainableOptions
   adapters: AdapterStart[]
@@ -166,7 +166,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   return { name, checkpoint, settings, plan, reports, heldOut, trainable, adapters, parameters, rateOf, dtype }
 }
 
-function heldOutOf(file: string, sources: readonly TrainingSource[], reports: readonly DataFileReport[]) {
+function heldOutOf(file: string, sources: readonly TrainingSource[], reports: readonly TrainingFileReport[]) {
   return { file, examples: sources.flatMap(({ examples }) => examples), sha256: reports[0]?.sha256 ?? '' }
 }
 
@@ -368,7 +368,7 @@ class Training {
     await this.note(log, { step, heldOutLoss: loss })
   }
 
-  private async note(log: TrainingLog | undefined, line: LogLine): Promise<void> {
+  private async note(log: TrainingLog | undefined, line: TrainingLogLine): Promise<void> {
     await log?.write(line)
     this.options.onLine?.(line)
   }

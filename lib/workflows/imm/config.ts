@@ -5,7 +5,7 @@ import { dirname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { describe } from '../../merge/recipe/checks.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
-import type { ScheduleName } from '../../training/index.js'
+import type { RateSchedule } from '../../training/index.js'
 import { codeOf, messageOf, WeightsmithError } from '../../util/errors.js'
 
 /** A text that the model generated for a question. */
@@ -44,7 +44,7 @@ export interface Trainer {
   batch?: number | undefined
   tokens?: number | undefined
   rate?: number | undefined
-  schedule?: ScheduleName | undefined
+  schedule?: RateSchedule | undefined
   warmup?: number | undefined
   decay?: number | undefined
   clip?: number | undefined
@@ -209,7 +209,8 @@ function check(value: unknown, folder: string): Settings {
   if (typeof train !== 'function') {
     oneOf(train.method, 'train.method', ['full', 'lora'])
     const others = Object.keys(train).filter((key) => key !== 'command')
-    if (train.command !== undefined && others.length > 0) fail('train', 'either a command or options of training', train)
+    if (train.command !== undefined && others.length > 0)
+      fail('train', 'either a command or options of training', train)
   }
   whole(rounds, 'rounds', 1)
   whole(seed, 'seed', 0)
