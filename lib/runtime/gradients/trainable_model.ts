@@ -31,6 +31,11 @@ export interface TrainableOptions {
   /** Tensors that are trained whole; none by default. */
   tensors?: readonly string[]
   adapters?: readonly AdapterSpec[]
+  /**
+   * Layers whose values stay from the forward pass to the backward pass, while others are computed again, which changes
+   * no number. As many as there is memory for by default.
+   */
+  tapes?: number
 }
 
 /** A step of AdamW, as torch.optim.AdamW takes it. */
@@ -427,7 +432,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     // As many layers as there is room for keep their values, which changes no number.
     const each = make(2, depth).bytes - whole.bytes
     const tapes = 1 + Math.floor((host.memory - whole.bytes) / Math.max(1, each))
-    return tapes === 1 ? whole : make(Math.min(depth, tapes), depth)
+    return tapes === 1 ? whole : make(Math.min(depth, tapes, options.tapes ?? depth), depth)
   }
   // Weights that do not change can be read when they are needed.
   const frozen = !tensors.some((name) =>

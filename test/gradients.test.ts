@@ -1,0 +1,345 @@
+/** Gradients, steps and adapters of models that are trained are those of PyTorch in float64. */
+import { readFileSync } from 'node:fs'
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { Engine } from 'weightsmith'
+import type { Part, TrainableModel, TrainingSequence } from '../lib/runtime/gradients/trainable_model.js'
+import { type Raw, readSafetensors, values } from './checkpoint.js'
+import { golden } from './goldens.js'
+import { math } from './math.js'
+import { apart, meanLoss, near, norm, openTrainable, targetsOf, tensorsOf, within } from './training.js'
+
+interface Line {
+  ids: number[]
+  first_answer_index: number
+}
+interface Figures {
+  sum: number
+  l2: number
+  absmax: number
+}
+type Stats = Record<string, Figures & { delta?: Figures }>
+
+const json = <T>(name: string): T => JSON.parse(readFileSync(golden(`reasoner/training/${name}.json`), 'utf8')) as T
+const stored = (name: string) => readSafetensors(golden(`reasoner/training/${name}.safetensors`))
+const folderOf = (model: string) => golden(`reasoner/${model}`)
+
+/** Of an answer and the end behind it, or of all tokens. */
+const sequencesOf = (lines: Line[], kind = 'answer'): TrainingSequence[] =>
+  lines.map(({ ids, first_answer_index: first }) => ({
+    ids,
+    targets: ids.map((_, i) => i >= (kind === 'answer' ? first : 1)),
+  }))
+
+const tokensOf = (sequences: readonly TrainingSequence[]) => sequences.reduce((sum, { ids }) => sum + ids.length, 0)
+
+/** Tensors of a golden file below a name, by what follows it. */
+function below(tensors: Map<string, Raw>, prefix: string): [string, Float64Array][] {
+  return [...tensors]
+    .filter(([name]) => name.startsWith(prefix))
+    .map(([name, raw]) => [name.slice(prefix.length), values(raw)])
+}
+
+/** Compares what was read with its statistics: a sum by how far off rounding may put it. */
+function likeFigures(got: Float32Array, { sum, l2, absmax }: Figures, share: number, name: string): void {
+  if (l2 === 0) {
+    expect(got.every((value) => value === 0)).toBe(true)
+    return
+  }
+  near(norm(got), l2, share, `l2 of ${name}`)
+  near(
+    got.reduce((most, value) => math.max(most, math.abs(value)), 0),
+    absmax,
+    share,
+    `absmax of ${name}`,
+  )
+  const off = math.abs(got.reduce((total, value) => total + value, 0) - sum)
+  within(off, share * l2 * math.sqrt(got.length), `the sum of ${name}`)
+}
+
+/**
+ * What two runs of training end with: how far apart the changes are, and which share of elements is off by more than
+ * 1e-5. An element whose gradient is about eps takes a step of its own, and in time takes those of its row along.
+ */
+function compareChanges(
+  wanted: [string, Float64Array][],
+  got: ReadonlyMap<string, Float32Array>,
+  start: ReadonlyMap<string, Float32Array>,
+  { share, few = 1e-3 }: { share: number; few?: number },
+): void {
+  const changes = (of: (name: string, want: Float64Array) => ArrayLike<number>) =>
+    wanted.flatMap(([name, want]) => Array.from(of(name, want), (value, i) => value - start.get(name)![i]!))
+  const [is, was] = [changes((name) => got.get(name)!), changes((_, want) => want)]
+  within(apart(is, was), share, 'the change')
+  within(is.filter((value, i) => math.abs(value - was[i]!) > 1e-5).length / is.length, few, 'elements that are off')
+}
+
+const gradient = 2e-5
+const loss = 1e-5
+
+let engine: Engine
+beforeAll(async () => {
+  engine = await Engine.open()
+})
+afterAll(() => engine?.close())
+
+/** Everything that is trained of a model, as it was read. */
+async function all(model: TrainableModel, part: Part): Promise<Map<string, Float32Array>> {
+  const parts = new Map<string, Float32Array>()
+  for (const name of model.learned) parts.set(name, await model.read(name, part))
+  return parts
+}
+
+describe('gradients of all tensors', () => {
+  const { model: base, cases } = json<{
+    model: string
+    cases: Record<
+      string,
+      { loss_kind: string; sequences: Line[]; targets: number; loss: number; grad_norm: number; grad: Stats }
+    >
+  }>('backward')
+  const tensors = stored('backward')
+  const folder = folderOf(base)
+  const batch = (name: string) => sequencesOf(cases[name]!.sequences, cases[name]!.loss_kind)
+  const open = async (tokens: number, on = engine, tapes?: number) =>
+    openTrainable(on, folder, { tokens, tensors: await tensorsOf(on, folder), ...(tapes !== undefined && { tapes }) })
+
+  test.each(Object.keys(cases))('of %s, and their norm, are those of PyTorch', async (name) => {
+    const sequences = batch(name)
+    const { targets, loss: want, grad_norm, grad } = cases[name]!
+    expect(targetsOf(sequences)).toBe(targets)
+    const model = await open(tokensOf(sequences))
+    near(await meanLoss(model, sequences), want, loss, 'loss')
+    near(await model.gradientNorm(), grad_norm, loss, 'norm')
+    const got = await all(model, 'gradient')
+    expect([...got.keys()].sort()).toEqual(Object.keys(grad).sort())
+    for (const [tensor, figures] of Object.entries(grad)) likeFigures(got.get(tensor)!, figures, gradient, tensor)
+    for (const [tensor, want] of below(tensors, `${name}/grad/`)) {
+      within(apart(got.get(tensor)!, want), gradient, tensor)
+    }
+    await model.close()
+  })
+
+  test('of two micro-batches are those of all their targets together', async () => {
+    const names = ['A_answer', 'B_answer']
+    const [a, b] = names.map(batch)
+    const count = targetsOf(a!) + targetsOf(b!)
+    const model = await open(math.max(tokensOf(a!), tokensOf(b!)))
+    for (const sequences of [a!, b!]) await model.run(sequences, 1 / count)
+    const [ofA, ofB] = names.map((name) => new Map(below(tensors, `${name}/grad/`)))
+    const both = [...ofB!.keys()].filter((tensor) => ofA!.has(tensor))
+    expect(both.length).toBeGreaterThan(2)
+    for (const tensor of both) {
+      const share = targetsOf(a!) / count
+      const want = ofA!.get(tensor)!.map((value, i) => share * value + (1 - share) * ofB!.get(tensor)![i]!)
+      within(apart(await model.read(tensor, 'gradient'), want), gradient, tensor)
+    }
+    await model.close()
+  })
+
+  test('have the same bits twice, and however many layers keep their values', async () => {
+    const sequences = batch('B_answer')
+    const tokens = tokensOf(sequences)
+    const bits = async (tapes?: number) => {
+      const model = await open(tokens, engine, tapes)
+      await model.run(sequences, 0.125)
+      const got = [...(await all(model, 'gradient')).values()].map(({ buffer }) => Buffer.from(buffer))
+      await model.close()
+      return { bytes: model.bytes, got: Buffer.concat(got) }
+    }
+    const many = await bits()
+    expect((await bits()).got.equals(many.got)).toBe(true)
+    for (const tapes of [1, 3]) {
+      const fewer = await bits(tapes)
+      expect(fewer.bytes).toBeLessThan(many.bytes)
+      expect(fewer.got.equals(many.got)).toBe(true)
+    }
+  })
+
+  test('are the same but for rounding of a model whose tensors are in blocks', async () => {
+    const sequences = batch('B_answer')
+    const tokens = tokensOf(sequences)
+    await using parts = await Engine.open({ maxBufferBytes: 2 ** 17 })
+    const [whole, blocks] = [await open(tokens), await open(tokens, parts)]
+    for (const model of [whole, blocks]) await model.run(sequences, 0.125)
+    const [want, got] = [await all(whole, 'gradient'), await all(blocks, 'gradient')]
+    for (const [name, values] of want) within(apart(got.get(name)!, values), 5e-6, name)
+    for (const model of [whole, blocks]) await model.close()
+  })
+})
+
+interface Settings {
+  betas: [number, number]
+  eps: number
+  clip: number
+  lr: number
+}
+
+/** Steps of AdamW, one a batch: losses and norms of gradients before each. */
+async function steps(
+  model: TrainableModel,
+  batches: Line[][],
+  { betas: [beta1, beta2], eps, clip, lr: rate }: Settings,
+  decay: (tensor: string) => number,
+  after?: (step: number) => Promise<void>,
+) {
+  const [losses, norms]: [number[], number[]] = [[], []]
+  for (const [i, lines] of batches.entries()) {
+    losses.push(await meanLoss(model, sequencesOf(lines)))
+    const norm = await model.gradientNorm()
+    norms.push(norm)
+    await model.step({ step: i + 1, rate, beta1, beta2, eps, decay, clip: math.min(1, clip / (norm + 1e-6)) })
+    await after?.(i + 1)
+  }
+  return { losses, norms }
+}
+
+const longest = (batches: Line[][]) => math.max(...batches.map((lines) => tokensOf(sequencesOf(lines))))
+
+describe('five steps on all tensors', () => {
+  const settings = json<
+    Settings & {
+      model: string
+      batches: Line[][]
+      runs: Record<
+        string,
+        { weight_decay: number; decayed: string; loss: number[]; grad_norm: number[] } & Record<
+          'after_1' | 'after_5',
+          Stats
+        >
+      >
+    }
+  >('full-finetune')
+  const tensors = stored('full-finetune')
+  const folder = folderOf(settings.model)
+
+  test.each(Object.keys(settings.runs))('of %s are those of PyTorch', async (name) => {
+    const run = settings.runs[name]!
+    const model = await openTrainable(engine, folder, {
+      tokens: longest(settings.batches),
+      tensors: await tensorsOf(engine, folder),
+    })
+    const start = await all(model, 'master')
+    const matrix = (tensor: string) => model.shapeOf(tensor)[1] > 1
+    const decays = (tensor: string) => !run.decayed.startsWith('2-D') || matrix(tensor)
+    const compare = async (step: number) => {
+      const figures = step === 1 ? run.after_1 : step === settings.batches.length ? run.after_5 : undefined
+      if (figures === undefined) return
+      const got = await all(model, 'master')
+      for (const [tensor, { delta }] of Object.entries(figures)) {
+        const [now, before] = [got.get(tensor)!, start.get(tensor)!]
+        near(norm(now.map((value, i) => value - before[i]!)), delta!.l2, 2e-3, `the change of ${tensor}`)
+      }
+      const some = below(tensors, `${name}/after_${step}/`)
+      if (some.length > 0) compareChanges(some, got, start, { share: 2e-3 })
+    }
+    const decay = (tensor: string) => (decays(tensor) ? run.weight_decay : 0)
+    const { losses, norms } = await steps(model, settings.batches, settings, decay, compare)
+    for (const [i, want] of run.loss.entries()) near(losses[i]!, want, loss, `loss ${i}`)
+    for (const [i, want] of run.grad_norm.entries()) near(norms[i]!, want, gradient, `norm ${i}`)
+    await model.close()
+  })
+
+  test('take nothing but gradients of their own', async () => {
+    const model = await openTrainable(engine, folder, { tokens: 64, tensors: ['model.norm.weight'] })
+    await meanLoss(model, sequencesOf(settings.batches[0]!.slice(0, 2)))
+    expect(await model.gradientNorm()).toBeGreaterThan(0)
+    await model.step({ step: 1, rate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: () => 0, clip: 1 })
+    expect(await model.gradientNorm()).toBe(0)
+    await model.close()
+  })
+})
+
+describe('adapters', () => {
+  const settings = json<
+    Settings & {
+      model: string
+      rank: number
+      scale: Record<string, number>
+      targets: string[]
+      weight_decay: number
+      grad_batch: Line[]
+      step_batches: Line[][]
+      variants: Record<
+        string,
+        Record<'B_zero' | 'B_small', { loss: number; grad_norm: number; grad: Stats }> &
+          Record<
+            'trace_from_zero' | 'trace_from_small',
+            { loss: number[]; grad_norm: number[]; loss_of_step1_batch_after_5: number; final: Stats }
+          >
+      >
+    }
+  >('lora')
+  const tensors = stored('lora')
+  const folder = folderOf(settings.model)
+  const inits = new Map([...below(tensors, 'init/'), ...below(tensors, 'init_small/')])
+  const modules = [...inits.keys()]
+    .filter((name) => name.endsWith('.lora_A'))
+    .map((name) => name.replace(/\.lora_A$/, ''))
+
+  async function open(variant: string, from: 'zero' | 'small'): Promise<TrainableModel> {
+    const scale = settings.scale[variant]!
+    const model = await openTrainable(engine, folder, {
+      tokens: longest([settings.grad_batch, ...settings.step_batches]),
+      adapters: modules.map((module) => ({ weight: `${module}.weight`, rank: settings.rank, scale })),
+    })
+    for (const [name, value] of inits) {
+      if (from === 'small' || name.endsWith('.lora_A')) await model.write(`${name}.weight`, Float32Array.from(value))
+    }
+    return model
+  }
+
+  const variants = ['lora', 'rslora'].flatMap((name) =>
+    (['zero', 'small'] as const).map((from) => [name, from] as const),
+  )
+
+  test.each(variants)('of %s have the gradients of PyTorch from a B that is %s', async (variant, from) => {
+    const { loss: want, grad_norm, grad } = settings.variants[variant]![`B_${from}`]
+    const model = await open(variant, from)
+    near(await meanLoss(model, sequencesOf(settings.grad_batch)), want, loss, 'loss')
+    near(await model.gradientNorm(), grad_norm, loss, 'norm')
+    const got = await all(model, 'gradient')
+    expect([...got.keys()].sort()).toEqual(
+      Object.keys(grad)
+        .map((name) => `${name}.weight`)
+        .sort(),
+    )
+    for (const [name, figures] of Object.entries(grad)) {
+      // A gradient of zeros is zeros, not small.
+      if (from === 'zero' && name.endsWith('lora_A')) expect(figures.absmax).toBe(0)
+      likeFigures(got.get(`${name}.weight`)!, figures, gradient, name)
+    }
+    for (const [name, want] of below(tensors, `${variant}/B_${from}/grad/`)) {
+      within(apart(got.get(`${name}.weight`)!, want), gradient, name)
+    }
+    await model.close()
+  })
+
+  test.each(variants)('of %s take the steps of PyTorch from a B that is %s', async (variant, from) => {
+    const trace = settings.variants[variant]![`trace_from_${from}`]
+    // PyTorch in float32 is off in one of 840 elements of rsLoRA from zero.
+    const limits = variant === 'rslora' ? { share: 5e-3, few: 1e-2 } : { share: 2e-3 }
+    const model = await open(variant, from)
+    const start = await all(model, 'master')
+    // Of the second trace, what its first step leads to is enough.
+    const batches = from === 'zero' ? settings.step_batches : settings.step_batches.slice(0, 2)
+    const { losses, norms } = await steps(model, batches, settings, () => settings.weight_decay)
+    for (const [i, got] of losses.entries()) near(got, trace.loss[i]!, loss, `loss ${i}`)
+    for (const [i, got] of norms.entries()) near(got, trace.grad_norm[i]!, gradient, `norm ${i}`)
+    if (from === 'small') {
+      await model.close()
+      return
+    }
+    const last = await meanLoss(model, sequencesOf(settings.step_batches[0]!))
+    near(last, trace.loss_of_step1_batch_after_5, loss, 'loss after the steps')
+    const got = await all(model, 'master')
+    for (const [name, { l2 }] of Object.entries(trace.final)) {
+      const [now, before] = [got.get(`${name}.weight`)!, start.get(`${name}.weight`)!]
+      const change = norm(now.map((value, i) => value - before[i]!))
+      within(math.abs(norm(now) - l2), limits.share * change, name)
+    }
+    const some = below(tensors, `${variant}/trace_from_${from}/final/`)
+    const named = some.map(([name, want]): [string, Float64Array] => [`${name}.weight`, want])
+    compareChanges(named, got, start, limits)
+    await model.close()
+  })
+})
