@@ -60,7 +60,7 @@ export const rooms = {
     doctor: ['runtime', 'engine', 'native', 'util'],
 
     'workflows/imm': [
-      ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'data'],
+      ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'training', 'data'],
       ...['engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],

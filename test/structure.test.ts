@@ -87,9 +87,9 @@ describe('the registry of kernels', () => {
       ),
     ]
     // Some have several forms, and the bench has a kernel of its own.
-    const own = loadAddon().kernels.map((name) =>
-      name.replace(/^(model\/(?:gemm|attention))_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
-    )
+    const form = /_(lse|thin|subgroup|subgroup_lse|(matrix_)?\d+(_f16)?)$/
+    const formed = /^model\/(gemm|attention)/
+    const own = loadAddon().kernels.map((name) => (formed.test(name) ? name.replace(form, '') : name))
     expect(sorted(new Set(own))).toEqual(sorted([...names, 'bench/gemm']))
   })
 

@@ -2,7 +2,7 @@
 
 import { type Command, Option } from 'commander'
 import { trainPage } from '../report/train.js'
-import { type DataFile, type LogLine, readLog, scheduleNames } from '../training/index.js'
+import { readLog, scheduleNames, type TrainingFile, type TrainingLogLine } from '../training/index.js'
 import type { TrainOptions } from '../training/options.js'
 import { type TrainForecast, type TrainReport, train } from '../training/train.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
@@ -93,7 +93,7 @@ export function addTrain(program: Command): void {
 
 type Flags = Common &
   Reported &
-  Omit<TrainOptions, 'out' | 'data' | 'targets'> & { data: DataFile[]; targets?: string[] }
+  Omit<TrainOptions, 'out' | 'data' | 'targets'> & { data: TrainingFile[]; targets?: string[] }
 
 async function run(model: string, out: string, flags: Flags): Promise<void> {
   const { json, device, memory, report, targets, ...options } = flags
@@ -103,12 +103,12 @@ async function run(model: string, out: string, flags: Flags): Promise<void> {
     ...(memory && { memory }),
     ...(report && { report }),
   }
-  const collected: LogLine[] = []
+  const collected: TrainingLogLine[] = []
   const done = await withEngine('train', common, (engine, progress) =>
     train(engine, model, {
       ...options,
       ...(targets && { targets: patternOf(targets) }),
-      ...{ out, signal, onProgress: progress.show, onLine: (line: LogLine) => collected.push(line) },
+      ...{ out, signal, onProgress: progress.show, onLine: (line: TrainingLogLine) => collected.push(line) },
     }),
   )
   if (!('forecast' in done)) {
@@ -125,7 +125,7 @@ async function run(model: string, out: string, flags: Flags): Promise<void> {
 }
 
 /** `file=0.7`; a word without a number behind the last `=` is a file. */
-function dataFile(word: string): DataFile {
+function dataFile(word: string): TrainingFile {
   const at = word.lastIndexOf('=')
   const share = Number(word.slice(at + 1))
   return at > 0 && word.slice(at + 1) !== '' && Number.isFinite(share)

@@ -7,7 +7,7 @@
 import { createReadStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
-import { parseJson, withoutByteOrderMark } from '../util/json.js'
+import { parseJson } from '../util/json.js'
 import { readRows } from './parquet.js'
 
 /** A record without its values of null, and where it is: `Line 3 of train.jsonl`. */
@@ -86,21 +86,14 @@ async function beginsWithBracket(file: string): Promise<boolean> {
 /** Lines without what ends them. */
 async function* linesOf(file: string): AsyncGenerator<string> {
   let rest: Buffer[] = []
-  let first = true
-  const text = (parts: readonly Buffer[]) => {
-    const line = Buffer.concat(parts).toString('utf8')
-    if (!first) return line
-    first = false
-    return withoutByteOrderMark(line)
-  }
   for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
     let from = 0
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
-      yield text([...rest, chunk.subarray(from, end)])
+      yield Buffer.concat([...rest, chunk.subarray(from, end)]).toString('utf8')
       rest = []
       from = end + 1
     }
     rest.push(chunk.subarray(from))
   }
-  yield text(rest)
+  yield Buffer.concat(rest).toString('utf8')
 }

@@ -1,6 +1,6 @@
 /** The report of a training run: how loss, gradient norm and learning rate went, and what it was trained on. */
 
-import type { DataFileReport, LogLine, StepLine } from '../training/index.js'
+import type { TrainingFileReport, TrainingLogLine, TrainingStepLine } from '../training/index.js'
 import { shortName } from './html.js'
 import type { Page, PageSection } from './page.js'
 
@@ -10,8 +10,8 @@ export interface TrainPageInput {
   out: string
   device: string
   /** The log of the run. */
-  lines: readonly LogLine[]
-  data: readonly DataFileReport[]
+  lines: readonly TrainingLogLine[]
+  data: readonly TrainingFileReport[]
   /** More names and values under the title: method, rank, targets. */
   facts?: readonly (readonly [name: string, value: string])[] | undefined
 }
@@ -20,12 +20,12 @@ export interface TrainPageInput {
 const most = 250
 
 export function trainPage({ model, out, device, lines, data, facts = [] }: TrainPageInput): Page {
-  const steps = lines.filter((line): line is StepLine => 'loss' in line)
+  const steps = lines.filter((line): line is TrainingStepLine => 'loss' in line)
   const heldOut = lines.flatMap((line): [number, number][] =>
     'heldOutLoss' in line ? [[line.step, line.heldOutLoss]] : [],
   )
   const together = Math.ceil(steps.length / most)
-  const curve = (of: (line: StepLine) => number) =>
+  const curve = (of: (line: TrainingStepLine) => number) =>
     means(
       steps.map((line) => [line.step, of(line)]),
       together,
@@ -104,7 +104,7 @@ function means(points: readonly (readonly [number, number])[], together: number)
   })
 }
 
-function dataSection(data: readonly DataFileReport[]): PageSection {
+function dataSection(data: readonly TrainingFileReport[]): PageSection {
   const notes = data.flatMap(({ file, truncated, empty, cutOff }) => [
     ...(truncated === undefined
       ? []

@@ -25,7 +25,7 @@ import { plural } from '../util/plural.js'
 import { defaultTokens, sharesOf, type TrainingExample, type TrainingSource } from './batches.js'
 
 /** A file, and how likely the next example is one of its; see `planBatches`. */
-export interface DataFile {
+export interface TrainingFile {
   file: string
   share?: number | undefined
 }
@@ -44,13 +44,13 @@ export interface TrainingDataOptions {
 }
 
 /** Some examples of a file, and the first of them: `Line 3 of train.jsonl`. */
-export interface SomeExamples {
+export interface TrainingExamples {
   count: number
   first: string
 }
 
 /** What was read of a file. */
-export interface DataFileReport {
+export interface TrainingFileReport {
   file: string
   sha256: string
   records: number
@@ -59,17 +59,17 @@ export interface DataFileReport {
   /** Ids that are to be predicted. */
   targets: number
   /** Have lost their end. */
-  truncated?: SomeExamples | undefined
+  truncated?: TrainingExamples | undefined
   /** Were left out, as they say nothing: an empty answer or text, or a conversation without an assistant. */
-  empty?: SomeExamples | undefined
+  empty?: TrainingExamples | undefined
   /** Were left out, as nothing of the answer is within `maxLength`. */
-  cutOff?: SomeExamples | undefined
+  cutOff?: TrainingExamples | undefined
 }
 
 export interface TrainingData {
   sources: TrainingSource[]
   /** Of the files, in their order. */
-  reports: DataFileReport[]
+  reports: TrainingFileReport[]
   maxLength: number
 }
 
@@ -100,7 +100,7 @@ const keys = ['messages', 'instruction', 'input', 'output', 'prompt', 'question'
  */
 export async function readTrainingData(
   { spec, checkpoint }: TrainingSubject,
-  files: readonly DataFile[],
+  files: readonly TrainingFile[],
   { loss = 'answer', maxLength = Math.min(spec.context, defaultTokens) }: TrainingDataOptions = {},
 ): Promise<TrainingData> {
   if (loss !== 'answer' && loss !== 'all') throw wrongOption('the loss of examples', 'answer or all', loss)
@@ -143,7 +143,7 @@ export async function readTrainingData(
   return data
 }
 
-type Counts = Omit<DataFileReport, 'sha256'>
+type Counts = Omit<TrainingFileReport, 'sha256'>
 
 interface WholeExample extends TrainingExample {
   kind: 'answer' | 'text'
@@ -252,7 +252,7 @@ function check({ spec, checkpoint }: TrainingSubject, { ids, where }: TrainingEx
   checkIds({ spec, checkpoint }, ids, where)
 }
 
-function oneMore(some: SomeExamples | undefined, where: string): SomeExamples {
+function oneMore(some: TrainingExamples | undefined, where: string): TrainingExamples {
   return { count: (some?.count ?? 0) + 1, first: some?.first ?? where }
 }
 

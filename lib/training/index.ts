@@ -10,20 +10,20 @@ export {
   type TrainingStep,
 } from './batches.js'
 export {
-  type DataFile,
-  type DataFileReport,
   readTrainingData,
-  type SomeExamples,
   type TrainingData,
   type TrainingDataOptions,
+  type TrainingExamples,
+  type TrainingFile,
+  type TrainingFileReport,
 } from './examples.js'
 export {
-  type HeldOutLine,
-  type LogLine,
-  type LogOptions,
   openLog,
   readLog,
-  type StepLine,
+  type TrainingHeldOutLine,
   type TrainingLog,
+  type TrainingLogLine,
+  type TrainingLogOptions,
+  type TrainingStepLine,
 } from './log.js'
-export { rateSchedule, type ScheduleName, type ScheduleOptions, scheduleNames } from './schedule.js'
+export { type RateOptions, type RateSchedule, rateSchedule, scheduleNames } from './schedule.js'

@@ -9,7 +9,7 @@ import { readIfThere } from '../data/index.js'
 import { codeOf, messageOf, WeightsmithError, writeFailed } from '../util/errors.js'
 
 /** What a step did. */
-export interface StepLine {
+export interface TrainingStepLine {
   /** From 1. */
   step: number
   /** From 0. */
@@ -25,25 +25,25 @@ export interface StepLine {
 }
 
 /** What came out on data held out, after a step. */
-export interface HeldOutLine {
+export interface TrainingHeldOutLine {
   /** From 1; 0 before the first step. */
   step: number
   /** Mean over the targets, in nats. */
   heldOutLoss: number
 }
 
-export type LogLine = StepLine | HeldOutLine
+export type TrainingLogLine = TrainingStepLine | TrainingHeldOutLine
 
 export interface TrainingLog {
   /** Of the run so far. */
-  readonly lines: readonly LogLine[]
-  write(line: LogLine): Promise<void>
+  readonly lines: readonly TrainingLogLine[]
+  write(line: TrainingLogLine): Promise<void>
   /** What was written is on disk: to be called before a checkpoint gets its name, which speaks of these lines. */
   sync(): Promise<void>
   close(): Promise<void>
 }
 
-export interface LogOptions {
+export interface TrainingLogOptions {
   /** The step that a run goes on after: what the log says up to it stays, with what was measured after it. */
   after?: number | undefined
   /** A file that is there is replaced. */
@@ -55,7 +55,10 @@ export interface LogOptions {
  * ERR_WEIGHTSMITH_OUTPUT_EXISTS where a new run would replace a file, _RESUME for a file that is not the log of the
  * steps up to `after`, and _IO_READ, _IO_WRITE or _DISK_FULL; so do `write` and `sync`.
  */
-export async function openLog(file: string, { after, overwrite = false }: LogOptions = {}): Promise<TrainingLog> {
+export async function openLog(
+  file: string,
+  { after, overwrite = false }: TrainingLogOptions = {},
+): Promise<TrainingLog> {
   const kept = after === undefined ? { lines: [], bytes: 0 } : linesUpTo(after, await textOf(file), file)
   const failed = (cause: unknown) => {
     if (codeOf(cause) !== 'EEXIST') throw writeFailed(file, cause)
@@ -64,7 +67,7 @@ export async function openLog(file: string, { after, overwrite = false }: LogOpt
   }
   const handle = await open(file, after !== undefined ? 'a' : overwrite ? 'w' : 'ax').catch(failed)
   if (after !== undefined) await handle.truncate(kept.bytes).catch(failed)
-  const lines: LogLine[] = kept.lines
+  const lines: TrainingLogLine[] = kept.lines
   return {
     lines,
     async write(line) {
@@ -77,32 +80,35 @@ export async function openLog(file: string, { after, overwrite = false }: LogOpt
 }
 
 /** The lines of a log; one at its end that was not written whole is left out. Throws as `openLog` does. */
-export async function readLog(file: string): Promise<LogLine[]> {
+export async function readLog(file: string): Promise<TrainingLogLine[]> {
   return parsedLines(await textOf(file), file)
 }
 
 /** The lines that belong to the steps up to one, and their bytes. */
-function linesUpTo(after: number, text: string, file: string): { lines: LogLine[]; bytes: number } {
+function linesUpTo(after: number, text: string, file: string): { lines: TrainingLogLine[]; bytes: number } {
   const all = parsedLines(text, file)
   const end = all.findIndex(({ step }) => step > after)
   const lines = end < 0 ? all : all.slice(0, end)
   const steps = lines.flatMap((line) => ('loss' in line ? [line.step] : []))
   if (steps.length !== after || steps.some((step, i) => step !== i + 1)) {
-    throw notThatLog(file, `it should have a line for each of the steps 1 to ${after}, but has ${steps.length} of them`)
+    throw notThatLog(
+      file,
+      `it should have one line for each of the steps 1 to ${after}, but has ${steps.length} lines of steps up to there`,
+    )
   }
   const texts = text.split('\n').slice(0, lines.length)
   return { lines, bytes: texts.reduce((sum, line) => sum + Buffer.byteLength(line) + 1, 0) }
 }
 
-function parsedLines(text: string, file: string): LogLine[] {
+function parsedLines(text: string, file: string): TrainingLogLine[] {
   return text
     .split('\n')
     .slice(0, -1)
     .map((line, i) => {
       try {
-        const value = JSON.parse(line) as Partial<StepLine & HeldOutLine> | null
+        const value = JSON.parse(line) as Partial<TrainingStepLine & TrainingHeldOutLine> | null
         if (typeof value?.step === 'number' && typeof (value.loss ?? value.heldOutLoss) === 'number') {
-          return value as LogLine
+          return value as TrainingLogLine
         }
         throw new Error('it has no step with a loss')
       } catch (cause) {

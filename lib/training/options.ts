@@ -3,16 +3,16 @@
 import { misuse, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import { defaultTokens } from './batches.js'
-import type { DataFile } from './examples.js'
-import type { LogLine } from './log.js'
-import type { ScheduleName } from './schedule.js'
+import type { TrainingFile } from './examples.js'
+import type { TrainingLogLine } from './log.js'
+import type { RateSchedule } from './schedule.js'
 import type { TargetOptions } from './targets.js'
 
 export interface TrainOptions extends TargetOptions {
   /** The folder to write: an adapter as PEFT saves one, or with `full` a checkpoint in the types of the model. */
   out: string
   /** Files of data, each maybe with a share. */
-  data: string | readonly (string | DataFile)[]
+  data: string | readonly (string | TrainingFile)[]
   /** `lora` trains a low-rank adapter, `full` the weights themselves. Defaults to lora. */
   method?: 'lora' | 'full' | undefined
   /** Rank of the adapter. Defaults to 16. */
@@ -45,7 +45,7 @@ export interface TrainOptions extends TargetOptions {
 
   /** Highest learning rate. Defaults to 2e-4 for lora and 2e-5 for full. */
   rate?: number | undefined
-  schedule?: ScheduleName | undefined
+  schedule?: RateSchedule | undefined
   warmup?: number | undefined
   lowest?: number | undefined
   /** Decay of the means of the gradient and of its square. Default to 0.9 and 0.999. */
@@ -81,7 +81,7 @@ export interface TrainOptions extends TargetOptions {
   signal?: AbortSignal | undefined
   onProgress?: ((event: ProgressEvent) => void) | undefined
   /** What the log gets, as it comes. */
-  onLine?: ((line: LogLine) => void) | undefined
+  onLine?: ((line: TrainingLogLine) => void) | undefined
 }
 
 /** Options with their defaults, as they decide about the result. */

@@ -8,13 +8,13 @@
 import { misuse, wrongOption } from '../util/errors.js'
 
 export const scheduleNames = ['constant', 'linear', 'cosine'] as const
-export type ScheduleName = (typeof scheduleNames)[number]
+export type RateSchedule = (typeof scheduleNames)[number]
 
-export interface ScheduleOptions {
+export interface RateOptions {
   /** The highest learning rate, in (0, 1]. */
   rate: number
   /** What follows the warm-up. Defaults to linear. */
-  schedule?: ScheduleName | undefined
+  schedule?: RateSchedule | undefined
   /** Steps of the warm-up; below 1, a share of all steps, rounded up. Defaults to 0. */
   warmup?: number | undefined
   /** What a line or a cosine ends at, as a share of the rate, in [0, 1). Defaults to 0. */
@@ -25,7 +25,7 @@ export interface ScheduleOptions {
  * The rate of each step of a run of `steps` steps; step 0 is the first. Throws ERR_WEIGHTSMITH_ARGUMENT for an option
  * out of its range.
  */
-export function rateSchedule(options: ScheduleOptions, steps: number): (step: number) => number {
+export function rateSchedule(options: RateOptions, steps: number): (step: number) => number {
   const { rate, schedule = 'linear', warmup = 0, lowest = 0 } = options
   if (!(rate > 0 && rate <= 1)) throw wrongOption('the learning rate', 'above 0 and up to 1', rate)
   if (!scheduleNames.includes(schedule)) {
@@ -54,7 +54,7 @@ export function rateSchedule(options: ScheduleOptions, steps: number): (step: nu
 }
 
 /** The share of the rate by the share of the steps after the warm-up. */
-const falling: Record<ScheduleName, (progress: number) => number> = {
+const falling: Record<RateSchedule, (progress: number) => number> = {
   constant: () => 1,
   linear: (progress) => 1 - progress,
   cosine: (progress) => Math.max(0, 0.5 * (1 + Math.cos(Math.PI * progress))),

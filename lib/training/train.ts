@@ -14,8 +14,8 @@ import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { aborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import { type BatchPlan, planBatches, type TrainingExample, type TrainingSource } from './batches.js'
-import { type DataFileReport, readTrainingData } from './examples.js'
-import { type LogLine, openLog, type TrainingLog } from './log.js'
+import { readTrainingData, type TrainingFileReport } from './examples.js'
+import { openLog, type TrainingLog, type TrainingLogLine } from './log.js'
 import { type Settings, settingsOf, type TrainOptions } from './options.js'
 import { type OutputOptions, type Written, writeAdapter, writeCheckpoint } from './output.js'
 import { rateSchedule } from './schedule.js'
@@ -34,6 +34,8 @@ export interface TrainForecast {
   trained: number
   /** Bytes on the device. */
   deviceBytes: number
+  /** Bytes of weights that are read for every micro-batch, because they do not stay on the device. */
+  bytesReadPerPass: number
   steps: number
   epochs: number
   examples: number
@@ -41,10 +43,10 @@ export interface TrainForecast {
   tokens: number
   /** Estimated from the speed of one product on this device. */
   milliseconds: number
-  data: DataFileReport[]
+  data: TrainingFileReport[]
 }
 
-export interface HeldOutReport {
+export interface TrainHeldOut {
   file: string
   /** Mean losses of its targets, in nats: before the first step, the best one and the last. */
   first: number
@@ -59,7 +61,7 @@ export interface TrainReport extends Omit<TrainForecast, 'milliseconds'> {
   folded?: string
   /** Mean losses of the targets of the first and of the last step, in nats. */
   loss: { first: number; last: number }
-  heldOut?: HeldOutReport
+  heldOut?: TrainHeldOut
   /** Whether the data held out have ended it before its last step. */
   endedEarly: boolean
   /** The step whose state was written. */
@@ -116,7 +118,7 @@ interface Prepared {
   checkpoint: Checkpoint
   settings: Settings
   plan: BatchPlan
-  reports: DataFileReport[]
+  reports: TrainingFileReport[]
   heldOut: { file: string; examples: readonly TrainingExample[]; sha256: string } | undefined
   trainable: TrainableOptions
   adapters: AdapterStart[]
@@ -164,14 +166,14 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   return { name, checkpoint, settings, plan, reports, heldOut, trainable, adapters, parameters, rateOf, dtype }
 }
 
-function heldOutOf(file: string, sources: readonly TrainingSource[], reports: readonly DataFileReport[]) {
+function heldOutOf(file: string, sources: readonly TrainingSource[], reports: readonly TrainingFileReport[]) {
   return { file, examples: sources.flatMap(({ examples }) => examples), sha256: reports[0]?.sha256 ?? '' }
 }
 
 async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainForecast> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
   const use = <T>(work: Parameters<typeof engine.use<T>>[0]) => engine.use(work)
-  const { bytes, tapes } = await TrainableModel.forecast(use, checkpoint, trainable)
+  const { bytes, tapes, bytesReadPerPass } = await TrainableModel.forecast(use, checkpoint, trainable)
   const { spec } = modelOf(engine, checkpoint, {})
   const all = [...spec.tensors.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   const each = reports.reduce((sum, { tokens }) => sum + tokens, 0) / Math.max(1, plan.examples)
@@ -181,7 +183,14 @@ async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainFore
   const products = 2 + (settings.method === 'full' ? 1 : 0) + 1 - tapes / depth
   const flops = 2 * all * tokens * products
   return {
-    ...{ model: name, method: settings.method, device: engine.device.name, parameters, deviceBytes: bytes },
+    ...{
+      model: name,
+      method: settings.method,
+      device: engine.device.name,
+      parameters,
+      deviceBytes: bytes,
+      bytesReadPerPass,
+    },
     trained: settings.method === 'full' ? (trainable.tensors?.length ?? 0) : adapters.length,
     ...{ steps: plan.steps, epochs: plan.steps / plan.stepsPerEpoch, examples: plan.examples, tokens },
     milliseconds: (flops / (await TrainableModel.flopsOf(use))) * 1e3,
@@ -359,7 +368,7 @@ class Training {
     await this.note(log, { step, heldOutLoss: loss })
   }
 
-  private async note(log: TrainingLog | undefined, line: LogLine): Promise<void> {
+  private async note(log: TrainingLog | undefined, line: TrainingLogLine): Promise<void> {
     await log?.write(line)
     this.options.onLine?.(line)
   }
@@ -412,8 +421,10 @@ class Training {
   }
 }
 
+/** Factors of adapters are matrices too. */
 function isMatrix(model: TrainableModel, name: string): boolean {
-  return model.shapeOf(name)[1] > 1
+  const shape = model.spec.tensors.get(name)
+  return shape === undefined || shape.length > 1
 }
 
 /** In float64, in order. */

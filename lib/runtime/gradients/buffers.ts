@@ -8,7 +8,7 @@ import type { ModelSpec } from '../../architectures/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { layout as wgsl } from '../../native/layouts.js'
 import { lossWords } from '../kernels.js'
-import { type Adapter, type Block, type Forms, type OpSpec, packedBytes } from '../ops/index.js'
+import { type Adapter, type Block, type Forms, type OpSpec, packedBytes, tensorsOfOp } from '../ops/index.js'
 import { tensorsOf, wholeOf } from '../partition.js'
 import { blocksOf, stagingBytes } from '../program.js'
 import { type Tape, tapeInput, tapeOf } from './tape.js'
@@ -33,6 +33,8 @@ export interface GradientLayout {
   forms: Forms
   /** Layers whose values are on the device at a time. Others are computed again for the backward pass. */
   tapes: number
+  /** Layers, from the first on, whose weights stay on the device. The others take turns in the same buffers. */
+  resident: number
 }
 
 /** A tensor that is trained: buffers by block. */
@@ -67,6 +69,10 @@ export class GradientBuffers {
   readonly tensors = new Map<string, Block[]>()
   readonly adapters = new Map<string, Adapter>()
   readonly learned = new Map<string, Learned>()
+  /** Tensors that are held as their transpose. */
+  readonly turned = new Set<string>()
+  /** Weights by layer that are read when the layer has its turn. */
+  readonly passing: ReadonlyMap<number, readonly string[]>
   readonly staging: number
   readonly tokens: number
   readonly lossTokens: number
@@ -108,9 +114,33 @@ export class GradientBuffers {
     const limit = Math.min(stagingBytes, layout.binding)
     const blocked = (rows: number, columns: number, dtype: StoreDType) =>
       blocksOf(rows, columns, dtype, limit).map((block) => ({ ...block, buffer: add(packedBytes(block)) }))
-    for (const name of tensorsOf({ ...spec, vision: undefined } as ModelSpec, wholeOf(spec))) {
+    const { vision: _, ...text } = spec
+    const passing = language.layers.slice(layout.resident).map(({ ops }) => [...new Set(ops.flatMap(tensorsOfOp))])
+    const passes = new Set(passing.flat())
+    const weightBlocks = (name: string) => {
       const [rows = 1, columns = 1] = spec.tensors.get(name) ?? []
-      this.tensors.set(name, blocked(rows, columns, dtypeOf(name)))
+      return blocksOf(rows, columns, dtypeOf(name), limit)
+    }
+    for (const name of tensorsOf(text, wholeOf(spec))) {
+      if (!passes.has(name)) {
+        this.tensors.set(
+          name,
+          weightBlocks(name).map((block) => ({ ...block, buffer: add(packedBytes(block)) })),
+        )
+      }
+    }
+    this.passing = new Map(passing.map((names, i) => [layout.resident + i, names]))
+    // The n-th block of every layer lies in the n-th buffer.
+    const slots: number[] = []
+    const ranked = passing.map((names) => names.flatMap((name) => weightBlocks(name).map((block) => ({ name, block }))))
+    for (const blocks of ranked) {
+      for (const [i, { block }] of blocks.entries()) slots[i] = Math.max(slots[i] ?? 0, packedBytes(block))
+    }
+    const shared = slots.map(add)
+    for (const blocks of ranked) {
+      for (const [i, { name, block }] of blocks.entries()) {
+        this.tensors.set(name, [...(this.tensors.get(name) ?? []), { ...block, buffer: shared[i] ?? 0 }])
+      }
     }
     const rank = Math.max(0, ...adapters.map((adapter) => adapter.rank))
     const inner = add(4 * tokens * rank)
@@ -118,7 +148,9 @@ export class GradientBuffers {
     for (const { weight, rank, scale } of adapters) {
       const [rows = 1, columns = 1] = spec.tensors.get(weight) ?? []
       const { a, b } = factorNames(weight)
-      this.tensors.set(a, blocked(rank, columns, 'F32'))
+      // A is held as its transpose, so that no panel is padded from the rank to 64 columns.
+      this.tensors.set(a, blocked(columns, rank, 'F32'))
+      this.turned.add(a)
       this.tensors.set(b, blocked(rows, rank, 'F32'))
       this.adapters.set(weight, { a, b, scale, inner, innerGradient })
     }

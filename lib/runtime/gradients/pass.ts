@@ -17,6 +17,12 @@ export interface BatchShape {
   buckets: Record<'id' | 'position', number>
 }
 
+/** Dispatches that need the weights of one layer, or of none. */
+export interface Stage {
+  layer?: number
+  dispatches: NativeDispatch[]
+}
+
 export class GradientPass {
   /** Tensors whose gradient has something in it. */
   private readonly touched: Set<string>
@@ -30,13 +36,22 @@ export class GradientPass {
     this.touched = touched
   }
 
+  /** From tokens to losses, and with a `scale` to the gradients of scale * their sum. */
+  stages(scale?: number): Stage[] {
+    const head = { dispatches: this.losses(scale) }
+    return [...this.forward(), head, ...(scale === undefined ? [] : this.backward())]
+  }
+
   /** From tokens to the residual stream behind the last layer. */
-  forward(): NativeDispatch[] {
+  private forward(): Stage[] {
     const { tapes, stream, embedValues } = this.buffers
-    return [
+    const embed = [
       ...this.run(tapes.embed, embedValues),
       ...this.copyStream(this.valueOf(embedValues, tapes.embed.output), stream[0] ?? 0),
-      ...tapes.layers.flatMap((_, layer) => [...this.runLayer(layer), ...this.leaveLayer(layer)]),
+    ]
+    return [
+      { dispatches: embed },
+      ...tapes.layers.map((_, layer) => ({ layer, dispatches: [...this.runLayer(layer), ...this.leaveLayer(layer)] })),
     ]
   }
 
@@ -44,7 +59,7 @@ export class GradientPass {
    * From the residual stream behind the last layer to losses; with a `scale`, to the gradient of scale * their sum at
    * the residual stream too.
    */
-  losses(scale?: number): NativeDispatch[] {
+  private losses(scale?: number): NativeDispatch[] {
     const { buffers, shape } = this
     const { tapes, finalValues, spec, layout, stream } = buffers
     const { head, vocabulary } = spec
@@ -83,27 +98,29 @@ export class GradientPass {
   }
 
   /** Back from the gradient that `losses` has left to everything that is trained. */
-  backward(): NativeDispatch[] {
+  private backward(): Stage[] {
     const { buffers, shape } = this
     const { tapes, lowest } = buffers
     const depth = tapes.layers.length
     if (lowest > depth) return []
-    const dispatches = this.back(tapes.final, buffers.finalValues, new Set([buffers.spec.head.x]), shape.losses)
-    if (lowest === depth && !tapes.final.steps.some(({ wanted }) => wanted.size > 0)) return dispatches
+    const last = this.back(tapes.final, buffers.finalValues, new Set([buffers.spec.head.x]), shape.losses)
+    const stages: Stage[] = [{ dispatches: last }]
+    if (lowest === depth) return stages
     const g = buffers.gradient('x')
     const width = this.width('x')
-    dispatches.push(
+    last.push(
       kernels.zero(g, shape.tokens * width),
       kernels.scatterRows({ list: buffers.rows, x: buffers.gradient('x', true), y: g }, { rows: shape.losses, width }),
     )
     for (let layer = depth - 1; layer >= lowest; layer--) {
-      if (!buffers.stays(layer)) dispatches.push(...this.runLayer(layer))
-      dispatches.push(...this.back(this.layerTape(layer), buffers.valuesOf(layer), new Set(['x']), shape.tokens, layer))
+      const again = buffers.stays(layer) ? [] : this.runLayer(layer)
+      const back = this.back(this.layerTape(layer), buffers.valuesOf(layer), new Set(['x']), shape.tokens, layer)
+      stages.push({ layer, dispatches: [...again, ...back] })
     }
     if (tapes.embed.steps.some(({ learns }) => learns)) {
-      dispatches.push(...this.back(tapes.embed, buffers.embedValues, new Set(['x']), shape.tokens))
+      stages.push({ dispatches: this.back(tapes.embed, buffers.embedValues, new Set(['x']), shape.tokens) })
     }
-    return dispatches
+    return stages
   }
 
   private layerTape(layer: number): Tape {

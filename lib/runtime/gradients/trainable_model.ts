@@ -12,7 +12,7 @@ import { layout as wgsl } from '../../native/layouts.js'
 import { WeightsmithError } from '../../util/errors.js'
 import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../kernels.js'
 import { dtypeOf, storedBlock } from '../model.js'
-import { type Block, formsOf, packedBytes, type Rotary } from '../ops/index.js'
+import { type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
 import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass } from './pass.js'
@@ -59,6 +59,8 @@ export class TrainableModel {
   readonly spec: ModelSpec
   private rotary: Rotary | undefined
   private readonly touched = new Set<string>()
+  /** Of the layers whose weights take turns, the one whose turn it is. */
+  private loadedLayer: number | undefined
 
   private constructor(
     private readonly use: Use,
@@ -78,8 +80,9 @@ export class TrainableModel {
       const buffers = buffersFor(host, spec, checkpoint, options)
       const resident = await host.device.allocate(buffers.sizes)
       const model = new TrainableModel(use, checkpoint, host.device, resident, buffers)
+      const passing = new Set([...buffers.passing.values()].flat())
       try {
-        await model.load()
+        await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
       } catch (error) {
         await model.close()
         throw error
@@ -89,18 +92,27 @@ export class TrainableModel {
   }
 
   /**
-   * Bytes that training takes on the device, of which the tapes are what is kept of layers beyond one so as not to
-   * compute them again. Throws ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
+   * Bytes that training takes on the device; the layers whose values stay from the forward to the backward pass; and
+   * the bytes of weights that are read for every micro-batch, because they do not stay. Throws
+   * ERR_WEIGHTSMITH_OUT_OF_MEMORY where not even one layer fits.
    */
   static forecast(
     use: Use,
     checkpoint: Checkpoint,
     options: TrainableOptions,
-  ): Promise<{ bytes: number; tapes: number }> {
+  ): Promise<{ bytes: number; tapes: number; bytesReadPerPass: number }> {
     const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
     return use(async (host) => {
-      const { bytes, layerValues } = buffersFor(host, spec, checkpoint, options)
-      return { bytes, tapes: layerValues.length }
+      const { bytes, layerValues, passing, lowest } = buffersFor(host, spec, checkpoint, options)
+      const bytesOf = (names: readonly string[]) =>
+        names.reduce((sum, name) => {
+          const { begin = 0, end = 0 } = checkpoint.tensors.get(name) ?? {}
+          return sum + end - begin
+        }, 0)
+      // Forward, and back again but for the last layer, which is still there.
+      const last = spec.language.layers.length - 1
+      const reads = [...passing].map(([layer, names]) => bytesOf(names) * (layer >= lowest && layer < last ? 2 : 1))
+      return { bytes, tapes: layerValues.length, bytesReadPerPass: reads.reduce((a, b) => a + b, 0) }
     })
   }
 
@@ -137,7 +149,8 @@ export class TrainableModel {
   /** Rows and columns of a tensor that is trained. */
   shapeOf(name: string): [rows: number, columns: number] {
     const { master } = this.learnedOf(name)
-    return [master.reduce((sum, block) => sum + block.rows, 0), master[0]?.columns ?? 1]
+    const [rows, columns] = [master.reduce((sum, block) => sum + block.rows, 0), master[0]?.columns ?? 1]
+    return this.buffers.turned.has(name) ? [columns, rows] : [rows, columns]
   }
 
   /**
@@ -148,10 +161,19 @@ export class TrainableModel {
     return this.lend(async () => {
       const { writes, shape } = this.batchOf(sequences)
       if (shape.losses === 0) return new Float32Array()
-      const pass = new GradientPass(this.buffers, shape, this.touched)
-      const dispatches = [...pass.forward(), ...pass.losses(scale), ...(scale === undefined ? [] : pass.backward())]
+      const stages = new GradientPass(this.buffers, shape, this.touched).stages(scale)
       const reads = [{ buffer: this.buffers.losses, offset: 0, bytes: 4 * lossWords * shape.losses }]
-      const [words] = await this.device.dispatch(this.resident, { writes, dispatches, reads })
+      let work: NativeWork = { writes, dispatches: [], reads: [] }
+      for (const { layer, dispatches } of stages) {
+        if (layer !== undefined && layer !== this.loadedLayer && this.buffers.passing.has(layer)) {
+          await this.device.dispatch(this.resident, work)
+          work = { writes: [], dispatches: [], reads: [] }
+          await this.load(this.buffers.passing.get(layer) ?? [])
+          this.loadedLayer = layer
+        }
+        for (const dispatch of dispatches) work.dispatches.push(dispatch)
+      }
+      const [words] = await this.device.dispatch(this.resident, { ...work, reads })
       return lossesOf(new Float32Array((words?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
     })
   }
@@ -207,6 +229,7 @@ export class TrainableModel {
       const [rows, columns] = this.shapeOf(name)
       const values = new Float32Array(rows * columns)
       for (const block of this.learnedOf(name)[part]) {
+        const { columns } = block
         const work = {
           writes: [],
           dispatches: [kernels.unpackWeights(block, this.buffers.staging)],
@@ -215,7 +238,7 @@ export class TrainableModel {
         const [bytes] = await this.device.dispatch(this.resident, work)
         values.set(new Float32Array((bytes?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer), block.first * columns)
       }
-      return values
+      return this.buffers.turned.has(name) ? transposed(values, columns, rows) : values
     })
   }
 
@@ -256,9 +279,10 @@ export class TrainableModel {
   write(name: string, values: Float32Array, part: Part = 'master'): Promise<void> {
     return this.lend(async () => {
       const learned = this.learnedOf(name)
+      const held = this.buffers.turned.has(name) ? transposed(values, ...this.shapeOf(name)) : values
       for (const [i, block] of learned[part].entries()) {
         const { first, rows, columns } = block
-        const some = values.slice(first * columns, (first + rows) * columns)
+        const some = held.slice(first * columns, (first + rows) * columns)
         const own = learned.blocks[i]
         await this.device.dispatch(this.resident, {
           writes: [{ buffer: this.buffers.staging, offset: 0, memory: new Uint8Array(some.buffer) }],
@@ -297,12 +321,12 @@ export class TrainableModel {
   }
 
   /** Weights as they are stored; those that are trained in f32 as well. */
-  private async load(): Promise<void> {
+  private async load(names: readonly string[]): Promise<void> {
     const { buffers, device, resident, checkpoint } = this
-    for (const [name, blocks] of buffers.tensors) {
+    for (const name of names) {
       const tensor = checkpoint.tensors.get(name)
       if (tensor === undefined) continue
-      for (const [i, block] of blocks.entries()) {
+      for (const [i, block] of (buffers.tensors.get(name) ?? []).entries()) {
         const master = buffers.learned.get(name)?.master[i]
         const from = storedBlock(checkpoint, tensor, block)
         await device.dispatch(resident, {
@@ -366,6 +390,11 @@ export class TrainableModel {
   }
 }
 
+/** The transpose of values [rows, columns]. */
+function transposed(values: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
+  return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)] ?? 0)
+}
+
 /** Tokens by what they share, for kernel `embed_gradient`: (value, first, end) of each, then the tokens. */
 function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>; count: number } {
   const tokens = new Map<number, number[]>()
@@ -392,20 +421,33 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     if (tensor !== undefined) return tensor
     throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The program names the tensor ${name}, which is not there.`)
   }
-  const make = (tapes: number) =>
-    new GradientBuffers(spec, { tokens, tensors, adapters, binding, forms: formsOf(info), tapes }, (name) =>
-      dtypeOf(stored(name)),
-    )
+  const forms = formsOf(info)
   const depth = spec.language.layers.length
-  const least = make(1)
-  if (least.bytes > host.memory) {
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-      `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch, but memory allows ` +
-        `${host.memory}; give at least as many, or fewer tokens.`,
-    )
+  const make = (tapes: number, resident: number) => {
+    const layout = { tokens, tensors, adapters, binding, forms, tapes, resident }
+    return new GradientBuffers(spec, layout, (name) => dtypeOf(stored(name)))
   }
-  const each = make(2).bytes - least.bytes
-  const room = 1 + Math.floor((host.memory - least.bytes) / Math.max(1, each))
-  return make(Math.max(1, Math.min(depth, room, options.tapes ?? depth)))
+  const whole = make(1, depth)
+  if (whole.bytes <= host.memory) {
+    // As many layers as there is room for keep their values, which changes no number.
+    const each = make(2, depth).bytes - whole.bytes
+    const tapes = 1 + Math.floor((host.memory - whole.bytes) / Math.max(1, each))
+    return tapes === 1 ? whole : make(Math.min(depth, tapes, options.tapes ?? depth), depth)
+  }
+  // Weights that do not change can be read when they are needed.
+  const frozen = !tensors.some((name) =>
+    spec.language.layers.some(({ ops }) => ops.flatMap(tensorsOfOp).includes(name)),
+  )
+  const least = frozen && depth > 1 ? make(1, 0) : whole
+  if (least.bytes <= host.memory) {
+    let resident = 0
+    while (make(1, resident + 1).bytes <= host.memory) resident++
+    return make(1, resident)
+  }
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
+    `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch` +
+      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many, or ` +
+      `fewer tokens${frozen ? '' : ', or train an adapter'}.`,
+  )
 }

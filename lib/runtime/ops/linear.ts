@@ -79,8 +79,9 @@ const gemmTransposed = (
   }: { rows: number; stride: number; from?: number; add?: boolean; scale?: number; forms?: Forms },
 ): NativeDispatch => {
   const wide = lanes > 0 && stride % 4 === 0 && weight.rows % 4 === 0
+  const thin = weight.columns <= 32
   return {
-    kernel: wide ? 'model/gemm_transposed_16' : 'model/gemm_transposed',
+    kernel: `model/gemm_transposed${!wide ? '' : thin ? '_thin' : '_16'}`,
     constants: { ...dtypeOf(weight), ...(wide && { SUBGROUP: lanes }) },
     parameters: packParameters('model/gemm_transposed', {
       rows,
@@ -93,9 +94,11 @@ const gemmTransposed = (
       scale,
     }),
     buffers: [weight.buffer, x, y],
-    grid: wide
-      ? [Math.ceil(weight.columns / (8 * lanes)), Math.ceil(rows / 16), 1]
-      : [Math.ceil(weight.columns / 16), Math.ceil(rows / 8), 1],
+    grid: !wide
+      ? [Math.ceil(weight.columns / 16), Math.ceil(rows / 8), 1]
+      : thin
+        ? [Math.ceil(rows / (8 * lanes)), Math.ceil(weight.columns / 16), 1]
+        : [Math.ceil(weight.columns / (8 * lanes)), Math.ceil(rows / 16), 1],
   }
 }
 
@@ -184,7 +187,7 @@ export const op: Op<Spec> = {
       ...(adapter === undefined
         ? []
         : [
-            ...product(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
+            ...productTransposed(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
             ...product(adapter.b, adapter.inner, y, context, { add: true }),
           ]),
       ...addBias(spec, context),
@@ -203,13 +206,11 @@ export const op: Op<Spec> = {
         ? []
         : [
             // What the products share is computed again rather than kept for every matrix.
-            ...product(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
+            ...productTransposed(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
             ...productOuter(adapter.b, g, adapter.inner, context),
             ...productTransposed(adapter.b, g, adapter.innerGradient, context, { scale: adapter.scale }),
-            ...productOuter(adapter.a, adapter.innerGradient, x, context),
-            ...(to.wanted
-              ? productTransposed(adapter.a, adapter.innerGradient, to.buffer, context, { add: true })
-              : []),
+            ...productOuter(adapter.a, x, adapter.innerGradient, context),
+            ...(to.wanted ? product(adapter.a, adapter.innerGradient, to.buffer, context, { add: true }) : []),
           ]),
     ]
   },

@@ -48,7 +48,7 @@ export interface StackContext {
   statistics?: number | undefined
 }
 
-/** A LoRA adapter of a matrix: y += scale * (x Aᵀ) Bᵀ, with the tensors A [rank, inputs] and B [outputs, rank]. */
+/** A LoRA adapter of a matrix: y += scale * (x Aᵀ) Bᵀ, with tensors Aᵀ [inputs, rank] and B [outputs, rank]. */
 export interface Adapter {
   a: string
   b: string

@@ -8,27 +8,14 @@ diagnostic(off, subgroup_uniformity);
 struct Parameters {
   rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,
 }
-#include "layout.wgsl"
-override DTYPE: u32; // F32, F16 or BF16
+#include "weights_across.wgsl"
 override SUBGROUP: u32; // invocations of a workgroup
 override SHARE: u32 = min(8u, SUBGROUP); // neighbours that share what they read of x
 override READS: u32 = ROWS / SHARE;
 const ROWS = 16u;
 @group(0) @binding(0) var<storage, read> p: Parameters;
-@group(0) @binding(1) var<storage, read> weights: array<vec2u>;
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
-
-// W from 4 n to 4 n + 3 of column k.
-fn vec4_at(n: u32, k: u32) -> vec4f {
-  let o = (n / 16u * p.inner + k) * 16u + n % 16u;
-  if (DTYPE == DTYPE_F32) { return bitcast<vec4f>(vec4u(weights[2u * o], weights[2u * o + 1u])); }
-  let w = weights[o];
-  if (DTYPE == DTYPE_F16) { return vec4f(unpack2x16float(w.x), unpack2x16float(w.y)); }
-  let low = bitcast<vec2f>(w << vec2u(16u));
-  let high = bitcast<vec2f>(w & vec2u(0xffff0000u));
-  return vec4f(low.x, high.x, low.y, high.y);
-}
 
 @compute @workgroup_size(SUBGROUP)
 fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane: u32,
@@ -53,14 +40,14 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   var a: array<vec4f, ROWS>;
   var b: array<vec4f, ROWS>;
   for (var n = 0u; n < vec4s; n++) {
-    let w0 = vec4_at(n, k0);
-    let w1 = vec4_at(n, k1);
-    let w2 = vec4_at(n, k2);
-    let w3 = vec4_at(n, k3);
-    let w4 = vec4_at(n, k4);
-    let w5 = vec4_at(n, k5);
-    let w6 = vec4_at(n, k6);
-    let w7 = vec4_at(n, k7);
+    let w0 = across(n, k0, p.inner);
+    let w1 = across(n, k1, p.inner);
+    let w2 = across(n, k2, p.inner);
+    let w3 = across(n, k3, p.inner);
+    let w4 = across(n, k4, p.inner);
+    let w5 = across(n, k5, p.inner);
+    let w6 = across(n, k6, p.inner);
+    let w7 = across(n, k7, p.inner);
     for (var e = 0u; e < READS; e++) { mine[e] = x[at[e] + n]; }
     for (var e = 0u; e < READS; e++) {
       for (var r = 0u; r < SHARE; r++) {
