@@ -75,4 +75,16 @@ describe('a tiny model', () => {
     for (const factor of factors) await model.write(factor, fill(factor, model.shapeOf(factor)))
     await compare(model, name, 'lora')
   })
+
+  test('is not trained where that would have no effect', async () => {
+    const name = Object.keys(cases['llava-full']!.tensors).find(
+      (tensor) => tensor.includes('vision_tower') && tensor.endsWith('q_proj.weight'),
+    )!
+    const refused = (options: Omit<TrainableOptions, 'tokens'>) =>
+      expect(open('llava-full', options)).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ARGUMENT' })
+    await refused({ tensors: [name] })
+    for (const weight of [name, 'lm_head.weight', 'model.language_model.norm.weight']) {
+      await refused({ adapters: [{ weight, rank, scale: 1 }] })
+    }
+  })
 })

@@ -93,6 +93,8 @@ const products: Product[] = [
   { rows: 11, blocks: [16, 8], inner: 64, from: 2, add: false, read: 1 },
   { rows: 70, blocks: [68, 60], inner: 36, from: 1, add: true, read: 0 },
   { rows: 130, blocks: [64, 5], inner: 20, from: 3, add: true, read: 1 },
+  { rows: 70, blocks: [64, 12], inner: 17, from: 1, add: true, scale: 0.5, read: 1 },
+  { rows: 3, blocks: [8], inner: 32, from: 0, add: false },
 ]
 const large: Product = { rows: 512, blocks: [1024], inner: 1024, from: 0, add: false }
 const small: Product = { rows: 16, blocks: [256], inner: 64, from: 0, add: false }

@@ -9,7 +9,7 @@ import { refuseQuantised } from '../../checkpoint/index.js'
 import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
-import { WeightsmithError } from '../../util/errors.js'
+import { misuse, WeightsmithError } from '../../util/errors.js'
 import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../kernels.js'
 import { dtypeOf, storedBlock } from '../model.js'
 import { type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
@@ -412,6 +412,28 @@ function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>
   return { words: Uint32Array.from([...heads, ...sorted.flatMap(([, some]) => some)]), count: sorted.length }
 }
 
+/** Throws for what would be trained without effect, such as a tensor of a vision encoder. */
+function refuseOthers(
+  { language, head }: ModelSpec,
+  model: string,
+  { tensors, adapters }: Required<Pick<TrainableOptions, 'tensors' | 'adapters'>>,
+): void {
+  const ops = [...language.embed, ...language.layers.flatMap((layer) => layer.ops), ...language.final]
+  const all = new Set([...ops.flatMap(tensorsOfOp), head.weight])
+  const other = tensors.find((name) => !all.has(name))
+  if (other !== undefined) {
+    throw misuse(`The tensor ${other} of ${model} cannot be trained: it is not one of its language model.`)
+  }
+  const linear = new Set(ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : [])))
+  const wrong = adapters.find(({ weight }) => !linear.has(weight))
+  if (wrong !== undefined) {
+    throw misuse(
+      `The tensor ${wrong.weight} of ${model} cannot have an adapter: it is not the matrix of a linear layer of its ` +
+        'language model before the head.',
+    )
+  }
+}
+
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
   const { tokens, tensors = [], adapters = [] } = options
   const { info } = host.device
@@ -421,6 +443,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     if (tensor !== undefined) return tensor
     throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The program names the tensor ${name}, which is not there.`)
   }
+  refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
   const make = (tapes: number, resident: number) => {
