@@ -12,7 +12,7 @@ import { layout as wgsl } from '../../native/layouts.js'
 import { misuse, WeightsmithError } from '../../util/errors.js'
 import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../kernels.js'
 import { dtypeOf, storedBlock } from '../model.js'
-import { type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
+import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
 import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass } from './pass.js'
@@ -72,7 +72,10 @@ export class TrainableModel {
     this.spec = buffers.spec
   }
 
-  /** Loads a checkpoint. What is trained begins as it is stored, adapters as zeros. */
+  /**
+   * Loads a checkpoint. What is trained begins as it is stored, factors of adapters as zeros, and magnitudes as the
+   * lengths of rows that are stored.
+   */
   static open(use: Use, checkpoint: Checkpoint, options: TrainableOptions): Promise<TrainableModel> {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is trained')
     const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
@@ -83,6 +86,7 @@ export class TrainableModel {
       const passing = new Set([...buffers.passing.values()].flat())
       try {
         await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
+        await model.beginMagnitudes()
       } catch (error) {
         await model.close()
         throw error
@@ -340,6 +344,29 @@ export class TrainableModel {
           reads: [],
         })
       }
+    }
+  }
+
+  /** Magnitudes of adapters, while what these add is zeros. */
+  private async beginMagnitudes(): Promise<void> {
+    const { adapters, passing, tensors } = this.buffers
+    const blocks = (tensor: string) => tensors.get(tensor) ?? []
+    const begin = async (weights: readonly string[]) => {
+      const dispatches = weights.flatMap((weight) => {
+        const adapter = adapters.get(weight)
+        const [to] = blocks(adapter?.magnitude?.tensor ?? '')
+        if (adapter?.magnitude === undefined || to === undefined) return []
+        return [...adaptedNorms(weight, adapter, blocks), kernels.copy(adapter.magnitude.norms, to.buffer, 1, to.rows)]
+      })
+      if (dispatches.length > 0) await this.device.dispatch(this.resident, { writes: [], dispatches, reads: [] })
+    }
+    const others = new Set([...passing.values()].flat())
+    await begin([...adapters.keys()].filter((weight) => !others.has(weight)))
+    for (const [layer, names] of passing) {
+      if (!names.some((name) => adapters.get(name)?.magnitude !== undefined)) continue
+      await this.load(names)
+      this.loadedLayer = layer
+      await begin(names)
     }
   }
 
