@@ -16,6 +16,7 @@ export {
   type SomeExamples,
   type TrainingData,
   type TrainingDataOptions,
+  type TrainingSubject,
 } from './examples.js'
 export {
   type HeldOutLine,
