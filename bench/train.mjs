@@ -3,7 +3,14 @@ import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Engine, openModel } from '../dist/esm/index.js'
-import { factorNames, formsOf, modelKernels, packedBytes, packTokens, TrainableModel } from '../dist/esm/runtime/index.js'
+import {
+  factorNames,
+  formsOf,
+  modelKernels,
+  packedBytes,
+  packTokens,
+  TrainableModel,
+} from '../dist/esm/runtime/index.js'
 import { checkpointOf } from '../dist/esm/runtime/open_model.js'
 import { installPeers, run } from './peers/install.mjs'
 import { atLeast, atMost, column, leftOut, spread, targetColumn } from './results.mjs'
@@ -52,26 +59,54 @@ async function productTable(engine, { size, runs }) {
     for (const [name, ms] of Object.entries(times)) {
       const row = { name: `${name}, ${dtype} weights`, rate: (2 * rows * inner * columns) / ms / 1e6 }
       if (name === 'forward') found.push(row)
-      else found.push({ ...row, ratio: times.forward / ms, ...(name === 'dX' && dtype === 'BF16' && { target: atLeast(0.8) }) })
+      else
+        found.push({
+          ...row,
+          ratio: times.forward / ms,
+          ...(name === 'dX' && dtype === 'BF16' && { target: atLeast(0.8) }),
+        })
     }
   }
   return {
     title: `Products of a layer and their gradients, ${rows} x ${inner} x ${columns}`,
-    about: [`GFLOP/s, medians of ${runs} dispatches, by turns; ratio: to the forward product. Gradients of weights are f32.`],
-    columns: [column('name', 'product'), column('rate', 'GFLOP/s', 'ratio'), column('ratio', '÷ forward', 'ratio'), targetColumn('ratio')],
+    about: [
+      `GFLOP/s, medians of ${runs} dispatches, by turns; ratio: to the forward product. Gradients of weights are f32.`,
+    ],
+    columns: [
+      column('name', 'product'),
+      column('rate', 'GFLOP/s', 'ratio'),
+      column('ratio', '÷ forward', 'ratio'),
+      targetColumn('ratio'),
+    ],
     rows: found,
   }
 }
 
 async function attentionTable(engine, { size, runs }) {
-  const shapes = size < 4 * MiB ? [[16, 4, 2, 16]] : [[256, 16, 4, 64], [512, 9, 3, 64], [256, 32, 8, 128]]
+  const shapes =
+    size < 4 * MiB
+      ? [[16, 4, 2, 16]]
+      : [
+          [256, 16, 4, 64],
+          [512, 9, 3, 64],
+          [256, 32, 8, 128],
+        ]
   const rows = []
   for (const [tokens, heads, numKvHeads, headSize] of shapes) {
     const forms = formsOf(await engine.use(async ({ device }) => device.info))
     const table = packTokens(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: 0, row })))
     const [q, k] = [4 * tokens * heads * headSize, 4 * tokens * numKvHeads * headSize]
     const sizes = [table.byteLength, q, k, k, q, 8 * tokens * heads, q, q, k, k]
-    const at = { rows: tokens, heads, numKvHeads, size: headSize, scale: headSize ** -0.5, window: 0, sequenceLength: 0, forms }
+    const at = {
+      rows: tokens,
+      heads,
+      numKvHeads,
+      size: headSize,
+      scale: headSize ** -0.5,
+      window: 0,
+      sequenceLength: 0,
+      forms,
+    }
     const of = { tokens: 0, q: 1, keys: 2, values: 3 }
     const works = {
       forward: [modelKernels.attention({ ...of, y: 4 }, at)],
@@ -84,7 +119,11 @@ async function attentionTable(engine, { size, runs }) {
     }
     const writes = [{ buffer: 0, offset: 0, memory: new Uint8Array(table.buffer) }]
     for (const buffer of [1, 2, 3, 6]) {
-      writes.push({ buffer, offset: 0, memory: new Uint8Array(normal(sizes[buffer] / 4, 1, buffer).buffer, 0, sizes[buffer]) })
+      writes.push({
+        buffer,
+        offset: 0,
+        memory: new Uint8Array(normal(sizes[buffer] / 4, 1, buffer).buffer, 0, sizes[buffer]),
+      })
     }
     const { forward, kept, backward } = await timesOf(engine, sizes, works, runs, writes)
     const rate = (2 * heads * headSize * tokens * (tokens + 1)) / forward / 1e6
@@ -98,7 +137,13 @@ async function attentionTable(engine, { size, runs }) {
     about: [
       `Medians of ${runs} dispatches, by turns. kept: the forward pass that leaves the log-sum-exp for the backward pass ÷ the plain one; ratio: backward ÷ forward.`,
     ],
-    columns: [column('shape'), column('rate', 'forward GFLOP/s', 'ratio'), column('kept', 'kept', 'ratio'), column('ratio', 'backward ÷ forward', 'ratio'), targetColumn('ratio')],
+    columns: [
+      column('shape'),
+      column('rate', 'forward GFLOP/s', 'ratio'),
+      column('kept', 'kept', 'ratio'),
+      column('ratio', 'backward ÷ forward', 'ratio'),
+      targetColumn('ratio'),
+    ],
     rows,
   }
 }
@@ -107,12 +152,17 @@ async function attentionTable(engine, { size, runs }) {
 async function stepsOf(engine, path, method, sequences, length, count) {
   const checkpoint = await checkpointOf(engine, path)
   const { spec } = await openModel(engine, path)
-  const linears = spec.language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : [])))
+  const linears = spec.language.layers.flatMap(({ ops }) =>
+    ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : [])),
+  )
   const what =
     method === 'lora'
       ? { adapters: linears.map((weight) => ({ weight, rank: 16, scale: 2 })) }
       : { tensors: [...spec.tensors.keys()] }
-  const model = await TrainableModel.open((work) => engine.use(work), checkpoint, { tokens: sequences * length, ...what })
+  const model = await TrainableModel.open((work) => engine.use(work), checkpoint, {
+    tokens: sequences * length,
+    ...what,
+  })
   try {
     for (const { weight } of what.adapters ?? []) {
       const { a } = factorNames(weight)
@@ -143,8 +193,22 @@ async function stepTable(engine, options) {
   const small = size < 4 * MiB
   const { paths } = await writeCheckpoints(join(folder, 'train'), Math.min(size, modelBytes), 1)
   const cases = [
-    { name: 'LoRA r 16, synthetic 100 M', path: paths[0], method: 'lora', sequences: 2, length: small ? 8 : 256, least: 0.4 },
-    { name: 'full, reasoner of the demo', path: reasoner, method: 'full', sequences: small ? 2 : 32, length: 16, least: 0.5 },
+    {
+      name: 'LoRA r 16, synthetic 100 M',
+      path: paths[0],
+      method: 'lora',
+      sequences: 2,
+      length: small ? 8 : 256,
+      least: 0.4,
+    },
+    {
+      name: 'full, reasoner of the demo',
+      path: reasoner,
+      method: 'full',
+      sequences: small ? 2 : 32,
+      length: 16,
+      least: 0.5,
+    },
     { name: 'LoRA r 16, reasoner of the demo', path: reasoner, method: 'lora', sequences: small ? 2 : 32, length: 16 },
   ]
   const about = []
@@ -175,7 +239,14 @@ async function stepTable(engine, options) {
       `Tokens a second through forward, backward, clipping and AdamW; medians of ${runs}. PyTorch: f32 on 2 threads, gradient checkpointing, the same sequences in the same run; ratio: ours ÷ theirs.`,
       ...about,
     ],
-    columns: [column('name', 'training'), column('tokens', 'tokens a step', 'number'), column('rate', 'tokens/s', 'ratio'), column('theirs', 'PyTorch', 'ratio'), column('ratio', 'ratio', 'ratio'), targetColumn('ratio')],
+    columns: [
+      column('name', 'training'),
+      column('tokens', 'tokens a step', 'number'),
+      column('rate', 'tokens/s', 'ratio'),
+      column('theirs', 'PyTorch', 'ratio'),
+      column('ratio', 'ratio', 'ratio'),
+      targetColumn('ratio'),
+    ],
     rows,
   }
 }
@@ -189,13 +260,24 @@ async function memoryTable({ size, folder, deviceName, say }) {
     say(`train: memory at ${bytes / MiB} MiB`)
     const { paths, size: own } = await writeCheckpoints(join(folder, `train-${bytes}`), bytes, 1)
     const options = { device: deviceName, model: paths[0], tokens: 512 }
-    const { forecast, afterOpen, peak } = JSON.parse(execFileSync(process.execPath, [child, 'train', JSON.stringify(options)]))
+    const { forecast, afterOpen, peak } = JSON.parse(
+      execFileSync(process.execPath, [child, 'train', JSON.stringify(options)]),
+    )
     rows.push({ size: own, forecast, afterOpen, peak, ratio: peak / (forecast + afterOpen), target: atMost(1.15) })
   }
   return {
     title,
-    about: ['forecast: bytes on the device as the dry run says; peak: the largest resident set (VmHWM); after open: what the process held right after Engine.open; ratio: peak ÷ (forecast + after open).'],
-    columns: [column('size', 'model', 'bytes'), column('forecast', 'forecast', 'bytes'), column('afterOpen', 'after open', 'bytes'), column('peak', 'peak', 'bytes'), column('ratio', 'ratio', 'ratio'), targetColumn('ratio')],
+    about: [
+      'forecast: bytes on the device as the dry run says; peak: the largest resident set (VmHWM); after open: what the process held right after Engine.open; ratio: peak ÷ (forecast + after open).',
+    ],
+    columns: [
+      column('size', 'model', 'bytes'),
+      column('forecast', 'forecast', 'bytes'),
+      column('afterOpen', 'after open', 'bytes'),
+      column('peak', 'peak', 'bytes'),
+      column('ratio', 'ratio', 'ratio'),
+      targetColumn('ratio'),
+    ],
     rows,
   }
 }
