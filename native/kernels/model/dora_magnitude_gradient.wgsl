@@ -1,6 +1,6 @@
 // y[i] = sum over rows of g[t, i] x[t, i] / norms[i] (+ y where `add` is not 0): the gradient of a magnitude of DoRA,
-// from the gradient g of what dora_scale made of x. A column an invocation; sums are taken over runs of 64 rows, and those
-// added in order. Zero where a norm is.
+// from the gradient g of what dora_scale made of x. A column an invocation; sums are taken over runs of 64 rows, and
+// those added in order. Zero where a norm is.
 struct Parameters { rows: u32, width: u32, add: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> norms: array<f32>;

@@ -1,4 +1,5 @@
-// x[t, i] = x[t, i] magnitude[i] / norms[i]: what DoRA makes of an adapted product, and of its gradient. A row of zeros stays one.
+// x[t, i] = x[t, i] magnitude[i] / norms[i]: what DoRA makes of an adapted product, and of its gradient.
+// A row of zeros stays one.
 struct Parameters { rows: u32, width: u32 }
 #include "main_rows.wgsl"
 @group(0) @binding(0) var<storage, read> p: Parameters;
