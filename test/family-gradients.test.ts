@@ -104,13 +104,16 @@ describe('a tiny model', () => {
     }
   })
 
-  test('is not trained where that would have no effect', async () => {
+  test('is not trained where that would have no effect, or by a teacher with other ids', async () => {
     const name = Object.keys(cases['llava-full']!.tensors).find(
       (tensor) => tensor.includes('vision_tower') && tensor.endsWith('q_proj.weight'),
     )!
     const refused = (options: Omit<TrainableOptions, 'tokens'>) =>
       expect(open('llava-full', options)).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ARGUMENT' })
     await refused({ tensors: [name] })
+    const teacher = await open('opt-odd', {})
+    await refused({ teacher: teacher.checkpoint })
+    await teacher.close()
     for (const weight of [name, 'lm_head.weight', 'model.language_model.norm.weight']) {
       await refused({ adapters: [{ weight, rank, scale: 1 }] })
     }

@@ -1,7 +1,14 @@
 /** The cases of ops.cases.ts that training adds: gradients, and what the optimizer does. */
 import type { StoreDType } from '../lib/native/border.js'
 import { layout } from '../lib/native/layouts.js'
-import { type Block, type Forms, modelKernels as kernels, lossWords, packedBytes } from '../lib/runtime/index.js'
+import {
+  type Block,
+  type Forms,
+  modelKernels as kernels,
+  lossesOf,
+  lossWords,
+  packedBytes,
+} from '../lib/runtime/index.js'
 import { adaptedNorms } from '../lib/runtime/ops/index.js'
 import { math } from './math.js'
 import {
@@ -571,6 +578,76 @@ const ofEnds = [
       }
     },
   }),
+  ...(['gradient', 'losses'] as const).map((read) =>
+    entry({
+      says: `distillation_gradient gives ${read} of what a teacher and targets say, from any row on`,
+      shapes: [
+        { rows: 1, width: 2, share: 1, scale: 1, certain: 0 },
+        { rows: 3, width: 67, share: 0.25, scale: -0.5, certain: 0 },
+        { rows: 5, width: 1003, share: 1, scale: 1 / 3, certain: 0 },
+        { rows: 2, width: 131, share: 0.5, scale: 1, certain: 20 },
+      ],
+      ...(read === 'gradient' && {
+        bench: {
+          op: 'distillation, gradient',
+          shape: { rows: 64, width: 32000, share: 1, scale: 1, certain: 0 },
+          small: { rows: 2, width: 256, share: 1, scale: 1, certain: 0 },
+        },
+      }),
+      make: ({ rows, width, share, scale, certain }) => {
+        const [logits, teacher] = [numbers((rows + 2) * width, 17), numbers((rows + 2) * width, 18)]
+        const targets = Array.from({ length: rows }, (_, t) => (t * 11 + 1) % width)
+        for (const [t, target] of targets.entries()) {
+          logits[t * width + target]! += certain
+          teacher[t * width + target]! += certain
+        }
+        // The first token is not among them, and the last one has no target; what is behind it stays.
+        logits.fill(untouched, (rows + 1) * width)
+        const table = targets.map((id): [number, number, number, number] => [0, 0, 0, id])
+        const [own, theirs] = [logits.slice(0, rows * width), teacher.slice(0, rows * width)]
+        const mixed = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+          Float64Array.from(a, (value, i) => share * value + (1 - share) * b[i]!)
+        return {
+          buffers: [
+            tokenTable([[0, 0, 0], ...table, [0, 0, 0]]),
+            teacher,
+            between(new Float32Array(lossWords * (rows + 1)), lossWords, lossWords),
+            logits,
+          ],
+          dispatches: () => [
+            kernels.distillationGradient(
+              { tokens: 0, teacher: 1, losses: 2, logits: 3 },
+              { rows: rows + 1, width, from: 1, scale, share },
+            ),
+          ],
+          read: read === 'losses' ? 2 : 3,
+          ...(read === 'losses' && {
+            got: (words: Float32Array) => [
+              ...[...words.subarray(0, lossWords), ...words.subarray(lossWords * (rows + 2))],
+              ...lossesOf(words.subarray(lossWords, lossWords * (rows + 2))),
+            ],
+          }),
+          want: () =>
+            read === 'losses'
+              ? [
+                  ...new Float32Array(2 * lossWords).fill(untouched),
+                  ...mixed(gradient.distillationLoss(own, theirs, width), reference.crossEntropy(own, targets)),
+                  0,
+                ]
+              : [
+                  ...mixed(
+                    gradient.distillation(own, theirs, width, scale),
+                    gradient.crossEntropy(own, targets, scale),
+                  ),
+                  ...new Float32Array(width),
+                  ...logits.subarray((rows + 1) * width),
+                ],
+          tolerance: read === 'losses' ? 1e-6 : 2e-6,
+          ...(read === 'gradient' && { ofLargest: true }),
+        }
+      },
+    }),
+  ),
   entry({
     says: 'gather_rows takes rows in any order',
     shapes: [{ width: 67, list: [4, 0, 2, 4] }],

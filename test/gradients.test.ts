@@ -1,11 +1,13 @@
 /** Gradients, steps and adapters of models that are trained are those of PyTorch in float64. */
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
 import type { Part, TrainableModel, TrainingSequence } from '../lib/runtime/gradients/trainable_model.js'
-import { type Raw, readSafetensors, values } from './checkpoint.js'
+import { type Raw, readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
 import { golden } from './goldens.js'
 import { math } from './math.js'
+import { scratch } from './scratch.js'
 import { apart, meanLoss, near, norm, openTrainable, targetsOf, tensorsOf, within } from './training.js'
 
 interface Line {
@@ -349,5 +351,61 @@ describe('adapters', () => {
     const wanted = some.map(([name, want]): [string, Float64Array] => [named(name), want])
     compareChanges(wanted, got, start, limits)
     await model.close()
+  })
+})
+
+describe('distillation', () => {
+  const settings = json<{
+    model_kd: string
+    A: Line[]
+    kd_student_keep: boolean[]
+    cases: Record<string, { loss: number; grad_norm: number; grad: Stats }>
+  }>('losses')
+  const folder = folderOf(settings.model_kd)
+  const { fresh } = scratch('distillation')
+  /** The layers that the student keeps, by the numbers that they have in the teacher. */
+  const kept = settings.kd_student_keep.flatMap((keep, layer) => (keep ? [layer] : []))
+  const layerOf = /^model\.layers\.(\d+)\./
+
+  /** A folder with the student: some of the teacher's layers. */
+  function student(): string {
+    const tensors = [...readFolder(folder)].flatMap(([name, raw]): [string, Raw][] => {
+      const layer = layerOf.exec(name)?.[1]
+      if (layer === undefined) return [[name, raw]]
+      const at = kept.indexOf(Number(layer))
+      return at < 0 ? [] : [[name.replace(layerOf, `model.layers.${at}.`), raw]]
+    })
+    const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as object
+    return writeModel(fresh('student'), Object.fromEntries(tensors), { ...config, num_hidden_layers: kept.length })
+  }
+
+  test.each([
+    ['kd_ce_form_shifted', 1],
+    ['kd_half_ce_shifted', 0.5],
+  ] as const)('of all layers to some has the gradients of PyTorch, %s', async (name, share) => {
+    const { loss: want, grad_norm, grad } = settings.cases[name]!
+    const sequences = sequencesOf(settings.A)
+    const tokens = tokensOf(sequences)
+    const count = targetsOf(sequences)
+    const teacher = await openTrainable(engine, folder, { tokens })
+    const path = student()
+    const tensors = await tensorsOf(engine, path)
+    const model = await openTrainable(engine, path, { tokens, tensors, teacher: teacher.checkpoint })
+    const taught = { normed: await teacher.normed(sequences), share }
+    // Evaluated, and then with a gradient: the losses are the same.
+    const evaluated = await model.run(sequences, undefined, taught)
+    expect(await model.gradientNorm()).toBe(0)
+    const losses = await model.run(sequences, 1 / count, taught)
+    expect(losses).toEqual(evaluated)
+    near(losses.reduce((sum, value) => sum + value, 0) / count, want, loss, 'loss')
+    near(await model.gradientNorm(), grad_norm, loss, 'norm')
+    const got = await all(model, 'gradient')
+    for (const [tensor, stats] of Object.entries(grad)) {
+      if (!kept.includes(Number(layerOf.exec(tensor)?.[1] ?? 0))) continue
+      const own = tensor.replace(layerOf, (_, layer) => `model.layers.${kept.indexOf(Number(layer))}.`)
+      likeFigures(got.get(own)!, stats, gradient, tensor)
+    }
+    await model.close()
+    await teacher.close()
   })
 })

@@ -189,6 +189,26 @@ export const modelKernels = {
     grid: perRow(rows),
   }),
 
+  /**
+   * What losses of distillation are made of (see `lossesOf`), and scale * their gradient in the place of logits. The
+   * teacher's logits count for `share`, the target for the rest.
+   */
+  distillationGradient: (
+    { tokens, teacher, losses, logits }: Record<'tokens' | 'teacher' | 'losses' | 'logits', number>,
+    at: Record<'rows' | 'width' | 'from' | 'scale' | 'share', number>,
+  ): NativeDispatch => ({
+    kernel: 'model/distillation_gradient',
+    parameters: packParameters('model/distillation_gradient', {
+      rows: at.rows,
+      width: at.width,
+      start: at.from,
+      scale: at.scale,
+      share: at.share,
+    }),
+    buffers: [tokens, teacher, losses, logits],
+    grid: perRow(at.rows),
+  }),
+
   /** y[i] = x[list[i]]. */
   gatherRows: (
     { list, x, y }: { list: number; x: number; y: number },

@@ -35,6 +35,8 @@ export interface GradientLayout {
   forms: Forms
   /** Layers whose values are on the device at a time. Others are computed again for the backward pass. */
   tapes: number
+  /** The head [vocabulary, width] of a model whose predictions are learned. */
+  teacher?: { width: number; dtype: StoreDType }
   /** Layers, from the first on, whose weights stay on the device. The others take turns in the same buffers. */
   resident: number
 }
@@ -94,6 +96,8 @@ export class GradientBuffers {
   readonly best: number
   /** Rows that the head is applied to at a time. */
   readonly headRows: number
+  /** Of a teacher: its head, what it is applied to, and what comes of it. */
+  readonly teacher: { head: readonly Block[]; normed: number; logits: number } | undefined
   /** Sums of squares of gradients, so many. */
   readonly squares: number
   readonly squareCount: number
@@ -185,7 +189,9 @@ export class GradientBuffers {
     const all = [...this.tensors.values()].flat()
     const bytesOf = ({ rows, columns, dtype }: Block) => rows * columns * (dtype === 'F32' ? 4 : 2)
     const wide = [...this.learned.values()].flatMap(({ master }) => master)
-    this.staging = add([...all, ...wide].reduce((most, block) => Math.max(most, bytesOf(block)), 4))
+    const { teacher } = layout
+    const taught = teacher === undefined ? [] : blocked(vocabulary, teacher.width, teacher.dtype)
+    this.staging = add([...all, ...wide, ...taught].reduce((most, block) => Math.max(most, bytesOf(block)), 4))
 
     const learns = (tensor: string) => this.learned.has(tensor) || this.adapters.has(tensor)
     const tape = (ops: readonly OpSpec[], below: boolean) => tapeOf(ops, language.activations, learns, below)
@@ -234,6 +240,9 @@ export class GradientBuffers {
     )
     this.headRows = Math.max(1, Math.min(tokens, Math.floor(stagingBytes / (4 * vocabulary))))
     this.logits = add(4 * vocabulary * this.headRows)
+    this.teacher = teacher && {
+      ...{ head: taught, normed: add(4 * tokens * teacher.width), logits: add(4 * vocabulary * this.headRows) },
+    }
     this.losses = add(4 * lossWords * tokens)
     this.best = add(4 * tokens)
     this.squareCount = [...this.learned.values()]

@@ -32,6 +32,8 @@ export class GradientPass {
     private readonly buffers: GradientBuffers,
     private readonly shape: BatchShape,
     touched: Set<string>,
+    /** How much a teacher counts, beside targets. */
+    private readonly share = 0,
   ) {
     this.touched = touched
   }
@@ -40,6 +42,26 @@ export class GradientPass {
   stages(scale?: number): Stage[] {
     const head = { dispatches: this.losses(scale) }
     return [...this.forward(), head, ...(scale === undefined ? [] : this.backward())]
+  }
+
+  /** From tokens to what the head is applied to, for rows that have a loss, and the buffer with it. */
+  normed(): { stages: Stage[]; buffer: number } {
+    return { stages: [...this.forward(), { dispatches: this.normedRows() }], buffer: this.normedBuffer }
+  }
+
+  private get normedBuffer(): number {
+    const { finalValues, tapes, spec } = this.buffers
+    return this.valueOf(finalValues, this.outputOf(tapes.final, spec.head.x))
+  }
+
+  private normedRows(): NativeDispatch[] {
+    const { finalValues, tapes, stream, rows: list } = this.buffers
+    const y = this.valueOf(finalValues, input)
+    const at = { rows: this.shape.losses, width: this.width('x') }
+    return [
+      kernels.gatherRows({ list, x: stream.at(-1) ?? 0, y }, at),
+      ...this.run(tapes.final, finalValues, this.shape.losses),
+    ]
   }
 
   /** From tokens to the residual stream behind the last layer. */
@@ -61,31 +83,33 @@ export class GradientPass {
    */
   private losses(scale?: number): NativeDispatch[] {
     const { buffers, shape } = this
-    const { tapes, finalValues, spec, layout, stream } = buffers
+    const { tapes, spec, layout } = buffers
     const { head, vocabulary } = spec
     const rows = shape.losses
-    const width = this.width('x')
-    const atInput = this.valueOf(finalValues, input)
-    const normed = this.valueOf(finalValues, this.outputOf(tapes.final, head.x))
+    const normed = this.normedBuffer
     const blocks = buffers.tensors.get(head.weight) ?? []
     const learns = scale !== undefined && buffers.lowest <= tapes.layers.length
     const trained = learns ? this.trained(head.weight) : undefined
-    const dispatches = [
-      kernels.gatherRows({ list: buffers.rows, x: stream.at(-1) ?? 0, y: atInput }, { rows, width }),
-      ...this.run(tapes.final, finalValues, rows),
-    ]
+    const dispatches = this.normedRows()
     const { forms } = layout
     for (let from = 0; from < rows; from += buffers.headRows) {
       const count = Math.min(buffers.headRows, rows - from)
-      const { lossTokens: tokens, logits, losses, best } = buffers
-      for (const block of blocks) {
-        dispatches.push(kernels.gemm(block, normed, logits, { rows: count, stride: vocabulary, from, forms }))
-      }
-      dispatches.push(kernels.crossEntropy({ tokens, logits, losses, best }, { rows: count, width: vocabulary, from }))
-      if (!learns) continue
+      const { lossTokens: tokens, logits, losses, best, teacher } = buffers
       const at = { rows: count, stride: vocabulary, from, forms }
+      const of = { rows: count, width: vocabulary, from }
+      for (const block of blocks) dispatches.push(kernels.gemm(block, normed, logits, at))
+      if (teacher !== undefined && this.share > 0) {
+        const taught = { tokens, teacher: teacher.logits, losses, logits }
+        dispatches.push(
+          ...teacher.head.map((block) => kernels.gemm(block, teacher.normed, teacher.logits, at)),
+          kernels.distillationGradient(taught, { ...of, scale: scale ?? 0, share: this.share }),
+        )
+      } else {
+        dispatches.push(kernels.crossEntropy({ tokens, logits, losses, best }, of))
+        if (learns) dispatches.push(kernels.crossEntropyGradient({ tokens, losses, logits }, { ...of, scale }))
+      }
+      if (!learns) continue
       dispatches.push(
-        kernels.crossEntropyGradient({ tokens, losses, logits }, { rows: count, width: vocabulary, from, scale }),
         ...blocks.map((block, i) =>
           kernels.gemmTransposed(block, logits, buffers.gradient(head.x, true), { ...at, add: i > 0 }),
         ),

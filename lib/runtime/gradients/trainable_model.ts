@@ -15,7 +15,7 @@ import { dtypeOf, storedBlock } from '../model.js'
 import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
 import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
-import { type BatchShape, GradientPass } from './pass.js'
+import { type BatchShape, GradientPass, type Stage } from './pass.js'
 
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
@@ -36,6 +36,15 @@ export interface TrainableOptions {
    * no number. As many as there is memory for by default.
    */
   tapes?: number
+  /** A model with the same vocabulary, whose predictions are learned (see `run`); its head is on the device too. */
+  teacher?: Checkpoint
+}
+
+/** What a teacher says of the targets of a batch: rows of what its head is applied to, from its `normed`. */
+export interface Taught {
+  normed: Float32Array<ArrayBuffer>
+  /** How much it counts, above 0 and at most 1; the targets count for the rest. */
+  share: number
 }
 
 /** A step of AdamW, as torch.optim.AdamW takes it. */
@@ -87,6 +96,10 @@ export class TrainableModel {
       try {
         await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
         await model.beginMagnitudes()
+        if (options.teacher !== undefined) {
+          const head = headOf(options.teacher, spec, checkpoint.name)
+          await model.loadBlocks(options.teacher, head, buffers.teacher?.head ?? [], [])
+        }
       } catch (error) {
         await model.close()
         throw error
@@ -159,27 +172,52 @@ export class TrainableModel {
 
   /**
    * Losses of the targets of sequences, in their order, in nats; with a `scale`, the gradient of scale * their sum is
-   * added to what is there.
+   * added to what is there. `taught`: of a model that has a teacher; the loss of a target is -sum p log q then, with
+   * p = (1 - share) the target + share softmax(the teacher's logits).
    */
-  run(sequences: readonly TrainingSequence[], scale?: number): Promise<Float32Array> {
+  run(sequences: readonly TrainingSequence[], scale?: number, taught?: Taught): Promise<Float32Array> {
     return this.lend(async () => {
       const { writes, shape } = this.batchOf(sequences)
       if (shape.losses === 0) return new Float32Array()
-      const stages = new GradientPass(this.buffers, shape, this.touched).stages(scale)
-      const reads = [{ buffer: this.buffers.losses, offset: 0, bytes: 4 * lossWords * shape.losses }]
-      let work: NativeWork = { writes, dispatches: [], reads: [] }
-      for (const { layer, dispatches } of stages) {
-        if (layer !== undefined && layer !== this.loadedLayer && this.buffers.passing.has(layer)) {
-          await this.device.dispatch(this.resident, work)
-          work = { writes: [], dispatches: [], reads: [] }
-          await this.load(this.buffers.passing.get(layer) ?? [])
-          this.loadedLayer = layer
-        }
-        for (const dispatch of dispatches) work.dispatches.push(dispatch)
+      const { teacher, losses } = this.buffers
+      if (taught !== undefined) {
+        if (teacher === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no teacher.')
+        writes.push({ buffer: teacher.normed, offset: 0, memory: bytesOf(taught.normed) })
       }
-      const [words] = await this.device.dispatch(this.resident, { ...work, reads })
-      return lossesOf(new Float32Array((words?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer))
+      const stages = new GradientPass(this.buffers, shape, this.touched, taught?.share).stages(scale)
+      const words = await this.inStages(writes, stages, { buffer: losses, bytes: 4 * lossWords * shape.losses })
+      return lossesOf(words)
     })
+  }
+
+  /** What the head is applied to, [targets of sequences, width]. */
+  normed(sequences: readonly TrainingSequence[]): Promise<Float32Array<ArrayBuffer>> {
+    return this.lend(async () => {
+      const { writes, shape } = this.batchOf(sequences)
+      if (shape.losses === 0) return new Float32Array()
+      const { stages, buffer } = new GradientPass(this.buffers, shape, this.touched).normed()
+      const width = this.spec.tensors.get(this.spec.head.weight)?.[1] ?? 0
+      return this.inStages(writes, stages, { buffer, bytes: 4 * width * shape.losses })
+    })
+  }
+
+  private async inStages(
+    writes: NativeWork['writes'],
+    stages: readonly Stage[],
+    read: { buffer: number; bytes: number },
+  ): Promise<Float32Array<ArrayBuffer>> {
+    let work: NativeWork = { writes, dispatches: [], reads: [] }
+    for (const { layer, dispatches } of stages) {
+      if (layer !== undefined && layer !== this.loadedLayer && this.buffers.passing.has(layer)) {
+        await this.device.dispatch(this.resident, work)
+        work = { writes: [], dispatches: [], reads: [] }
+        await this.load(this.buffers.passing.get(layer) ?? [])
+        this.loadedLayer = layer
+      }
+      for (const dispatch of dispatches) work.dispatches.push(dispatch)
+    }
+    const [words] = await this.device.dispatch(this.resident, { ...work, reads: [{ ...read, offset: 0 }] })
+    return new Float32Array((words?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
   }
 
   /** The root of the sum of the squares of all gradients; NaN or infinite where one of them is. */
@@ -326,24 +364,34 @@ export class TrainableModel {
 
   /** Weights as they are stored; those that are trained in f32 as well. */
   private async load(names: readonly string[]): Promise<void> {
-    const { buffers, device, resident, checkpoint } = this
+    const { buffers, checkpoint } = this
     for (const name of names) {
       const tensor = checkpoint.tensors.get(name)
       if (tensor === undefined) continue
-      for (const [i, block] of (buffers.tensors.get(name) ?? []).entries()) {
-        const master = buffers.learned.get(name)?.master[i]
-        const from = storedBlock(checkpoint, tensor, block)
-        await device.dispatch(resident, {
-          writes: [{ buffer: buffers.staging, offset: 0, ...from }],
-          dispatches: [
-            kernels.packWeights(buffers.staging, block),
-            ...(master === undefined || master.buffer === block.buffer
-              ? []
-              : [kernels.widenWeights(block, master.buffer)]),
-          ],
-          reads: [],
-        })
-      }
+      const masters = buffers.learned.get(name)?.master ?? []
+      await this.loadBlocks(checkpoint, tensor, buffers.tensors.get(name) ?? [], masters)
+    }
+  }
+
+  private async loadBlocks(
+    checkpoint: Checkpoint,
+    tensor: CheckpointTensor,
+    blocks: readonly Block[],
+    masters: readonly Block[],
+  ): Promise<void> {
+    const { staging } = this.buffers
+    for (const [i, block] of blocks.entries()) {
+      const master = masters[i]
+      await this.device.dispatch(this.resident, {
+        writes: [{ buffer: staging, offset: 0, ...storedBlock(checkpoint, tensor, block) }],
+        dispatches: [
+          kernels.packWeights(staging, block),
+          ...(master === undefined || master.buffer === block.buffer
+            ? []
+            : [kernels.widenWeights(block, master.buffer)]),
+        ],
+        reads: [],
+      })
     }
   }
 
@@ -461,6 +509,20 @@ function refuseOthers(
   }
 }
 
+/** The head of a teacher. Throws for one that predicts other ids. */
+function headOf(teacher: Checkpoint, { vocabulary }: ModelSpec, model: string): CheckpointTensor {
+  const spec = modelSpec(teacher.config, teacher.tensors, teacher.name)
+  const head = teacher.tensors.get(spec.head.weight)
+  if (head !== undefined && spec.vocabulary === vocabulary) return head
+  throw misuse(
+    `The teacher ${teacher.name} predicts ${spec.vocabulary} ids and ${model} ${vocabulary}; a teacher has the same ` +
+      'vocabulary.',
+  )
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>) =>
+  new Uint8Array(buffer, byteOffset, byteLength)
+
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
   const { tokens, tensors = [], adapters = [] } = options
   const { info } = host.device
@@ -473,8 +535,10 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
+  const head = options.teacher && headOf(options.teacher, spec, checkpoint.name)
+  const teacher = head && { width: head.shape[1] ?? 0, dtype: dtypeOf(head) }
   const make = (tapes: number, resident: number) => {
-    const layout = { tokens, tensors, adapters, binding, forms, tapes, resident }
+    const layout = { tokens, tensors, adapters, binding, forms, tapes, resident, ...(teacher && { teacher }) }
     return new GradientBuffers(spec, layout, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)
