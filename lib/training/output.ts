@@ -1,13 +1,14 @@
 /** What training leaves: the adapter as PEFT saves one, or the checkpoint with the tensors that were trained. */
 
 import { saveAdapter } from '../adapters/index.js'
-import type { Checkpoint, Content } from '../checkpoint/index.js'
+import { type Checkpoint, type Content, isStorable, torchName } from '../checkpoint/index.js'
 import { rewrite } from '../checkpoint/rewrite.js'
 import type { StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { factorNames, type TrainableModel } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
+import { isFinite } from './finite.js'
 import type { AdapterStart } from './start.js'
 
 export interface OutputOptions {
@@ -58,7 +59,7 @@ function tidy(value: number): number {
   return Math.abs(near - value) < 1e-9 * value ? near : value
 }
 
-/** Writes the checkpoint, each tensor in its own type. */
+/** Writes the checkpoint, each tensor in its own type. Throws ERR_WEIGHTSMITH_NON_FINITE where a type is too narrow. */
 export function writeCheckpoint(
   host: Host,
   model: TrainableModel,
@@ -75,11 +76,18 @@ export function writeCheckpoint(
         {
           ...{ dtype, shape: [...shape], size: end - begin },
           async *bytes() {
-            yield await model.stored(name)
+            const bytes = await model.stored(name)
+            if (isStorable(dtype) && !isFinite(bytes, dtype)) throw overflown(name, dtype)
+            yield bytes
           },
         },
       ]
     }),
   )
   return rewrite(host, checkpoint, { ...options, tensors })
+}
+
+function overflown(tensor: string, dtype: StoreDType): WeightsmithError {
+  const message = `${tensor} has values that ${torchName(dtype)} does not hold after training; nothing was written.`
+  return new WeightsmithError('ERR_WEIGHTSMITH_NON_FINITE', message, { tensor })
 }

@@ -423,8 +423,8 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   }
   const forms = formsOf(info)
   const depth = spec.language.layers.length
-  const make = (tapes: number, resident: number) => {
-    const layout = { tokens, tensors, adapters, binding, forms, tapes, resident }
+  const make = (tapes: number, resident: number, count = tokens) => {
+    const layout = { tokens: count, tensors, adapters, binding, forms, tapes, resident }
     return new GradientBuffers(spec, layout, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)
@@ -444,10 +444,15 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     while (make(1, resident + 1).bytes <= host.memory) resident++
     return make(1, resident)
   }
+  // Half as many tokens, as often as it takes.
+  let fewer = Math.floor(tokens / 2)
+  const leastOf = (tokens: number) => make(1, least === whole ? depth : 0, tokens).bytes
+  while (fewer > 0 && leastOf(fewer) > host.memory) fewer = Math.floor(fewer / 2)
+  const instead = fewer > 0 ? `, or ${fewer} tokens, which take ${leastOf(fewer)} bytes` : ', as fewer tokens do not do'
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
     `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch` +
-      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many, or ` +
-      `fewer tokens${frozen ? '' : ', or train an adapter'}.`,
+      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many bytes` +
+      `${instead}${frozen ? '' : '; or train an adapter'}.`,
   )
 }
