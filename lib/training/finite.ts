@@ -4,7 +4,7 @@ import { type Checkpoint, cutTensor, isStorable } from '../checkpoint/index.js'
 import type { StoreDType } from '../native/border.js'
 
 /** Whether all elements of a tensor are finite, given as it is stored. */
-export function isFinite(bytes: Uint8Array, dtype: StoreDType): boolean {
+export function allFinite(bytes: Uint8Array, dtype: StoreDType): boolean {
   const halves = new Uint16Array(bytes.slice().buffer)
   const exponent = dtype === 'F16' ? 0x7c00 : 0x7f80
   const [first, every] = dtype === 'F32' ? [1, 2] : [0, 1]
@@ -19,7 +19,7 @@ export async function nonFiniteTensor(checkpoint: Checkpoint): Promise<string | 
   for (const tensor of checkpoint.tensors.values()) {
     const { name, dtype } = tensor
     if (!isStorable(dtype)) continue
-    for await (const bytes of cutTensor(checkpoint, tensor).bytes()) if (!isFinite(bytes, dtype)) return name
+    for await (const bytes of cutTensor(checkpoint, tensor).bytes()) if (!allFinite(bytes, dtype)) return name
   }
   return undefined
 }

@@ -8,7 +8,7 @@ import type { Host } from '../native/host.js'
 import { factorNames, type TrainableModel } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { isFinite } from './finite.js'
+import { allFinite } from './finite.js'
 import type { AdapterStart } from './start.js'
 
 export interface OutputOptions {
@@ -77,7 +77,7 @@ export function writeCheckpoint(
           ...{ dtype, shape: [...shape], size: end - begin },
           async *bytes() {
             const bytes = await model.stored(name)
-            if (isStorable(dtype) && !isFinite(bytes, dtype)) throw overflown(name, dtype)
+            if (isStorable(dtype) && !allFinite(bytes, dtype)) throw overflown(name, dtype)
             yield bytes
           },
         },

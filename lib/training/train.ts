@@ -144,8 +144,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const subject = { spec, checkpoint }
   const scale = rslora ? alpha / Math.sqrt(rank) : alpha / rank
   const { adapter } = options
-  const earlier =
-    adapter === undefined ? undefined : await engine.use((host) => adapterToGoOnFrom(host, spec, adapter))
+  const earlier = adapter === undefined ? undefined : await engine.use((host) => adapterToGoOnFrom(host, spec, adapter))
   await checkPlaces(options, [checkpoint, ...(earlier === undefined ? [] : [earlier.checkpoint])])
   const adapters =
     method === 'full'
@@ -387,7 +386,11 @@ class Training {
       const gradientNorm = await model.gradientNorm()
       if (!Number.isFinite(gradientNorm)) {
         const [tensor] = await model.nonFinite()
-        throw notFinite(number, tensor ? `the gradient of ${tensor} is not finite` : 'its gradient is too large', tensor)
+        throw notFinite(
+          number,
+          tensor ? `the gradient of ${tensor} is not finite` : 'its gradient is too large',
+          tensor,
+        )
       }
       const rate = rateOf(this.progress.step)
       const { beta1, beta2, eps, decay, clip } = settings
