@@ -22,8 +22,9 @@ import { scratch } from './scratch.js'
 import { lines, smallModel, sums } from './training-model.js'
 
 const { folder, fresh } = scratch('train-resume')
+/** How a file is called that holds the tensors of a resume point. */
+const tensorFile = /\.resume-[01]\.safetensors$/
 const files = ['adapter_model.safetensors', 'adapter_config.json']
-const point = '.resume-'
 
 let engine: Engine
 let model: string
@@ -31,8 +32,6 @@ let data: string
 let heldOut: string
 /** What a run leaves that was never interrupted. */
 let whole: Map<string, Buffer>
-
-type Left = Map<string, Buffer>
 
 const common = () =>
   ({ data, heldOut, steps: 12, batch: 6, rank: 4, rate: 0.02, saveEvery: 2, heldOutEvery: 5 }) as const
@@ -44,7 +43,7 @@ function place(): { out: string; log: string } {
   return { out: join(parent, 'out'), log: join(parent, 'log.jsonl') }
 }
 
-function leftBy({ out, log }: { out: string; log: string }): Left {
+function leftBy({ out, log }: { out: string; log: string }): Map<string, Buffer> {
   return new Map([...files.map((name) => join(out, name)), log].map((path) => [basename(path), readFileSync(path)]))
 }
 
@@ -55,6 +54,13 @@ function expectWhole(at: { out: string; log: string }): void {
     expect({ name, same: left.get(name)!.equals(bytes) }).toEqual({ name, same: true })
   }
   expect(readdirSync(dirname(at.out)).sort()).toEqual(['log.jsonl', 'out'])
+}
+
+/** The tensors of a resume point: what is trained, its moments and the best state. */
+function stateOf(out: string): Buffer {
+  const [name, ...others] = readdirSync(dirname(out)).filter((name) => tensorFile.test(name))
+  expect(others).toEqual([])
+  return readFileSync(join(dirname(out), name!))
 }
 
 const run = (options: Partial<Omit<TrainOptions, 'dryRun'>>) =>
@@ -90,10 +96,12 @@ describe('a run that is aborted', () => {
     expectWhole(at)
   })
 
-  test('twice, and then goes on with another memory, ends with the same bytes', async () => {
-    const at = place()
+  test('twice has the moments of one that was aborted once, and goes on with another memory', async () => {
+    const [at, once] = [place(), place()]
     await stopped(at, 3)
-    await stopped(at, 5, { resume: true })
+    await stopped(at, 8, { resume: true })
+    await stopped(once, 8)
+    expect(stateOf(at.out).equals(stateOf(once.out))).toBe(true)
     const less = await Engine.open({ memory: '8MiB' })
     try {
       const report = await train(less, model, { ...at, ...common(), resume: true })
@@ -181,7 +189,7 @@ describe('a resume point', () => {
     await another({ rate: 0.03 }, /another rate \(0\.02 then, 0\.03 now\)/)
     await another({ rank: 8 }, /another rank \(4 then, 8 now\)/)
     await another({ steps: 13 }, /another steps \(12 then, 13 now\)/)
-    await another({ targets: ['q_proj'] }, /another targets/)
+    await another({ targets: ['q_proj'] }, /another set of modules/)
     await another({ patience: 3 }, /another patience/)
     await another({ data: lines(fresh('other.jsonl'), sums(24, 1)) }, /another set of data/)
     await another({ data: [{ file: data, share: 2 }] }, /another set of data, or shares of it/)
@@ -211,7 +219,7 @@ describe('a resume point', () => {
   })
 
   test('that is torn is refused', async () => {
-    const tensors = (out: string) => join(dirname(out), kept.names.find((name) => /resume-\d/.test(name))!)
+    const tensors = (out: string) => join(dirname(out), kept.names.find((name) => tensorFile.test(name))!)
     const size = readFileSync(tensors(join(kept.parent, 'out'))).length
     const torn = (message: RegExp, harm: (out: string) => void) => refused({}, 'ERR_WEIGHTSMITH_RESUME', message, harm)
     for (const length of [size - 4, 100, 0]) await torn(/torn/, (out) => truncateSync(tensors(out), length))
@@ -227,15 +235,37 @@ describe('a resume point', () => {
     await torn(/log .* is not that of the training so far/, (out) => truncateSync(join(out, '..', 'log.jsonl'), 50))
   })
 
-  test('stays as it was when the loss becomes infinite', async () => {
-    const name = 'lm_head.weight'
-    const huge = Float32Array.from(fill(name, [64, 16]), (value) => 1e37 * value)
-    const steep = smallModel(fresh('steep'), { [name]: bf16(huge, [64, 16]) })
+  test('stays as it was when a loss is not finite', async () => {
+    const { model: reader } = JSON.parse(readFileSync(join(model, 'tokenizer.json'), 'utf8'))
+    const name = 'model.embed_tokens.weight'
+    const rows = fill(name, [64, 16])
+    rows.fill(Number.NaN, 16 * reader.vocab.z, 16 * (reader.vocab.z + 1))
+    const broken = smallModel(fresh('broken'), { [name]: bf16(rows, [64, 16]) })
+    const records = lines(fresh('z.jsonl'), [...sums(23), { prompt: 'r:z=', answer: 'z' }])
     const at = place()
-    // The first step makes the head overflow; a warm-up puts it off.
-    const options = { ...at, data, method: 'full', rate: 1, clip: 0, steps: 8, warmup: 4, saveEvery: 1 } as const
-    const failed = await train(engine, steep, options).catch((error: unknown) => error as Error & { partial?: string })
-    expect(failed).toMatchObject({ code: 'ERR_WEIGHTSMITH_NON_FINITE', message: expect.stringMatching(/step \d+/) })
+    const heard: number[] = []
+    const options = {
+      data: records,
+      batch: 4,
+      rank: 4,
+      saveEvery: 1,
+      onLine: ({ step }: { step: number }) => heard.push(step),
+    }
+    await expect(train(engine, broken, { ...at, ...options })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_NON_FINITE',
+      message: expect.stringMatching(
+        /at step [2-6]: its loss is NaN, as the model's model\.embed_tokens\.weight is not/,
+      ),
+      tensor: name,
+      partial: `${at.out}.resume`,
+    })
+    const last = heard.at(-1)
+    expect(JSON.parse(readFileSync(`${at.out}.resume`, 'utf8')).done).toMatchObject({ step: last, ended: false })
+    const stop = new AbortController()
+    const until = { ...place(), ...options, onLine: ({ step }: { step: number }) => step === last && stop.abort() }
+    const failed = train(engine, broken, { ...until, signal: stop.signal })
+    await expect(failed).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_ABORTED')
+    expect(stateOf(at.out).equals(stateOf(until.out))).toBe(true)
     expect(existsSync(at.out)).toBe(false)
   })
 })
@@ -282,21 +312,27 @@ describe('a process that is killed', () => {
     }
   }, 240_000)
 
-  test.each(['write', 'sync', 'rename'])('at the %s of a resume point, ends with the same bytes', async (call) => {
+  const onLinux = process.platform === 'linux' ? test : test.skip
+
+  onLinux('while a resume point is written, or whose disk is full, has the moments of one that was not', async () => {
     const layer = join(folder, 'faults.so')
-    if (!existsSync(layer)) {
-      execFileSync('c++', ['-std=c++20', '-shared', '-fPIC', '-O1', '-o', layer, 'test/faults/faults.cpp', '-ldl'])
-    }
-    const at = place()
-    for (const after of [0, 4]) {
-      const WEIGHTSMITH_FAULT = `${call}:kill:${call === 'rename' ? '.resume' : point}:${after}`
-      const { signal } = await begin(at, { LD_PRELOAD: layer, WEIGHTSMITH_FAULT }).ended
-      expect(signal).toBe('SIGKILL')
+    execFileSync('c++', ['-std=c++20', '-shared', '-fPIC', '-O1', '-o', layer, 'test/faults/faults.cpp', '-ldl'])
+    const [at, once] = [place(), place()]
+    for (const fault of [
+      'write:kill:.resume-:4',
+      'sync:kill:.resume:1',
+      'rename:kill:.resume:1',
+      'write:28:.resume-:1',
+    ]) {
+      const { signal, stderr } = await begin(at, { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: fault }).ended
+      if (fault.includes('kill')) expect({ fault, signal }).toEqual({ fault, signal: 'SIGKILL' })
+      else expect(stderr).toMatch(/ERR_WEIGHTSMITH_DISK_FULL/)
       expect(existsSync(at.out)).toBe(false)
     }
-    const full = await begin(at, { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: `write:28:${point}:1` }).ended
-    expect(full.stderr).toMatch(/ERR_WEIGHTSMITH_DISK_FULL/)
-    expect((await begin(at).ended).code).toBe(0)
+    await stopped(at, 9, { resume: true })
+    await stopped(once, 9)
+    expect(stateOf(at.out).equals(stateOf(once.out))).toBe(true)
+    await run({ ...at, resume: true })
     expectWhole(at)
   })
 

@@ -339,15 +339,16 @@ class Training {
 
   /** Everything that decides about the result. */
   private facts(model: TrainableModel): Record<string, unknown> {
-    const { settings, plan, ids, heldOut, adapters, dtype } = this.prepared
-    const { heldOutEvery, patience, adapter, layers, targets } = this.options
+    const { settings, plan, ids, heldOut, adapters, trainable, dtype } = this.prepared
+    const { heldOutEvery, patience, adapter } = this.options
     return {
       'version of Weightsmith': version,
       ...settings,
-      ...{ dtype, steps: plan.steps, heldOutEvery, patience, adapter, layers, targets },
+      ...{ dtype, steps: plan.steps, heldOutEvery, patience, adapter: adapter && resolve(adapter) },
       'set of data, or shares of it': ids,
       'set of data held out': heldOut?.ids,
-      modules: adapters.map(({ weight, rank, scale }) => [weight, rank, scale]),
+      'set of modules': adapters.map(({ weight, rank, scale }) => [weight, rank, scale]),
+      'set of tensors': trainable.tensors,
       'set of kernel forms': model.forms,
     }
   }
