@@ -31,6 +31,8 @@ export interface TrainableOptions {
   /** Tensors that are trained whole; none by default. */
   tensors?: readonly string[]
   adapters?: readonly AdapterSpec[]
+  /** Share of the elements of what adapters read that is lost in training. Defaults to none. */
+  dropout?: { share: number; seed: number } | undefined
   /**
    * Layers whose values stay from the forward pass to the backward pass, while others are computed again, which changes
    * no number. As many as there is memory for by default.
@@ -159,13 +161,17 @@ export class TrainableModel {
 
   /**
    * Losses of the targets of sequences, in their order, in nats; with a `scale`, the gradient of scale * their sum is
-   * added to what is there.
+   * added to what is there. `draw`: which draw of dropout it is; without it nothing is lost.
    */
-  run(sequences: readonly TrainingSequence[], scale?: number): Promise<Float32Array> {
+  run(
+    sequences: readonly TrainingSequence[],
+    scale?: number,
+    draw?: { step: number; microBatch: number },
+  ): Promise<Float32Array> {
     return this.lend(async () => {
       const { writes, shape } = this.batchOf(sequences)
       if (shape.losses === 0) return new Float32Array()
-      const stages = new GradientPass(this.buffers, shape, this.touched).stages(scale)
+      const stages = new GradientPass(this.buffers, { ...shape, draw }, this.touched).stages(scale)
       const reads = [{ buffer: this.buffers.losses, offset: 0, bytes: 4 * lossWords * shape.losses }]
       let work: NativeWork = { writes, dispatches: [], reads: [] }
       for (const { layer, dispatches } of stages) {
@@ -462,7 +468,7 @@ function refuseOthers(
 }
 
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
-  const { tokens, tensors = [], adapters = [] } = options
+  const { tokens, tensors = [], adapters = [], dropout } = options
   const { info } = host.device
   const binding = info.limits.maxStorageBufferBindingSize ?? 2 ** 27
   const stored = (name: string): CheckpointTensor => {
@@ -473,8 +479,8 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
-  const make = (tapes: number, resident: number) => {
-    const layout = { tokens, tensors, adapters, binding, forms, tapes, resident }
+  const make = (tapes: number, resident: number, count = tokens) => {
+    const layout = { tokens: count, tensors, adapters, binding, forms, tapes, resident }
     return new GradientBuffers(spec, layout, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)
@@ -494,10 +500,15 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     while (make(1, resident + 1).bytes <= host.memory) resident++
     return make(1, resident)
   }
+  // Half as many tokens, as often as it takes.
+  let fewer = Math.floor(tokens / 2)
+  const leastOf = (tokens: number) => make(1, least === whole ? depth : 0, tokens).bytes
+  while (fewer > 0 && leastOf(fewer) > host.memory) fewer = Math.floor(fewer / 2)
+  const instead = fewer > 0 ? `, or ${fewer} tokens, which take ${leastOf(fewer)} bytes` : ', as fewer tokens do not do'
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
     `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch` +
-      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many, or ` +
-      `fewer tokens${frozen ? '' : ', or train an adapter'}.`,
+      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many bytes` +
+      `${instead}${frozen ? '' : '; or train an adapter'}.`,
   )
 }
