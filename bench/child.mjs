@@ -1,6 +1,6 @@
 /**
- * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score|train <options as JSON>`. Prints
- * one JSON document.
+ * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score|train <options as JSON>`.
+ * Prints one JSON document.
  */
 import { openSync, readFileSync, readSync } from 'node:fs'
 

@@ -891,7 +891,15 @@ const ofDora = [
         dispatches: () =>
           adaptedNorms(
             'W',
-            { a: 'A', b: 'B', scale, inner: 0, innerGradient: 0, magnitude: { tensor: 'm', norms: y, outer: 0 } },
+            {
+              index: 0,
+              a: 'A',
+              b: 'B',
+              scale,
+              inner: 0,
+              innerGradient: 0,
+              magnitude: { tensor: 'm', norms: y, outer: 0 },
+            },
             (tensor) => (tensor === 'W' ? blocks : (tensor === 'A' ? blocksOfA : blocksOfB).map(({ block }) => block)),
           ),
         read: y,
@@ -923,14 +931,14 @@ const ofDora = [
     },
   }),
   entry({
-    says: 'dora_magnitude_gradient is the gradient of lengths of rows',
+    says: 'dora_magnitude_gradient is the gradient of lengths of rows, and zero where a row is zeros',
     shapes: [
       { rows: 1, width: 1, add: false },
       { rows: 70, width: 65, add: true },
     ],
     make: ({ rows, width, add }) => {
       const [x, g] = [numbers(rows * width, 1), numbers(rows * width, 2)]
-      const norms = numbers(width, 3).map((value) => math.abs(value) + 0.25)
+      const norms = numbers(width, 3).map((value, i) => (i === 3 ? 0 : math.abs(value) + 0.25))
       const before = start(width, add, 4)
       return {
         buffers: [norms, x, g, between(before, 0, 3)],
@@ -943,7 +951,7 @@ const ofDora = [
           )
           return between(
             onTop(
-              sums.map((sum, i) => sum / norms[i]!),
+              sums.map((sum, i) => (norms[i]! > 0 ? sum / norms[i]! : 0)),
               before,
               add,
             ),

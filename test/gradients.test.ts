@@ -393,9 +393,9 @@ describe('distillation', () => {
     const model = await openTrainable(engine, path, { tokens, tensors, teacher: teacher.checkpoint })
     const taught = { normed: await teacher.normed(sequences), share }
     // Evaluated, and then with a gradient: the losses are the same.
-    const evaluated = await model.run(sequences, undefined, taught)
+    const evaluated = await model.run(sequences, undefined, undefined, taught)
     expect(await model.gradientNorm()).toBe(0)
-    const losses = await model.run(sequences, 1 / count, taught)
+    const losses = await model.run(sequences, 1 / count, undefined, taught)
     expect(losses).toEqual(evaluated)
     near(losses.reduce((sum, value) => sum + value, 0) / count, want, loss, 'loss')
     near(await model.gradientNorm(), grad_norm, loss, 'norm')

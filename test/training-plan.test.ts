@@ -265,7 +265,7 @@ describe('the log of training', () => {
       // It went on for longer than its checkpoint says, and ended within a line.
       writeFileSync(file, whole.slice(0, -7))
       if (after === 5) writeFileSync(file, whole)
-      const log = await openLog(file, { after })
+      const log = await openLog(file, { after, measured: after })
       expect(log.lines).toEqual(run.filter(({ step }) => step <= after))
       for (const one of run.filter(({ step }) => step > after)) await log.write(one)
       expect(log.lines).toEqual(run)

@@ -96,6 +96,7 @@ export function planBatches(sources: readonly TrainingSource[], options: BatchOp
       : drawn(sources, { shares, length: all.length, seed, shuffle })
   const stepsPerEpoch = Math.ceil(all.length / batch)
   const steps = wanted ?? Math.ceil((epochs ?? 1) * stepsPerEpoch)
+  checkCount('the steps of all epochs', steps)
   return {
     steps,
     stepsPerEpoch,

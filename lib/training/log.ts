@@ -44,8 +44,10 @@ export interface TrainingLog {
 }
 
 export interface TrainingLogOptions {
-  /** The step that a run goes on after: what the log says up to it stays, with what was measured after it. */
+  /** The step that a run goes on after: what the log says up to it stays, with what was measured up to `measured`. */
   after?: number | undefined
+  /** The step after which data held out was last measured; nothing where it was not. */
+  measured?: number | undefined
   /** A file that is there is replaced. */
   overwrite?: boolean | undefined
 }
@@ -57,9 +59,9 @@ export interface TrainingLogOptions {
  */
 export async function openLog(
   file: string,
-  { after, overwrite = false }: TrainingLogOptions = {},
+  { after, measured = -1, overwrite = false }: TrainingLogOptions = {},
 ): Promise<TrainingLog> {
-  const kept = after === undefined ? { lines: [], bytes: 0 } : linesUpTo(after, await textOf(file), file)
+  const kept = after === undefined ? { lines: [], bytes: 0 } : linesUpTo({ after, measured }, await textOf(file), file)
   const failed = (cause: unknown) => {
     if (codeOf(cause) !== 'EEXIST') throw writeFailed(file, cause)
     const message = `The log ${file} already exists; choose another name, or replace it with overwrite.`
@@ -85,9 +87,13 @@ export async function readLog(file: string): Promise<TrainingLogLine[]> {
 }
 
 /** The lines that belong to the steps up to one, and their bytes. */
-function linesUpTo(after: number, text: string, file: string): { lines: TrainingLogLine[]; bytes: number } {
+function linesUpTo(
+  { after, measured }: { after: number; measured: number },
+  text: string,
+  file: string,
+): { lines: TrainingLogLine[]; bytes: number } {
   const all = parsedLines(text, file)
-  const end = all.findIndex(({ step }) => step > after)
+  const end = all.findIndex((line) => line.step > ('loss' in line ? after : measured))
   const lines = end < 0 ? all : all.slice(0, end)
   const steps = lines.flatMap((line) => ('loss' in line ? [line.step] : []))
   if (steps.length !== after || steps.some((step, i) => step !== i + 1)) {

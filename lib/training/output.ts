@@ -1,13 +1,14 @@
 /** What training leaves: the adapter as PEFT saves one, or the checkpoint with the tensors that were trained. */
 
 import { saveAdapter } from '../adapters/index.js'
-import type { Checkpoint, Content } from '../checkpoint/index.js'
+import { type Checkpoint, type Content, isStorable, torchName } from '../checkpoint/index.js'
 import { rewrite } from '../checkpoint/rewrite.js'
 import type { StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { factorNames, type TrainableModel } from '../runtime/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
+import { allFinite } from './finite.js'
 import type { AdapterStart } from './start.js'
 
 export interface OutputOptions {
@@ -36,7 +37,7 @@ export async function writeAdapter(
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The adapter has no modules.')
   const uniform = adapters.every(({ rank, scale }) => rank === first.rank && scale === first.scale)
   const alpha = first.scale * (rslora ? Math.sqrt(first.rank) : first.rank)
-  const modules = adapters.map(({ weight, rank, scale }) => {
+  const modules = adapters.map(({ weight, rank, scale, dora }) => {
     const [outputs = 0, inputs = 0] = model.spec.tensors.get(weight) ?? []
     const names = factorNames(weight)
     return {
@@ -45,6 +46,7 @@ export async function writeAdapter(
         const b = await model.read(names.b)
         return { a: await model.read(names.a), b: uniform ? b : b.map((value) => value * scale) }
       },
+      ...(dora && { magnitude: () => model.read(names.magnitude) }),
     }
   })
   const { checkpoint } = model
@@ -58,7 +60,7 @@ function tidy(value: number): number {
   return Math.abs(near - value) < 1e-9 * value ? near : value
 }
 
-/** Writes the checkpoint, each tensor in its own type. */
+/** Writes the checkpoint, each tensor in its own type. Throws ERR_WEIGHTSMITH_NON_FINITE where a type is too narrow. */
 export function writeCheckpoint(
   host: Host,
   model: TrainableModel,
@@ -75,11 +77,18 @@ export function writeCheckpoint(
         {
           ...{ dtype, shape: [...shape], size: end - begin },
           async *bytes() {
-            yield await model.stored(name)
+            const bytes = await model.stored(name)
+            if (isStorable(dtype) && !allFinite(bytes, dtype)) throw overflown(name, dtype)
+            yield bytes
           },
         },
       ]
     }),
   )
   return rewrite(host, checkpoint, { ...options, tensors })
+}
+
+function overflown(tensor: string, dtype: StoreDType): WeightsmithError {
+  const message = `${tensor} has values that ${torchName(dtype)} does not hold after training; nothing was written.`
+  return new WeightsmithError('ERR_WEIGHTSMITH_NON_FINITE', message, { tensor })
 }

@@ -2,7 +2,7 @@
 
 import { readFactors } from '../adapters/index.js'
 import type { ModelSpec } from '../architectures/index.js'
-import { resolveModel } from '../checkpoint/index.js'
+import { type Checkpoint, resolveModel } from '../checkpoint/index.js'
 import { openAdapter } from '../lora/index.js'
 import type { Host } from '../native/host.js'
 import type { AdapterSpec } from '../runtime/index.js'
@@ -28,7 +28,11 @@ export function freshAdapter(spec: ModelSpec, adapter: AdapterSpec, seed: number
  * The matrices of an adapter that is there. Throws ERR_WEIGHTSMITH_ARGUMENT for one that is more than factors of linear
  * layers, _MISSING_TENSOR for layers that the model does not have, and _SHAPE_MISMATCH for others than its own.
  */
-export async function adapterToGoOnFrom(host: Host, spec: ModelSpec, path: string): Promise<AdapterStart[]> {
+export async function adapterToGoOnFrom(
+  host: Host,
+  spec: ModelSpec,
+  path: string,
+): Promise<{ starts: AdapterStart[]; checkpoint: Checkpoint }> {
   const folder = await resolveModel(path, process.cwd())
   const adapter = await openAdapter(host.addon, folder, path)
   const linears = new Set(
@@ -66,5 +70,5 @@ export async function adapterToGoOnFrom(host: Host, spec: ModelSpec, path: strin
       b: Float32Array.from(b),
     })
   }
-  return starts
+  return { starts, checkpoint: adapter.checkpoint }
 }

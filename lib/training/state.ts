@@ -16,7 +16,7 @@ export interface Progress {
   worse: number
   /** Losses of the first and of the last step, and those of data held out. */
   losses: { first: number; last: number }
-  held?: { first: number; last: number } | undefined
+  held?: { step: number; first: number; last: number } | undefined
   /** Whether the run has ended, and its output is being written. */
   ended: boolean
 }

@@ -35,7 +35,12 @@ export function adapterTargets(
     const ends = [...new Set(all.map(({ module }) => module.slice(module.lastIndexOf('.') + 1)))]
     throw misuse(`No linear layer of ${model} is a target ${unused.join(' or ')}; there are ${ends.join(', ')}.`)
   }
-  return all.filter(({ layer, module }) => wanted.has(layer) && matches(module)).map(({ module }) => `${module}.weight`)
+  const chosen = all.filter(({ layer, module }) => wanted.has(layer) && matches(module))
+  if (chosen.length === 0) {
+    const where = layers === undefined ? '' : ` in the layers ${layers.join(', ')}`
+    throw misuse(`No linear layer of ${model} is a target${where}; give at least one.`)
+  }
+  return chosen.map(({ module }) => `${module}.weight`)
 }
 
 function matcherOf(targets: string | readonly string[]): (module: string) => boolean {

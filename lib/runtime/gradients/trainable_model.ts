@@ -31,6 +31,8 @@ export interface TrainableOptions {
   /** Tensors that are trained whole; none by default. */
   tensors?: readonly string[]
   adapters?: readonly AdapterSpec[]
+  /** Share of the elements of what adapters read that is lost in training. Defaults to none. */
+  dropout?: { share: number; seed: number } | undefined
   /**
    * Layers whose values stay from the forward pass to the backward pass, while others are computed again, which changes
    * no number. As many as there is memory for by default.
@@ -172,10 +174,16 @@ export class TrainableModel {
 
   /**
    * Losses of the targets of sequences, in their order, in nats; with a `scale`, the gradient of scale * their sum is
-   * added to what is there. `taught`: of a model that has a teacher; the loss of a target is -sum p log q then, with
-   * p = (1 - share) the target + share softmax(the teacher's logits).
+   * added to what is there. `draw`: which draw of dropout it is; without it nothing is lost. `taught`: of a model that
+   * has a teacher; the loss of a target is -sum p log q then, with p = (1 - share) the target + share softmax(the
+   * teacher's logits).
    */
-  run(sequences: readonly TrainingSequence[], scale?: number, taught?: Taught): Promise<Float32Array> {
+  run(
+    sequences: readonly TrainingSequence[],
+    scale?: number,
+    draw?: { step: number; microBatch: number },
+    taught?: Taught,
+  ): Promise<Float32Array> {
     return this.lend(async () => {
       const { writes, shape } = this.batchOf(sequences)
       if (shape.losses === 0) return new Float32Array()
@@ -184,7 +192,7 @@ export class TrainableModel {
         if (teacher === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no teacher.')
         writes.push({ buffer: teacher.normed, offset: 0, memory: bytesOf(taught.normed) })
       }
-      const stages = new GradientPass(this.buffers, shape, this.touched, taught?.share).stages(scale)
+      const stages = new GradientPass(this.buffers, { ...shape, draw }, this.touched, taught?.share).stages(scale)
       const words = await this.inStages(writes, stages, { buffer: losses, bytes: 4 * lossWords * shape.losses })
       return lossesOf(words)
     })
@@ -524,7 +532,7 @@ const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>) 
   new Uint8Array(buffer, byteOffset, byteLength)
 
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
-  const { tokens, tensors = [], adapters = [] } = options
+  const { tokens, tensors = [], adapters = [], dropout } = options
   const { info } = host.device
   const binding = info.limits.maxStorageBufferBindingSize ?? 2 ** 27
   const stored = (name: string): CheckpointTensor => {
@@ -537,9 +545,9 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   const depth = spec.language.layers.length
   const head = options.teacher && headOf(options.teacher, spec, checkpoint.name)
   const teacher = head && { width: head.shape[1] ?? 0, dtype: dtypeOf(head) }
-  const make = (tapes: number, resident: number) => {
-    const layout = { tokens, tensors, adapters, binding, forms, tapes, resident, ...(teacher && { teacher }) }
-    return new GradientBuffers(spec, layout, (name) => dtypeOf(stored(name)))
+  const make = (tapes: number, resident: number, count = tokens) => {
+    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident }
+    return new GradientBuffers(spec, { ...layout, ...(teacher && { teacher }) }, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)
   if (whole.bytes <= host.memory) {
@@ -558,10 +566,15 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     while (make(1, resident + 1).bytes <= host.memory) resident++
     return make(1, resident)
   }
+  // Half as many tokens, as often as it takes.
+  let fewer = Math.floor(tokens / 2)
+  const leastOf = (tokens: number) => make(1, least === whole ? depth : 0, tokens).bytes
+  while (fewer > 0 && leastOf(fewer) > host.memory) fewer = Math.floor(fewer / 2)
+  const instead = fewer > 0 ? `, or ${fewer} tokens, which take ${leastOf(fewer)} bytes` : ', as fewer tokens do not do'
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
     `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch` +
-      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many, or ` +
-      `fewer tokens${frozen ? '' : ', or train an adapter'}.`,
+      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many bytes` +
+      `${instead}${frozen ? '' : '; or train an adapter'}.`,
   )
 }

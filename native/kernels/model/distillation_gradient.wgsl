@@ -1,7 +1,7 @@
 // Distillation from a teacher: with p = (1 - share) onehot(target) + share softmax(teacher) and q = softmax(logits),
-// the loss -sum p log q of a row, of which losses[start + t] leaves what log(sum) + largest - own makes of it in float64
-// (see cross_entropy); and scale (q - p) in the place of logits. 1 minus a softmax at the target is the sum of all
-// others, which keeps its digits where that is near 1. Zeros, and a loss of 0, where a token has no target. A row a
+// the loss -sum p log q of a row, of which losses[start + t] leaves what log(sum) + largest - own makes of it in
+// float64 (see cross_entropy); and scale (q - p) in the place of logits. 1 minus a softmax at the target is the sum of
+// all others, which keeps its digits where that is near 1. Zeros, and a loss of 0, where a token has no target. A row a
 // workgroup.
 struct Parameters { rows: u32, width: u32, start: u32, scale: f32, share: f32 }
 #include "layout.wgsl"
