@@ -452,7 +452,9 @@ describe('what is wrong is refused by name, and nothing is written:', () => {
     const rows = (name: string) => ({ [name]: bf16(fill(name, [20, 16]), [20, 16]) })
     const tensors = { ...rows('model.embed_tokens.weight'), ...rows('lm_head.weight') }
     const less = smallModel(fresh('less'), tensors, { vocab_size: 20 })
-    await refused({ data: file({ text: 'xyz' }) }, 'ARGUMENT', /Line 1 of .* has the id \d+, but .* knows 0 to 19/, { subject: less })
+    await refused({ data: file({ text: 'xyz' }) }, 'ARGUMENT', /Line 1 of .* has the id \d+, but .* knows 0 to 19/, {
+      subject: less,
+    })
     const long = file({ prompt: '1+1=', answer: '2' }, { text: 'abc'.repeat(20) })
     await wrong({ data, heldOut: long, maxLength: 40, tokens: 30 }, /Line 2 of .*40 tokens, but .* room for 30/)
   })
