@@ -52,15 +52,15 @@ export function packedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'colu
 export interface Forms {
   /** Invocations of a subgroup, whose neighbours read for each other; 0: the kernels that run anywhere. */
   lanes: number
-  /** The driver keeps arrays of an invocation in memory, so products of several rows take the kernel without any. */
-  arraysInMemory: boolean
+  /** The most rows of a product that an invocation has in arrays; 1: only single rows, others take no arrays. */
+  tall: 1 | 16 | 32
   /** f16 weights are read by the device's own f16. */
   f16: boolean
   /** Side of the matrices of f16 weights that a subgroup multiplies at once; 0: none. */
   matrix: number
 }
 
-export const plainForms: Forms = { lanes: 0, arraysInMemory: false, f16: false, matrix: 0 }
+export const plainForms: Forms = { lanes: 0, tall: 16, f16: false, matrix: 0 }
 
 /**
  * Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one
@@ -80,8 +80,8 @@ export function formsOf(device: NativeDeviceInfo): Forms {
   const side = cpu ? 0 : matrixSide(device)
   return {
     lanes,
-    // SwiftShader, whose subgroups have 4 invocations.
-    arraysInMemory: cpu && lanes === 4,
+    // SwiftShader, whose subgroups have 4 invocations, keeps arrays in memory; lavapipe spills what a GPU has no room for.
+    tall: cpu ? (lanes < 8 ? 1 : 32) : 16,
     f16: features.includes('shader-f16'),
     matrix: side === provenSide ? side : 0,
   }
