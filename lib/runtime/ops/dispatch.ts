@@ -80,7 +80,7 @@ export function formsOf(device: NativeDeviceInfo): Forms {
   const side = cpu ? 0 : matrixSide(device)
   return {
     lanes,
-    // SwiftShader, whose subgroups have 4 invocations, keeps arrays in memory; lavapipe spills what a GPU has no room for.
+    // SwiftShader, whose subgroups have 4 invocations, keeps arrays in memory; a GPU has no room for 32 rows.
     tall: cpu ? (lanes < 8 ? 1 : 32) : 16,
     f16: features.includes('shader-f16'),
     matrix: side === provenSide ? side : 0,

@@ -1,6 +1,6 @@
-// gemm for many rows on a CPU with subgroups of at least 8, such as lavapipe: an invocation makes 32 rows of one vec8 of
-// columns, 8 of them a variable. Neighbours read x for each other, as in main_gemm_rows.wgsl, but two elements a turn:
-// what a turn does has to fit the cache of instructions, and loads cost more than products. `inner` is even.
+// gemm for many rows on a CPU with subgroups of at least 8, such as lavapipe: an invocation makes 32 rows of one vec8
+// of columns, 8 of them a variable. Neighbours read x for each other, as in main_gemm_rows.wgsl, but two elements a
+// turn: what a turn does has to fit the cache of instructions, and loads cost more than products. `inner` is even.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y

@@ -173,7 +173,7 @@ fn load_same(off: u32, o: u32) -> Bits {
   return load_f8(off, o, IN_DTYPE == DTYPE_F8_E5M2);
 }
 
-fn load_mixed(off: u32, dtype: u32, o: u32) -> Bits {
+fn load_bits(off: u32, dtype: u32, o: u32) -> Bits {
   if (dtype == DTYPE_BF16) { return load_bf16(off, o); }
   if (dtype == DTYPE_F32) { return load_f32(off, o); }
   if (dtype == DTYPE_F16) { return load_f16(off, o); }
@@ -193,7 +193,7 @@ fn source_at(source: u32) -> u32 { return source & ((1u << SOURCE_DTYPE) - 1u); 
 fn load_from(source: u32, vec8: u32) -> Vec8 {
   let off = source_at(source);
   if (IN_DTYPE == DTYPE_MIXED) {
-    let bits = load_mixed(off, source >> SOURCE_DTYPE, vec8);
+    let bits = load_bits(off, source >> SOURCE_DTYPE, vec8);
     return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
   }
   let bits = load_same(off, vec8);

@@ -1,6 +1,6 @@
 // y[t, first + n] = sum over k of x[start + t, k] * W[n, k]: a matrix, or a block of its rows, applied to rows of x.
-// For devices without subgroups, for SwiftShader and for widths that are no multiple of 4; the others run gemm_1, gemm_8,
-// gemm_16 and gemm_32.
+// For devices without subgroups, for SwiftShader and for widths that are no multiple of 4; the others run gemm_1,
+// gemm_8, gemm_16 and gemm_32.
 // An invocation makes 8 rows of one vec8 of columns. What it reads of x is the same for its whole workgroup, what it
 // reads of W (packed, see include/weights.wgsl) lies beside what its neighbours read. The rows have names of their own:
 // SwiftShader keeps arrays in memory, which takes five times as long.
