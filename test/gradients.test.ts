@@ -363,19 +363,21 @@ describe('adapters', () => {
     const trace = settings.variants[variant]![`trace_from_${from}`]
     // PyTorch in float32 is off in one of 840 elements of rsLoRA from zero.
     const limits = variant === 'rslora' ? { share: 5e-3, few: 1e-2 } : { share: 2e-3 }
+    // Losses of a trace drift apart with its steps.
+    const drift = variant === 'rslora' ? 1e-3 : 1e-4
     const model = await open(variant, from)
     const start = await all(model, 'master')
     // Of the second trace, what its first step leads to is enough.
     const batches = from === 'zero' ? settings.step_batches : settings.step_batches.slice(0, 2)
     const { losses, norms } = await steps(model, batches, settings, () => settings.weight_decay)
-    for (const [i, got] of losses.entries()) near(got, trace.loss[i]!, loss, `loss ${i}`)
-    for (const [i, got] of norms.entries()) near(got, trace.grad_norm[i]!, gradient, `norm ${i}`)
+    for (const [i, got] of losses.entries()) near(got, trace.loss[i]!, i === 0 ? loss : drift, `loss ${i}`)
+    for (const [i, got] of norms.entries()) near(got, trace.grad_norm[i]!, i === 0 ? gradient : drift, `norm ${i}`)
     if (from === 'small') {
       await model.close()
       return
     }
     const last = await meanLoss(model, sequencesOf(settings.step_batches[0]!))
-    near(last, trace.loss_of_step1_batch_after_5, loss, 'loss after the steps')
+    near(last, trace.loss_of_step1_batch_after_5, drift, 'loss after the steps')
     const got = await all(model, 'master')
     for (const [name, { l2 }] of Object.entries(trace.final)) {
       const [now, before] = [got.get(named(name))!, start.get(named(name))!]
