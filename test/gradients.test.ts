@@ -60,19 +60,19 @@ function likeFigures(got: Float32Array, { sum, l2, absmax }: Figures, share: num
 
 /**
  * What two runs of training end with: how far apart the changes are, and which share of elements is off by more than
- * 1e-5. An element whose gradient is about eps takes a step of its own, and in time takes those of its row along.
+ * `far`. An element whose gradient is about eps takes a step of its own, and in time takes those of its row along.
  */
 function compareChanges(
   wanted: [string, Float64Array][],
   got: ReadonlyMap<string, Float32Array>,
   start: ReadonlyMap<string, Float32Array>,
-  { share, few = 1e-3 }: { share: number; few?: number },
+  { share, far = 1e-5 }: { share: number; far?: number },
 ): void {
   const changes = (of: (name: string, want: Float64Array) => ArrayLike<number>) =>
     wanted.flatMap(([name, want]) => Array.from(of(name, want), (value, i) => value - start.get(name)![i]!))
   const [is, was] = [changes((name) => got.get(name)!), changes((_, want) => want)]
   within(apart(is, was), share, 'the change')
-  within(is.filter((value, i) => math.abs(value - was[i]!) > 1e-5).length / is.length, few, 'elements that are off')
+  within(is.filter((value, i) => math.abs(value - was[i]!) > far).length / is.length, 1e-3, 'elements that are off')
 }
 
 const gradient = 2e-5
@@ -361,8 +361,8 @@ describe('adapters', () => {
 
   test.each(variants)('of %s take the steps of PyTorch from a B that is %s', async (variant, from) => {
     const trace = settings.variants[variant]![`trace_from_${from}`]
-    // PyTorch in float32 is off in one of 840 elements of rsLoRA from zero.
-    const limits = variant === 'rslora' ? { share: 5e-3, few: 1e-2 } : { share: 2e-3 }
+    // One such element of rsLoRA from zero; PyTorch in float32 has it too, and 89 that are off by more than 1e-5.
+    const limits = variant === 'rslora' ? { share: 5e-3, far: 1e-4 } : { share: 2e-3 }
     // Losses of a trace drift apart with its steps.
     const drift = variant === 'rslora' ? 1e-3 : 1e-4
     const model = await open(variant, from)
