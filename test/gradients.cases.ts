@@ -2,6 +2,7 @@
 import type { StoreDType } from '../lib/native/border.js'
 import { layout } from '../lib/native/layouts.js'
 import { type Block, type Forms, modelKernels as kernels, lossWords, packedBytes } from '../lib/runtime/index.js'
+import { adaptedNorms } from '../lib/runtime/ops/index.js'
 import { math } from './math.js'
 import {
   entry,
@@ -93,6 +94,8 @@ const products: Product[] = [
   { rows: 11, blocks: [16, 8], inner: 64, from: 2, add: false, read: 1 },
   { rows: 70, blocks: [68, 60], inner: 36, from: 1, add: true, read: 0 },
   { rows: 130, blocks: [64, 5], inner: 20, from: 3, add: true, read: 1 },
+  { rows: 70, blocks: [64, 12], inner: 17, from: 1, add: true, scale: 0.5, read: 1 },
+  { rows: 3, blocks: [8], inner: 32, from: 0, add: false },
 ]
 const large: Product = { rows: 512, blocks: [1024], inner: 1024, from: 0, add: false }
 const small: Product = { rows: 16, blocks: [256], inner: 64, from: 0, add: false }
@@ -764,11 +767,126 @@ const ofTheOptimizer = [
   }),
 ]
 
+interface Dora {
+  /** Rows of the matrix and of B, and columns of the matrix, block by block. */
+  outputs: number[]
+  ofB: number[]
+  inputs: number[]
+  rank: number
+}
+
+const doras: Dora[] = [
+  { outputs: [1], ofB: [1], inputs: [1], rank: 1 },
+  { outputs: [67], ofB: [67], inputs: [70], rank: 3 },
+  { outputs: [64, 9], ofB: [70, 3], inputs: [64, 20], rank: 8 },
+]
+
+const ofDora = [
+  entry<Dora>({
+    says: 'dora_norms gives the norms of rows of an adapted matrix, in blocks of it and of both factors',
+    weights: true,
+    shapes: doras,
+    bench: {
+      op: 'linear, norms of DoRA',
+      shape: { outputs: [1024], ofB: [1024], inputs: [1024], rank: 16 },
+      small: { outputs: [64], ofB: [64], inputs: [64], rank: 4 },
+    },
+    make: ({ outputs, ofB, inputs, rank }, dtype) => {
+      const [rows, columns] = [total(outputs), total(inputs)]
+      const { blocks, values, buffers, prepare } = matrix(dtype, outputs, columns, 1)
+      const [a, b] = [numbers(rank * columns, 2), numbers(rows * rank, 3)]
+      const turned = Float32Array.from({ length: a.length }, (_, i) => a[(i % rank) * columns + math.floor(i / rank)]!)
+      const factor = (some: number[], value: Float32Array, buffer: number) =>
+        blocksOf(some, rank, 'F32', buffer).map((block) => ({
+          block,
+          content: inPanels(value.subarray(block.first * rank, (block.first + block.rows) * rank), block),
+        }))
+      const blocksOfA = factor(inputs, turned, buffers.length)
+      const blocksOfB = factor(ofB, b, buffers.length + inputs.length)
+      const y = buffers.length + inputs.length + ofB.length
+      const scale = 0.75
+      return {
+        buffers: [
+          ...[...buffers, ...blocksOfA.map(({ content }) => content), ...blocksOfB.map(({ content }) => content)],
+          between(new Float32Array(rows), 0, 3),
+        ],
+        prepare,
+        dispatches: () =>
+          adaptedNorms(
+            'W',
+            { a: 'A', b: 'B', scale, inner: 0, innerGradient: 0, magnitude: { tensor: 'm', norms: y, outer: 0 } },
+            (tensor) => (tensor === 'W' ? blocks : (tensor === 'A' ? blocksOfA : blocksOfB).map(({ block }) => block)),
+          ),
+        read: y,
+        want: () => between(reference.doraNorms(values, { a, b, scale, rank }), 0, 3),
+        tolerance: 1e-6,
+        ofLargest: true,
+      }
+    },
+  }),
+  entry({
+    says: 'dora_scale scales columns, and leaves zeros of those whose norm is zero',
+    shapes: widths,
+    make: ({ rows, width }) => {
+      const [magnitude, norms, x] = [numbers(width, 1), numbers(width, 2).map(math.abs), numbers(rows * width, 3)]
+      if (width > 1) norms[0] = 0
+      return {
+        buffers: [magnitude, norms, between(x, 0, 3)],
+        dispatches: () => [kernels.doraScale({ magnitude: 0, norms: 1, x: 2 }, { rows, width })],
+        read: 2,
+        want: () => {
+          const scaled = x.map((value, i) => {
+            const norm = norms[i % width]!
+            return norm > 0 ? (value * magnitude[i % width]!) / norm : 0
+          })
+          return between(scaled, 0, 3)
+        },
+        tolerance: 1e-6,
+      }
+    },
+  }),
+  entry({
+    says: 'dora_magnitude_gradient is the gradient of lengths of rows',
+    shapes: [
+      { rows: 1, width: 1, add: false },
+      { rows: 70, width: 65, add: true },
+    ],
+    make: ({ rows, width, add }) => {
+      const [x, g] = [numbers(rows * width, 1), numbers(rows * width, 2)]
+      const norms = numbers(width, 3).map((value) => math.abs(value) + 0.25)
+      const before = start(width, add, 4)
+      return {
+        buffers: [norms, x, g, between(before, 0, 3)],
+        dispatches: () => [kernels.doraMagnitudeGradient({ norms: 0, x: 1, g: 2, y: 3 }, { rows, width, add })],
+        read: 3,
+        want: () => {
+          const sums = gradient.columnSums(
+            x.map((value, i) => value * g[i]!),
+            width,
+          )
+          return between(
+            onTop(
+              sums.map((sum, i) => sum / norms[i]!),
+              before,
+              add,
+            ),
+            0,
+            3,
+          )
+        },
+        tolerance: 2e-6,
+        ofLargest: true,
+      }
+    },
+  }),
+]
+
 export const gradientCases: readonly OpCases[] = [
   ...ofProducts,
   ...ofNorms,
   ...ofActivations,
   ...ofAttention,
   ...ofEnds,
+  ...ofDora,
   ...ofTheOptimizer,
 ]

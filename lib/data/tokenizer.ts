@@ -72,6 +72,22 @@ export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> 
   // As in transformers, a file of its own goes first.
   const own = (await readIfThere(join(folder, 'chat_template.jinja'))) ?? templateOf(settings.chat_template)
   const chat = new ChatTemplate(checkpoint.name, own, tokensOf(settings))
+  const decode = (ids: readonly number[], after: readonly number[] = []) => {
+    const last = after.findLast((id) => codec.decode([id]) !== '')
+    const before = last === undefined ? [] : [last]
+    return codec.decode([...before, ...ids]).slice(codec.decode(before).length)
+  }
+  /** How many of the first ids make a text that those of a part, which has other ids for it, begins with. */
+  const within = (ids: readonly number[], part: readonly number[], after: readonly number[]) => {
+    const wanted = decode(part, after)
+    let count = 0
+    for (let i = 1; i <= ids.length && !codec.special.has(ids[i - 1]); i++) {
+      const text = decode(ids.slice(0, i), after)
+      if (text.length > wanted.length) break
+      if (wanted.startsWith(text)) count = i
+    }
+    return count
+  }
   return {
     prompt: (text) => codec.whole(text),
     chat: (messages) => codec.bare(chat.render(messages, true)),
@@ -81,7 +97,7 @@ export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> 
       const cut = (at: number) => {
         const part = codec.bare(text.slice(0, at))
         const other = part.findIndex((id, i) => id !== ids[i])
-        return other < 0 ? part.length : other
+        return other < 0 ? part.length : other + within(ids.slice(other), part.slice(other), ids.slice(0, other))
       }
       // Nobody generates what stands between the end of a turn and the next one.
       const ending = (from: number, to: number) => {
@@ -103,11 +119,7 @@ export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> 
       const cut = other < 0 ? alone.length : other
       return { prompt: whole.slice(0, cut), answer: whole.slice(cut) }
     },
-    decode: (ids, after = []) => {
-      const last = after.findLast((id) => codec.decode([id]) !== '')
-      const before = last === undefined ? [] : [last]
-      return codec.decode([...before, ...ids]).slice(codec.decode(before).length)
-    },
+    decode,
     ends,
   }
 }

@@ -113,37 +113,47 @@ export async function readTrainingData(
   const tokenizer = await openTokenizer(checkpoint)
   const data: TrainingData = { sources: [], reports: [], maxLength }
   for (const { file, share } of files) {
-    const report: Counts = { file, records: 0, examples: 0, tokens: 0, targets: 0 }
-    const examples: TrainingExample[] = []
-    for await (const record of readRecords(file, keys)) {
-      report.records++
-      const whole = wholeOf(record, { tokenizer, loss })
-      if (whole === undefined) {
-        report.empty = oneMore(report.empty, record.where)
-        continue
-      }
-      const pieces = whole.kind === 'text' ? piecesOf(whole, maxLength) : [cut(whole, maxLength)]
-      if (whole.kind !== 'text' && whole.ids.length > maxLength) {
-        const left = pieces.some(({ targets }) => targets.includes(1))
-        report[left ? 'truncated' : 'cutOff'] = oneMore(report[left ? 'truncated' : 'cutOff'], record.where)
-        if (!left) continue
-      }
-      for (const example of pieces) {
-        check({ spec, checkpoint }, example)
-        examples.push(example)
-        report.examples++
-        report.tokens += example.ids.length
-        report.targets += example.targets.reduce((a, b) => a + b, 0)
-      }
-    }
-    if (examples.length === 0) throw misuse(nothingLeft(report, maxLength), { file })
+    const { examples, counts } = await readFileExamples({ spec, checkpoint }, file, { tokenizer, loss, maxLength })
     data.sources.push({ examples, share })
-    data.reports.push({ ...report, sha256: await sha256(file) })
+    data.reports.push({ file, sha256: await sha256(file), ...counts })
   }
   return data
 }
 
-type Counts = Omit<TrainingFileReport, 'sha256'>
+type Counts = Omit<TrainingFileReport, 'file' | 'sha256'>
+
+/** Throws ERR_WEIGHTSMITH_ARGUMENT where none is left. */
+async function readFileExamples(
+  subject: TrainingSubject,
+  file: string,
+  { tokenizer, loss, maxLength }: { tokenizer: Tokenizer; loss: 'answer' | 'all'; maxLength: number },
+): Promise<{ examples: TrainingExample[]; counts: Counts }> {
+  const counts: Counts = { records: 0, examples: 0, tokens: 0, targets: 0 }
+  const examples: TrainingExample[] = []
+  for await (const record of readRecords(file, keys)) {
+    counts.records++
+    const whole = wholeOf(record, { tokenizer, loss })
+    if (whole === undefined) {
+      counts.empty = oneMore(counts.empty, record.where)
+      continue
+    }
+    const pieces = whole.kind === 'text' ? piecesOf(whole, maxLength) : [cut(whole, maxLength)]
+    if (whole.kind !== 'text' && whole.ids.length > maxLength) {
+      const fate = pieces.some(({ targets }) => targets.includes(1)) ? 'truncated' : 'cutOff'
+      counts[fate] = oneMore(counts[fate], record.where)
+      if (fate === 'cutOff') continue
+    }
+    for (const example of pieces) {
+      check(subject, example)
+      examples.push(example)
+      counts.examples++
+      counts.tokens += example.ids.length
+      counts.targets += example.targets.reduce((a, b) => a + b, 0)
+    }
+  }
+  if (examples.length === 0) throw misuse(nothingLeft(file, counts, maxLength), { file })
+  return { examples, counts }
+}
 
 interface WholeExample extends TrainingExample {
   kind: 'answer' | 'text'
@@ -256,7 +266,7 @@ function oneMore(some: TrainingExamples | undefined, where: string): TrainingExa
   return { count: (some?.count ?? 0) + 1, first: some?.first ?? where }
 }
 
-function nothingLeft({ file, records, empty, cutOff }: Counts, maxLength: number): string {
+function nothingLeft(file: string, { records, empty, cutOff }: Counts, maxLength: number): string {
   const reasons = [
     ...(empty === undefined ? [] : [`${empty.count} with nothing to predict (first: ${empty.first})`]),
     ...(cutOff === undefined

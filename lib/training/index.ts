@@ -16,6 +16,7 @@ export {
   type TrainingExamples,
   type TrainingFile,
   type TrainingFileReport,
+  type TrainingSubject,
 } from './examples.js'
 export {
   openLog,

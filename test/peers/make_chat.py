@@ -33,6 +33,21 @@ templates = {
         "{% else %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}{% endif %}"
         "{% endfor %}"
     ),
+    "headers": (
+        "{%- for m in messages %}\n"
+        "    {{- '<|im_start|>' + m.role + '\\n\\n' }}\n"
+        "    {%- if m.role == 'assistant' %}\n"
+        "        {%- generation %}\n"
+        "        {{- m.content | trim + '<|im_end|>' }}\n"
+        "        {%- endgeneration %}\n"
+        "    {%- else %}\n"
+        "        {{- m.content | trim + '<|im_end|>' }}\n"
+        "    {%- endif %}\n"
+        "{%- endfor %}\n"
+        "{%- if add_generation_prompt %}\n"
+        "    {{- '<|im_start|>assistant\\n\\n' }}\n"
+        "{%- endif %}\n"
+    ),
     "names": (
         "{{ bos_token }}{% for m in messages %}"
         "{% if m.role == 'assistant' %}{{ 'ASSISTANT:' }}"
@@ -41,6 +56,12 @@ templates = {
         "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
     ),
 }
+
+
+def without_marks(template):
+    return re.sub(r"(\n +)?\{%-? (end)?generation %\}", "", template)
+
+
 conversations = [
     [{"role": "user", "content": "the news?"}, {"role": "assistant", "content": "no news"}],
     [
@@ -62,7 +83,7 @@ for name in ["words", "llama 2"]:
     text = json.dumps({**definition, "added_tokens": [*known, *extra]})
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), bos_token="<s>", eos_token="</s>")
     for kind, marked in templates.items():
-        plain = re.sub(r"\{% (end)?generation %\}", "", marked)
+        plain = without_marks(marked)
         for messages in conversations:
             got = tokenizer.apply_chat_template(
                 messages, chat_template=marked, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -78,7 +99,7 @@ for name in ["words", "llama 2"]:
                     "said": got["assistant_masks"],
                 }
             )
-plain = {kind: re.sub(r"\{% (end)?generation %\}", "", marked) for kind, marked in templates.items()}
+plain = {kind: without_marks(marked) for kind, marked in templates.items()}
 (here.parent / "goldens/training/chat.json").write_text(
     json.dumps({"more": more, "marked": templates, "plain": plain, "cases": cases}, ensure_ascii=False, indent=1) + "\n"
 )

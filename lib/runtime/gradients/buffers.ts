@@ -20,6 +20,8 @@ export interface AdapterSpec {
   rank: number
   /** What the product of its factors is multiplied by: alpha / rank, or alpha / √rank. */
   scale: number
+  /** DoRA: rows of the adapted matrix get lengths that are trained, at first those that they have. */
+  dora?: boolean
 }
 
 export interface GradientLayout {
@@ -57,11 +59,17 @@ export interface TapeBuffers {
   statistics: number
 }
 
-/** The names of the factors of an adapter, as PEFT has them without its prefix. */
-export function factorNames(weight: string): { a: string; b: string } {
+/** The names of the tensors of an adapter, as PEFT has them without its prefix. */
+export function factorNames(weight: string): Record<'a' | 'b' | 'magnitude', string> {
   const module = weight.replace(/\.weight$/, '')
-  return { a: `${module}.lora_A.weight`, b: `${module}.lora_B.weight` }
+  return {
+    a: `${module}.lora_A.weight`,
+    b: `${module}.lora_B.weight`,
+    magnitude: `${module}.lora_magnitude_vector`,
+  }
 }
+
+const partsOf = ({ a, b, magnitude }: Adapter) => [a, b, ...(magnitude === undefined ? [] : [magnitude.tensor])]
 
 export class GradientBuffers {
   readonly sizes: number[] = []
@@ -145,21 +153,28 @@ export class GradientBuffers {
     const rank = Math.max(0, ...adapters.map((adapter) => adapter.rank))
     const inner = add(4 * tokens * rank)
     const innerGradient = add(4 * tokens * rank)
-    for (const { weight, rank, scale } of adapters) {
+    const outputs = adapters.map(({ weight, dora }) => (dora ? (spec.tensors.get(weight)?.[0] ?? 1) : 0))
+    const outer = add(4 * tokens * Math.max(0, ...outputs))
+    for (const { weight, rank, scale, dora } of adapters) {
       const [rows = 1, columns = 1] = spec.tensors.get(weight) ?? []
-      const { a, b } = factorNames(weight)
+      const { a, b, magnitude } = factorNames(weight)
       // A is held as its transpose, so that no panel is padded from the rank to 64 columns.
       this.tensors.set(a, blocked(columns, rank, 'F32'))
       this.turned.add(a)
       this.tensors.set(b, blocked(rows, rank, 'F32'))
-      this.adapters.set(weight, { a, b, scale, inner, innerGradient })
+      const lengths: Omit<Block, 'buffer'> = { dtype: 'F32', first: 0, rows, columns: 1 }
+      if (dora) this.tensors.set(magnitude, [{ ...lengths, buffer: add(packedBytes(lengths)) }])
+      this.adapters.set(weight, {
+        ...{ a, b, scale, inner, innerGradient },
+        ...(dora && { magnitude: { tensor: magnitude, norms: add(packedBytes(lengths)), outer } }),
+      })
     }
     const copies = (blocks: readonly Block[]) =>
       blocks.map((block): Block => {
         const copy = { ...block, dtype: 'F32' as const }
         return { ...copy, buffer: add(packedBytes(copy)) }
       })
-    for (const name of [...layout.tensors, ...[...this.adapters.values()].flatMap(({ a, b }) => [a, b])]) {
+    for (const name of [...layout.tensors, ...[...this.adapters.values()].flatMap(partsOf)]) {
       const blocks = this.tensors.get(name) ?? []
       const whole = blocks.every(({ dtype }) => dtype === 'F32')
       this.learned.set(name, {

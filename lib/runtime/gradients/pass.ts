@@ -68,12 +68,12 @@ export class GradientPass {
     const atInput = this.valueOf(finalValues, input)
     const normed = this.valueOf(finalValues, this.outputOf(tapes.final, head.x))
     const blocks = buffers.tensors.get(head.weight) ?? []
-    const trained = this.trained(head.weight)
+    const learns = scale !== undefined && buffers.lowest <= tapes.layers.length
+    const trained = learns ? this.trained(head.weight) : undefined
     const dispatches = [
       kernels.gatherRows({ list: buffers.rows, x: stream.at(-1) ?? 0, y: atInput }, { rows, width }),
       ...this.run(tapes.final, finalValues, rows),
     ]
-    const learns = scale !== undefined && buffers.lowest <= tapes.layers.length
     const { forms } = layout
     for (let from = 0; from < rows; from += buffers.headRows) {
       const count = Math.min(buffers.headRows, rows - from)

@@ -9,10 +9,10 @@ import { refuseQuantised } from '../../checkpoint/index.js'
 import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
-import { WeightsmithError } from '../../util/errors.js'
+import { misuse, WeightsmithError } from '../../util/errors.js'
 import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../kernels.js'
 import { dtypeOf, storedBlock } from '../model.js'
-import { type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
+import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
 import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass } from './pass.js'
@@ -72,7 +72,10 @@ export class TrainableModel {
     this.spec = buffers.spec
   }
 
-  /** Loads a checkpoint. What is trained begins as it is stored, adapters as zeros. */
+  /**
+   * Loads a checkpoint. What is trained begins as it is stored, factors of adapters as zeros, and magnitudes as the
+   * lengths of rows that are stored.
+   */
   static open(use: Use, checkpoint: Checkpoint, options: TrainableOptions): Promise<TrainableModel> {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is trained')
     const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
@@ -83,6 +86,7 @@ export class TrainableModel {
       const passing = new Set([...buffers.passing.values()].flat())
       try {
         await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
+        await model.beginMagnitudes()
       } catch (error) {
         await model.close()
         throw error
@@ -343,6 +347,29 @@ export class TrainableModel {
     }
   }
 
+  /** Magnitudes of adapters, while what these add is zeros. */
+  private async beginMagnitudes(): Promise<void> {
+    const { adapters, passing, tensors } = this.buffers
+    const blocks = (tensor: string) => tensors.get(tensor) ?? []
+    const begin = async (weights: readonly string[]) => {
+      const dispatches = weights.flatMap((weight) => {
+        const adapter = adapters.get(weight)
+        const [to] = blocks(adapter?.magnitude?.tensor ?? '')
+        if (adapter?.magnitude === undefined || to === undefined) return []
+        return [...adaptedNorms(weight, adapter, blocks), kernels.copy(adapter.magnitude.norms, to.buffer, 1, to.rows)]
+      })
+      if (dispatches.length > 0) await this.device.dispatch(this.resident, { writes: [], dispatches, reads: [] })
+    }
+    const others = new Set([...passing.values()].flat())
+    await begin([...adapters.keys()].filter((weight) => !others.has(weight)))
+    for (const [layer, names] of passing) {
+      if (!names.some((name) => adapters.get(name)?.magnitude !== undefined)) continue
+      await this.load(names)
+      this.loadedLayer = layer
+      await begin(names)
+    }
+  }
+
   private batchOf(sequences: readonly TrainingSequence[]): { writes: NativeWork['writes']; shape: BatchShape } {
     const { buffers, spec } = this
     const tokens: { id: number; start: number; row: number }[] = []
@@ -412,6 +439,28 @@ function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>
   return { words: Uint32Array.from([...heads, ...sorted.flatMap(([, some]) => some)]), count: sorted.length }
 }
 
+/** Throws for what would be trained without effect, such as a tensor of a vision encoder. */
+function refuseOthers(
+  { language, head }: ModelSpec,
+  model: string,
+  { tensors, adapters }: Required<Pick<TrainableOptions, 'tensors' | 'adapters'>>,
+): void {
+  const ops = [...language.embed, ...language.layers.flatMap((layer) => layer.ops), ...language.final]
+  const all = new Set([...ops.flatMap(tensorsOfOp), head.weight])
+  const other = tensors.find((name) => !all.has(name))
+  if (other !== undefined) {
+    throw misuse(`The tensor ${other} of ${model} cannot be trained: it is not one of its language model.`)
+  }
+  const linear = new Set(ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : [])))
+  const wrong = adapters.find(({ weight }) => !linear.has(weight))
+  if (wrong !== undefined) {
+    throw misuse(
+      `The tensor ${wrong.weight} of ${model} cannot have an adapter: it is not the matrix of a linear layer of its ` +
+        'language model before the head.',
+    )
+  }
+}
+
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
   const { tokens, tensors = [], adapters = [] } = options
   const { info } = host.device
@@ -421,6 +470,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
     if (tensor !== undefined) return tensor
     throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `The program names the tensor ${name}, which is not there.`)
   }
+  refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
   const make = (tapes: number, resident: number, count = tokens) => {

@@ -97,7 +97,7 @@ const attentionDelta = (
 /** The shape of attention whose gradient is taken: tokens in the order of their sequences, row by row. */
 type Causal = Record<'rows' | 'heads' | 'numKvHeads' | 'size' | 'scale' | 'window', number> & { forms?: Forms }
 
-const subgroupForm = ({ size, forms = plainForms }: Causal) => forms.lanes > 0 && size % 4 === 0
+const subgroupForm = ({ size, forms: { lanes } = plainForms }: Causal) => lanes > 0 && lanes <= 64 && size % 4 === 0
 
 function gradientOf(kernel: 'attention_queries' | 'attention_keys', at: Causal, buffers: number[]): NativeDispatch {
   const { rows, heads, numKvHeads, size, scale, window, forms = plainForms } = at

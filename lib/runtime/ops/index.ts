@@ -5,6 +5,7 @@ import type { BackwardContext, Op, SpecOf, StackContext } from './op.js'
 import { registry } from './registry.js'
 
 export * from './dispatch.js'
+export { adaptedNorms } from './dora.js'
 export type { Adapter, Attention, BackwardContext, Rotary, StackContext, TensorGradient } from './op.js'
 export { opKernels } from './registry.js'
 

@@ -7,7 +7,8 @@ import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { addBias, biasGradient } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
-import type { BackwardContext, Op, StackContext } from './op.js'
+import { adaptedNorms, magnitudeGradient, scaledByMagnitude } from './dora.js'
+import type { Adapter, BackwardContext, Op, StackContext } from './op.js'
 
 /** y = x · Wᵀ + bias. */
 export interface Spec {
@@ -176,6 +177,23 @@ function productOuter(
   return of.blocks.map((block) => gemmOuter(block, g, x, { rows, stride, add: of.add, forms }))
 }
 
+/** y = x · Wᵀ, and what an adapter adds to it. */
+function adaptedProduct(
+  weight: string,
+  x: number,
+  y: number,
+  context: StackContext,
+  adapter: Adapter | undefined,
+): NativeDispatch[] {
+  if (adapter === undefined) return product(weight, x, y, context)
+  const { a, b, scale, inner } = adapter
+  return [
+    ...product(weight, x, y, context),
+    ...productTransposed(a, x, inner, context, { scale }),
+    ...product(b, inner, y, context, { add: true }),
+  ]
+}
+
 export const op: Op<Spec> = {
   reads: ({ x }) => [x],
   writes: ({ y }) => y,
@@ -183,13 +201,10 @@ export const op: Op<Spec> = {
     const [x, y] = [context.activation(spec.x), context.activation(spec.y)]
     const adapter = context.adapter?.(spec.weight)
     return [
-      ...product(spec.weight, x, y, context),
+      ...adaptedProduct(spec.weight, x, y, context, adapter),
       ...(adapter === undefined
         ? []
-        : [
-            ...productTransposed(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
-            ...product(adapter.b, adapter.inner, y, context, { add: true }),
-          ]),
+        : [...adaptedNorms(spec.weight, adapter, context.blocks), ...scaledByMagnitude(adapter, y, context)]),
       ...addBias(spec, context),
     ]
   },
@@ -198,15 +213,26 @@ export const op: Op<Spec> = {
     const [x, g] = [context.activation(spec.x), context.gradient(spec.y)]
     const to = context.into(spec.x)
     const adapter = context.adapter?.(spec.weight)
+    // What the products share is computed again rather than kept for every matrix.
+    const again =
+      adapter === undefined
+        ? []
+        : adapter.magnitude === undefined
+          ? productTransposed(adapter.a, x, adapter.inner, context, { scale: adapter.scale })
+          : [
+              ...adaptedProduct(spec.weight, x, adapter.magnitude.outer, context, adapter),
+              ...magnitudeGradient(adapter, { x: adapter.magnitude.outer, g }, context),
+              // From here on, g is the gradient of the product before it was scaled.
+              ...scaledByMagnitude(adapter, g, context),
+            ]
     return [
       ...biasGradient(spec, context),
+      ...again,
       ...productOuter(spec.weight, g, x, context),
       ...(to.wanted ? productTransposed(spec.weight, g, to.buffer, context, { add: to.add }) : []),
       ...(adapter === undefined
         ? []
         : [
-            // What the products share is computed again rather than kept for every matrix.
-            ...productTransposed(adapter.a, x, adapter.inner, context, { scale: adapter.scale }),
             ...productOuter(adapter.b, g, adapter.inner, context),
             ...productTransposed(adapter.b, g, adapter.innerGradient, context, { scale: adapter.scale }),
             ...productOuter(adapter.a, x, adapter.innerGradient, context),

@@ -56,6 +56,18 @@ export interface Adapter {
   /** Buffers of rows of `rank` elements: of scale * x Aᵀ, and of its gradient. */
   inner: number
   innerGradient: number
+  /** DoRA: y is magnitude / norms times that, a column. */
+  magnitude?: Magnitude
+}
+
+/** Lengths that the rows of an adapted matrix get. */
+export interface Magnitude {
+  /** The tensor of lengths [outputs], in one block. */
+  tensor: string
+  /** Buffer of the norms that the rows have. */
+  norms: number
+  /** Buffer of rows of `outputs` elements: of the product before it is scaled. */
+  outer: number
 }
 
 /** Where the gradient of a tensor that is trained goes: f32, packed as the tensor is, one a block of it. */

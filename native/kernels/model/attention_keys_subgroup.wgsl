@@ -46,18 +46,23 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         query[part] = q[at + i];
         slope[part] = g[at + i];
       }
+      // In two loops of few steps, which compilers write out; an array that a loop goes through lies in memory.
       var score = 0.0;
       var along = 0.0;
-      for (var i = 0u; i < VEC4S; i++) {
-        score += dot(key[i], subgroupShuffle(query[i / SUBGROUP], i % SUBGROUP));
-        along += dot(value[i], subgroupShuffle(slope[i / SUBGROUP], i % SUBGROUP));
+      for (var part = 0u; part < PARTS; part++) {
+        for (var e = 0u; e < SUBGROUP; e++) {
+          score += dot(key[part * SUBGROUP + e], subgroupShuffle(query[part], e));
+          along += dot(value[part * SUBGROUP + e], subgroupShuffle(slope[part], e));
+        }
       }
       let seen = t >= row && t < mine;
       let weight = select(0.0, exp(min(score - known.x, 0.0)), seen);
       let slopeOf = weight * (along - known.y);
-      for (var i = 0u; i < VEC4S; i++) {
-        keySum[i] += slopeOf * subgroupShuffle(query[i / SUBGROUP], i % SUBGROUP);
-        valueSum[i] += weight * subgroupShuffle(slope[i / SUBGROUP], i % SUBGROUP);
+      for (var part = 0u; part < PARTS; part++) {
+        for (var e = 0u; e < SUBGROUP; e++) {
+          keySum[part * SUBGROUP + e] += slopeOf * subgroupShuffle(query[part], e);
+          valueSum[part * SUBGROUP + e] += weight * subgroupShuffle(slope[part], e);
+        }
       }
     }
   }

@@ -43,15 +43,20 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
       key[part] = keys[at + i];
       value[part] = values[at + i];
     }
+    // In two loops of few steps, which compilers write out; an array that a loop goes through lies in memory.
     var score = 0.0;
     var along = 0.0;
-    for (var i = 0u; i < VEC4S; i++) {
-      score += dot(query[i], subgroupShuffle(key[i / SUBGROUP], i % SUBGROUP));
-      along += dot(slope[i], subgroupShuffle(value[i / SUBGROUP], i % SUBGROUP));
+    for (var part = 0u; part < PARTS; part++) {
+      for (var e = 0u; e < SUBGROUP; e++) {
+        score += dot(query[part * SUBGROUP + e], subgroupShuffle(key[part], e));
+        along += dot(slope[part * SUBGROUP + e], subgroupShuffle(value[part], e));
+      }
     }
     let sees = row >= mine && row <= t;
     let weight = select(0.0, exp(min(score - known.x, 0.0)) * (along - known.y), sees);
-    for (var i = 0u; i < VEC4S; i++) { sums[i] += weight * subgroupShuffle(key[i / SUBGROUP], i % SUBGROUP); }
+    for (var part = 0u; part < PARTS; part++) {
+      for (var e = 0u; e < SUBGROUP; e++) { sums[part * SUBGROUP + e] += weight * subgroupShuffle(key[part], e); }
+    }
   }
   if (tile + lane >= p.tokens) { return; }
   for (var i = 0u; i < VEC4S; i++) { y[own + i] = p.scale * sums[i]; }
