@@ -48,6 +48,8 @@ export interface AdaptedModule {
   below?: Content | undefined
   /** A [rank, inputs] and B [outputs, rank]; asked for once, when they are written. */
   factors(): Promise<Factors> | Factors
+  /** Lengths of the rows of the adapted weight [outputs], where it is a DoRA; of all modules or of none. */
+  magnitude?: (() => Promise<Float32Array<ArrayBuffer>>) | undefined
 }
 
 export interface NewAdapter {
@@ -165,19 +167,24 @@ export function adapterBytes(
 
 /** The tensors by their names in the file, and the names in the order of their bytes. */
 function layOutAdapter(host: Host, adapter: NewAdapter, dtype: StoreDType, signal: AbortSignal | undefined) {
-  const tensors = contentsOf(adapter, dtype, async (module) => {
-    throwIfAborted(signal, what)
-    const { a, b } = await module.factors()
-    const { rank, inputs, outputs } = module
-    if (a.length !== rank * inputs || b.length !== outputs * rank) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_INTERNAL',
-        `The factors of ${module.module} have ${a.length} and ${b.length} elements, not ${rank} x ${inputs} and ` +
-          `${outputs} x ${rank}.`,
-      )
-    }
-    return stored(host, [a, b], dtype, module.module, signal)
-  })
+  const tensors = contentsOf(
+    adapter,
+    dtype,
+    async (module) => {
+      throwIfAborted(signal, what)
+      const { a, b } = await module.factors()
+      const { rank, inputs, outputs } = module
+      if (a.length !== rank * inputs || b.length !== outputs * rank) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_INTERNAL',
+          `The factors of ${module.module} have ${a.length} and ${b.length} elements, not ${rank} x ${inputs} and ` +
+            `${outputs} x ${rank}.`,
+        )
+      }
+      return stored(host, [a, b], dtype, module.module, signal)
+    },
+    (module, lengths) => stored(host, [lengths], dtype, module.module, signal),
+  )
   return { tensors, ...layOutFile(tensors) }
 }
 
@@ -195,6 +202,7 @@ function contentsOf<M extends Shaped>(
   { modules, whole = new Map() }: { modules: readonly M[]; whole?: NewAdapter['whole'] },
   dtype: StoreDType,
   encoded: (module: M) => Promise<Uint8Array[]>,
+  encodedLengths: (module: M, lengths: Float32Array<ArrayBuffer>) => Promise<Uint8Array[]> = () => Promise.resolve([]),
 ): Map<string, Content> {
   const size = dtype === 'F32' ? 4 : 2
   const tensors = new Map<string, Content>()
@@ -217,6 +225,15 @@ function contentsOf<M extends Shaped>(
     const [a, b] = module.embedding ? ['lora_embedding_A', 'lora_embedding_B'] : ['lora_A.weight', 'lora_B.weight']
     tensors.set(`${key}.${a}`, side(0, [rank, inputs]))
     tensors.set(`${key}.${b}`, side(1, [outputs, rank]))
+    const { magnitude } = module
+    if (magnitude !== undefined) {
+      tensors.set(`${key}.lora_magnitude_vector`, {
+        ...{ dtype, shape: [outputs], size: outputs * size },
+        async *bytes() {
+          yield* await encodedLengths(module, await magnitude())
+        },
+      })
+    }
     if (module.below !== undefined) tensors.set(`${key}.base_layer.weight`, module.below)
   }
   for (const [name, content] of whole) tensors.set(peftPrefix + name, content)
@@ -264,7 +281,7 @@ function configOf({
     rank_pattern: patterns,
     target_modules: [...names].sort(),
     task_type: task,
-    use_dora: false,
+    use_dora: modules.some(({ magnitude }) => magnitude !== undefined),
     use_rslora: scaling?.rslora ?? false,
   }
 }

@@ -40,6 +40,8 @@ export function addTrain(program: Command): void {
     .addOption(wholeNumber('--rank', 'rank of the adapter (default: 16)'))
     .addOption(realNumber('--alpha', 'the adapter counts alpha / rank times (default: twice the rank)'))
     .option('--rslora', 'the adapter counts alpha / √rank times')
+    .option('--dora', 'train lengths of rows beside the factors (DoRA)')
+    .addOption(realNumber('--dropout', 'share of what the adapter reads that is lost in each step (default: 0)'))
     .addOption(
       list(
         '--targets <name...>',

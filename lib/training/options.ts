@@ -21,6 +21,10 @@ export interface TrainOptions extends TargetOptions {
   alpha?: number | undefined
   /** The adapter counts alpha / √rank times (rsLoRA, arXiv 2312.03732). Defaults to false. */
   rslora?: boolean | undefined
+  /** Train lengths of rows beside the factors (DoRA, arXiv 2402.09353). Defaults to false. */
+  dora?: boolean | undefined
+  /** Share of the elements of what the adapter reads that is lost in each step. Defaults to 0. */
+  dropout?: number | undefined
   /** Go on from an adapter, with its ranks, scales and modules. */
   adapter?: string | undefined
   /** Also write the model with the adapter folded in, to this folder. */
@@ -91,13 +95,15 @@ export type Settings = ReturnType<typeof settingsOf>
 export function settingsOf(options: TrainOptions) {
   const { method = 'lora', heldOut, adapter } = options
   if (method !== 'lora' && method !== 'full') throw wrongOption('the method', 'lora or full', method)
-  const given = (['rank', 'alpha', 'rslora', 'targets', 'layers'] as const).filter((key) => options[key] !== undefined)
+  const given = (['rank', 'alpha', 'rslora', 'dora', 'targets', 'layers'] as const).filter(
+    (key) => options[key] !== undefined,
+  )
   if (adapter !== undefined && given.length > 0) {
     throw misuse(`The adapter ${adapter} says its own ${given.join(', ')}; leave them out to go on from it.`)
   }
-  const adapters = (['rank', 'alpha', 'rslora', 'targets', 'adapter', 'fold', 'dtype'] as const).filter(
-    (key) => options[key] !== undefined,
-  )
+  const adapters = (
+    ['rank', 'alpha', 'rslora', 'dora', 'dropout', 'targets', 'adapter', 'fold', 'dtype'] as const
+  ).filter((key) => options[key] !== undefined)
   if (method === 'full' && adapters.length > 0) {
     throw misuse(`Full training has no adapter, so ${adapters.join(', ')} mean nothing to it; leave them out.`)
   }
@@ -114,6 +120,8 @@ export function settingsOf(options: TrainOptions) {
     rank: options.rank ?? 16,
     alpha: options.alpha ?? 2 * (options.rank ?? 16),
     rslora: options.rslora ?? false,
+    dora: options.dora ?? false,
+    dropout: options.dropout ?? 0,
     batch: options.batch ?? 8,
     tokens: options.tokens ?? defaultTokens,
     loss: options.loss ?? 'answer',
@@ -143,8 +151,10 @@ export function settingsOf(options: TrainOptions) {
   const within = (name: string, value: number, fits: boolean, expected: string) => {
     if (!fits) throw wrongOption(name, expected, value)
   }
-  const { alpha, beta1, beta2, eps, decay, clip } = settings
+  const { alpha, dropout, beta1, beta2, eps, decay, clip } = settings
   within('alpha', alpha, alpha > 0 && Number.isFinite(alpha), 'a number above 0')
+  within('the dropout', dropout, dropout >= 0 && dropout < 1, 'from 0 to below 1')
+  if (settings.dora && dropout > 0) throw misuse('DoRA is trained without dropout here; leave one of the two out.')
   within('beta1', beta1, beta1 >= 0 && beta1 < 1, 'from 0 to below 1')
   within('beta2', beta2, beta2 >= 0 && beta2 < 1, 'from 0 to below 1')
   within('eps', eps, eps > 0 && eps < 1, 'above 0 and below 1')

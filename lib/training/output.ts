@@ -37,7 +37,7 @@ export async function writeAdapter(
   if (first === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The adapter has no modules.')
   const uniform = adapters.every(({ rank, scale }) => rank === first.rank && scale === first.scale)
   const alpha = first.scale * (rslora ? Math.sqrt(first.rank) : first.rank)
-  const modules = adapters.map(({ weight, rank, scale }) => {
+  const modules = adapters.map(({ weight, rank, scale, dora }) => {
     const [outputs = 0, inputs = 0] = model.spec.tensors.get(weight) ?? []
     const names = factorNames(weight)
     return {
@@ -46,6 +46,7 @@ export async function writeAdapter(
         const b = await model.read(names.b)
         return { a: await model.read(names.a), b: uniform ? b : b.map((value) => value * scale) }
       },
+      ...(dora && { magnitude: () => model.read(names.magnitude) }),
     }
   })
   const { checkpoint } = model

@@ -137,7 +137,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const settings = settingsOf(options)
   const dtype = parseDType(options.dtype ?? 'float32')
   if (dtype === undefined) throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
-  const { method, rank, rslora, alpha, seed, batch, tokens, loss } = settings
+  const { method, rank, rslora, dora, dropout, alpha, seed, batch, tokens, loss } = settings
   const checkpoint = await checkpointOf(engine, name)
   const { spec } = modelOf(engine, checkpoint, {})
   const { maxLength = Math.min(tokens, spec.context), steps, epochs } = options
@@ -150,7 +150,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
     method === 'full'
       ? []
       : (earlier?.starts ??
-        adapterTargets(spec, options, name).map((weight) => freshAdapter(spec, { weight, rank, scale }, seed)))
+        adapterTargets(spec, options, name).map((weight) => freshAdapter(spec, { weight, rank, scale, dora }, seed)))
   const data = await readTrainingData(subject, filesOf(options.data), { loss, maxLength })
   const plan = planBatches(data.sources, { batch, tokens, seed, steps, epochs })
   const rateOf = rateSchedule(settings, plan.steps)
@@ -164,7 +164,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const parameters =
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
     adapters.reduce((sum, { a, b }) => sum + a.length + b.length, 0)
-  const trainable = { tokens, tensors, adapters }
+  const trainable = { tokens, tensors, adapters, ...(dropout > 0 && { dropout: { share: dropout, seed } }) }
   return {
     ...{ name, checkpoint, settings, plan, heldOut, trainable, adapters, parameters, rateOf, dtype },
     ...{ reports: data.reports, ids: hashOf(data.sources) },
@@ -378,10 +378,10 @@ class Training {
       const number = this.progress.step + 1
       const { microBatches, targets, tokens, epoch } = plan.stepAt(this.progress.step)
       let loss = 0
-      for (const batch of microBatches) {
+      for (const [microBatch, batch] of microBatches.entries()) {
         const own = batch.reduce((sum, example) => sum + example.targets.reduce((a, b) => a + b, 0), 0)
         const scale = settings.normalise === 'targets' ? 1 / targets : 1 / (own * microBatches.length)
-        loss += scale * sumOf(await model.run(batch, scale))
+        loss += scale * sumOf(await model.run(batch, scale, { step: number, microBatch }))
       }
       if (!Number.isFinite(loss)) throw await this.notFinite(number, `its loss is ${loss}`, model)
       const gradientNorm = await model.gradientNorm()

@@ -30,6 +30,8 @@ export interface GradientLayout {
   /** Tensors that are trained. */
   tensors: readonly string[]
   adapters: readonly AdapterSpec[]
+  /** Dropout of what adapters read; see `Dropout` of the ops. */
+  dropout?: { share: number; seed: number } | undefined
   /** Bytes a buffer may have. */
   binding: number
   forms: Forms
@@ -153,9 +155,11 @@ export class GradientBuffers {
     const rank = Math.max(0, ...adapters.map((adapter) => adapter.rank))
     const inner = add(4 * tokens * rank)
     const innerGradient = add(4 * tokens * rank)
+    const widest = Math.max(0, ...adapters.map(({ weight }) => spec.tensors.get(weight)?.[1] ?? 1))
+    const dropped = layout.dropout === undefined ? undefined : add(4 * tokens * widest)
     const outputs = adapters.map(({ weight, dora }) => (dora ? (spec.tensors.get(weight)?.[0] ?? 1) : 0))
     const outer = add(4 * tokens * Math.max(0, ...outputs))
-    for (const { weight, rank, scale, dora } of adapters) {
+    for (const [index, { weight, rank, scale, dora }] of adapters.entries()) {
       const [rows = 1, columns = 1] = spec.tensors.get(weight) ?? []
       const { a, b, magnitude } = factorNames(weight)
       // A is held as its transpose, so that no panel is padded from the rank to 64 columns.
@@ -165,7 +169,7 @@ export class GradientBuffers {
       const lengths: Omit<Block, 'buffer'> = { dtype: 'F32', first: 0, rows, columns: 1 }
       if (dora) this.tensors.set(magnitude, [{ ...lengths, buffer: add(packedBytes(lengths)) }])
       this.adapters.set(weight, {
-        ...{ a, b, scale, inner, innerGradient },
+        ...{ a, b, scale, inner, innerGradient, index, dropped },
         ...(dora && { magnitude: { tensor: magnitude, norms: add(packedBytes(lengths)), outer } }),
       })
     }

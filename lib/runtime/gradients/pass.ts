@@ -15,6 +15,8 @@ export interface BatchShape {
   tokens: number
   losses: number
   buckets: Record<'id' | 'position', number>
+  /** Which micro-batch it is, where what adapters read loses elements. */
+  draw?: { step: number; microBatch: number } | undefined
 }
 
 /** Dispatches that need the weights of one layer, or of none. */
@@ -203,6 +205,7 @@ export class GradientPass {
       blocks: (tensor) => tensors.get(tensor) ?? [],
       adapter: (weight) => adapters.get(weight),
       statistics: values.statistics,
+      dropout: layout.dropout && this.shape.draw && { ...layout.dropout, ...this.shape.draw },
     }
   }
 

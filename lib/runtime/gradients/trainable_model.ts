@@ -31,6 +31,8 @@ export interface TrainableOptions {
   /** Tensors that are trained whole; none by default. */
   tensors?: readonly string[]
   adapters?: readonly AdapterSpec[]
+  /** Share of the elements of what adapters read that is lost in training. Defaults to none. */
+  dropout?: { share: number; seed: number } | undefined
   /**
    * Layers whose values stay from the forward pass to the backward pass, while others are computed again, which changes
    * no number. As many as there is memory for by default.
@@ -159,13 +161,17 @@ export class TrainableModel {
 
   /**
    * Losses of the targets of sequences, in their order, in nats; with a `scale`, the gradient of scale * their sum is
-   * added to what is there.
+   * added to what is there. `draw`: which draw of dropout it is; without it nothing is lost.
    */
-  run(sequences: readonly TrainingSequence[], scale?: number): Promise<Float32Array> {
+  run(
+    sequences: readonly TrainingSequence[],
+    scale?: number,
+    draw?: { step: number; microBatch: number },
+  ): Promise<Float32Array> {
     return this.lend(async () => {
       const { writes, shape } = this.batchOf(sequences)
       if (shape.losses === 0) return new Float32Array()
-      const stages = new GradientPass(this.buffers, shape, this.touched).stages(scale)
+      const stages = new GradientPass(this.buffers, { ...shape, draw }, this.touched).stages(scale)
       const reads = [{ buffer: this.buffers.losses, offset: 0, bytes: 4 * lossWords * shape.losses }]
       let work: NativeWork = { writes, dispatches: [], reads: [] }
       for (const { layer, dispatches } of stages) {
@@ -462,7 +468,7 @@ function refuseOthers(
 }
 
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
-  const { tokens, tensors = [], adapters = [] } = options
+  const { tokens, tensors = [], adapters = [], dropout } = options
   const { info } = host.device
   const binding = info.limits.maxStorageBufferBindingSize ?? 2 ** 27
   const stored = (name: string): CheckpointTensor => {

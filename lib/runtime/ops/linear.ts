@@ -8,6 +8,7 @@ import { packParameters } from '../../native/parameters.js'
 import { addBias, biasGradient } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
 import { adaptedNorms, magnitudeGradient, scaledByMagnitude } from './dora.js'
+import { dropout } from './dropout.js'
 import type { Adapter, BackwardContext, Op, StackContext } from './op.js'
 
 /** y = x · Wᵀ + bias. */
@@ -177,6 +178,20 @@ function productOuter(
   return of.blocks.map((block) => gemmOuter(block, g, x, { rows, stride, add: of.add, forms }))
 }
 
+/** What the adapter reads of x, and the dispatches that make it. */
+function readByAdapter(
+  { dropped, index }: Adapter,
+  x: number,
+  columns: number,
+  { rows, dropout: lost }: StackContext,
+): { read: number; makes: NativeDispatch[] } {
+  if (lost === undefined || dropped === undefined) return { read: x, makes: [] }
+  return { read: dropped, makes: [dropout(x, dropped, rows * columns, { ...lost, module: index })] }
+}
+
+/** Columns of a matrix. */
+const columnsOf = (weight: string, { blocks }: StackContext) => blocks(weight)[0]?.columns ?? 0
+
 /** y = x · Wᵀ, and what an adapter adds to it. */
 function adaptedProduct(
   weight: string,
@@ -187,10 +202,23 @@ function adaptedProduct(
 ): NativeDispatch[] {
   if (adapter === undefined) return product(weight, x, y, context)
   const { a, b, scale, inner } = adapter
+  const { read, makes } = readByAdapter(adapter, x, columnsOf(weight, context), context)
   return [
     ...product(weight, x, y, context),
-    ...productTransposed(a, x, inner, context, { scale }),
+    ...makes,
+    ...productTransposed(a, read, inner, context, { scale }),
     ...product(b, inner, y, context, { add: true }),
+  ]
+}
+
+/** y += the gradient of x that comes through an adapter, after `innerGradient`. */
+function adapterGradient(adapter: Adapter, y: number, columns: number, context: BackwardContext): NativeDispatch[] {
+  const { a, innerGradient, dropped, index } = adapter
+  const { rows, dropout: lost } = context
+  if (lost === undefined || dropped === undefined) return product(a, innerGradient, y, context, { add: true })
+  return [
+    ...product(a, innerGradient, dropped, context),
+    dropout(dropped, y, rows * columns, { ...lost, module: index, add: true }),
   ]
 }
 
@@ -213,12 +241,14 @@ export const op: Op<Spec> = {
     const [x, g] = [context.activation(spec.x), context.gradient(spec.y)]
     const to = context.into(spec.x)
     const adapter = context.adapter?.(spec.weight)
+    const columns = columnsOf(spec.weight, context)
+    const { read, makes } = adapter ? readByAdapter(adapter, x, columns, context) : { read: x, makes: [] }
     // What the products share is computed again rather than kept for every matrix.
     const again =
       adapter === undefined
         ? []
         : adapter.magnitude === undefined
-          ? productTransposed(adapter.a, x, adapter.inner, context, { scale: adapter.scale })
+          ? [...makes, ...productTransposed(adapter.a, read, adapter.inner, context, { scale: adapter.scale })]
           : [
               ...adaptedProduct(spec.weight, x, adapter.magnitude.outer, context, adapter),
               ...magnitudeGradient(adapter, { x: adapter.magnitude.outer, g }, context),
@@ -235,8 +265,8 @@ export const op: Op<Spec> = {
         : [
             ...productOuter(adapter.b, g, adapter.inner, context),
             ...productTransposed(adapter.b, g, adapter.innerGradient, context, { scale: adapter.scale }),
-            ...productOuter(adapter.a, x, adapter.innerGradient, context),
-            ...(to.wanted ? product(adapter.a, adapter.innerGradient, to.buffer, context, { add: true }) : []),
+            ...productOuter(adapter.a, read, adapter.innerGradient, context),
+            ...(to.wanted ? adapterGradient(adapter, to.buffer, columns, context) : []),
           ]),
     ]
   },

@@ -46,6 +46,18 @@ export interface StackContext {
   adapter?: ((weight: string) => Adapter | undefined) | undefined
   /** Buffer of (log-sum-exp, delta) of every head of every token, in a pass of which a gradient is taken. */
   statistics?: number | undefined
+  /** What adapters read loses elements. */
+  dropout?: Dropout | undefined
+}
+
+/** Dropout of what adapters read: which elements are lost follows from all of this, the adapter and the element. */
+export interface Dropout {
+  /** Of the elements; the others are multiplied by 1 / (1 - share). */
+  share: number
+  seed: number
+  step: number
+  /** Within the step. */
+  microBatch: number
 }
 
 /** A LoRA adapter of a matrix: y += scale * (x Aᵀ) Bᵀ, with tensors Aᵀ [inputs, rank] and B [outputs, rank]. */
@@ -56,6 +68,10 @@ export interface Adapter {
   /** Buffers of rows of `rank` elements: of scale * x Aᵀ, and of its gradient. */
   inner: number
   innerGradient: number
+  /** Tells its draws of dropout from those of other adapters. */
+  index: number
+  /** Buffer of rows of `inputs` elements: of x after dropout, where there is any. */
+  dropped?: number | undefined
   /** DoRA: y is magnitude / norms times that, a column. */
   magnitude?: Magnitude
 }
