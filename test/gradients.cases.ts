@@ -814,7 +814,15 @@ const ofDora = [
         dispatches: () =>
           adaptedNorms(
             'W',
-            { a: 'A', b: 'B', scale, inner: 0, innerGradient: 0, magnitude: { tensor: 'm', norms: y, outer: 0 } },
+            {
+              index: 0,
+              a: 'A',
+              b: 'B',
+              scale,
+              inner: 0,
+              innerGradient: 0,
+              magnitude: { tensor: 'm', norms: y, outer: 0 },
+            },
             (tensor) => (tensor === 'W' ? blocks : (tensor === 'A' ? blocksOfA : blocksOfB).map(({ block }) => block)),
           ),
         read: y,
