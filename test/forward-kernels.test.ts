@@ -97,7 +97,8 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       return [
         plainForms,
         shared,
-        ...(best.f16 ? [{ ...shared, f16: true }] : []),
+        ...(best.lanes >= 8 ? [{ ...shared, tall: 32 as const }] : []),
+        ...(best.f16 ? [{ ...shared, f16: true, tall: best.tall }] : []),
         ...(matrix ? [{ ...shared, matrix }] : []),
       ]
     })
@@ -114,6 +115,21 @@ describe.each(['auto', 'staging'] as const)('with %s buffers', (slots) => {
       }
     })
   }
+
+  test('a row times a matrix has the same bits among any number of rows', async () => {
+    const [most, columns, inner] = [49, 72, 68]
+    const { block, buffers, pack } = tensor('BF16', columns, inner, 1)
+    const x = numbers(most * inner, 2)
+    const forms = await engine.use(async ({ device }) => formsOf(device.info))
+    const product = (rows: number) =>
+      run(
+        [...buffers, x.subarray(0, rows * inner), 4 * rows * columns],
+        [pack, kernels.gemm(block, 2, 3, { rows, stride: columns, forms })],
+        3,
+      )
+    const all = await product(most)
+    for (const rows of [1, 2, 9, 17, 32, 48]) expect(await product(rows)).toEqual(all.subarray(0, rows * columns))
+  })
 
   for (const dtype of dtypes) {
     test(`zero_rows_columns puts zeros into rows and columns of a stored ${dtype} matrix`, async () => {

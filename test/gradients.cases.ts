@@ -19,6 +19,7 @@ import {
 import * as gradient from './reference/backward.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
+import { philox } from './reference/philox.js'
 
 const halves = ['F16', 'BF16'] as const
 
@@ -889,6 +890,37 @@ const ofDora = [
   }),
 ]
 
+const ofDropout = [
+  entry({
+    says: 'dropout loses elements by seed, adapter, step and micro-batch, and scales those that stay',
+    shapes: [
+      { rows: 1, width: 4, share: 0.5, add: false },
+      { rows: 3, width: 67, share: 0.1, add: true },
+      { rows: 5, width: 33, share: 0.75, add: false },
+    ],
+    make: ({ rows, width, share, add }) => {
+      const x = numbers(rows * width, 1)
+      const before = start(rows * width, add, 2)
+      const at = { share, seed: 2 ** 40 + 5, step: 7, microBatch: 2, module: 11, add }
+      return {
+        buffers: [x, between(before, 0, 8)],
+        dispatches: () => [kernels.dropout(0, 1, rows * width, at)],
+        read: 1,
+        got: (words) => words.subarray(0, rows * width),
+        want: () => {
+          const kept = x.map((value, i) => {
+            const words = philox([math.floor(i / 4), 11, 7, 2], [5, 2 ** 8])
+            return words[i % 4]! < share * 2 ** 32 ? 0 : value / (1 - share)
+          })
+          return onTop(kept, before, add)
+        },
+        tolerance: 1e-6,
+        ofLargest: true,
+      }
+    },
+  }),
+]
+
 export const gradientCases: readonly OpCases[] = [
   ...ofProducts,
   ...ofNorms,
@@ -896,5 +928,6 @@ export const gradientCases: readonly OpCases[] = [
   ...ofAttention,
   ...ofEnds,
   ...ofDora,
+  ...ofDropout,
   ...ofTheOptimizer,
 ]

@@ -62,6 +62,7 @@ export const opCases: readonly OpCases[] = [
       [1, 200, 36],
       [5, 70, 4],
       [33, 64, 1025],
+      [61, 70, 36],
     ] as [rows: number, columns: number, inner: number][],
     bench: { op: 'linear', shape: [64, 1024, 1024], small: [16, 256, 64] },
     make: ([rows, columns, inner], dtype) => {

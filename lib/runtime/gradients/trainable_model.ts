@@ -480,7 +480,7 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   const forms = formsOf(info)
   const depth = spec.language.layers.length
   const make = (tapes: number, resident: number, count = tokens) => {
-    const layout = { tokens: count, tensors, adapters, binding, forms, tapes, resident }
+    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident }
     return new GradientBuffers(spec, layout, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)

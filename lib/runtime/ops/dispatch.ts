@@ -52,13 +52,15 @@ export function packedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'colu
 export interface Forms {
   /** Invocations of a subgroup, whose neighbours read for each other; 0: the kernels that run anywhere. */
   lanes: number
+  /** The most rows of a product that an invocation has in arrays; 1: only single rows, others take no arrays. */
+  tall: 1 | 16 | 32
   /** f16 weights are read by the device's own f16. */
   f16: boolean
   /** Side of the matrices of f16 weights that a subgroup multiplies at once; 0: none. */
   matrix: number
 }
 
-export const plainForms: Forms = { lanes: 0, f16: false, matrix: 0 }
+export const plainForms: Forms = { lanes: 0, tall: 16, f16: false, matrix: 0 }
 
 /**
  * Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one
@@ -74,8 +76,15 @@ export function formsOf(device: NativeDeviceInfo): Forms {
   const { features, limits, type } = device
   const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0
   if (lanes < 4) return plainForms
-  const side = type === 'cpu' ? 0 : matrixSide(device)
-  return { lanes, f16: features.includes('shader-f16'), matrix: side === provenSide ? side : 0 }
+  const cpu = type === 'cpu'
+  const side = cpu ? 0 : matrixSide(device)
+  return {
+    lanes,
+    // SwiftShader, whose subgroups have 4 invocations, keeps arrays in memory; a GPU has no room for 32 rows.
+    tall: cpu ? (lanes < 8 ? 1 : 32) : 16,
+    f16: features.includes('shader-f16'),
+    matrix: side === provenSide ? side : 0,
+  }
 }
 
 /** Side of the matrices that kernel gemm_matrix can take on a device; 0: none. */

@@ -1,6 +1,6 @@
 /**
- * DoRA (arXiv 2402.09353), part of `linear`: rows of an adapted matrix get lengths of their own. Norms of the rows of W +
- * scale B A are constants, as PEFT has it: no gradient goes through them.
+ * DoRA (arXiv 2402.09353), part of `linear`: rows of an adapted matrix get lengths of their own. Norms of the rows of
+ * W + scale B A are constants, as PEFT has it: no gradient goes through them.
  */
 
 import type { NativeDispatch } from '../../native/border.js'

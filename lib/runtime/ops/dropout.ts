@@ -18,7 +18,7 @@ export const dropout = (
     threshold: Math.min(2 ** 32 - 1, Math.round(share * 2 ** 32)),
     scale: 1 / (1 - share),
     add: add ? 1 : 0,
-    module,
+    adapter: module,
     step,
     micro_batch: microBatch,
     seed_low: seed % 2 ** 32,

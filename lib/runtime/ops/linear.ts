@@ -24,12 +24,16 @@ export interface Spec {
 const invocationColumns = 8
 
 /** The kernel that multiplies so many rows with a block, and the rows and columns that a workgroup of it makes. */
-function gemmForm({ dtype, columns }: Block, rows: number, { lanes, f16, matrix }: Forms) {
+function gemmForm({ dtype, columns }: Block, rows: number, { lanes, tall: most, f16, matrix }: Forms) {
   if (matrix > 0 && dtype === 'F16' && columns % 32 === 0 && rows > 8) {
     return { kernel: `gemm_matrix_${matrix}`, tall: 2 * matrix, wide: panel, lanes }
   }
-  if (lanes === 0 || columns % 4 !== 0) return { kernel: 'gemm', tall: 8, wide: 16 * invocationColumns, lanes }
-  const tall = rows === 1 ? 1 : rows <= 8 ? 8 : 16
+  if (lanes === 0 || columns % 4 !== 0 || (most === 1 && rows > 1)) {
+    return { kernel: 'gemm', tall: 8, wide: 16 * invocationColumns, lanes }
+  }
+  // Tiles of 32 rows are faster by a quarter at least, if they are not half empty.
+  const padded = (tall: number) => Math.ceil(rows / tall) * tall
+  const tall = rows === 1 ? 1 : rows <= 8 ? 8 : most === 32 && padded(32) <= 1.25 * padded(16) ? 32 : 16
   return { kernel: `gemm_${tall}${f16 && dtype === 'F16' ? '_f16' : ''}`, tall, wide: lanes * invocationColumns, lanes }
 }
 

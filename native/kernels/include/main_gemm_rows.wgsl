@@ -1,7 +1,8 @@
 // y[t, first + n] = scale * sum over k of x[start + t, k] * W[n, k] (+ y), as gemm, for devices with subgroups of at
 // least 4: an invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other
 // elements of x, of another row or, where there are fewer rows, further on in the same, and gets the others' from them:
-// on a CPU a read costs many times what a product does. `inner` is a multiple of 4.
+// on a CPU a read costs many times what a product does. Products are added in pairs, as in the other forms, so that a
+// row has the same numbers whatever the number of rows. `inner` is a multiple of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // stride: of y
@@ -48,8 +49,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
     for (var e = 0u; e < READS; e++) {
       for (var r = 0u; r < APART; r++) {
         let v = subgroupShuffle(mine[e], k % STEP * APART + r);
-        a[APART * e + r] += v.x * w0.a + v.y * w1.a + v.z * w2.a + v.w * w3.a;
-        b[APART * e + r] += v.x * w0.b + v.y * w1.b + v.z * w2.b + v.w * w3.b;
+        a[APART * e + r] = (a[APART * e + r] + (v.x * w0.a + v.y * w1.a)) + (v.z * w2.a + v.w * w3.a);
+        b[APART * e + r] = (b[APART * e + r] + (v.x * w0.b + v.y * w1.b)) + (v.z * w2.b + v.w * w3.b);
       }
     }
   }

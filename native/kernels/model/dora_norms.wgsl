@@ -1,6 +1,6 @@
 // y[first + n] = the norm of row n of W + scale B A, for DoRA: a row an invocation, which makes the elements of the
-// product 8 columns at a time. A is held as its transpose, and may be in blocks of columns `begin` to `begin + count` of
-// W, one a dispatch: sums of squares are added up (`add`), and the last one takes the root (`last`).
+// product 8 columns at a time. A is held as its transpose, and may be in blocks of columns `begin` to `begin + count`
+// of W, one a dispatch: sums of squares are added up (`add`), and the last one takes the root (`last`).
 // skip, other: rows of the blocks of W and of B that go with row 0
 struct Parameters {
   rows: u32, inner: u32, rank: u32, skip: u32, other: u32, first: u32, begin: u32, count: u32, add: u32, last: u32,
