@@ -181,10 +181,10 @@ describe('an adapter', () => {
     const of = async (options: Some) => (await run({ ...steps, adapter: out, ...options })).losses
     const [first, again, other] = [await of({}), await of({}), await of({ seed: 1 })]
     expect(again).toEqual(first)
-    expect(new Set(first.map((loss) => loss.toFixed(4))).size).toBe(4)
-    expect(other[0]).not.toBeCloseTo(first[0]!, 4)
-    const whole = await of({ dropout: 0 })
-    expect(new Set(whole.map((loss) => loss.toFixed(4))).size).toBe(1)
+    const spread = (losses: number[]) => Math.max(...losses) - Math.min(...losses)
+    expect(spread(first)).toBeGreaterThan(0.02)
+    expect(Math.abs(other[0]! - first[0]!)).toBeGreaterThan(0.02)
+    expect(spread(await of({ dropout: 0 }))).toBeLessThan(0.002)
   })
 
   test('can be stored as bfloat16', async () => {
