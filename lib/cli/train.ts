@@ -158,8 +158,14 @@ function forecastText(forecast: TrainForecast): string {
   return (
     `Would train ${parameters(trained)} parameters of ${model} (${method}) in ${plural(steps, 'step')} ` +
     `(${epochs.toPrecision(3)} epochs of ${plural(examples, 'example')}, about ${count(tokens)} tokens), with ` +
-    `${bytes(deviceBytes)} on ${device}, in roughly ${milliseconds(forecast.milliseconds)}.`
+    `${bytes(deviceBytes)} on ${device}, in roughly ${milliseconds(forecast.milliseconds)}.${readsText(forecast)}`
   )
+}
+
+/** What does not stay on the device, where anything does not. */
+function readsText({ bytesReadPerPass }: Pick<TrainForecast, 'bytesReadPerPass'>): string {
+  if (bytesReadPerPass === 0) return ''
+  return ` ${bytes(bytesReadPerPass)} of weights are read again for every micro-batch.`
 }
 
 function text(done: TrainReport): string {
@@ -168,7 +174,7 @@ function text(done: TrainReport): string {
     `${out}: ${method === 'lora' ? `an adapter of ${plural(done.trained, 'module')}` : plural(done.trained, 'tensor')}, ` +
       `${parameters(done.parameters)} parameters, ${bytes(done.bytesWritten)}, after ${plural(steps, 'step')} and ` +
       `${count(tokens)} tokens in ${milliseconds(done.milliseconds)} (${done.tokensPerSecond.toFixed(0)} tokens/s) on ` +
-      `${done.device}.`,
+      `${done.device}.${readsText(done)}`,
     `Loss ${loss.first.toFixed(4)} at the first step, ${loss.last.toFixed(4)} at the last.`,
   ]
   if (heldOut !== undefined) {
