@@ -248,7 +248,7 @@ describe('imm', () => {
       .replaceAll('../../', `${process.cwd()}/`)
       .replace('questions.jsonl', `${example}/questions.jsonl\nlimit: 8`)
       .replace('valid.jsonl', `${example}/valid.jsonl`)
-      .replace('limit: 100', 'limit: 4')
+      .replace('limit: 200', 'limit: 4')
       .replace('limit: 25', 'limit: 2')
     const config = join(folder, 'example.yml')
     writeFileSync(config, text)
