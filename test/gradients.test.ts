@@ -57,20 +57,22 @@ function likeFigures(got: Float32Array, { sum, l2, absmax }: Figures, share: num
 }
 
 /**
- * What two runs of training end with: how far apart the changes are, and which share of elements is off by more than
- * 1e-5. An element whose gradient is about eps takes a step of its own, and in time takes those of its row along.
+ * What two runs of training end with: how far apart the changes are, and how many elements are off by more than 1e-5:
+ * one in a thousand, or as many as of PyTorch's own run in float32. An element whose gradient is about eps takes a step
+ * of its own, and in time takes those of its row along.
  */
 function compareChanges(
   wanted: [string, Float64Array][],
   got: ReadonlyMap<string, Float32Array>,
   start: ReadonlyMap<string, Float32Array>,
-  { share, few = 1e-3 }: { share: number; few?: number },
+  { share, few = 0 }: { share: number; few?: number },
 ): void {
   const changes = (of: (name: string, want: Float64Array) => ArrayLike<number>) =>
     wanted.flatMap(([name, want]) => Array.from(of(name, want), (value, i) => value - start.get(name)![i]!))
   const [is, was] = [changes((name) => got.get(name)!), changes((_, want) => want)]
   within(apart(is, was), share, 'the change')
-  within(is.filter((value, i) => math.abs(value - was[i]!) > 1e-5).length / is.length, few, 'elements that are off')
+  const off = is.filter((value, i) => math.abs(value - was[i]!) > 1e-5).length
+  within(off, math.max(few, 1e-3 * is.length), 'elements that are off')
 }
 
 const gradient = 2e-5
@@ -271,7 +273,13 @@ describe('adapters', () => {
         Record<'B_zero' | 'B_small', { loss: number; grad_norm: number; grad: Stats }> &
           Record<
             'trace_from_zero' | 'trace_from_small',
-            { loss: number[]; grad_norm: number[]; loss_of_step1_batch_after_5: number; final: Stats }
+            {
+              loss: number[]
+              grad_norm: number[]
+              loss_of_step1_batch_after_5: number
+              final: Stats
+              f32_run: { final: { 'count_over_1e-5': number } }
+            }
           >
       >
     }
@@ -359,21 +367,22 @@ describe('adapters', () => {
 
   test.each(variants)('of %s take the steps of PyTorch from a B that is %s', async (variant, from) => {
     const trace = settings.variants[variant]![`trace_from_${from}`]
-    // PyTorch in float32 is off in one of 840 elements of rsLoRA from zero.
-    const limits = variant === 'rslora' ? { share: 5e-3, few: 1e-2 } : { share: 2e-3 }
+    const limits = { share: variant === 'rslora' ? 5e-3 : 2e-3, few: trace.f32_run.final['count_over_1e-5'] }
+    // Losses of a trace drift apart with its steps.
+    const drift = variant === 'rslora' ? 1e-3 : 1e-4
     const model = await open(variant, from)
     const start = await all(model, 'master')
     // Of the second trace, what its first step leads to is enough.
     const batches = from === 'zero' ? settings.step_batches : settings.step_batches.slice(0, 2)
     const { losses, norms } = await steps(model, batches, settings, () => settings.weight_decay)
-    for (const [i, got] of losses.entries()) near(got, trace.loss[i]!, loss, `loss ${i}`)
-    for (const [i, got] of norms.entries()) near(got, trace.grad_norm[i]!, gradient, `norm ${i}`)
+    for (const [i, got] of losses.entries()) near(got, trace.loss[i]!, i === 0 ? loss : drift, `loss ${i}`)
+    for (const [i, got] of norms.entries()) near(got, trace.grad_norm[i]!, i === 0 ? gradient : drift, `norm ${i}`)
     if (from === 'small') {
       await model.close()
       return
     }
     const last = await meanLoss(model, sequencesOf(settings.step_batches[0]!))
-    near(last, trace.loss_of_step1_batch_after_5, loss, 'loss after the steps')
+    near(last, trace.loss_of_step1_batch_after_5, drift, 'loss after the steps')
     const got = await all(model, 'master')
     for (const [name, { l2 }] of Object.entries(trace.final)) {
       const [now, before] = [got.get(named(name))!, start.get(named(name))!]
