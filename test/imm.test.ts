@@ -241,7 +241,7 @@ describe('imm', () => {
     const out = join(folder, 'example')
     const dry = await cli('imm', 'run', join(example, 'config.yml'), out, '--dry-run', '--json')
     expect(JSON.parse(dry.stdout)).toEqual({
-      forecast: expect.objectContaining({ out, rounds: 3, questions: 200, bytesPerRound: expect.any(Number) }),
+      forecast: expect.objectContaining({ out, rounds: 3, questions: 800, bytesPerRound: expect.any(Number) }),
     })
     expect(existsSync(out)).toBe(false)
     const text = readFileSync(join(example, 'config.yml'), 'utf8')

@@ -292,7 +292,7 @@ describe('the log of training', () => {
     const file = fresh('log.jsonl')
     if (lines !== undefined) writeFileSync(file, `${lines.join('\n')}\n`)
     const problem = { code: 'ERR_WEIGHTSMITH_RESUME', message: expect.stringMatching(message) }
-    await expect(openLog(file, { after: 3 })).rejects.toMatchObject(problem)
+    await expect(openLog(file, { after: 3, measured: 3 })).rejects.toMatchObject(problem)
     if (lines !== undefined) expect(readFileSync(file, 'utf8')).toBe(`${lines.join('\n')}\n`)
   })
 
