@@ -274,6 +274,16 @@ describe('the log of training', () => {
     },
   )
 
+  test('of a run that was stopped before it measured has no later measurement', async () => {
+    const file = fresh('log.jsonl')
+    const whole = await written(file, [line(1), line(2), { step: 2, heldOutLoss: 3 }])
+    const log = await openLog(file, { after: 2 })
+    expect(log.lines).toEqual([line(1), line(2)])
+    await log.write({ step: 2, heldOutLoss: 3 })
+    await log.close()
+    expect(readFileSync(file, 'utf8')).toBe(whole)
+  })
+
   test('is replaced only where that is asked for', async () => {
     const file = fresh('log.jsonl')
     await written(file, run)
