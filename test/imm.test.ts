@@ -241,14 +241,14 @@ describe('imm', () => {
     const out = join(folder, 'example')
     const dry = await cli('imm', 'run', join(example, 'config.yml'), out, '--dry-run', '--json')
     expect(JSON.parse(dry.stdout)).toEqual({
-      forecast: expect.objectContaining({ out, rounds: 3, questions: 200, bytesPerRound: expect.any(Number) }),
+      forecast: expect.objectContaining({ out, rounds: 3, questions: 800, bytesPerRound: expect.any(Number) }),
     })
     expect(existsSync(out)).toBe(false)
     const text = readFileSync(join(example, 'config.yml'), 'utf8')
       .replaceAll('../../', `${process.cwd()}/`)
       .replace('questions.jsonl', `${example}/questions.jsonl\nlimit: 8`)
       .replace('valid.jsonl', `${example}/valid.jsonl`)
-      .replace('limit: 100', 'limit: 4')
+      .replace('limit: 200', 'limit: 4')
       .replace('limit: 25', 'limit: 2')
     const config = join(folder, 'example.yml')
     writeFileSync(config, text)

@@ -17,7 +17,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, type TrainOptions, train } from 'weightsmith'
 import { stream } from '../lib/util/philox.js'
 import { bf16, fill } from './checkpoint.js'
-import { cliPath, over, type Running, script, start, until } from './child.js'
+import { cliPath, over, script, start, until } from './child.js'
 import { scratch } from './scratch.js'
 import { lines, smallModel, sums } from './training-model.js'
 
@@ -34,7 +34,7 @@ let heldOut: string
 let whole: Map<string, Buffer>
 
 const common = () =>
-  ({ data, heldOut, steps: 12, batch: 6, rank: 4, rate: 0.02, saveEvery: 2, heldOutEvery: 5 }) as const
+  ({ data, heldOut, steps: 12, batch: 6, rank: 4, dropout: 0.1, rate: 0.02, saveEvery: 2, heldOutEvery: 5 }) as const
 
 /** A place for an output, in a folder of its own with its log. */
 function place(): { out: string; log: string } {
@@ -113,7 +113,7 @@ describe('a run that is aborted', () => {
   })
 
   test('trains masters and moments in float32 on, where the model is bfloat16', async () => {
-    const options = { method: 'full', rank: undefined, rate: 1e-4 } as const
+    const options = { method: 'full', rank: undefined, dropout: undefined, rate: 1e-4 } as const
     const [one, two] = [place(), place()]
     await run({ ...one, ...options })
     await stopped(two, 7, options)
@@ -270,46 +270,48 @@ describe('a resume point', () => {
   })
 })
 
-/** Kills a run a moment after something holds. */
-async function killed(running: Running, when: () => boolean, milliseconds: number): Promise<boolean> {
-  await until(() => when() || over(running))
-  await sleep(milliseconds)
-  return running.child.kill('SIGKILL')
-}
-
 describe('a process that is killed', () => {
+  /** Goes on with runs, all at once. */
   const child = () =>
     script(
       folder,
       'train',
       `const engine = await Engine.open()
-       const [model, options] = process.argv.slice(2)
-       await train(engine, model, JSON.parse(options))
+       const [model, ...runs] = process.argv.slice(2)
+       await Promise.all(runs.map((run) => train(engine, model, JSON.parse(run))))
        await engine.close()`,
     )
-  const begin = (at: object, env: Record<string, string> = {}) =>
-    start([child(), model, JSON.stringify({ ...common(), ...at, saveEvery: 1, resume: true })], { env })
+  const begin = (runs: object[], env: Record<string, string> = {}) => {
+    const options = runs.map((at) => JSON.stringify({ ...common(), saveEvery: 1, ...at, resume: true }))
+    return start([child(), model, ...options], { env })
+  }
 
+  // Five runs are in each process, so that a kill strikes them at five moments.
   test('20 times at any moment, ends with the same bytes', async () => {
     const word = stream('kills of a training', 7)
-    let [kills, draws] = [0, 0]
-    while (kills < 20) {
-      const at = place()
-      for (let finished = false; !finished; ) {
-        const before = textOf(at.log)
-        const running = begin(at)
-        // After a while of steps, so that some kills strike while a resume point is written.
-        const more = 1 + (word(draws++) % 3)
-        const further = () => textOf(at.log).split('\n').length > before.split('\n').length + more
-        if (kills < 20 && (await killed(running, further, word(draws++) % 12))) kills++
-        const { code, stderr } = await running.ended
-        if (code === 0) finished = true
-        else expect({ code, stderr }).toEqual({ code: null, stderr: '' })
-        // It can be killed between the last rename and the end of its resume point.
-        if (existsSync(at.out) && !existsSync(`${at.out}.resume`)) finished = true
+    let draws = 0
+    let runs = [1, 2, 1, 3, 1].map((saveEvery) => ({ ...place(), saveEvery }))
+    const finished: typeof runs = []
+    let kills = 0
+    while (runs.length > 0) {
+      const running = begin(runs)
+      const lineCount = () => runs.reduce((sum, { log }) => sum + textOf(log).split('\n').length, 0)
+      const [before, more] = [lineCount(), word(draws++) % 9]
+      if (kills < 20) {
+        await until(() => lineCount() > before + more || over(running))
+        await sleep(word(draws++) % 12)
+        if (running.child.kill('SIGKILL')) kills += runs.length
       }
-      expectWhole(at)
+      const { code, stderr } = await running.ended
+      expect({ code, stderr }).toEqual({ code: kills < 20 || code === null ? null : 0, stderr: '' })
+      // It can be killed between the last rename and the end of its resume point.
+      const done = runs.filter(({ out }) => existsSync(out) && !existsSync(`${out}.resume`))
+      finished.push(...done)
+      runs = runs.filter((at) => !done.includes(at))
+      while (runs.length < 5 && kills < 20) runs.push({ ...place(), saveEvery: 1 })
     }
+    for (const at of finished) expectWhole(at)
+    expect(kills).toBeGreaterThanOrEqual(20)
   }, 240_000)
 
   const onLinux = process.platform === 'linux' ? test : test.skip
@@ -318,13 +320,8 @@ describe('a process that is killed', () => {
     const layer = join(folder, 'faults.so')
     execFileSync('c++', ['-std=c++20', '-shared', '-fPIC', '-O1', '-o', layer, 'test/faults/faults.cpp', '-ldl'])
     const [at, once] = [place(), place()]
-    for (const fault of [
-      'write:kill:.resume-:4',
-      'sync:kill:.resume:1',
-      'rename:kill:.resume:1',
-      'write:28:.resume-:1',
-    ]) {
-      const { signal, stderr } = await begin(at, { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: fault }).ended
+    for (const fault of ['write:kill:.resume-:4', 'rename:kill:.resume:1', 'write:28:.resume-:1']) {
+      const { signal, stderr } = await begin([at], { LD_PRELOAD: layer, WEIGHTSMITH_FAULT: fault }).ended
       if (fault.includes('kill')) expect({ fault, signal }).toEqual({ fault, signal: 'SIGKILL' })
       else expect(stderr).toMatch(/ERR_WEIGHTSMITH_DISK_FULL/)
       expect(existsSync(at.out)).toBe(false)
@@ -338,20 +335,10 @@ describe('a process that is killed', () => {
 
   test('or interrupted prints the command that goes on, which works', async () => {
     const at = place()
-    const { data, heldOut, steps, batch, rank, rate, heldOutEvery } = common()
+    const { data, heldOut, steps, batch, rank, dropout, rate, heldOutEvery } = common()
     const words = ['train', model, at.out, '--data', data, '--held-out', heldOut, '--held-out-every', `${heldOutEvery}`]
-    const more = [
-      '--steps',
-      `${steps}`,
-      '--batch',
-      `${batch}`,
-      '--rank',
-      `${rank}`,
-      '--rate',
-      `${rate}`,
-      '--log',
-      at.log,
-    ]
+    const figures = { steps, batch, rank, dropout, rate, log: at.log }
+    const more = Object.entries(figures).flatMap(([name, value]) => [`--${name}`, `${value}`])
     const running = start([cliPath, ...words, ...more])
     await until(() => textOf(at.log).length > 0 || over(running))
     running.child.kill('SIGINT')

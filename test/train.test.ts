@@ -73,12 +73,12 @@ describe('an adapter', () => {
       Array.from({ length: count }, (_, i) => `${(7919 * (from + i + 1)) % 100_000}`).map((digits) => {
         return { prompt: `r:${digits}=`, answer: [...digits].reverse().join('') }
       })
-    const heldOut = lines(fresh('held-out.jsonl'), turned(16, 48))
-    const questions = lines(fresh('turned.jsonl'), turned(48))
-    const options = { out, fold, data: questions, heldOut, steps: 6, batch: 8, rank: 4, rate: 3e-3 }
+    const heldOut = lines(fresh('held-out.jsonl'), turned(6, 48))
+    const questions = lines(fresh('turned.jsonl'), turned(16))
+    const options = { out, fold, data: questions, heldOut, steps: 4, batch: 4, rank: 4, rate: 5e-3, heldOutEvery: 4 }
     const report = await train(engine, demo, options)
     expect(report.heldOut!.last).toBeLessThan(0.7 * report.heldOut!.first)
-    expect(report).toMatchObject({ out, folded: fold, trained: 56, steps: 6, endedEarly: false })
+    expect(report).toMatchObject({ out, folded: fold, trained: 56, steps: 4, endedEarly: false })
     const of = async (name: string) => {
       const { sets } = await evaluate(engine, name, { data: heldOut, metric: 'nll' })
       return sets[0]!.value
@@ -157,6 +157,34 @@ describe('an adapter', () => {
       const options = adapter === undefined ? {} : { adapter }
       return (await run({ ...options, steps: 1, rate: 1e-6 })).losses[0]!
     }
+  })
+
+  test('of DoRA has lengths that were trained too, and does folded in what it does beside the model', async () => {
+    const [out, fold] = [fresh('out'), fresh('fold')]
+    const wide = smallModel(fresh('wide'), { 'lm_head.weight': f32(fill('lm_head.weight', [64, 16]), [64, 16]) })
+    const { losses } = await run({ dora: true, targets: ['o_proj'], rate: 0.05, out, fold }, wide)
+    expect(configOf(out)).toMatchObject({ use_dora: true, r: 4 })
+    const name = 'model.layers.1.self_attn.o_proj'
+    const lengths = values(readFolder(out).get(`base_model.model.${name}.lora_magnitude_vector`)!)
+    const weight = values(readFolder(wide).get(`${name}.weight`)!)
+    const moved = [...lengths].map((m, row) => m / Math.hypot(...weight.subarray(16 * row, 16 * row + 16)))
+    expect(moved.every((share) => share > 0.5 && share < 1.5)).toBe(true)
+    expect(Math.max(...moved.map((share) => Math.abs(share - 1)))).toBeGreaterThan(0.01)
+    expect(losses.at(-1)).toBeLessThan(losses[0]!)
+    await expect(run({ dora: true, dropout: 0.1 }, wide)).rejects.toThrow(/DoRA is trained without dropout/)
+  })
+
+  test('of dropout loses something else in every step, by the seed', async () => {
+    const steps = { rate: 1e-6, batch: 24, schedule: 'constant', dropout: 0.5 } as const
+    // B is 0 at first: only an adapter that does something can lose some of it.
+    const { out } = await run({ rate: 0.2 })
+    const of = async (options: Some) => (await run({ ...steps, adapter: out, ...options })).losses
+    const [first, again, other] = [await of({}), await of({}), await of({ seed: 1 })]
+    expect(again).toEqual(first)
+    const spread = (losses: number[]) => Math.max(...losses) - Math.min(...losses)
+    expect(spread(first)).toBeGreaterThan(0.02)
+    expect(Math.abs(other[0]! - first[0]!)).toBeGreaterThan(0.02)
+    expect(spread(await of({ dropout: 0 }))).toBeLessThan(0.002)
   })
 
   test('can be stored as bfloat16', async () => {

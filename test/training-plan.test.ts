@@ -274,6 +274,16 @@ describe('the log of training', () => {
     },
   )
 
+  test('of a run that was stopped before it measured has no later measurement', async () => {
+    const file = fresh('log.jsonl')
+    const whole = await written(file, [line(1), line(2), { step: 2, heldOutLoss: 3 }])
+    const log = await openLog(file, { after: 2 })
+    expect(log.lines).toEqual([line(1), line(2)])
+    await log.write({ step: 2, heldOutLoss: 3 })
+    await log.close()
+    expect(readFileSync(file, 'utf8')).toBe(whole)
+  })
+
   test('is replaced only where that is asked for', async () => {
     const file = fresh('log.jsonl')
     await written(file, run)
@@ -292,7 +302,7 @@ describe('the log of training', () => {
     const file = fresh('log.jsonl')
     if (lines !== undefined) writeFileSync(file, `${lines.join('\n')}\n`)
     const problem = { code: 'ERR_WEIGHTSMITH_RESUME', message: expect.stringMatching(message) }
-    await expect(openLog(file, { after: 3 })).rejects.toMatchObject(problem)
+    await expect(openLog(file, { after: 3, measured: 3 })).rejects.toMatchObject(problem)
     if (lines !== undefined) expect(readFileSync(file, 'utf8')).toBe(`${lines.join('\n')}\n`)
   })
 

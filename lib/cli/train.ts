@@ -60,16 +60,20 @@ export function addTrain(program: Command): void {
     .addOption(wholeNumber('--batch', 'sequences a step (default: 8)'))
     .addOption(wholeNumber('--tokens', 'most tokens that go through the model at a time (default: 2048)'))
     .addOption(wholeNumber('--max-length', "most tokens of an example (default: the model's context, or --tokens)"))
-    .addOption(new Option('--loss <what>', 'what is predicted: answers, or everything').choices(['answer', 'all']))
     .addOption(
-      new Option('--normalise <by>', "a step's loss is divided by its targets, or is a mean of micro-batches").choices([
-        'targets',
-        'micro-batches',
-      ]),
+      new Option('--loss <what>', 'what is predicted: the answer (default), or all').choices(['answer', 'all']),
+    )
+    .addOption(
+      new Option(
+        '--normalise <by>',
+        "a step's loss is divided by its targets (default), or is a mean of micro-batches",
+      ).choices(['targets', 'micro-batches']),
     )
     .addOption(realNumber('--rate', 'highest learning rate (default: 2e-4, with --method full 2e-5)'))
-    .addOption(new Option('--schedule <name>', 'how the learning rate goes on').choices(scheduleNames))
-    .addOption(realNumber('--warmup', 'steps in which the rate rises, or a share of all (default: 0)'))
+    .addOption(
+      new Option('--schedule <name>', 'how the learning rate goes on (default: linear)').choices(scheduleNames),
+    )
+    .addOption(realNumber('--warmup', 'steps in which the rate rises; below 1, a share of all (default: 0)'))
     .addOption(realNumber('--lowest', 'what the rate ends at, as a share of it (default: 0)'))
     .addOption(realNumber('--beta1', 'decay of the mean of the gradient (default: 0.9)'))
     .addOption(realNumber('--beta2', 'decay of the mean of its square (default: 0.999)'))
@@ -80,7 +84,12 @@ export function addTrain(program: Command): void {
     .option('--held-out <file>', 'examples whose loss is measured on the way')
     .addOption(wholeNumber('--held-out-every', 'steps between two measurements (default: a tenth of the run)'))
     .addOption(wholeNumber('--patience', 'end after so many measurements without a better loss'))
-    .addOption(new Option('--keep <which>', 'the state that is written').choices(['best', 'last']))
+    .addOption(
+      new Option('--keep <which>', 'the state that is written (default: best with --held-out, else last)').choices([
+        'best',
+        'last',
+      ]),
+    )
     .option('--log <file>', 'write a line of JSON a step')
     .addOption(report())
     .addOption(wholeNumber('--save-every', 'steps between two resume points (default: 100)'))
@@ -119,6 +128,9 @@ async function run(model: string, out: string, flags: Flags): Promise<void> {
       const facts = [
         ['method', done.method],
         ['trained', `${parameters(done.parameters)} parameters`],
+        ...(options.log === undefined && done.resumedAfter !== undefined
+          ? ([['shown', `what followed step ${done.resumedAfter}; a log would have kept the rest`]] as const)
+          : []),
       ] as const
       return trainPage({ model, out, device: done.device, lines, data: done.data, facts })
     })
@@ -146,8 +158,14 @@ function forecastText(forecast: TrainForecast): string {
   return (
     `Would train ${parameters(trained)} parameters of ${model} (${method}) in ${plural(steps, 'step')} ` +
     `(${epochs.toPrecision(3)} epochs of ${plural(examples, 'example')}, about ${count(tokens)} tokens), with ` +
-    `${bytes(deviceBytes)} on ${device}, in roughly ${milliseconds(forecast.milliseconds)}.`
+    `${bytes(deviceBytes)} on ${device}, in roughly ${milliseconds(forecast.milliseconds)}.${readsText(forecast)}`
   )
+}
+
+/** What does not stay on the device, where anything does not. */
+function readsText({ bytesReadPerPass }: Pick<TrainForecast, 'bytesReadPerPass'>): string {
+  if (bytesReadPerPass === 0) return ''
+  return ` ${bytes(bytesReadPerPass)} of weights are read again for every micro-batch.`
 }
 
 function text(done: TrainReport): string {
@@ -156,13 +174,14 @@ function text(done: TrainReport): string {
     `${out}: ${method === 'lora' ? `an adapter of ${plural(done.trained, 'module')}` : plural(done.trained, 'tensor')}, ` +
       `${parameters(done.parameters)} parameters, ${bytes(done.bytesWritten)}, after ${plural(steps, 'step')} and ` +
       `${count(tokens)} tokens in ${milliseconds(done.milliseconds)} (${done.tokensPerSecond.toFixed(0)} tokens/s) on ` +
-      `${done.device}.`,
+      `${done.device}.${readsText(done)}`,
     `Loss ${loss.first.toFixed(4)} at the first step, ${loss.last.toFixed(4)} at the last.`,
   ]
   if (heldOut !== undefined) {
     lines.push(
       `Held out (${heldOut.file}): ${heldOut.first.toFixed(4)} before, ${heldOut.last.toFixed(4)} after; the best was ` +
-        `${heldOut.best.toFixed(4)} after step ${heldOut.bestStep}. Kept: step ${kept}.`,
+        `${heldOut.best.toFixed(4)} after step ${heldOut.bestStep}. Kept: step ${kept}` +
+        `${kept === 0 ? ', what it was before training' : ''}.`,
     )
   }
   if (endedEarly) lines.push('It ended early, as the loss held out was getting no better.')
