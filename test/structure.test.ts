@@ -88,7 +88,10 @@ describe('the registry of kernels', () => {
     ]
     // Some have several forms, and the bench has a kernel of its own.
     const own = loadAddon().kernels.map((name) =>
-      name.replace(/^(model\/(?:gemm|attention))_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
+      name.replace(
+        /^(model\/(?:gemm|attention|thin_product|low_rank_residual))_(subgroup|(matrix_)?\d+(_f16)?)$/,
+        '$1',
+      ),
     )
     expect(sorted(new Set(own))).toEqual(sorted([...names, 'bench/gemm']))
   })
