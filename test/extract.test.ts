@@ -2,7 +2,15 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, type ExtractOptions, type ExtractReport, extractAdapter, merge, verify } from 'weightsmith'
+import {
+  Engine,
+  type ExtractOptions,
+  type ExtractReport,
+  extractAdapter,
+  foldAdapters,
+  merge,
+  verify,
+} from 'weightsmith'
 import type { Device } from '../lib/adapters/device.js'
 import { signs } from '../lib/adapters/sketch.js'
 import { Difference } from '../lib/adapters/thin_products.js'
@@ -283,6 +291,35 @@ describe('an adapter of full rank', () => {
       }
     }
     expect(others).toBeLessThanOrEqual(1e-3 * elements)
+  })
+
+  test.each(['F16', 'F32'] as const)('folds into the tuned model in %s', async (dtype) => {
+    const [rows, columns] = [96, 72]
+    const weight = noise(rows * columns, 5).map((value) => 0.02 * value)
+    const change = noise(rows * columns, 6).map((value, i) => weight[i]! + 0.002 * value)
+    const write = (data: Float64Array) => {
+      const bytes = encode(dtype, data)
+      const raw = {
+        dtype,
+        shape: [rows, columns],
+        bytes: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+      }
+      return writeModel(fresh('model'), { [`${up}.weight`]: raw }, { model_type: 'llama', num_hidden_layers: 1 })
+    }
+    const [base, tuned] = [write(weight), write(change)]
+    const { out: adapter } = await extract(base, tuned, { rank: columns })
+    const out = fresh('folded')
+    await foldAdapters(engine, base, { adapters: [adapter], out, sync: false })
+    const [got, want] = [out, tuned].map((folder) => decode(dtype, readFolder(folder).get(`${up}.weight`)!.bytes))
+    if (dtype === 'F16') {
+      const others = got!.filter((value, i) => value !== want![i]).length
+      expect(others).toBeLessThanOrEqual(1e-3 * want!.length)
+      return
+    }
+    for (let row = 0; row < rows; row++) {
+      const [x, y] = [got!, want!].map((all) => all.subarray(row * columns, (row + 1) * columns))
+      expect(distance(x!, y!)).toBeLessThanOrEqual(1e-6 * distance(y!, new Float64Array(columns)))
+    }
   })
 })
 
