@@ -83,7 +83,7 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
         @builtin(local_invocation_index) lid: u32, @builtin(subgroup_invocation_id) neighbour: u32) {
   let start = place(wid, nwg, lid);
   if (is_tall(start)) {
-    // Rows and columns of the segment are dealt to its blocks in equal parts; all invocations of one have the same rows.
+    // Rows and columns of the segment are dealt to its blocks in equal parts. All invocations have the same rows.
     let columns = u32(coef(start, 0u));
     let first = flat.x;
     let blocks = (start.elements + BLOCK - 1u) / BLOCK;
