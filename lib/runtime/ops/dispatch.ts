@@ -6,6 +6,7 @@
 import type { NativeDeviceInfo, StoreDType } from '../../native/border.js'
 import { dtypeCodes } from '../../native/dtypes.js'
 import { layout } from '../../native/layouts.js'
+import { subgroupLanes } from '../../native/subgroups.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, packed. */
 export interface Block {
@@ -73,9 +74,9 @@ const provenSide = 8
  * long.
  */
 export function formsOf(device: NativeDeviceInfo): Forms {
-  const { features, limits, type } = device
-  const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0
-  if (lanes < 4) return plainForms
+  const { features, type } = device
+  const lanes = subgroupLanes(device)
+  if (lanes === 0) return plainForms
   const cpu = type === 'cpu'
   const side = cpu ? 0 : matrixSide(device)
   return {
