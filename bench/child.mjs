@@ -1,6 +1,6 @@
 /**
- * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score <options as JSON>`. Prints
- * one JSON document.
+ * One measurement that needs a process of its own: `node child.mjs memory|loop|open|score|train <options as JSON>`.
+ * Prints one JSON document.
  */
 import { openSync, readFileSync, readSync } from 'node:fs'
 
@@ -104,4 +104,33 @@ async function open({ device }) {
   return { imported, open: opened - before, firstCall: first - opened }
 }
 
-console.log(JSON.stringify(await { memory, loop, open, score }[what](options)))
+/** Two steps of LoRA on sequences of 256 tokens. */
+async function train({ device, model, tokens }) {
+  const { checkpointOf, modelOf } = await import('../dist/esm/runtime/open_model.js')
+  const { TrainableModel } = await import('../dist/esm/runtime/index.js')
+  const engine = await Engine.open({ device, memory: 2 ** 31 })
+  const afterOpen = status('VmRSS')
+  const checkpoint = await checkpointOf(engine, model)
+  const { spec } = modelOf(engine, checkpoint, {})
+  const adapters = spec.language.layers.flatMap(({ ops }) =>
+    ops.flatMap((op) => (op.op === 'linear' ? [{ weight: op.weight, rank: 16, scale: 2 }] : [])),
+  )
+  const use = (work) => engine.use(work)
+  const { bytes: forecast } = await TrainableModel.forecast(use, checkpoint, { tokens, adapters })
+  const trained = await TrainableModel.open(use, checkpoint, { tokens, adapters })
+  const batch = Array.from({ length: tokens / 256 }, (_, i) => ({
+    ids: Array.from({ length: 256 }, (_, j) => (7 * (256 * i + j)) % spec.vocabulary),
+    targets: Array.from({ length: 256 }, (_, j) => j > 0),
+  }))
+  for (let step = 1; step <= 2; step++) {
+    await trained.run(batch, 1 / tokens)
+    const clip = Math.min(1, 1 / (await trained.gradientNorm()))
+    await trained.step({ step, rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
+  }
+  const peak = status('VmHWM')
+  await trained.close()
+  await engine.close()
+  return { forecast, afterOpen, peak }
+}
+
+console.log(JSON.stringify(await { memory, loop, open, score, train }[what](options)))

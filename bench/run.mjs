@@ -24,6 +24,7 @@ import { asText, resultsPage } from './results.mjs'
 import { scoreTables } from './score.mjs'
 import { sweepTables } from './sweep.mjs'
 import { writeCheckpoints } from './synthetic.mjs'
+import { trainTables } from './train.mjs'
 
 /** In this order: the kernels come last, because they open the bundled driver, which stays visible to the process. */
 const groups = {
@@ -35,6 +36,7 @@ const groups = {
   lora: loraTables,
   batch: batchTables,
   forward: forwardTables,
+  train: trainTables,
   manu: manuTables,
   score: scoreTables,
   peers: peerTables,
@@ -57,7 +59,7 @@ function size(text) {
 
 const program = new Command('npm run bench --')
   .description(
-    'Print the figures of this machine: kernels, merges, sweeps, LoRA, batches, forward passes, memory, event loop, opening, Python peers.',
+    'Print the figures of this machine: kernels, merges, sweeps, LoRA, batches, forward passes, training, memory, event loop, opening, Python peers.',
   )
   .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
   .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)

@@ -1,5 +1,5 @@
 /**
- * Weightsmith: merge, run, evaluate, score, prune and verify language-model checkpoints.
+ * Weightsmith: merge, run, train, evaluate, score, prune and verify language-model checkpoints.
  *
  * @example
  * await using engine = await Engine.open({ memory: '1GiB' })
@@ -152,6 +152,8 @@ export {
   prunePage,
   renderPage,
   scorePage,
+  type TrainPageInput,
+  trainPage,
   writePage,
 } from './report/index.js'
 export type {
@@ -172,6 +174,9 @@ export type { ModelFit } from './runtime/memory_fit.js'
 export { openModel } from './runtime/open_model.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export type { RateSchedule, TrainingFile, TrainingFileReport, TrainingLogLine } from './training/index.js'
+export type { TrainOptions } from './training/options.js'
+export { type TrainForecast, type TrainHeldOut, type TrainReport, train } from './training/train.js'
 export type { DryRun } from './util/dry_run.js'
 export {
   type ErrorCode,

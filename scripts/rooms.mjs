@@ -51,16 +51,23 @@ export const rooms = {
       ...['adapters', 'data', 'runtime', 'engine', 'architectures'],
       ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
+    training: [
+      ...['adapters', 'lora', 'data', 'runtime', 'engine', 'architectures'],
+      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
     prune: ['score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     compare: ['adapters', 'score', 'engine', 'checkpoint', 'native', 'util'],
     doctor: ['runtime', 'engine', 'native', 'util'],
 
     'workflows/imm': [
-      ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'data'],
+      ...['merge', 'merge/recipe', 'compare', 'eval', 'generation', 'training', 'data'],
       ...['engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
-    report: ['workflows/imm', 'workflows/manu', 'prune', 'compare', 'eval', 'score', 'checkpoint', 'native', 'util'],
+    report: [
+      ...['workflows/imm', 'workflows/manu', 'training', 'prune', 'compare', 'eval', 'score'],
+      ...['checkpoint', 'native', 'util'],
+    ],
   },
   native: {
     base: [],

@@ -60,7 +60,9 @@ describe('the bench', () => {
     expect(gemm!.rows.map(({ name }) => name)).toEqual(['baseline, F32', 'gemm, F32', 'gemm, F16', 'gemm, BF16'])
     expect(gemv!.rows.map(({ dtype }) => dtype)).toEqual(['BF16', 'F16', 'F32'])
     const timed = ['linear', 'embed', 'norm', 'rope', 'attention', 'activation', 'glu', 'add', 'cross_entropy']
-    expect(ops!.rows.map(({ op }) => op)).toEqual(timed)
+    const all = ops!.rows.map(({ op }) => String(op))
+    expect(all.filter((op) => !op.includes('gradient'))).toEqual(timed)
+    expect(all).toContain('attention, gradient of k and v')
     for (const { median } of ops!.rows) expect(Number(median)).toBeGreaterThan(0)
     expect(model!.rows.map(({ what }) => what)).toEqual([
       'prefill of 16 tokens',
@@ -69,6 +71,15 @@ describe('the bench', () => {
     ])
     for (const { rows } of [gemm!, gemv!, model!]) for (const { rate } of rows) expect(Number(rate)).toBeGreaterThan(0)
     expect(model!.about.join('\n')).toMatch(/transformers is left out: .*package\.json/)
+  })
+
+  test('has rows of training, and says that PyTorch cannot be installed', async () => {
+    const [products, attention, steps, memory] = await tables('--only', 'train', '--venv', 'package.json/venv')
+    for (const { rows } of [products!, attention!, steps!])
+      for (const { rate } of rows) expect(Number(rate)).toBeGreaterThan(0)
+    expect(steps!.rows).toHaveLength(3)
+    expect(steps!.about.join('\n')).toMatch(/PyTorch is left out: .*package\.json/)
+    for (const { ratio } of memory!.rows) expect(Number(ratio)).toBeGreaterThan(0)
   })
 
   test('says in one line that the Python peers cannot be installed', async () => {

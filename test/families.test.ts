@@ -1,12 +1,12 @@
 /** Tiny models of every family give the hidden states and logits that transformers gives for them. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { Engine, openModel } from 'weightsmith'
+import { Engine, evaluate, generate, openModel, prune, score } from 'weightsmith'
 import { modelSpec } from '../lib/architectures/index.js'
 import { rotaryOf } from '../lib/architectures/rope.js'
-import { fill, type Raw, readSafetensors, values, writeModel } from './checkpoint.js'
+import { fill, type Raw, readFolder, readSafetensors, values, writeModel, writeSafetensors } from './checkpoint.js'
 import { forward } from './forward.js'
 
 const goldens = join(process.cwd(), 'test/peers/forward')
@@ -59,14 +59,52 @@ describe('a tiny model', () => {
     await model.close()
   })
 
-  test('opt may be saved without its head, whose names lack their first part', async () => {
-    const { config, ids, tensors: shapes } = cases.opt!
-    const whole = weights(shapes)
-    const rest = Object.entries(whole).filter(([name]) => !name.startsWith('lm_head'))
-    const bare = Object.fromEntries(rest.map(([name, raw]) => [name.replace(/^model\./, ''), raw]))
-    const logits = async (folder: string) => (await forward(engine, folder, ids, { logits: true })).logits!
-    const want = await logits(writeModel(join(root, 'opt-whole'), whole, config))
-    expect(await logits(writeModel(join(root, 'opt-bare'), bare, config))).toEqual(want)
+  describe('saved without its head, so that names lack their first part', () => {
+    const bare = (all: Iterable<[string, Raw]>) =>
+      Object.fromEntries([...all].map(([name, raw]) => [name.replace(/^model\./, ''), raw]))
+
+    test.each([
+      ['opt', 'OPTForCausalLM'],
+      ['opt', 'OPTModel'],
+      ['qwen3-windows', 'Qwen3Model'],
+      ['qwen2-yarn', 'Qwen2ForCausalLM'],
+    ])('%s, a %s, has the same logits', async (name, architecture) => {
+      const { config, ids, tensors: shapes } = cases[name]!
+      const whole = weights(shapes)
+      const logits = async (folder: string) => (await forward(engine, folder, ids, { logits: true })).logits!
+      const want = await logits(writeModel(join(root, `${name}-whole`), whole, config))
+      const own = { ...config, architectures: [architecture] }
+      expect(await logits(writeModel(join(root, `${name}-bare`), bare(Object.entries(whole)), own))).toEqual(want)
+    })
+
+    test('is evaluated, scored and pruned alike, and completes prompts alike', async () => {
+      const whole = join(process.cwd(), 'demo/models/base')
+      const copy = join(root, 'base-bare')
+      cpSync(whole, copy, { recursive: true })
+      writeSafetensors(join(copy, 'model.safetensors'), bare(readFolder(whole)))
+      const data = join(root, 'sums.jsonl')
+      writeFileSync(data, ['1+6', '2+5'].map((sum) => JSON.stringify({ prompt: `${sum}=`, answer: '7' })).join('\n'))
+      const results = []
+      for (const [i, model] of [whole, copy].entries()) {
+        const [scores, out] = [join(root, `base-${i}.scores`), join(root, `base-${i}`)]
+        const { sets } = await evaluate(engine, model, { data })
+        const { continuations } = await generate(engine, model, ['3+4='], { maxTokens: 4 })
+        await score(engine, model, { data, methods: ['flap'], out: scores })
+        await prune(engine, model, { method: 'flap', keepRatio: 1 / 2, scores, out })
+        results.push({ value: sets[0]!.value, continuations, tensors: bare(readFolder(out)) })
+      }
+      expect(results[1]).toEqual(results[0])
+    })
+
+    test('cannot be run where its head was not the embedding', async () => {
+      const { config, ids, tensors: shapes } = cases['qwen2-yarn']!
+      const rest = Object.entries(weights(shapes)).filter(([name]) => name !== 'lm_head.weight')
+      const folder = writeModel(join(root, 'headless'), bare(rest), { ...config, architectures: ['Qwen2Model'] })
+      await expect(forward(engine, folder, ids)).rejects.toMatchObject({
+        code: 'ERR_WEIGHTSMITH_MISSING_TENSOR',
+        message: expect.stringContaining('has no lm_head.weight, which Qwen2ForCausalLM needs'),
+      })
+    })
   })
 
   test('has units that fill the tensors they are parts of', () => {

@@ -13,6 +13,7 @@ const copies: [string, string][] = [
   ['reasoner/improved-2', 'demo/models/improved-2'],
   ['reasoner/improved-3', 'demo/models/improved-3'],
   ['reasoner/tasks', 'test/goldens/tasks'],
+  ['reasoner/training', 'test/goldens/training'],
 ]
 
 /** The path of a golden file or folder, such as `lora/merged.json`. */

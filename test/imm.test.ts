@@ -241,15 +241,14 @@ describe('imm', () => {
     const out = join(folder, 'example')
     const dry = await cli('imm', 'run', join(example, 'config.yml'), out, '--dry-run', '--json')
     expect(JSON.parse(dry.stdout)).toEqual({
-      forecast: expect.objectContaining({ out, rounds: 3, questions: 200, bytesPerRound: expect.any(Number) }),
+      forecast: expect.objectContaining({ out, rounds: 3, questions: 800, bytesPerRound: expect.any(Number) }),
     })
     expect(existsSync(out)).toBe(false)
     const text = readFileSync(join(example, 'config.yml'), 'utf8')
       .replaceAll('../../', `${process.cwd()}/`)
       .replace('questions.jsonl', `${example}/questions.jsonl\nlimit: 8`)
       .replace('valid.jsonl', `${example}/valid.jsonl`)
-      .replace('train.mjs', `${example}/train.mjs`)
-      .replace('limit: 100', 'limit: 4')
+      .replace('limit: 200', 'limit: 4')
       .replace('limit: 25', 'limit: 2')
     const config = join(folder, 'example.yml')
     writeFileSync(config, text)
@@ -257,7 +256,8 @@ describe('imm', () => {
     const { code, stdout, stderr } = await cli('imm', 'run', config, out, '--rounds', '1', '--report', page)
     expect({ code, stderr }).toMatchObject({ code: 0 })
     expect(stdout).toMatch(/^round +kept +trained ID[\s\S]*round +set +entropy[\s\S]*The best model is that of round/)
-    expect(readFileSync(join(out, 'round-1/train.log'), 'utf8')).toMatch(/epoch 3: loss/)
+    const steps = readFileSync(join(out, 'round-1/train.jsonl'), 'utf8').trim().split('\n')
+    expect(JSON.parse(steps.at(-1)!)).toMatchObject({ epoch: 2, loss: expect.any(Number) })
     expect(readFileSync(page, 'utf8')).toContain('Iterative model merging')
   })
 })

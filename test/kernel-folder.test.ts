@@ -134,8 +134,9 @@ describe('the parameters of a kernel', () => {
       ['rows', 'u32'],
       ['heads', 'u32'],
       ['size', 'u32'],
+      ['back', 'u32'],
     ])
-    expect(packParameters('model/rope', { size: 64, rows: 3, heads: 2 })).toEqual([3, 2, 64])
+    expect(packParameters('model/rope', { size: 64, rows: 3, back: 1, heads: 2 })).toEqual([3, 2, 64, 1])
   })
 
   test('have the bits of floats', () => {
@@ -145,12 +146,17 @@ describe('the parameters of a kernel', () => {
 
   test.each([
     ['a missing field', { rows: 1, heads: 2 }, /model\/rope got no value for its parameter size/],
-    ['an unknown field', { rows: 1, heads: 2, size: 3, width: 4 }, /no parameter width; it has rows, heads, size/],
+    [
+      'an unknown field',
+      { rows: 1, heads: 2, size: 3, width: 4 },
+      /no parameter width; it has rows, heads, size, back/,
+    ],
     ['a fraction', { rows: 1.5, heads: 2, size: 3 }, /rows, but got 1\.5/],
     ['less than zero', { rows: -1, heads: 2, size: 3 }, /rows, but got -1/],
     ['more than a word', { rows: 2 ** 32, heads: 2, size: 3 }, /rows, but got 4294967296/],
   ])('refuse %s', (_, values, message) => {
-    expect(() => packParameters('model/rope', values as { rows: number; heads: number; size: number })).toThrow(message)
+    const wrong = values as Parameters<typeof packParameters<'model/rope'>>[1]
+    expect(() => packParameters('model/rope', wrong)).toThrow(message)
   })
 
   test('are the same for all forms of a kernel', () => {

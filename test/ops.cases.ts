@@ -1,108 +1,14 @@
 /**
- * One table of what ops do on the device: inputs, dispatches, and the same in float64 (reference/forward.ts).
- * forward-kernels.test.ts checks every case in every form of its kernel; bench/forward.mjs times those that name a
- * shape for it.
+ * One table of what ops do on the device: inputs, dispatches, and the same in float64 (reference/forward.ts, and
+ * reference/backward.ts for gradients.cases.ts). forward-kernels.test.ts checks every case in every form of its kernel;
+ * bench/forward.mjs times those that name a shape for it.
  */
-import type { NativeDispatch, StoreDType } from '../lib/native/border.js'
-import {
-  type Block,
-  type Forms,
-  modelKernels as kernels,
-  lossesOf,
-  lossWords,
-  packedBytes,
-  packTokens,
-} from '../lib/runtime/index.js'
+import { type Block, modelKernels as kernels, lossesOf, lossWords, packedBytes } from '../lib/runtime/index.js'
+import { gradientCases } from './gradients.cases.js'
 import { math } from './math.js'
-import { uniform } from './random.js'
+import { entry, type Heads, numbers, type OpCases, packed, tensor, timed, tokenTable, widths } from './op-case.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
-
-export interface OpCase {
-  /** Content of buffers, or their bytes. */
-  buffers: (number | ArrayBufferView)[]
-  /** Run once before the others: weights are packed. */
-  prepare?: NativeDispatch[]
-  dispatches: (forms: Forms) => NativeDispatch[]
-  /** Whether the kernel has several forms. */
-  forms?: boolean
-  /** The buffer with the result. */
-  read: number
-  /** From what is read there to what is compared. */
-  got?: (words: Float32Array) => ArrayLike<number>
-  want: () => ArrayLike<number>
-  /** Of |got - want|, as a share of 1 + |want|. */
-  tolerance: number
-}
-
-interface Entry<Shape> {
-  /** What the test says of it. */
-  says: string
-  shapes: readonly Shape[]
-  /** Whether it is one case a type of weights. */
-  weights?: true
-  make: (shape: Shape, dtype: StoreDType) => OpCase
-  /** The op and the shape that the bench times; `small`: to see that it runs. */
-  bench?: { op: string; shape: Shape; small: Shape }
-}
-
-export interface OpCases {
-  says: string
-  dtypes: readonly StoreDType[]
-  cases: (dtype: StoreDType) => OpCase[]
-  bench?: { op: string; make: (small: boolean, dtype: StoreDType) => OpCase }
-}
-
-export const dtypes = ['F32', 'F16', 'BF16'] as const
-
-function entry<Shape>({ says, shapes, weights, make, bench }: Entry<Shape>): OpCases {
-  return {
-    says,
-    dtypes: weights ? dtypes : ['F32'],
-    cases: (dtype) => shapes.map((shape) => make(shape, dtype)),
-    ...(bench && {
-      bench: { op: bench.op, make: (small, dtype) => make(small ? bench.small : bench.shape, dtype) },
-    }),
-  }
-}
-
-/** Numbers of one seed over [-2, 2), rounded to f32. */
-export function numbers(count: number, seed: number): Float32Array {
-  const next = uniform(seed)
-  return Float32Array.from({ length: count }, () => 4 * next() - 2)
-}
-
-/** What a token is: id, first row of its sequence, own row, target. */
-export const tokenTable = (rows: [id: number, start: number, row: number, target?: number][]) =>
-  packTokens(rows.map(([id, start, row, target]) => ({ id, start, row, target })))
-
-/** Sequences of these lengths, one after another. */
-export const packed = (...lengths: number[]) =>
-  lengths.flatMap((length, i) => {
-    const start = lengths.slice(0, i).reduce((a, b) => a + b, 0)
-    return Array.from({ length }, (_, j) => ({ start, row: start + j }))
-  })
-
-/** A tensor as a checkpoint stores it, in buffer 0, and packed in buffer 1. */
-export function tensor(dtype: StoreDType, rows: number, columns: number, seed: number) {
-  const stored = encode(dtype, numbers(rows * columns, seed))
-  const block: Block = { buffer: 1, dtype, first: 0, rows, columns }
-  return {
-    stored,
-    block,
-    values: decode(dtype, stored),
-    buffers: [stored, packedBytes(block)],
-    pack: kernels.packWeights(0, block),
-  }
-}
-
-const widths = [
-  { rows: 1, width: 1 },
-  { rows: 3, width: 65 },
-  { rows: 2, width: 2049 },
-]
-/** What elementwise ops are timed on. */
-const timed = { small: { rows: 4, width: 256 }, shape: { rows: 512, width: 4096 } }
 
 const activations = (['silu', 'gelu', 'gelu_tanh', 'quick_gelu', 'relu'] as const).flatMap((kind) => {
   /** Among them some whose exponential overflows. */
@@ -143,15 +49,6 @@ const activations = (['silu', 'gelu', 'gelu_tanh', 'quick_gelu', 'relu'] as cons
   ]
 })
 
-interface Heads {
-  lengths: number[]
-  heads: number
-  numKvHeads: number
-  size: number
-  window: number
-  sequenceLength?: number
-}
-
 export const opCases: readonly OpCases[] = [
   entry({
     says: 'gemm multiplies rows by the transpose of a matrix',
@@ -165,6 +62,7 @@ export const opCases: readonly OpCases[] = [
       [1, 200, 36],
       [5, 70, 4],
       [33, 64, 1025],
+      [61, 70, 36],
     ] as [rows: number, columns: number, inner: number][],
     bench: { op: 'linear', shape: [64, 1024, 1024], small: [16, 256, 64] },
     make: ([rows, columns, inner], dtype) => {
@@ -443,4 +341,5 @@ export const opCases: readonly OpCases[] = [
       }
     },
   }),
+  ...gradientCases,
 ]

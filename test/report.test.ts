@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type Page, renderPage, writePage } from 'weightsmith'
 import { binned, keptShares } from '../lib/report/bins.js'
+import { trainPage } from '../lib/report/index.js'
 import { Browser } from './browser.js'
 import { cli } from './child.js'
 
@@ -309,6 +310,66 @@ test('eval --report shows how lines fare, and where the model is wrong', async (
     expect((await browser.value<Seen>(look)).drawings.map(({ label }) => label)).toEqual(labels)
     expect(await browser.value<string>('document.body.innerText')).toMatch(text)
   }
+})
+
+describe('the report of training', () => {
+  const lines = (steps: number, every: number) =>
+    Array.from({ length: steps }, (_, i) => i + 1).flatMap((step) => [
+      { step, epoch: 0, loss: 4 / step, gradientNorm: 1 + (step % 2), rate: 1e-3 / step, tokens: 100, targets: 10 },
+      ...(step % every === 0 ? [{ step, heldOutLoss: 5 / step }] : []),
+    ])
+  const data = [
+    {
+      ...{ file: 'a.jsonl', sha256: '', records: 12, examples: 9, tokens: 900, targets: 90 },
+      ...{ truncated: { count: 2, first: 'Line 3 of a.jsonl' }, empty: { count: 3, first: 'Line 4 of a.jsonl' } },
+    },
+    { file: 'b.jsonl', sha256: '', records: 5, examples: 5, tokens: 50, targets: 5 },
+  ]
+  const of = (steps: number, every: number) =>
+    trainPage({ model: 'x/base', out: 'tuned', device: 'a device', lines: lines(steps, every), data })
+
+  test('shows loss, gradient norm and rate over the steps, and what data lost', async () => {
+    const file = join(folder, 'train.html')
+    await writePage(file, of(20, 5))
+    await browser.show(file)
+    expect(browser.complaints).toEqual([])
+    const { drawings, title } = await browser.value<Seen>(look)
+    expect(title).toBe('How base was trained')
+    expect(drawings.map(({ label }) => label)).toEqual([
+      'Loss: loss',
+      'Gradient norm and learning rate: gradient norm',
+      'Gradient norm and learning rate: learning rate',
+    ])
+    const text = await browser.value<string>('document.body.innerText')
+    expect(text).toMatch('The loss was 0.2000 at step 20, and 0.2500 on data held out after step 20.')
+    expect(text).toMatch('2 of a.jsonl have lost their end (first: Line 3 of a.jsonl)')
+    expect(text).toMatch('3 of a.jsonl have nothing to predict (first: Line 4 of a.jsonl)')
+    const rows = await browser.value<string[]>(
+      `[...document.querySelectorAll('section:last-child tbody tr')].map((row) => row.innerText)`,
+    )
+    expect(rows.map((row) => row.split(/\s+/))).toEqual([
+      ['a.jsonl', '12', '9', '900', '90', '2', '3'],
+      ['b.jsonl', '5', '5', '50', '5', '0', '0'],
+    ])
+  })
+
+  test('has as many points of a long run as there is room for, each the mean of neighbours', () => {
+    const page = of(1001, 1000)
+    const [loss, norms] = page.sections.map(({ figure }) => (figure?.kind === 'curves' ? figure.panels : []))
+    const points = loss![0]!.curves.map((curve) => curve.points)
+    expect(points.map(({ length }) => length)).toEqual([201, 1])
+    const mean = (steps: number[]) => steps.reduce((sum, step) => sum + 4 / step / steps.length, 0)
+    expect(points[0]![0]).toEqual([5, expect.closeTo(mean([1, 2, 3, 4, 5]), 12)])
+    expect(points[0]![200]).toEqual([1001, 4 / 1001])
+    expect(norms![0]!.curves[0]!.points[0]).toEqual([5, 1.6])
+    expect(page.sections[0]!.text).toContain('Each point is the mean of 5 steps.')
+    expect(page.facts).toContainEqual(['tokens', '100,100'])
+  })
+
+  test('of a run without a step has the data alone', () => {
+    const { sections, summary } = of(0, 1)
+    expect([sections.map(({ title }) => title), summary]).toEqual([['Data'], undefined])
+  })
 })
 
 describe('counts behind figures', () => {

@@ -87,15 +87,17 @@ describe('the registry of kernels', () => {
       ),
     ]
     // Some have several forms, and the bench has a kernel of its own.
-    const own = loadAddon().kernels.map((name) =>
-      name.replace(/^(model\/(?:gemm|attention))_(subgroup|(matrix_)?\d+(_f16)?)$/, '$1'),
-    )
+    const form = /_(lse|thin|subgroup|subgroup_lse|(matrix_)?\d+(_f16)?)$/
+    const formed = /^(lora_subgroup|model\/(gemm|attention|thin_product|low_rank_residual))/
+    const own = loadAddon().kernels.map((name) => (formed.test(name) ? name.replace(form, '') : name))
     expect(sorted(new Set(own))).toEqual(sorted([...names, 'bench/gemm']))
   })
 
   test('has one WGSL file a kernel, whose head says what it does', () => {
     const files = readdirSync('native/kernels/merge').filter((name) => name.endsWith('.wgsl'))
-    expect(sorted(kernels.keys())).toEqual(sorted(files.map((name) => name.replace('.wgsl', ''))))
+    // Some have a form for devices with subgroups.
+    const names = files.map((name) => name.replace(/(_subgroup)?\.wgsl$/, ''))
+    expect(sorted(kernels.keys())).toEqual(sorted(new Set(names)))
     for (const file of files) expect(readFileSync(join('native/kernels/merge', file), 'utf8')).toMatch(/^\/\//)
   })
 

@@ -27,10 +27,10 @@ import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import { elementsOf, type Factors, roundedFactors } from './factors.js'
-import { first, isSmall, type LeadingFactors, leadingFactors } from './range_finder.js'
+import { first, isSmall, type LeadingFactors, leadingFactors, sketchWidth } from './range_finder.js'
 import { checkRanks, firstRank, type RankOptions, rankOf, shareBudget } from './ranks.js'
 import { saveAdapter } from './save.js'
-import { Difference } from './thin_products.js'
+import { Difference, type DifferenceOptions } from './thin_products.js'
 
 export interface ExtractOptions extends RankOptions {
   /** The folder to write. */
@@ -100,8 +100,10 @@ export interface ExtractForecast {
 }
 
 const what = 'The extraction'
-/** How often a difference is read for the range finder, and a small one; norm and residual included. */
-const passes = { sketch: 8, whole: 3 }
+/** What uses a difference once its norm is known: range finder or factorisation of the whole, and residual. */
+const uses = { sketch: 7, whole: 2 }
+/** Modules that are worked on together: while the CPU factorises for one, the device multiplies for the other. */
+const atOnce = 2
 
 /**
  * Extracts an adapter that turns `base` into `tuned`, and writes it as PEFT does. Throws ERR_WEIGHTSMITH_ARGUMENT where
@@ -236,23 +238,42 @@ function isLinear(name: string, { shape }: CheckpointTensor): boolean {
 
 const bytesIn = ({ base, tuned }: Both) => base.end - base.begin + tuned.end - tuned.begin
 
-function bytesToRead({ linears, others }: Compared, options: RankOptions): number {
+/** The difference of a module, within its share of the memory. */
+function differenceOf(host: Host, { base, tuned }: Pair, both: Both, options: DifferenceOptions = {}): Difference {
+  const [one, two] = [
+    { checkpoint: base, tensor: both.base },
+    { checkpoint: tuned, tensor: both.tuned },
+  ]
+  const memory = Math.floor(host.memory / atOnce)
+  return new Difference({ device: host.device, memory }, two, one, options)
+}
+
+/** Columns of the thin matrices that come first. */
+function widthOf({ rows, columns }: Pick<Difference, 'rows' | 'columns'>, rank: number): number {
+  return isSmall(rows, columns, rank) ? 4 * Math.ceil(Math.min(rows, columns) / 4) : sketchWidth(rank)
+}
+
+function bytesToRead(host: Host, pair: Pair, { linears, others }: Compared, options: RankOptions): number {
+  const rank = firstRank(options)
   let bytes = others.reduce((sum, both) => sum + bytesIn(both), 0)
   for (const both of linears.values()) {
-    const [rows = 1, columns = 1] = both.tuned.shape
-    bytes += bytesIn(both) * (isSmall(rows, columns, firstRank(options)) ? passes.whole : passes.sketch)
+    const difference = differenceOf(host, pair, both)
+    const { rows, columns } = difference
+    const reads = difference.reads(uses[isSmall(rows, columns, rank) ? 'whole' : 'sketch'], widthOf(difference, rank))
+    // Ranks of a budget are known last, and residuals after them.
+    bytes += bytesIn(both) * (reads === 1 && options.budget !== undefined ? 2 : reads)
   }
   return bytes
 }
 
-function forecast({ device }: Host, { base, tuned }: Pair, compared: Compared, options: RankOptions): ExtractForecast {
+function forecast(host: Host, pair: Pair, compared: Compared, options: RankOptions): ExtractForecast {
   return {
-    base: base.name,
-    tuned: tuned.name,
+    base: pair.base.name,
+    tuned: pair.tuned.name,
     linears: compared.linears.size,
     others: compared.others.length + compared.other.size,
-    bytesRead: bytesToRead(compared, options),
-    device: device.info.name,
+    bytesRead: bytesToRead(host, pair, compared, options),
+    device: host.device.info.name,
   }
 }
 
@@ -262,6 +283,12 @@ interface Changed {
   norm: number
   factors: LeadingFactors
   rank: number
+}
+
+/** What the adapter has of a module. */
+interface Stored {
+  report: ExtractedModule
+  factors: Factors
 }
 
 class Extraction {
@@ -278,18 +305,16 @@ class Extraction {
     private readonly dtype: StoreDType,
     private readonly seed: number,
   ) {
-    this.total = bytesToRead(compared, options)
+    this.total = bytesToRead(host, pair, compared, options)
   }
 
   async run(): Promise<ExtractReport> {
-    const { host, dtype, options } = this
+    const { host, options } = this
     const saved = await this.changedWhole()
-    const changed: Changed[] = []
-    for (const [module, both] of this.compared.linears) {
-      if (saved.has(module)) continue
-      const found = await this.leading(module, both)
-      if (found !== undefined) changed.push(found)
-    }
+    const linears = [...this.compared.linears].filter(([module]) => !saved.has(module))
+    const found = await inOrder(linears, ([module, both]) => this.leading(module, both))
+    this.unchanged.push(...linears.flatMap(([, { tuned }], i) => (found[i] === undefined ? [tuned.name] : [])))
+    const changed = found.filter((one) => one !== undefined)
     if (changed.length === 0 && saved.size === 0) {
       const { base, tuned } = this.pair
       throw misuse(`${tuned.name} is the same as ${base.name}: there is nothing to extract.`)
@@ -300,25 +325,12 @@ class Extraction {
         cost: rows + columns,
       }))
       const ranks = shareBudget(priced, options.budget)
-      for (const [i, found] of changed.entries()) found.rank = ranks[i] ?? 0
+      for (const [i, one] of changed.entries()) one.rank = ranks[i] ?? 0
     }
     const kept = changed.filter(({ rank }) => rank > 0)
-    const modules: ExtractedModule[] = []
-    const factors = new Map<string, Factors>()
-    for (const found of kept) {
-      const { module, difference, norm, rank } = found
-      const pair = factorsOf(found)
-      const stored = await roundedFactors(host, [pair.a, pair.b], dtype, module, options.signal)
-      const [a = pair.a, b = pair.b] = stored
-      factors.set(module, { a, b })
-      const residual = await difference.residual(a, b)
-      modules.push({
-        ...{ module, outputs: difference.rows, inputs: difference.columns, rank, norm, residual },
-        energy: Math.max(0, 1 - (residual / norm) ** 2),
-        spectrum: [...found.factors.values],
-        whole: found.factors.exact,
-      })
-    }
+    const stored = await inOrder(kept, (one) => one.stored ?? this.store(one))
+    const modules = stored.map(({ report }) => report)
+    const factors = new Map(stored.map(({ report, factors }) => [report.module, factors]))
     const written = await this.save(modules, factors, saved)
     const sum = (of: (module: ExtractedModule) => number) => Math.hypot(...modules.map(of))
     return {
@@ -335,16 +347,13 @@ class Extraction {
     }
   }
 
-  private difference({ base, tuned }: Both): Difference {
-    const [one, two] = [
-      { checkpoint: this.pair.base, tensor: base },
-      { checkpoint: this.pair.tuned, tensor: tuned },
-    ]
-    return new Difference(this.host, one, two, this.options.signal, (bytes) => {
+  private difference(both: Both): Difference {
+    const onRead = (bytes: number) => {
       this.done = Math.min(this.total, this.done + bytes)
       const { done, total } = this
-      this.options.onProgress?.({ phase: 'extract', done, total, unit: 'bytes', item: tuned.name })
-    })
+      this.options.onProgress?.({ phase: 'extract', done, total, unit: 'bytes', item: both.tuned.name })
+    }
+    return differenceOf(this.host, this.pair, both, { signal: this.options.signal, onRead })
   }
 
   /** Modules that the adapter has whole, and why. */
@@ -353,7 +362,7 @@ class Extraction {
     for (const both of this.compared.others) {
       const { name } = both.tuned
       if (saved.has(ownerOf(name))) continue
-      if ((await this.difference(both).residual()) === 0) {
+      if ((await this.difference(both).norm()) === 0) {
         this.unchanged.push(name)
         continue
       }
@@ -370,20 +379,43 @@ class Extraction {
     return saved
   }
 
-  private async leading(module: string, both: Both): Promise<Changed | undefined> {
+  private async leading(module: string, both: Both): Promise<(Changed & { stored?: Stored }) | undefined> {
     const { host, options, seed } = this
-    const { name } = both.tuned
     const difference = this.difference(both)
-    const norm = await difference.residual()
-    if (norm === 0) {
-      this.unchanged.push(name)
-      return undefined
+    try {
+      const norm = await difference.load(widthOf(difference, firstRank(options)))
+      if (norm === 0) return undefined
+      for (let rank = firstRank(options); ; rank *= 2) {
+        const most = Math.min(rank, options.maxRank ?? rank)
+        const factors = await leadingFactors(host, difference, most, both.tuned.name, seed)
+        const known = rankOf(factors.values, norm, factors.exact, options)
+        if (known === undefined) continue
+        const changed = { module, difference, norm, factors, rank: known }
+        return options.budget === undefined ? { ...changed, stored: await this.store(changed) } : changed
+      }
+    } finally {
+      await difference.release()
     }
-    for (let rank = firstRank(options); ; rank *= 2) {
-      const most = Math.min(rank, options.maxRank ?? rank)
-      const factors = await leadingFactors(host, difference, most, name, seed)
-      const found = rankOf(factors.values, norm, factors.exact, options)
-      if (found !== undefined) return { module, difference, norm, factors, rank: found }
+  }
+
+  private async store(changed: Changed): Promise<Stored> {
+    const { host, dtype, options } = this
+    const { module, difference, norm, rank, factors } = changed
+    const { rows: outputs, columns: inputs } = difference
+    const pair = factorsOf(changed)
+    const stored = await roundedFactors(host, [pair.a, pair.b], dtype, module, options.signal)
+    const [a = pair.a, b = pair.b] = stored
+    try {
+      const residual = await difference.residual(a, b)
+      const report = {
+        ...{ module, outputs, inputs, rank, norm, residual },
+        energy: Math.max(0, 1 - (residual / norm) ** 2),
+        spectrum: [...factors.values],
+        whole: factors.exact,
+      }
+      return { report, factors: { a, b } }
+    } finally {
+      await difference.release()
     }
   }
 
@@ -440,4 +472,24 @@ function wholeTensors(tuned: Checkpoint, saved: ReadonlyMap<string, string>): Ma
     }
   }
   return whole
+}
+
+/** What becomes of each item, a few at a time; fails once all that has begun has ended. */
+async function inOrder<T, R>(items: readonly T[], each: (item: T) => R | Promise<R>): Promise<R[]> {
+  const results: R[] = []
+  let next = 0
+  let failed = false
+  const work = async () => {
+    for (let i = next++; i < items.length && !failed; i = next++) {
+      try {
+        results[i] = await each(items[i] as T)
+      } catch (error) {
+        failed = true
+        throw error
+      }
+    }
+  }
+  const ended = await Promise.allSettled(Array.from({ length: atOnce }, work))
+  for (const one of ended) if (one.status === 'rejected') throw one.reason
+  return results
 }

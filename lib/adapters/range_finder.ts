@@ -38,11 +38,11 @@ export async function leadingFactors(
   const orthonormal = async (matrix: Float32Array, height: number) => (await addon.thinQr(matrix, height, width)).q
   let q = await orthonormal(await difference.times(signs(columns, width, name, seed), width), rows)
   for (let i = 0; i < iterations; i++) {
-    const z = await orthonormal(await difference.transposedTimes(Float32Array.from(q), width), columns)
-    q = await orthonormal(await difference.times(Float32Array.from(z), width), rows)
+    const z = await orthonormal(await difference.transposedTimes(new Float32Array(q), width), columns)
+    q = await orthonormal(await difference.times(new Float32Array(z), width), rows)
   }
   // D is about Q (Dᵀ Q)ᵀ, with Q as the device has it.
-  const z = await difference.transposedTimes(Float32Array.from(q), width)
+  const z = await difference.transposedTimes(new Float32Array(q), width)
   const { u, s, v } = await addon.smallSvd(z, columns, width)
   return { values: s.slice(0, rank), left: times(q, v, rows, width, rank), right: first(u, width, rank), exact: false }
 }
@@ -72,5 +72,7 @@ function times(q: Float64Array, v: Float64Array, rows: number, width: number, co
 /** The first columns of a matrix of this width. */
 export function first(matrix: Float64Array, width: number, count: number): Float64Array {
   const rows = matrix.length / width
-  return Float64Array.from({ length: rows * count }, (_, i) => matrix[Math.floor(i / count) * width + (i % count)] ?? 0)
+  const result = new Float64Array(rows * count)
+  for (let i = 0; i < rows; i++) result.set(matrix.subarray(i * width, i * width + count), i * count)
+  return result
 }

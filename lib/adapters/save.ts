@@ -1,8 +1,8 @@
 /**
- * Writes an adapter as PEFT saves one, so that PEFT loads it with no key missing and none left over. Whatever the
- * factors come from, they are stored so that the scale of every module is 1: alpha is the rank, module by module where
- * ranks differ, and use_rslora is off. Then a reader that does not know the patterns of ranks and alphas, and takes
- * alpha / r of the whole adapter, has the right scale too.
+ * Writes an adapter as PEFT saves one, so that PEFT loads it with no key missing and none left over. Unless it was
+ * trained with a scale of its own, factors are stored so that the scale of every module is 1: alpha is the rank, module
+ * by module where ranks differ, and use_rslora is off. Then a reader that does not know the patterns of ranks and
+ * alphas, and takes alpha / r of the whole adapter, has the right scale too.
  */
 
 import { basename, isAbsolute, join } from 'node:path'
@@ -48,6 +48,8 @@ export interface AdaptedModule {
   below?: Content | undefined
   /** A [rank, inputs] and B [outputs, rank]; asked for once, when they are written. */
   factors(): Promise<Factors> | Factors
+  /** Lengths of the rows of the adapted weight [outputs], where it is a DoRA; of all modules or of none. */
+  magnitude?: (() => Promise<Float32Array<ArrayBuffer>>) | undefined
 }
 
 export interface NewAdapter {
@@ -56,6 +58,8 @@ export interface NewAdapter {
   whole?: ReadonlyMap<string, Content> | undefined
   /** Linears of the base store their weights as [in, out] (`fan_in_fan_out`). Defaults to false. */
   turned?: boolean | undefined
+  /** The scale of an adapter whose modules have one rank: alpha / rank, or alpha / √rank. Defaults to a scale of 1. */
+  scaling?: { alpha: number; rslora: boolean } | undefined
   /** The base model, as the config is to name it. */
   base?: string | undefined
   /** Defaults to `CAUSAL_LM`. */
@@ -163,19 +167,24 @@ export function adapterBytes(
 
 /** The tensors by their names in the file, and the names in the order of their bytes. */
 function layOutAdapter(host: Host, adapter: NewAdapter, dtype: StoreDType, signal: AbortSignal | undefined) {
-  const tensors = contentsOf(adapter, dtype, async (module) => {
-    throwIfAborted(signal, what)
-    const { a, b } = await module.factors()
-    const { rank, inputs, outputs } = module
-    if (a.length !== rank * inputs || b.length !== outputs * rank) {
-      throw new WeightsmithError(
-        'ERR_WEIGHTSMITH_INTERNAL',
-        `The factors of ${module.module} have ${a.length} and ${b.length} elements, not ${rank} x ${inputs} and ` +
-          `${outputs} x ${rank}.`,
-      )
-    }
-    return stored(host, [a, b], dtype, module.module, signal)
-  })
+  const tensors = contentsOf(
+    adapter,
+    dtype,
+    async (module) => {
+      throwIfAborted(signal, what)
+      const { a, b } = await module.factors()
+      const { rank, inputs, outputs } = module
+      if (a.length !== rank * inputs || b.length !== outputs * rank) {
+        throw new WeightsmithError(
+          'ERR_WEIGHTSMITH_INTERNAL',
+          `The factors of ${module.module} have ${a.length} and ${b.length} elements, not ${rank} x ${inputs} and ` +
+            `${outputs} x ${rank}.`,
+        )
+      }
+      return stored(host, [a, b], dtype, module.module, signal)
+    },
+    (module, lengths) => stored(host, [lengths], dtype, module.module, signal),
+  )
   return { tensors, ...layOutFile(tensors) }
 }
 
@@ -193,6 +202,7 @@ function contentsOf<M extends Shaped>(
   { modules, whole = new Map() }: { modules: readonly M[]; whole?: NewAdapter['whole'] },
   dtype: StoreDType,
   encoded: (module: M) => Promise<Uint8Array[]>,
+  encodedLengths: (module: M, lengths: Float32Array<ArrayBuffer>) => Promise<Uint8Array[]> = () => Promise.resolve([]),
 ): Map<string, Content> {
   const size = dtype === 'F32' ? 4 : 2
   const tensors = new Map<string, Content>()
@@ -215,6 +225,15 @@ function contentsOf<M extends Shaped>(
     const [a, b] = module.embedding ? ['lora_embedding_A', 'lora_embedding_B'] : ['lora_A.weight', 'lora_B.weight']
     tensors.set(`${key}.${a}`, side(0, [rank, inputs]))
     tensors.set(`${key}.${b}`, side(1, [outputs, rank]))
+    const { magnitude } = module
+    if (magnitude !== undefined) {
+      tensors.set(`${key}.lora_magnitude_vector`, {
+        ...{ dtype, shape: [outputs], size: outputs * size },
+        async *bytes() {
+          yield* await encodedLengths(module, await magnitude())
+        },
+      })
+    }
     if (module.below !== undefined) tensors.set(`${key}.base_layer.weight`, module.below)
   }
   for (const [name, content] of whole) tensors.set(peftPrefix + name, content)
@@ -222,7 +241,14 @@ function contentsOf<M extends Shaped>(
 }
 
 /** adapter_config.json, with the keys in order, as PEFT has them. */
-function configOf({ modules, whole, turned = false, base, task = 'CAUSAL_LM' }: NewAdapter): Record<string, unknown> {
+function configOf({
+  modules,
+  whole,
+  turned = false,
+  scaling,
+  base,
+  task = 'CAUSAL_LM',
+}: NewAdapter): Record<string, unknown> {
   if (modules.length === 0) throw misuse('The adapter would have no factors, and PEFT loads none without.')
   const names = modules.map(({ module }) => module)
   const known = new Set(names)
@@ -247,7 +273,7 @@ function configOf({ modules, whole, turned = false, base, task = 'CAUSAL_LM' }: 
     fan_in_fan_out: turned,
     inference_mode: true,
     init_lora_weights: true,
-    lora_alpha: rank,
+    lora_alpha: scaling?.alpha ?? rank,
     lora_dropout: 0,
     modules_to_save: saved.length > 0 ? saved : null,
     peft_type: 'LORA',
@@ -255,8 +281,8 @@ function configOf({ modules, whole, turned = false, base, task = 'CAUSAL_LM' }: 
     rank_pattern: patterns,
     target_modules: [...names].sort(),
     task_type: task,
-    use_dora: false,
-    use_rslora: false,
+    use_dora: modules.some(({ magnitude }) => magnitude !== undefined),
+    use_rslora: scaling?.rslora ?? false,
   }
 }
 

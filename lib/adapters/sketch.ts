@@ -1,58 +1,18 @@
 /**
  * The random signs that a matrix is multiplied by to find what it reaches. They come from the generator of merges
- * (Philox4x32-10, native/kernels/include/philox.wgsl), keyed by the seed and the name of the tensor, and are drawn on
- * the CPU: the same on every device.
+ * (Philox4x32-10), keyed by the seed and the name of the tensor, and are drawn on the CPU: the same on every device.
  */
 
-/** Signs [rows, width] as ±1; of a bit each, from counters (word / 4, 0, hash of the name). */
+import { stream } from '../util/philox.js'
+
+/** Signs [rows, width] as ±1; of a bit each, from the lowest bit of a word up. */
 export function signs(rows: number, width: number, name: string, seed: number): Float32Array<ArrayBuffer> {
-  const [low, high] = hash(name)
+  const wordAt = stream(name, seed)
   const result = new Float32Array(rows * width)
-  let words: [number, number, number, number] = [0, 0, 0, 0]
+  let word = 0
   for (let i = 0; i < result.length; i++) {
-    const word = i >>> 5
-    if ((i & 127) === 0) words = philox([word >>> 2, 0, low, high], seed)
-    result[i] = ((words[word & 3] ?? 0) >>> (i & 31)) & 1 ? 1 : -1
+    if ((i & 31) === 0) word = wordAt(i >>> 5)
+    result[i] = (word >>> (i & 31)) & 1 ? 1 : -1
   }
   return result
-}
-
-/** Words of FNV-1a-64 of the name and model 0, as merges key it: in four parts of 16 bits, whose products are exact. */
-function hash(name: string): [number, number] {
-  const parts = [0x2325, 0x8422, 0x9ce4, 0xcbf2]
-  for (const byte of [...new TextEncoder().encode(name), 0, 0, 0, 0, 0]) {
-    parts[0] = (parts[0] ?? 0) ^ byte
-    const [a = 0, b = 0, c = 0, d = 0] = parts
-    // 0x100000001b3 = 2^40 + 0x1b3
-    const products = [a * 0x1b3, b * 0x1b3, c * 0x1b3 + a * 256, d * 0x1b3 + b * 256]
-    let carry = 0
-    for (let i = 0; i < 4; i++) {
-      const sum = (products[i] ?? 0) + carry
-      parts[i] = sum % 65536
-      carry = Math.floor(sum / 65536)
-    }
-  }
-  const [a = 0, b = 0, c = 0, d = 0] = parts
-  return [(a | (b << 16)) >>> 0, (c | (d << 16)) >>> 0]
-}
-
-function multiplyHigh(a: number, b: number): number {
-  const upper = a * (b >>> 16)
-  return Math.floor((upper + Math.floor((a * (b & 0xffff)) / 65536)) / 65536) >>> 0
-}
-
-function philox(counter: [number, number, number, number], seed: number): [number, number, number, number] {
-  let [c0, c1, c2, c3] = counter
-  let [k0, k1] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]
-  for (let round = 0; round < 10; round++) {
-    const [h0, h1] = [multiplyHigh(c0, 0xd2511f53), multiplyHigh(c2, 0xcd9e8d57)]
-    const [l0, l1] = [Math.imul(c0, 0xd2511f53), Math.imul(c2, 0xcd9e8d57)]
-    c0 = (h1 ^ c1 ^ k0) >>> 0
-    c1 = l1 >>> 0
-    c2 = (h0 ^ c3 ^ k1) >>> 0
-    c3 = l0 >>> 0
-    k0 = (k0 + 0x9e3779b9) >>> 0
-    k1 = (k1 + 0xbb67ae85) >>> 0
-  }
-  return [c0, c1, c2, c3]
 }

@@ -51,7 +51,10 @@ export function modelSpec(config: Config | undefined, tensors: Shapes, name: str
 /** What the config describes, whatever tensors there are. */
 export function describe(config: Config | undefined, tensors: Shapes, name: string): ModelSpec {
   const found = config?.architectures
-  const architecture = Array.isArray(found) ? String(found[0]) : undefined
+  const named = Array.isArray(found) ? String(found[0]) : undefined
+  // A model saved without its head (LlamaModel); one whose head is the embedding has lost nothing.
+  const whole = named?.replace(/Model$/, 'ForCausalLM')
+  const architecture = whole !== undefined && architectures.has(whole) ? whole : named
   const build = architectures.get(architecture ?? '')
   if (config === undefined || architecture === undefined || build === undefined) {
     const what =

@@ -40,17 +40,23 @@ const required = [
   'rms_norm_eps',
 ] as const
 
-/** Where the tensors are: before `layers.0`, and the head. */
+/** What the names of tensors begin with, up to the dot before `layers.0`, and the head. */
 export interface Names {
   model: string
   head: string
 }
 
+/** Saved without the head, the names of a model lack their first part. */
+const namesOf = ({ has }: Subject): Names => ({
+  model: has('embed_tokens.weight') && !has('model.embed_tokens.weight') ? '' : 'model.',
+  head: 'lm_head',
+})
+
 /**
  * The model that a config describes. Throws ERR_WEIGHTSMITH_FORMAT for a field that is not there,
  * ERR_WEIGHTSMITH_ARGUMENT for what cannot be run.
  */
-export function llama(config: Config, subject: Subject, names: Names = { model: 'model', head: 'lm_head' }): ModelSpec {
+export function llama(config: Config, subject: Subject, names: Names = namesOf(subject)): ModelSpec {
   const { qkvBias = false, headNorms = false, gemma = false, windowed } = traits[subject.architecture] ?? {}
   const number = numbersOf(config, required, subject)
   const { hidden_size: hidden, intermediate_size: inner, num_attention_heads: heads, rms_norm_eps: eps } = number
@@ -83,7 +89,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
     const own = widthsOf(config, index, { heads, groups: numKvHeads, inner })
     const queries = own.heads * headSize
     const keys = own.groups * headSize
-    const prefix = `${names.model}.layers.${index}`
+    const prefix = `${names.model}layers.${index}`
     const attention = `${prefix}.self_attn`
     const mlp = `${prefix}.mlp`
     /** q or k, whose heads have norms in Qwen3; `a` is free until attention writes it. */
@@ -138,7 +144,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
   }
   const queries = heads * headSize
   const keys = numKvHeads * headSize
-  const table = tensors.add(`${names.model}.embed_tokens.weight`, vocabulary, hidden)
+  const table = tensors.add(`${names.model}embed_tokens.weight`, vocabulary, hidden)
   const tied = (config.tie_word_embeddings ?? gemma) === true
   return {
     architecture: subject.architecture,
@@ -150,7 +156,7 @@ export function llama(config: Config, subject: Subject, names: Names = { model: 
       attention: { heads, numKvHeads, headSize, sequenceLength: 0, rotary: rotary.angles },
       embed: [{ op: 'embed', y: 'x', table, by: 'id', ...(gemma ? { scale: Math.sqrt(hidden) } : {}) }],
       layers: Array.from({ length: depth }, (_, i) => layer(i)),
-      final: [norm(`${names.model}.norm`)],
+      final: [norm(`${names.model}norm`)],
     },
     head: { x: 'h', weight: tied ? table : tensors.add(`${names.head}.weight`, vocabulary, hidden) },
   }

@@ -34,13 +34,13 @@ function namesOf({ has }: Subject) {
     has(`${root}.vision_model.embeddings.class_embedding`) ? `${root}.vision_model` : root
   if (has('model.language_model.embed_tokens.weight')) {
     return {
-      text: { model: 'model.language_model', head: 'lm_head' },
+      text: { model: 'model.language_model.', head: 'lm_head' },
       encoder: encoder('model.vision_tower'),
       projector: 'model.multi_modal_projector',
     }
   }
   return {
-    text: { model: 'language_model.model', head: 'language_model.lm_head' },
+    text: { model: 'language_model.model.', head: 'language_model.lm_head' },
     encoder: encoder('vision_tower'),
     projector: 'multi_modal_projector',
   }

@@ -18,11 +18,12 @@ import { addMerge } from './merge.js'
 import { addPrune } from './prune.js'
 import { addSchema } from './schema.js'
 import { addScore } from './score.js'
+import { addTrain } from './train.js'
 import { addVerify } from './verify.js'
 
 export function makeProgram(): Command {
   const program = new Command('weightsmith')
-    .description('Merge, run, evaluate, score, prune and verify language-model checkpoints.')
+    .description('Merge, run, train, evaluate, score, prune and verify language-model checkpoints.')
     .version(version)
     .option(
       '--follow-links',
@@ -40,6 +41,7 @@ export function makeProgram(): Command {
   addInspect(program)
   addDiff(program)
   addLora(program)
+  addTrain(program)
   addGenerate(program)
   addEval(program)
   addScore(program)

@@ -1,8 +1,9 @@
 /** Data sets: files with a line of JSON an example. What is wrong with a line is said with its number. */
 
 import { messageOf, WeightsmithError } from '../util/errors.js'
+import type { ChatMessage } from './chat_template.js'
 import { readIfThere } from './files.js'
-import type { ChatMessage, Prompt } from './tokenizer.js'
+import type { Prompt } from './tokenizer.js'
 
 /** What a model is given, and what it is to say. */
 export interface Example {
@@ -55,7 +56,8 @@ export function readExamplesAndTexts(file: string, limit?: number): Promise<(Exa
   })
 }
 
-function exampleOf(
+/** An example, or what is wrong with a line. */
+export function exampleOf(
   { prompt, question, answer, image, split: part }: Record<string, unknown>,
   line: number,
 ): Example | string {
@@ -132,7 +134,7 @@ export async function readPrompts(file: string, limit?: number, content?: string
   })
 }
 
-function isMessage(value: unknown): value is ChatMessage {
+export function isMessage(value: unknown): value is ChatMessage {
   const { role, content } = (value ?? {}) as Record<string, unknown>
   return typeof role === 'string' && typeof content === 'string'
 }

@@ -66,7 +66,13 @@ export function pairOf(tokenizer: Tokenizer, prompt: string, answer: string, whe
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for ids that a model's vocabulary does not have, or more tokens than its context. */
 export function checkIds(
-  { spec, checkpoint }: { spec: ModelSpec; checkpoint: Pick<Checkpoint, 'name'> },
+  {
+    spec,
+    checkpoint,
+  }: {
+    spec: Pick<ModelSpec, 'vocabulary' | 'context' | 'vision'>
+    checkpoint: Pick<Checkpoint, 'name'>
+  },
   ids: readonly number[],
   where: string,
 ): void {

@@ -1,21 +1,16 @@
 /**
  * Tokenizes the text of a model: the tokenizer of its folder, by Hugging Face's own reader of tokenizer.json in
- * JavaScript (no native part, no dependency of its own), its chat template by theirs of Jinja (likewise).
+ * JavaScript (no native part, no dependency of its own).
  */
 
 import { join } from 'node:path'
-import { Template } from '@huggingface/jinja'
 import { Tokenizer as TokenizerJson } from '@huggingface/tokenizers'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { messageOf, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
+import { type ChatMessage, ChatTemplate } from './chat_template.js'
 import { readIfThere } from './files.js'
 import { asRead } from './tokenizer_json.js'
-
-export interface ChatMessage {
-  role: string
-  content: string
-}
 
 /** What a model is to go on with: a text, or messages, which need `chat`. */
 export type Prompt = string | readonly ChatMessage[]
@@ -25,6 +20,8 @@ export interface Tokenizer {
   prompt(text: string): number[]
   /** Ids of messages in the model's chat template, up to where its answer begins. */
   chat(messages: readonly ChatMessage[]): number[]
+  /** Ids of a whole conversation in the model's chat template, and what of them the assistant says. */
+  conversation(messages: readonly ChatMessage[]): Conversation
   /**
    * Ids of a prompt and of an answer as they are in the text that both are together, without what the tokenizer puts
    * after a text. The answer begins with the first id that the prompt alone, without the spaces at its end, does not
@@ -39,6 +36,16 @@ export interface Tokenizer {
   decode(ids: readonly number[], after?: readonly number[]): string
   /** Ids that end an answer, the usual one first. */
   ends: number[]
+}
+
+export interface Conversation {
+  ids: number[]
+  /**
+   * Ids from one on, and up to another, for every message of the assistant with what ends its turn: what it would have
+   * to generate. Where the template marks what is generated, that; else what a message adds to the conversation before
+   * it and the beginning of an answer, without spaces after a special token.
+   */
+  said: { from: number; to: number }[]
 }
 
 export interface Pair {
@@ -62,25 +69,48 @@ export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> 
   const ends = [generation.eos_token_id ?? config.eos_token_id]
     .flat()
     .filter((id): id is number => typeof id === 'number')
-  let template: Template | undefined
   // As in transformers, a file of its own goes first.
   const own = (await readIfThere(join(folder, 'chat_template.jinja'))) ?? templateOf(settings.chat_template)
+  const chat = new ChatTemplate(checkpoint.name, own, tokensOf(settings))
+  const decode = (ids: readonly number[], after: readonly number[] = []) => {
+    const last = after.findLast((id) => codec.decode([id]) !== '')
+    const before = last === undefined ? [] : [last]
+    return codec.decode([...before, ...ids]).slice(codec.decode(before).length)
+  }
+  /** How many of the first ids make a text that those of a part, which has other ids for it, begins with. */
+  const within = (ids: readonly number[], part: readonly number[], after: readonly number[]) => {
+    const wanted = decode(part, after)
+    let count = 0
+    for (let i = 1; i <= ids.length && !codec.special.has(ids[i - 1]); i++) {
+      const text = decode(ids.slice(0, i), after)
+      if (text.length > wanted.length) break
+      if (wanted.startsWith(text)) count = i
+    }
+    return count
+  }
   return {
     prompt: (text) => codec.whole(text),
-    chat: (messages) => {
-      if (own === undefined) {
-        throw new WeightsmithError(
-          'ERR_WEIGHTSMITH_ARGUMENT',
-          `The model ${checkpoint.name} has no chat template in tokenizer_config.json or chat_template.jinja; give it plain prompts.`,
-        )
+    chat: (messages) => codec.bare(chat.render(messages, true)),
+    conversation: (messages) => {
+      const { text, said, marked } = chat.conversation(messages)
+      const ids = codec.bare(text)
+      const cut = (at: number) => {
+        const part = codec.bare(text.slice(0, at))
+        const other = part.findIndex((id, i) => id !== ids[i])
+        return other < 0 ? part.length : other + within(ids.slice(other), part.slice(other), ids.slice(0, other))
       }
-      try {
-        template ??= new Template(own)
-        const text = template.render({ ...tokensOf(settings), messages, add_generation_prompt: true })
-        return codec.bare(text)
-      } catch (cause) {
-        const message = `The chat template of ${checkpoint.name} cannot be used: ${messageOf(cause)}.`
-        throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', message, { cause })
+      // Nobody generates what stands between the end of a turn and the next one.
+      const ending = (from: number, to: number) => {
+        const isEnd = (id: number) => codec.special.has(id) || ends.includes(id)
+        const last = ids.findLastIndex((id, i) => i < to && (isEnd(id) || codec.decode([id]).trim() !== ''))
+        return last >= from && isEnd(ids[last] ?? -1) ? last + 1 : to
+      }
+      return {
+        ids,
+        said: said.map(([first, after]) => {
+          const [from, to] = [cut(first), cut(after)]
+          return { from, to: marked ? to : ending(from, to) }
+        }),
       }
     },
     pair: (prompt, answer) => {
@@ -89,11 +119,7 @@ export async function openTokenizer(checkpoint: Checkpoint): Promise<Tokenizer> 
       const cut = other < 0 ? alone.length : other
       return { prompt: whole.slice(0, cut), answer: whole.slice(cut) }
     },
-    decode: (ids, after = []) => {
-      const last = after.findLast((id) => codec.decode([id]) !== '')
-      const before = last === undefined ? [] : [last]
-      return codec.decode([...before, ...ids]).slice(codec.decode(before).length)
-    },
+    decode,
     ends,
   }
 }
@@ -119,6 +145,16 @@ function codecOf(definition: Record<string, unknown>, settings: Record<string, u
     if (unknown >= 0) throw refuse(`it has no id for ${JSON.stringify(tokens[unknown])}, nor one for what is unknown`)
     return ids
   }
+  /**
+   * Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as
+   * they are.
+   */
+  const decode = (ids: readonly number[]) => {
+    const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined)
+    const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false }
+    return known.length === 0 ? '' : tokenizer.decode(known, options)
+  }
+  const { added_tokens: added = [] } = definition as { added_tokens?: { id: unknown; special?: unknown }[] }
   return {
     /** With what the tokenizer puts before and after a text. */
     whole: (text: string) => encode(text, true),
@@ -129,15 +165,8 @@ function codecOf(definition: Record<string, unknown>, settings: Record<string, u
       const first = whole.findIndex((_, i) => bare.every((id, k) => id === whole[i + k]))
       return first < 0 ? whole : whole.slice(0, first + bare.length)
     },
-    /**
-     * Without special tokens, and without ids that are of no token, as in a vocabulary that is padded; spaces stay as
-     * they are.
-     */
-    decode: (ids: readonly number[]) => {
-      const known = ids.filter((id) => tokenizer.id_to_token(id) !== undefined)
-      const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false }
-      return known.length === 0 ? '' : tokenizer.decode(known, options)
-    },
+    decode,
+    special: new Set(added.flatMap(({ id, special }) => (special === true ? [id] : []))),
   }
 }
 

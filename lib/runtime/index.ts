@@ -3,6 +3,13 @@
 export type { WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
+export { type AdapterSpec, factorNames } from './gradients/buffers.js'
+export {
+  type AdamwStep,
+  TrainableModel,
+  type TrainableOptions,
+  type TrainingSequence,
+} from './gradients/trainable_model.js'
 export {
   lossesOf,
   lossWords,

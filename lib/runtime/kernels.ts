@@ -7,7 +7,7 @@
 import type { NativeDispatch } from '../native/border.js'
 import { layout } from '../native/layouts.js'
 import { packParameters, packRecord, recordWords, wordOf } from '../native/parameters.js'
-import { type Block, dtypeOf, opKernels, packedWords, perRow } from './ops/index.js'
+import { type Block, dtypeOf, opKernels, packedBytes, packedWords, perRow, perVec4 } from './ops/index.js'
 
 /** Tokens as kernels read them, `layout.tokenWords` words each; where there is no target, there is no loss. */
 export function packTokens(
@@ -87,6 +87,43 @@ export const modelKernels = {
     }
   },
 
+  /** A packed tensor to what a checkpoint stores, [rows, columns]. */
+  unpackWeights: (from: Block, to: number): NativeDispatch => {
+    const { rows, columns } = from
+    const words = from.dtype === 'F32' ? rows * columns : Math.ceil((rows * columns) / 2)
+    return {
+      kernel: 'model/unpack_weights',
+      constants: dtypeOf(from),
+      parameters: packParameters('model/unpack_weights', { rows, columns, words }),
+      buffers: [from.buffer, to],
+      grid: perRow(Math.ceil(words / 64)),
+    }
+  },
+
+  /** A packed tensor in f32, from any type. */
+  widenWeights: (from: Block, to: number): NativeDispatch => {
+    const vec8s = packedBytes({ ...from, dtype: 'F32' }) / 32
+    return {
+      kernel: 'model/widen_weights',
+      constants: dtypeOf(from),
+      parameters: packParameters('model/widen_weights', { vec8s }),
+      buffers: [from.buffer, to],
+      grid: perRow(Math.ceil(vec8s / 64)),
+    }
+  },
+
+  /** A packed tensor of a 16-bit type from the same in f32. */
+  roundWeights: (from: number, to: Block): NativeDispatch => {
+    const vec4s = packedBytes(to) / 16
+    return {
+      kernel: 'model/round_weights',
+      constants: dtypeOf(to),
+      parameters: packParameters('model/round_weights', { vec4s }),
+      buffers: [from, to.buffer],
+      grid: perRow(Math.ceil(vec4s / 64)),
+    }
+  },
+
   /**
    * Zeros in rows or columns of a tensor as in the checkpoint, [rows, columns]; `list`: a buffer with `count` of their
    * indices.
@@ -139,6 +176,90 @@ export const modelKernels = {
     parameters: packParameters('model/cross_entropy', { rows, width, start: from }),
     buffers: [tokens, logits, losses, best],
     grid: perRow(rows),
+  }),
+
+  /** scale * the gradient of the losses of targets, in the place of logits, after `crossEntropy`. */
+  crossEntropyGradient: (
+    { tokens, losses, logits }: { tokens: number; losses: number; logits: number },
+    { rows, width, from, scale }: { rows: number; width: number; from: number; scale: number },
+  ): NativeDispatch => ({
+    kernel: 'model/cross_entropy_gradient',
+    parameters: packParameters('model/cross_entropy_gradient', { rows, width, start: from, scale }),
+    buffers: [tokens, losses, logits],
+    grid: perRow(rows),
+  }),
+
+  /**
+   * What losses of distillation are made of (see `lossesOf`), and scale * their gradient in the place of logits. The
+   * teacher's logits count for `share`, the target for the rest.
+   */
+  distillationGradient: (
+    { tokens, teacher, losses, logits }: Record<'tokens' | 'teacher' | 'losses' | 'logits', number>,
+    at: Record<'rows' | 'width' | 'from' | 'scale' | 'share', number>,
+  ): NativeDispatch => ({
+    kernel: 'model/distillation_gradient',
+    parameters: packParameters('model/distillation_gradient', {
+      rows: at.rows,
+      width: at.width,
+      start: at.from,
+      scale: at.scale,
+      share: at.share,
+    }),
+    buffers: [tokens, teacher, losses, logits],
+    grid: perRow(at.rows),
+  }),
+
+  /** y[i] = x[list[i]]. */
+  gatherRows: (
+    { list, x, y }: { list: number; x: number; y: number },
+    { rows, width }: { rows: number; width: number },
+  ): NativeDispatch => ({
+    kernel: 'model/gather_rows',
+    parameters: packParameters('model/gather_rows', { rows, width }),
+    buffers: [list, x, y],
+    grid: perRow(rows),
+  }),
+
+  /** y[list[i]] = x[i]. */
+  scatterRows: (
+    { list, x, y }: { list: number; x: number; y: number },
+    { rows, width }: { rows: number; width: number },
+  ): NativeDispatch => ({
+    kernel: 'model/scatter_rows',
+    parameters: packParameters('model/scatter_rows', { rows, width }),
+    buffers: [list, x, y],
+    grid: perRow(rows),
+  }),
+
+  /** y[start..] = sums of the squares of blocks of x, `blocksOfSquares` of them. */
+  squares: (x: number, y: number, { elements, start }: { elements: number; start: number }): NativeDispatch => ({
+    kernel: 'model/squares',
+    parameters: packParameters('model/squares', { rows: Math.ceil(elements / layout.block), elements, start }),
+    buffers: [x, y],
+    grid: perRow(Math.ceil(elements / layout.block)),
+  }),
+
+  /** A step of AdamW on so many elements x, from `clip` times their gradient. `step` counts from 1. */
+  adamw: (
+    { gradient, m, v, x }: Record<'gradient' | 'm' | 'v' | 'x', number>,
+    at: Record<'elements' | 'clip' | 'rate' | 'decay' | 'beta1' | 'beta2' | 'eps' | 'step', number>,
+  ): NativeDispatch => ({
+    kernel: 'model/adamw',
+    parameters: packParameters('model/adamw', {
+      vec4s: Math.ceil(at.elements / 4),
+      clip: at.clip,
+      rate: at.rate,
+      kept: 1 - at.rate * at.decay,
+      beta1: at.beta1,
+      fresh1: 1 - at.beta1,
+      correction1: 1 - at.beta1 ** at.step,
+      beta2: at.beta2,
+      fresh2: 1 - at.beta2,
+      correction2: 1 - at.beta2 ** at.step,
+      eps: at.eps,
+    }),
+    buffers: [gradient, m, v, x],
+    grid: perVec4(at.elements),
   }),
 
   /** Ids drawn from logits, in the place of the largest, of tokens from `from` on. */

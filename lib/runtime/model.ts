@@ -375,12 +375,9 @@ export class Model {
   private async upload({ device, resident, buffers }: Loaded, names: Iterable<string>): Promise<void> {
     try {
       for (const name of names) {
-        const { begin, file } = this.tensor(name)
+        const tensor = this.tensor(name)
         for (const block of buffers.tensors.get(name) ?? []) {
-          const row = block.columns * (block.dtype === 'F32' ? 4 : 2)
-          const { path = '', memory } = this.checkpoint.files[file] ?? {}
-          const at = { begin: begin + block.first * row, bytes: block.rows * row }
-          const from = memory ? { memory: memory.subarray(at.begin, at.begin + at.bytes) } : { path, ...at }
+          const from = storedBlock(this.checkpoint, tensor, block)
           const writes: NativeWork['writes'] = [{ buffer: buffers.staging, offset: 0, ...from }]
           for (const by of ['row', 'column'] as const) {
             const list = this.zerosOf(name, block, by)
@@ -417,7 +414,20 @@ export class Model {
   }
 }
 
-function dtypeOf({ name, dtype }: CheckpointTensor): StoreDType {
+/** Where the bytes of a block of a tensor are. */
+export function storedBlock(
+  { files }: Checkpoint,
+  { begin: start, file }: CheckpointTensor,
+  { columns, rows, first, dtype }: Omit<Block, 'buffer'>,
+): { memory: Uint8Array } | { path: string; begin: number; bytes: number } {
+  const row = columns * (dtype === 'F32' ? 4 : 2)
+  const { path = '', memory } = files[file] ?? {}
+  const [begin, bytes] = [start + first * row, rows * row]
+  return memory ? { memory: memory.subarray(begin, begin + bytes) } : { path, begin, bytes }
+}
+
+/** The dtype of a tensor that a model can run on; throws ERR_WEIGHTSMITH_DTYPE for others. */
+export function dtypeOf({ name, dtype }: CheckpointTensor): StoreDType {
   if (isStorable(dtype)) return dtype
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_DTYPE',

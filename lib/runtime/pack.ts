@@ -15,7 +15,7 @@ interface Subject {
 }
 
 /** Tokens that ids become: each stands for one, but the id of an image for all rows of its features. */
-export function rowsOf({ vision }: ModelSpec, ids: readonly number[]): number {
+export function rowsOf({ vision }: Pick<ModelSpec, 'vision'>, ids: readonly number[]): number {
   if (vision === undefined) return ids.length
   const each = vision.stack.attention.sequenceLength - vision.skipped
   return ids.reduce((sum, id) => sum + (id === vision.token ? each : 1), 0)

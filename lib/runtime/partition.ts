@@ -4,7 +4,7 @@
  */
 
 import type { ModelSpec } from '../architectures/index.js'
-import type { OpSpec } from './ops/index.js'
+import { tensorsOfOp } from './ops/index.js'
 
 export interface Partition {
   /** From tokens on; else from the residual stream before layer `first`. */
@@ -30,12 +30,7 @@ export function tensorsOf(spec: ModelSpec, { enter, first, end, leave }: Partiti
     ...language.layers.slice(first, end).flatMap((layer) => layer.ops),
     ...(leave ? language.final : []),
   ]
-  return new Set([...ops.flatMap(namesOf), ...(leave ? [head.weight] : [])])
-}
-
-function namesOf(op: OpSpec): string[] {
-  const { table, weight, bias } = op as { table?: string; weight?: string; bias?: string }
-  return [table, weight, bias].filter((name) => name !== undefined)
+  return new Set([...ops.flatMap(tensorsOfOp), ...(leave ? [head.weight] : [])])
 }
 
 /**

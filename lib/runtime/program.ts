@@ -257,7 +257,7 @@ export class Program {
 }
 
 /** (cos, sin) of every pair of a head at every position: float64, rounded once. */
-function angleTable({ frequencies, factor }: Rotary, positions: number): Float32Array<ArrayBuffer> {
+export function angleTable({ frequencies, factor }: Rotary, positions: number): Float32Array<ArrayBuffer> {
   const table = new Float32Array(2 * positions * frequencies.length)
   for (let position = 0, at = 0; position < positions; position++) {
     for (const frequency of frequencies) {

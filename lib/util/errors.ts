@@ -95,8 +95,9 @@ export const errors = {
     remedy: 'Correct the name; the message lists every place searched. Nothing is downloaded.',
   },
   ERR_WEIGHTSMITH_NON_FINITE: {
-    meaning: 'A result has NaN or infinite values, and `checkFinite` is on.',
-    remedy: 'Check the inputs of the tensor in the message, and for weights too large for the output dtype.',
+    meaning: 'A result has NaN or infinite values and `checkFinite` is on, or a loss or a gradient of training has.',
+    remedy:
+      'Check the inputs of the tensor in the message, and for weights too large for the output dtype; train with a lower rate or stronger clipping.',
   },
   ERR_WEIGHTSMITH_VERIFY: {
     meaning: 'An output does not match its manifest.',

@@ -6,7 +6,7 @@ export interface ProgressEvent {
   done: number
   /** 0 where it is not known. */
   total: number
-  unit: 'bytes' | 'layers' | 'modules' | 'examples' | 'continuations' | 'models' | 'jobs'
+  unit: 'bytes' | 'layers' | 'modules' | 'examples' | 'continuations' | 'models' | 'jobs' | 'steps'
   /** The tensor, file, model or job at hand. */
   item?: string | undefined
 }

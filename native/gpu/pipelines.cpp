@@ -1,5 +1,6 @@
 #include "gpu/pipelines.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -8,7 +9,26 @@
 
 namespace weightsmith {
 
-Pipelines::Pipelines(const Device& device, std::string kernels) : device_(device), kernels_(std::move(kernels)) {
+namespace {
+
+// What follows the name of a merge kernel in that of its form for devices with subgroups.
+const std::string kSubgroupForm = "_subgroup";
+
+bool hasKernel(const std::string& name) { return embeddedKernels().count(name) > 0; }
+
+// Invocations of a subgroup, as lib/native/subgroups.ts counts them.
+uint32_t lanesOf(const DeviceInfo& device) {
+  const auto& features = device.features;
+  if (std::find(features.begin(), features.end(), "subgroups") == features.end()) return 0;
+  const auto least = device.limits.find("subgroupMinSize");
+  const auto lanes = least == device.limits.end() ? 0 : static_cast<uint32_t>(least->second);
+  return lanes < 4 ? 0 : lanes;
+}
+
+}  // namespace
+
+Pipelines::Pipelines(const Device& device, std::string kernels)
+    : device_(device), lanes_(lanesOf(device.facts())), kernels_(std::move(kernels)) {
   // Every tile kernel has the same four bindings: inputs, output, table, counts.
   std::vector<wgpu::BindGroupLayoutEntry> entries(4);
   for (uint32_t i = 0; i < 4; i++) {
@@ -31,6 +51,12 @@ const wgpu::ComputePipeline& Pipelines::get(const std::string& kernel, const Con
   const auto key = std::make_pair(kernel, constants);
   const auto known = pipelines_.find(key);
   if (known != pipelines_.end()) return known->second;
+  if (bindings == Bindings::tile && lanes_ > 0 && hasKernel(kernel + kSubgroupForm)) {
+    Constants all = constants;
+    all["SUBGROUP"] = lanes_;
+    const auto& pipeline = get(kernel + kSubgroupForm, all, bindings);
+    return pipelines_.emplace(key, pipeline).first->second;
+  }
 
   auto found = modules_.find(kernel);
   if (found == modules_.end()) found = modules_.emplace(kernel, Module{KernelSource(kernel, kernels_), nullptr}).first;

@@ -19,6 +19,7 @@ class Pipelines {
  public:
   // `kernels`: the folder that kernels are read from; empty for those of the addon.
   Pipelines(const Device& device, std::string kernels);
+  // A merge kernel NAME is taken in its form NAME_subgroup, where there is one and the device has subgroups.
   // Throws Error KERNEL with Dawn's message, and the places of its files, when the kernel does not compile.
   const wgpu::ComputePipeline& get(const std::string& kernel, const Constants& constants,
                                    Bindings bindings = Bindings::tile);
@@ -31,6 +32,7 @@ class Pipelines {
   };
 
   const Device& device_;
+  uint32_t lanes_;  // of a subgroup; 0: kernels take the forms that run anywhere
   wgpu::BindGroupLayout layout_;
   wgpu::PipelineLayout pipelineLayout_;
   std::string kernels_;

@@ -173,4 +173,5 @@ def main():
     (OUT / "forward.json").write_text(json.dumps({"cases": cases, "rotary": angles}, indent=1) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -4,13 +4,13 @@ import { math } from '../math.js'
 
 export type Values = ArrayLike<number>
 
-function build(length: number, value: (i: number) => number): Float64Array {
+export function build(length: number, value: (i: number) => number): Float64Array {
   return Float64Array.from({ length }, (_, i) => value(i))
 }
 
-const at = (values: Values, i: number) => values[i]!
+export const at = (values: Values, i: number) => values[i]!
 
-function sum(count: number, term: (i: number) => number): number {
+export function sum(count: number, term: (i: number) => number): number {
   let total = 0
   for (let i = 0; i < count; i++) total += term(i)
   return total
@@ -22,6 +22,49 @@ export function gemm(x: Values, weight: Values, [rows, columns, inner]: [number,
     const [t, n] = [math.floor(i / columns), i % columns]
     return sum(inner, (k) => at(x, t * inner + k) * at(weight, n * inner + k))
   })
+}
+
+/** A [rank, inner] and B [columns, rank], as PEFT stores them. */
+export interface LowRank {
+  a: Values
+  b: Values
+  scale: number
+  rank: number
+}
+
+/** `y = scale (x Aᵀ) Bᵀ`: what a LoRA adapter adds to rows [rows, columns]. */
+export function lora(
+  x: Values,
+  { a, b, scale, rank }: LowRank,
+  [rows, columns, inner]: [number, number, number],
+): Float64Array {
+  return gemm(gemm(x, a, [rows, rank, inner]), b, [rows, columns, rank]).map((value) => scale * value)
+}
+
+/** Norms of the rows of `W + scale B A`, [columns]. */
+export function doraNorms(weight: Values, { a, b, scale, rank }: LowRank): Float64Array {
+  const columns = b.length / rank
+  const inner = weight.length / columns
+  return build(columns, (n) => {
+    const merged = (k: number) =>
+      at(weight, n * inner + k) + scale * sum(rank, (r) => at(b, n * rank + r) * at(a, r * inner + k))
+    return math.sqrt(sum(inner, (k) => merged(k) ** 2))
+  })
+}
+
+/** `y = magnitude / norms * (x Wᵀ + scale (x Aᵀ) Bᵀ)`, a column each; a bias would come after it. */
+export function dora(
+  x: Values,
+  weight: Values,
+  adapter: LowRank & { magnitude: Values; norms?: Values },
+  shape: [number, number, number],
+): Float64Array {
+  const { magnitude, norms = doraNorms(weight, adapter) } = adapter
+  const added = lora(x, adapter, shape)
+  const columns = shape[1]
+  return gemm(x, weight, shape).map(
+    (value, i) => (at(magnitude, i % columns) / at(norms, i % columns)) * (value + added[i]!),
+  )
 }
 
 /**
@@ -83,7 +126,7 @@ export function attention(
 }
 
 /** The power series, which float64 carries to 4; from there on erf is 1 within 2e-8. */
-function erf(x: number): number {
+export function erf(x: number): number {
   if (math.abs(x) > 4) return math.sign(x)
   let term = x
   let total = x
@@ -94,7 +137,7 @@ function erf(x: number): number {
   return (2 / math.sqrt(math.PI)) * total
 }
 
-const sigmoid = (x: number) => 1 / (1 + math.exp(-x))
+export const sigmoid = (x: number) => 1 / (1 + math.exp(-x))
 
 export const activations = {
   silu: (x: number) => x * sigmoid(x),

@@ -4,6 +4,7 @@
 
 import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
+import { WeightsmithError } from '../../util/errors.js'
 import { type Forms, perRow, plainForms } from './dispatch.js'
 import type { Op } from './op.js'
 import { rope } from './rope.js'
@@ -34,15 +35,25 @@ const kvStore = (tokens: number, x: number, cache: number, rows: number, width: 
 
 /**
  * y[tokens, heads * size] from q and the cache; `window` 0: all keys up to the token's own; `sequenceLength`: all of so
- * many rows, where it is not 0.
+ * many rows, where it is not 0. Leaves the log-sum-exp of every head in `statistics`, where that is a buffer.
  */
 const attend = (
-  { tokens, q, keys, values, y }: { tokens: number; q: number; keys: number; values: number; y: number },
+  {
+    tokens,
+    q,
+    keys,
+    values,
+    y,
+    statistics,
+  }: Record<'tokens' | 'q' | 'keys' | 'values' | 'y', number> & {
+    statistics?: number | undefined
+  },
   at: Record<'rows' | 'heads' | 'numKvHeads' | 'size' | 'scale' | 'window' | 'sequenceLength', number> & {
     forms?: Forms
   },
 ): NativeDispatch => {
   const { lanes } = at.forms ?? plainForms
+  const kept = statistics === undefined ? '' : '_lse'
   const common = {
     parameters: packParameters('model/attention', {
       tokens: at.rows,
@@ -53,10 +64,10 @@ const attend = (
       window: at.window,
       both: at.sequenceLength,
     }),
-    buffers: [tokens, q, keys, values, y],
+    buffers: [tokens, q, keys, values, y, ...(statistics === undefined ? [] : [statistics])],
   }
   if (lanes === 0 || at.size % 4 !== 0 || at.size > 32 * lanes) {
-    return { kernel: 'model/attention', ...common, grid: perRow(at.rows, at.heads) }
+    return { kernel: `model/attention${kept}`, ...common, grid: perRow(at.rows, at.heads) }
   }
   const parts = Math.ceil(at.size / 4 / lanes)
   // As many queries as registers hold elements of.
@@ -65,16 +76,61 @@ const attend = (
   // A few tokens are the next ones of as many sequences; more are sequences, whose neighbours see the same keys.
   const tile = at.rows <= 32 ? across : most
   return {
-    kernel: 'model/attention_subgroup',
+    kernel: `model/attention_subgroup${kept}`,
     constants: { SUBGROUP: lanes, PARTS: parts, TILE: tile, ACROSS: across },
     ...common,
     grid: perRow(Math.ceil(at.rows / (tile / across)), at.heads / across),
   }
 }
 
+/** The dot products of the heads of y and of its gradient, for the two that follow. */
+const attentionDelta = (
+  { y, g, statistics }: Record<'y' | 'g' | 'statistics', number>,
+  at: Record<'rows' | 'heads' | 'size', number>,
+): NativeDispatch => ({
+  kernel: 'model/attention_delta',
+  parameters: packParameters('model/attention_delta', { rows: at.rows, heads: at.heads, size: at.size }),
+  buffers: [y, g, statistics],
+  grid: perRow(at.rows),
+})
+
+/** The shape of attention whose gradient is taken: tokens in the order of their sequences, row by row. */
+type Causal = Record<'rows' | 'heads' | 'numKvHeads' | 'size' | 'scale' | 'window', number> & { forms?: Forms }
+
+const subgroupForm = ({ size, forms: { lanes } = plainForms }: Causal) => lanes > 0 && lanes <= 64 && size % 4 === 0
+
+function gradientOf(kernel: 'attention_queries' | 'attention_keys', at: Causal, buffers: number[]): NativeDispatch {
+  const { rows, heads, numKvHeads, size, scale, window, forms = plainForms } = at
+  const across = kernel === 'attention_queries' ? heads : numKvHeads
+  const parameters = packParameters(`model/${kernel}`, { tokens: rows, heads, groups: numKvHeads, size, scale, window })
+  if (!subgroupForm(at)) return { kernel: `model/${kernel}`, parameters, buffers, grid: perRow(rows, across) }
+  return {
+    kernel: `model/${kernel}_subgroup`,
+    constants: { SUBGROUP: forms.lanes, VEC4S: size / 4 },
+    parameters,
+    buffers,
+    grid: perRow(Math.ceil(rows / forms.lanes), across),
+  }
+}
+
+/** The gradient y of q, from that of what attention made, g. */
+const attentionQueries = (
+  of: Record<'tokens' | 'q' | 'keys' | 'values' | 'g' | 'statistics' | 'y', number>,
+  at: Causal,
+): NativeDispatch =>
+  gradientOf('attention_queries', at, [of.tokens, of.q, of.keys, of.values, of.g, of.statistics, of.y])
+
+/** The gradients y and z of k and v. */
+const attentionKeys = (
+  of: Record<'tokens' | 'q' | 'keys' | 'values' | 'g' | 'statistics' | 'y' | 'z', number>,
+  at: Causal,
+): NativeDispatch =>
+  gradientOf('attention_keys', at, [of.tokens, of.q, of.keys, of.values, of.g, of.statistics, of.y, of.z])
+
 export const op: Op<Spec> = {
+  reads: ({ q, k, v }) => [q, k, v],
   writes: ({ y }) => y,
-  forward(spec, { rows, attention: stack, forms, tokens, angles, cache, activation }) {
+  forward(spec, { rows, attention: stack, forms, tokens, angles, cache, activation, statistics }) {
     const { headSize: size, sequenceLength } = stack
     const { heads = stack.heads, numKvHeads = stack.numKvHeads, window } = spec
     const [q, k, v, y] = [activation(spec.q), activation(spec.k), activation(spec.v), activation(spec.y)]
@@ -86,11 +142,36 @@ export const op: Op<Spec> = {
       kvStore(tokens, k, cache.keys, rows, numKvHeads * size),
       kvStore(tokens, v, cache.values, rows, numKvHeads * size),
       attend(
-        { tokens, q, ...cache, y },
+        { tokens, q, ...cache, y, statistics },
         { rows, heads, numKvHeads, size, scale: size ** -0.5, window, sequenceLength, forms },
       ),
     ]
   },
+  // Keys and values are in the cache, where the layer has just put them.
+  keeps: ({ q, y }) => [q, y],
+  backward(spec, { rows, attention: stack, forms, tokens, angles, cache, activation, gradient, into, statistics }) {
+    const { headSize: size, sequenceLength } = stack
+    const { heads = stack.heads, numKvHeads = stack.numKvHeads, window } = spec
+    const [q, k, v] = [into(spec.q), into(spec.k), into(spec.v)]
+    if (sequenceLength > 0 || q.add || k.add || v.add) {
+      throw new WeightsmithError(
+        'ERR_WEIGHTSMITH_INTERNAL',
+        'Only causal attention that alone reads q, k and v has a gradient.',
+      )
+    }
+    const g = gradient(spec.y)
+    const at = { rows, heads, numKvHeads, size, scale: size ** -0.5, window, forms }
+    const of = { tokens, q: activation(spec.q), ...cache, g, statistics }
+    const turnedBack = (x: number, count: number) =>
+      angles === undefined ? [] : [rope({ angles, tokens, x }, { rows, heads: count, size, back: true })]
+    return [
+      attentionDelta({ y: activation(spec.y), g, statistics }, at),
+      attentionQueries({ ...of, y: q.buffer }, at),
+      attentionKeys({ ...of, y: k.buffer, z: v.buffer }, at),
+      ...turnedBack(q.buffer, heads),
+      ...turnedBack(k.buffer, numKvHeads),
+    ]
+  },
 }
 
-export const kernels = { attention: attend, kvStore }
+export const kernels = { attention: attend, kvStore, attentionDelta, attentionQueries, attentionKeys }

@@ -22,9 +22,13 @@ const firstTokens = (weight: Block, tokens: number, y: number, rows: number): Na
 })
 
 export const op: Op<Spec> = {
+  reads: ({ y }) => [y],
   writes: ({ y }) => y,
   forward: (spec, { rows, tokens, activation, blocks }) =>
     blocks(spec.weight).map((block) => firstTokens(block, tokens, activation(spec.y), rows)),
+  keeps: () => [],
+  // Only vision encoders have one, and they are not trained.
+  backward: () => [],
 }
 
 export const kernels = { classToken: firstTokens }

@@ -6,6 +6,7 @@
 import type { NativeDeviceInfo, StoreDType } from '../../native/border.js'
 import { dtypeCodes } from '../../native/dtypes.js'
 import { layout } from '../../native/layouts.js'
+import { subgroupLanes } from '../../native/subgroups.js'
 
 /** A tensor on the device: `rows` of the checkpoint's [rows, columns] from `first` on, packed. */
 export interface Block {
@@ -52,13 +53,15 @@ export function packedBytes({ rows, columns, dtype }: Pick<Block, 'rows' | 'colu
 export interface Forms {
   /** Invocations of a subgroup, whose neighbours read for each other; 0: the kernels that run anywhere. */
   lanes: number
+  /** The most rows of a product that an invocation has in arrays; 1: only single rows, others take no arrays. */
+  tall: 1 | 16 | 32
   /** f16 weights are read by the device's own f16. */
   f16: boolean
   /** Side of the matrices of f16 weights that a subgroup multiplies at once; 0: none. */
   matrix: number
 }
 
-export const plainForms: Forms = { lanes: 0, f16: false, matrix: 0 }
+export const plainForms: Forms = { lanes: 0, tall: 16, f16: false, matrix: 0 }
 
 /**
  * Matrices of this side have run on a driver. Those of 16 are tested wherever they are offered, and chosen once one
@@ -71,11 +74,18 @@ const provenSide = 8
  * long.
  */
 export function formsOf(device: NativeDeviceInfo): Forms {
-  const { features, limits, type } = device
-  const lanes = features.includes('subgroups') ? (limits.subgroupMinSize ?? 0) : 0
-  if (lanes < 4) return plainForms
-  const side = type === 'cpu' ? 0 : matrixSide(device)
-  return { lanes, f16: features.includes('shader-f16'), matrix: side === provenSide ? side : 0 }
+  const { features, type } = device
+  const lanes = subgroupLanes(device)
+  if (lanes === 0) return plainForms
+  const cpu = type === 'cpu'
+  const side = cpu ? 0 : matrixSide(device)
+  return {
+    lanes,
+    // SwiftShader, whose subgroups have 4 invocations, keeps arrays in memory; a GPU has no room for 32 rows.
+    tall: cpu ? (lanes < 8 ? 1 : 32) : 16,
+    f16: features.includes('shader-f16'),
+    matrix: side === provenSide ? side : 0,
+  }
 }
 
 /** Side of the matrices that kernel gemm_matrix can take on a device; 0: none. */

@@ -1,11 +1,12 @@
 /** The ops by name, one a file, and their kernels. */
 
 import type { NativeDispatch } from '../../native/border.js'
-import type { Op, SpecOf, StackContext } from './op.js'
+import type { BackwardContext, Op, SpecOf, StackContext } from './op.js'
 import { registry } from './registry.js'
 
 export * from './dispatch.js'
-export type { Attention, Rotary, StackContext } from './op.js'
+export { adaptedNorms } from './dora.js'
+export type { Adapter, Attention, BackwardContext, Rotary, StackContext, TensorGradient } from './op.js'
 export { opKernels } from './registry.js'
 
 /** An op of a forward pass: the `Spec` of any file here. */
@@ -23,4 +24,25 @@ export function forward(spec: OpSpec, context: StackContext): NativeDispatch[] {
 /** The activation that an op writes. */
 export function writtenBy(spec: OpSpec): string {
   return opOf(spec).writes(spec)
+}
+
+/** The activations that an op reads. */
+export function readBy(spec: OpSpec): string[] {
+  return opOf(spec).reads(spec)
+}
+
+/** The activations whose values the gradient of an op needs. */
+export function keptBy(spec: OpSpec, learns: (tensor: string) => boolean): string[] {
+  return opOf(spec).keeps(spec, learns)
+}
+
+/** The dispatches of the gradient of an op. */
+export function backward(spec: OpSpec, context: BackwardContext): NativeDispatch[] {
+  return opOf(spec).backward(spec, context)
+}
+
+/** The tensors that an op names. */
+export function tensorsOfOp(op: OpSpec): string[] {
+  const { table, weight, bias } = op as { table?: string; weight?: string; bias?: string }
+  return [table, weight, bias].filter((name) => name !== undefined)
 }

@@ -5,6 +5,7 @@ import { dirname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { describe } from '../../merge/recipe/checks.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
+import type { RateSchedule } from '../../training/index.js'
 import { codeOf, messageOf, WeightsmithError } from '../../util/errors.js'
 
 /** A text that the model generated for a question. */
@@ -27,6 +28,26 @@ export interface Sampling {
   max_tokens?: number | undefined
   stop?: readonly string[] | undefined
   chat?: boolean | undefined
+}
+
+/** Options of `train`, where they are the same in every round; an adapter is folded into the model it came from. */
+export interface Trainer {
+  /** Defaults to full. */
+  method?: 'lora' | 'full' | undefined
+  rank?: number | undefined
+  alpha?: number | undefined
+  rslora?: boolean | undefined
+  targets?: string | readonly string[] | undefined
+  layers?: readonly number[] | undefined
+  epochs?: number | undefined
+  steps?: number | undefined
+  batch?: number | undefined
+  tokens?: number | undefined
+  rate?: number | undefined
+  schedule?: RateSchedule | undefined
+  warmup?: number | undefined
+  decay?: number | undefined
+  clip?: number | undefined
 }
 
 export type ImmAnswerCheck = 'exact' | 'numeric' | 'regex'
@@ -60,12 +81,13 @@ export interface ImmConfig {
     | ((completion: Completion) => boolean | Promise<boolean>)
     | undefined
   /**
-   * A command with `{model}`, `{data}` (lines of prompt and answer) and `{out}`, which is to hold the trained model; or
-   * a function.
+   * Full training with the defaults of `train`, unless it says otherwise; or a command with `{model}`, `{data}` (lines
+   * of prompt and answer) and `{out}`, which is to hold the trained model; or a function.
    */
-  train:
-    | { command: ImmCommand }
+  train?:
+    | (Trainer & { command?: ImmCommand | undefined })
     | ((step: { model: string; data: string; out: string; round: number; signal: AbortSignal }) => Promise<void>)
+    | undefined
   /**
    * IMM's merge of the original and the trained model; or any `recipe`, in which `{base}` and `{improved}` stand for
    * them.
@@ -116,6 +138,7 @@ export interface Settings extends ImmConfig {
   seed: number
   generate: NonNullable<ImmConfig['generate']>
   filter: NonNullable<ImmConfig['filter']>
+  train: NonNullable<ImmConfig['train']>
   merge: NonNullable<ImmConfig['merge']>
   evaluate: { id: readonly string[]; ood: readonly string[] } & NonNullable<ImmConfig['evaluate']>
   policy: 'last' | 'best'
@@ -128,7 +151,10 @@ const keys: Record<string, readonly string[]> = {
   ],
   generate: ['samples', 'temperature', 'top_k', 'top_p', 'max_tokens', 'stop', 'chat', 'command'],
   filter: ['check', 'pattern', 'command'],
-  train: ['command'],
+  train: [
+    ...['command', 'method', 'rank', 'alpha', 'rslora', 'targets', 'layers', 'epochs', 'steps', 'batch', 'tokens'],
+    ...['rate', 'schedule', 'warmup', 'decay', 'clip'],
+  ],
   merge: ['alpha', 'p', 'rescale', 'history', 'pretrained', 'importance', 'recipe', 'dtype'],
   'merge.importance': ['beta', 'data'],
   evaluate: ['id', 'ood', 'valid', 'limit', 'max_tokens', 'collapse'],
@@ -177,9 +203,15 @@ function check(value: unknown, folder: string): Settings {
     }
   }
   const config = given as unknown as ImmConfig
-  const { rounds = 3, seed = 0, generate = {}, filter = {}, merge = {}, evaluate = {}, policy = 'last' } = config
+  const { rounds = 3, seed = 0, generate = {}, filter = {}, train = {}, merge = {}, evaluate = {} } = config
+  const { policy = 'last' } = config
   for (const path of ['model', 'questions'] as const) text(config[path], path)
-  if (typeof config.train !== 'function') checkCommand(config.train?.command, 'train.command', places['train.command'])
+  if (typeof train !== 'function') {
+    oneOf(train.method, 'train.method', ['full', 'lora'])
+    const others = Object.keys(train).filter((key) => key !== 'command')
+    if (train.command !== undefined && others.length > 0)
+      fail('train', 'either a command or options of training', train)
+  }
   whole(rounds, 'rounds', 1)
   whole(seed, 'seed', 0)
   whole(config.limit, 'limit', 1)
@@ -225,6 +257,7 @@ function check(value: unknown, folder: string): Settings {
     seed,
     generate,
     filter,
+    train,
     merge: {
       ...merge,
       ...(merge.importance && { importance: { ...merge.importance, data: at(merge.importance.data) } }),

@@ -10,12 +10,13 @@ import { evaluate as evaluateModel } from '../../eval/evaluate.js'
 import { generate as generateTexts } from '../../generation/generate.js'
 import { merge } from '../../merge/merge.js'
 import type { RecipeInput } from '../../merge/recipe/index.js'
+import { train } from '../../training/train.js'
 import { messageOf, misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import { isRight } from './check.js'
 import { collapseOf, type ImmCollapse } from './collapse.js'
 import { runCommand } from './command.js'
-import type { Completion, Sampling, Settings } from './config.js'
+import type { Completion, Sampling, Settings, Trainer } from './config.js'
 
 export interface ImmAccuracy {
   data: string
@@ -106,6 +107,7 @@ export async function trainStep(run: Run, model: string, round: number, folder: 
   const [data, out] = [join(folder, 'data.jsonl'), join(folder, 'trained')]
   await rm(out, { recursive: true, force: true })
   if (typeof settings.train === 'function') await settings.train({ model, data, out, round, signal })
+  else if (settings.train.command === undefined) await learn(run, settings.train, { model, data, out, round, folder })
   else {
     const log = join(folder, 'train.log')
     await runCommand('train', settings.train.command, {
@@ -125,6 +127,18 @@ export async function trainStep(run: Run, model: string, round: number, folder: 
   })
   refuseOther(base, trained, round)
   return out
+}
+
+/** Trains the model on the data; an adapter is folded in. What an interrupted run has left goes on. */
+async function learn(
+  { engine, settings, signal, onProgress }: Run,
+  { method = 'full', ...options }: Trainer,
+  { model, data, out, round, folder }: { model: string; data: string; out: string; round: number; folder: string },
+): Promise<void> {
+  const to = method === 'full' ? { out } : { out: join(folder, 'adapter'), fold: out }
+  const log = join(folder, 'train.jsonl')
+  const common = { seed: settings.seed + round, overwrite: true, resume: true, signal, onProgress }
+  await train(engine, model, { ...options, ...to, method, data, log, ...common })
 }
 
 /**

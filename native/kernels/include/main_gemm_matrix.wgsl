@@ -1,13 +1,16 @@
-// y[t, first + n] = sum over k of x[start + t, k] * W[n, k], as gemm, for f16 weights on GPUs that multiply matrices of
-// SIDE x SIDE f16 numbers with sums in f32: a subgroup makes some rows of one panel. An element of x becomes two f16
-// numbers, head + tail / 2^10, so that 22 of its bits take part; it may be as large as 2^17. `inner` is a multiple of
-// 32.
+// y[t, first + n] = scale * sum over k of x[start + t, k] * W[n, k] (+ y), as gemm, for f16 weights on GPUs that
+// multiply matrices of SIDE x SIDE f16 numbers with sums in f32: a subgroup makes some rows of one panel. An element of
+// x becomes two f16 numbers, head + tail / 2^10, so that 22 of its bits take part; it may be as large as 2^17. `inner`
+// is a multiple of 32.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 #include "layout.wgsl"
-struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
+// stride: of y
+struct Parameters {
+  rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,
+}
 override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> weights: array<f16>; // as include/weights.wgsl has them
@@ -71,7 +74,10 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
     for (var i = lane; i < SIDE * SIDE; i += SUBGROUP) {
       let r = row + m / WIDE * SIDE + i / SIDE;
       let c = wid.x * PANEL_COLUMNS + m % WIDE * SIDE + i % SIDE;
-      if (r < p.rows && c < p.columns) { y[r * p.stride + p.first + c] = (whole[i] + rest[i] * TAIL) / SHRUNK; }
+      if (r >= p.rows || c >= p.columns) { continue; }
+      let out = r * p.stride + p.first + c;
+      let value = p.scale * ((whole[i] + rest[i] * TAIL) / SHRUNK);
+      y[out] = select(value, y[out] + value, p.add != 0u);
     }
   }
 }

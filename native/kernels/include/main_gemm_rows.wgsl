@@ -1,10 +1,14 @@
-// y[t, first + n] = sum over k of x[start + t, k] * W[n, k], as gemm, for devices with subgroups of at least 4: an
-// invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other elements of
-// x, of another row or, where there are fewer rows, further on in the same, and gets the others' from them: on a CPU a
-// read costs many times what a product does. `inner` is a multiple of 4.
+// y[t, first + n] = scale * sum over k of x[start + t, k] * W[n, k] (+ y), as gemm, for devices with subgroups of at
+// least 4: an invocation makes ROWS rows of one vec8 of columns in registers. Each of up to 8 neighbours reads 4 other
+// elements of x, of another row or, where there are fewer rows, further on in the same, and gets the others' from them:
+// on a CPU a read costs many times what a product does. Products are added in pairs, as in the other forms, so that a
+// row has the same numbers whatever the number of rows. `inner` is a multiple of 4.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
-struct Parameters { rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32 } // stride: of y
+// stride: of y
+struct Parameters {
+  rows: u32, inner: u32, columns: u32, first: u32, stride: u32, start: u32, add: u32, scale: f32,
+}
 #include "packed.wgsl"
 override SUBGROUP: u32; // invocations of a workgroup
 @group(0) @binding(0) var<storage, read> p: Parameters;
@@ -45,8 +49,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
     for (var e = 0u; e < READS; e++) {
       for (var r = 0u; r < APART; r++) {
         let v = subgroupShuffle(mine[e], k % STEP * APART + r);
-        a[APART * e + r] += v.x * w0.a + v.y * w1.a + v.z * w2.a + v.w * w3.a;
-        b[APART * e + r] += v.x * w0.b + v.y * w1.b + v.z * w2.b + v.w * w3.b;
+        a[APART * e + r] = (a[APART * e + r] + (v.x * w0.a + v.y * w1.a)) + (v.z * w2.a + v.w * w3.a);
+        b[APART * e + r] = (b[APART * e + r] + (v.x * w0.b + v.y * w1.b)) + (v.z * w2.b + v.w * w3.b);
       }
     }
   }
@@ -54,7 +58,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(local_invocation_index) lane
   for (var r = 0u; r < ROWS && row + r < p.rows; r++) {
     let out = (row + r) * p.stride + p.first + column * 8u;
     for (var i = 0u; i < 8u && column * 8u + i < p.columns; i++) {
-      y[out + i] = select(a[r][i % 4u], b[r][i % 4u], i >= 4u);
+      let value = p.scale * select(a[r][i % 4u], b[r][i % 4u], i >= 4u);
+      y[out + i] = select(value, y[out + i] + value, p.add != 0u);
     }
   }
 }

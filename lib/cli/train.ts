@@ -1,0 +1,204 @@
+/** `weightsmith train`. */
+
+import { type Command, Option } from 'commander'
+import { trainPage } from '../report/train.js'
+import { readLog, scheduleNames, type TrainingFile, type TrainingLogLine } from '../training/index.js'
+import type { TrainOptions } from '../training/options.js'
+import { type TrainForecast, type TrainReport, train } from '../training/train.js'
+import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
+import { signal } from './interrupt.js'
+import {
+  device,
+  dryRun,
+  json,
+  list,
+  memory,
+  overwrite,
+  realNumber,
+  report,
+  seed,
+  wholeNumber,
+  wholeNumbers,
+} from './options.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
+
+export function addTrain(program: Command): void {
+  verb(
+    program,
+    'train',
+    'train a model on examples, as a LoRA adapter or with all of its weights',
+    'weightsmith train ./model ./adapter --data train.jsonl --rank 16 --epochs 3 --held-out test.jsonl',
+  )
+    .argument('<model>', 'a folder with a model, or org/name from the local cache')
+    .argument('<out>', 'the folder to write: an adapter as PEFT saves one, or with --method full a checkpoint')
+    .addOption(
+      list('--data <file=share...>', 'files of examples (.jsonl, .json, .parquet), each maybe with a share', (word) => [
+        dataFile(word),
+      ]).makeOptionMandatory(),
+    )
+    .addOption(new Option('--method <what>', 'what is trained').choices(['lora', 'full']).default('lora'))
+    .addOption(wholeNumber('--rank', 'rank of the adapter (default: 16)'))
+    .addOption(realNumber('--alpha', 'the adapter counts alpha / rank times (default: twice the rank)'))
+    .option('--rslora', 'the adapter counts alpha / √rank times')
+    .option('--dora', 'train lengths of rows beside the factors (DoRA)')
+    .addOption(realNumber('--dropout', 'share of what the adapter reads that is lost in each step (default: 0)'))
+    .addOption(
+      list(
+        '--targets <name...>',
+        'modules that get an adapter, or a regular expression (default: all-linear)',
+        (word) => [word],
+      ),
+    )
+    .addOption(
+      list('--layers <numbers...>', 'layers that are trained, such as 0-3 7 (default: all)', wholeNumbers('layers')),
+    )
+    .option('--adapter <path>', 'go on from this adapter')
+    .option('--fold <folder>', 'also write the model with the adapter folded in')
+    .option('--dtype <type>', 'how factors are stored: float32, float16 or bfloat16 (default: float32)')
+    .addOption(wholeNumber('--steps', 'updates of the weights'))
+    .addOption(realNumber('--epochs', 'passes over the data (default: 1)'))
+    .addOption(wholeNumber('--batch', 'sequences a step (default: 8)'))
+    .addOption(wholeNumber('--tokens', 'most tokens that go through the model at a time (default: 2048)'))
+    .addOption(wholeNumber('--max-length', "most tokens of an example (default: the model's context, or --tokens)"))
+    .addOption(
+      new Option('--loss <what>', 'what is predicted: the answer (default), or all').choices(['answer', 'all']),
+    )
+    .addOption(
+      new Option(
+        '--normalise <by>',
+        "a step's loss is divided by its targets (default), or is a mean of micro-batches",
+      ).choices(['targets', 'micro-batches']),
+    )
+    .addOption(realNumber('--rate', 'highest learning rate (default: 2e-4, with --method full 2e-5)'))
+    .addOption(
+      new Option('--schedule <name>', 'how the learning rate goes on (default: linear)').choices(scheduleNames),
+    )
+    .addOption(realNumber('--warmup', 'steps in which the rate rises; below 1, a share of all (default: 0)'))
+    .addOption(realNumber('--lowest', 'what the rate ends at, as a share of it (default: 0)'))
+    .addOption(realNumber('--beta1', 'decay of the mean of the gradient (default: 0.9)'))
+    .addOption(realNumber('--beta2', 'decay of the mean of its square (default: 0.999)'))
+    .addOption(realNumber('--eps', 'added to the root of that mean (default: 1e-8)'))
+    .addOption(realNumber('--decay', 'weight decay of matrices (default: 0)'))
+    .addOption(realNumber('--clip', 'largest norm of the gradient; 0: any (default: 1)'))
+    .addOption(seed('seed of the order of the data and of the first adapter'))
+    .option('--held-out <file>', 'examples whose loss is measured on the way')
+    .addOption(wholeNumber('--held-out-every', 'steps between two measurements (default: a tenth of the run)'))
+    .addOption(wholeNumber('--patience', 'end after so many measurements without a better loss'))
+    .addOption(
+      new Option('--keep <which>', 'the state that is written (default: best with --held-out, else last)').choices([
+        'best',
+        'last',
+      ]),
+    )
+    .option('--log <file>', 'write a line of JSON a step')
+    .addOption(report())
+    .addOption(wholeNumber('--save-every', 'steps between two resume points (default: 100)'))
+    .option('--resume', 'continue an interrupted run; start from scratch if there is none')
+    .addOption(overwrite('replace an existing output, and discard an unfinished one'))
+    .addOption(dryRun('check everything and say what it takes, but train nothing'))
+    .addOption(memory())
+    .addOption(device())
+    .addOption(json())
+    .action(run)
+}
+
+type Flags = Common &
+  Reported &
+  Omit<TrainOptions, 'out' | 'data' | 'targets'> & { data: TrainingFile[]; targets?: string[] }
+
+async function run(model: string, out: string, flags: Flags): Promise<void> {
+  const { json, device, memory, report, targets, ...options } = flags
+  const common = {
+    ...(json && { json }),
+    ...(device && { device }),
+    ...(memory && { memory }),
+    ...(report && { report }),
+  }
+  const collected: TrainingLogLine[] = []
+  const done = await withEngine('train', common, (engine, progress) =>
+    train(engine, model, {
+      ...options,
+      ...(targets && { targets: patternOf(targets) }),
+      ...{ out, signal, onProgress: progress.show, onLine: (line: TrainingLogLine) => collected.push(line) },
+    }),
+  )
+  if (!('forecast' in done)) {
+    await writeReport(common, async () => {
+      const lines = options.log === undefined ? collected : await readLog(options.log)
+      const facts = [
+        ['method', done.method],
+        ['trained', `${parameters(done.parameters)} parameters`],
+        ...(options.log === undefined && done.resumedAfter !== undefined
+          ? ([['shown', `what followed step ${done.resumedAfter}; a log would have kept the rest`]] as const)
+          : []),
+      ] as const
+      return trainPage({ model, out, device: done.device, lines, data: done.data, facts })
+    })
+  }
+  printResult(done, { report: text, forecast: forecastText }, common)
+}
+
+/** `file=0.7`; a word without a number behind the last `=` is a file. */
+function dataFile(word: string): TrainingFile {
+  const at = word.lastIndexOf('=')
+  const share = Number(word.slice(at + 1))
+  return at > 0 && word.slice(at + 1) !== '' && Number.isFinite(share)
+    ? { file: word.slice(0, at), share }
+    : { file: word }
+}
+
+/** One word that is no plain name is a pattern, as PEFT takes it. */
+function patternOf(targets: string[]): string | string[] {
+  const [first = ''] = targets
+  return targets.length === 1 && (first === 'all-linear' || !/^[\w.]+$/.test(first)) ? first : targets
+}
+
+function forecastText(forecast: TrainForecast): string {
+  const { model, method, steps, epochs, examples, tokens, parameters: trained, deviceBytes, device } = forecast
+  return (
+    `Would train ${parameters(trained)} parameters of ${model} (${method}) in ${plural(steps, 'step')} ` +
+    `(${epochs.toPrecision(3)} epochs of ${plural(examples, 'example')}, about ${count(tokens)} tokens), with ` +
+    `${bytes(deviceBytes)} on ${device}, in roughly ${milliseconds(forecast.milliseconds)}.${readsText(forecast)}`
+  )
+}
+
+/** What does not stay on the device, where anything does not. */
+function readsText({ bytesReadPerPass }: Pick<TrainForecast, 'bytesReadPerPass'>): string {
+  if (bytesReadPerPass === 0) return ''
+  return ` ${bytes(bytesReadPerPass)} of weights are read again for every micro-batch.`
+}
+
+function text(done: TrainReport): string {
+  const { out, method, loss, heldOut, steps, tokens, folded, endedEarly, kept, resumedAfter } = done
+  const lines = [
+    `${out}: ${method === 'lora' ? `an adapter of ${plural(done.trained, 'module')}` : plural(done.trained, 'tensor')}, ` +
+      `${parameters(done.parameters)} parameters, ${bytes(done.bytesWritten)}, after ${plural(steps, 'step')} and ` +
+      `${count(tokens)} tokens in ${milliseconds(done.milliseconds)} (${done.tokensPerSecond.toFixed(0)} tokens/s) on ` +
+      `${done.device}.${readsText(done)}`,
+    `Loss ${loss.first.toFixed(4)} at the first step, ${loss.last.toFixed(4)} at the last.`,
+  ]
+  if (heldOut !== undefined) {
+    lines.push(
+      `Held out (${heldOut.file}): ${heldOut.first.toFixed(4)} before, ${heldOut.last.toFixed(4)} after; the best was ` +
+        `${heldOut.best.toFixed(4)} after step ${heldOut.bestStep}. Kept: step ${kept}` +
+        `${kept === 0 ? ', what it was before training' : ''}.`,
+    )
+  }
+  if (endedEarly) lines.push('It ended early, as the loss held out was getting no better.')
+  if (resumedAfter !== undefined) lines.push(`Resumed after step ${resumedAfter}.`)
+  if (folded !== undefined) lines.push(`${folded}: the model with the adapter folded in.`)
+  lines.push(
+    '',
+    table(
+      ['data', 'examples', 'tokens', 'targets'],
+      done.data.map((file) => [file.file, count(file.examples), count(file.tokens), count(file.targets)]),
+    ),
+  )
+  for (const { file, truncated, empty, cutOff } of done.data) {
+    if (truncated) lines.push(`${file}: ${count(truncated.count)} were cut at their end, first ${truncated.first}.`)
+    if (empty) lines.push(`${file}: ${count(empty.count)} have nothing to predict, first ${empty.first}.`)
+    if (cutOff)
+      lines.push(`${file}: ${count(cutOff.count)} are too long for any of their answer, first ${cutOff.first}.`)
+  }
+  return lines.join('\n')
+}

@@ -1,0 +1,272 @@
+/**
+ * A forward and a backward pass over one micro-batch: tokens in the order of their sequences, through the layers with
+ * the residual stream kept before each; the loss of the rows that have one, some rows at a time; and back, layer by
+ * layer, whose values are computed again where they did not stay.
+ */
+
+import type { NativeDispatch } from '../../native/border.js'
+import { modelKernels as kernels } from '../kernels.js'
+import { type BackwardContext, backward, forward, type StackContext } from '../ops/index.js'
+import { type GradientBuffers, input, type TapeBuffers } from './buffers.js'
+import type { Tape, TapeStep } from './tape.js'
+
+/** What a micro-batch has: tokens, tokens with a loss, and buckets of equal ids and positions. */
+export interface BatchShape {
+  tokens: number
+  losses: number
+  buckets: Record<'id' | 'position', number>
+  /** Which micro-batch it is, where what adapters read loses elements. */
+  draw?: { step: number; microBatch: number } | undefined
+}
+
+/** Dispatches that need the weights of one layer, or of none. */
+export interface Stage {
+  layer?: number
+  dispatches: NativeDispatch[]
+}
+
+export class GradientPass {
+  /** Tensors whose gradient has something in it. */
+  private readonly touched: Set<string>
+
+  /** `touched`: by earlier micro-batches of the step; it grows. */
+  constructor(
+    private readonly buffers: GradientBuffers,
+    private readonly shape: BatchShape,
+    touched: Set<string>,
+    /** How much a teacher counts, beside targets. */
+    private readonly share = 0,
+  ) {
+    this.touched = touched
+  }
+
+  /** From tokens to losses, and with a `scale` to the gradients of scale * their sum. */
+  stages(scale?: number): Stage[] {
+    const head = { dispatches: this.losses(scale) }
+    return [...this.forward(), head, ...(scale === undefined ? [] : this.backward())]
+  }
+
+  /** From tokens to what the head is applied to, for rows that have a loss, and the buffer with it. */
+  normed(): { stages: Stage[]; buffer: number } {
+    return { stages: [...this.forward(), { dispatches: this.normedRows() }], buffer: this.normedBuffer }
+  }
+
+  private get normedBuffer(): number {
+    const { finalValues, tapes, spec } = this.buffers
+    return this.valueOf(finalValues, this.outputOf(tapes.final, spec.head.x))
+  }
+
+  private normedRows(): NativeDispatch[] {
+    const { finalValues, tapes, stream, rows: list } = this.buffers
+    const y = this.valueOf(finalValues, input)
+    const at = { rows: this.shape.losses, width: this.width('x') }
+    return [
+      kernels.gatherRows({ list, x: stream.at(-1) ?? 0, y }, at),
+      ...this.run(tapes.final, finalValues, this.shape.losses),
+    ]
+  }
+
+  /** From tokens to the residual stream behind the last layer. */
+  private forward(): Stage[] {
+    const { tapes, stream, embedValues } = this.buffers
+    const embed = [
+      ...this.run(tapes.embed, embedValues),
+      ...this.copyStream(this.valueOf(embedValues, tapes.embed.output), stream[0] ?? 0),
+    ]
+    return [
+      { dispatches: embed },
+      ...tapes.layers.map((_, layer) => ({ layer, dispatches: [...this.runLayer(layer), ...this.leaveLayer(layer)] })),
+    ]
+  }
+
+  /**
+   * From the residual stream behind the last layer to losses; with a `scale`, to the gradient of scale * their sum at
+   * the residual stream too.
+   */
+  private losses(scale?: number): NativeDispatch[] {
+    const { buffers, shape } = this
+    const { tapes, spec, layout } = buffers
+    const { head, vocabulary } = spec
+    const rows = shape.losses
+    const normed = this.normedBuffer
+    const blocks = buffers.tensors.get(head.weight) ?? []
+    const learns = scale !== undefined && buffers.lowest <= tapes.layers.length
+    const trained = learns ? this.trained(head.weight) : undefined
+    const dispatches = this.normedRows()
+    const { forms } = layout
+    for (let from = 0; from < rows; from += buffers.headRows) {
+      const count = Math.min(buffers.headRows, rows - from)
+      const { lossTokens: tokens, logits, losses, best, teacher } = buffers
+      const at = { rows: count, stride: vocabulary, from, forms }
+      const of = { rows: count, width: vocabulary, from }
+      for (const block of blocks) dispatches.push(kernels.gemm(block, normed, logits, at))
+      if (teacher !== undefined && this.share > 0) {
+        const taught = { tokens, teacher: teacher.logits, losses, logits }
+        dispatches.push(
+          ...teacher.head.map((block) => kernels.gemm(block, teacher.normed, teacher.logits, at)),
+          kernels.distillationGradient(taught, { ...of, scale: scale ?? 0, share: this.share }),
+        )
+      } else {
+        dispatches.push(kernels.crossEntropy({ tokens, logits, losses, best }, of))
+        if (learns) dispatches.push(kernels.crossEntropyGradient({ tokens, losses, logits }, { ...of, scale }))
+      }
+      if (!learns) continue
+      dispatches.push(
+        ...blocks.map((block, i) =>
+          kernels.gemmTransposed(block, logits, buffers.gradient(head.x, true), { ...at, add: i > 0 }),
+        ),
+        ...(trained?.blocks ?? []).map((block) =>
+          kernels.gemmOuter(block, logits, normed, { ...at, add: from > 0 || trained?.add === true }),
+        ),
+      )
+    }
+    return dispatches
+  }
+
+  /** Back from the gradient that `losses` has left to everything that is trained. */
+  private backward(): Stage[] {
+    const { buffers, shape } = this
+    const { tapes, lowest } = buffers
+    const depth = tapes.layers.length
+    if (lowest > depth) return []
+    const last = this.back(tapes.final, buffers.finalValues, new Set([buffers.spec.head.x]), shape.losses)
+    const stages: Stage[] = [{ dispatches: last }]
+    if (lowest === depth) return stages
+    const g = buffers.gradient('x')
+    const width = this.width('x')
+    last.push(
+      kernels.zero(g, shape.tokens * width),
+      kernels.scatterRows({ list: buffers.rows, x: buffers.gradient('x', true), y: g }, { rows: shape.losses, width }),
+    )
+    for (let layer = depth - 1; layer >= lowest; layer--) {
+      const again = buffers.stays(layer) ? [] : this.runLayer(layer)
+      const back = this.back(this.layerTape(layer), buffers.valuesOf(layer), new Set(['x']), shape.tokens, layer)
+      stages.push({ layer, dispatches: [...again, ...back] })
+    }
+    if (tapes.embed.steps.some(({ learns }) => learns)) {
+      stages.push({ dispatches: this.back(tapes.embed, buffers.embedValues, new Set(['x']), shape.tokens) })
+    }
+    return stages
+  }
+
+  private layerTape(layer: number): Tape {
+    const tape = this.buffers.tapes.layers[layer]
+    if (tape === undefined) throw new Error(`There is no layer ${layer}.`)
+    return tape
+  }
+
+  private runLayer(layer: number): NativeDispatch[] {
+    const tape = this.layerTape(layer)
+    const values = this.buffers.valuesOf(layer)
+    const before = this.buffers.stream[layer] ?? 0
+    return [
+      ...(tape.keepsInput ? [] : this.copyStream(before, this.valueOf(values, input))),
+      ...this.run(tape, values, this.shape.tokens, layer),
+    ]
+  }
+
+  private leaveLayer(layer: number): NativeDispatch[] {
+    const from = this.layerValue(layer, this.layerTape(layer).output)
+    return this.copyStream(from, this.buffers.stream[layer + 1] ?? 0)
+  }
+
+  private run(tape: Tape, values: TapeBuffers, rows = this.shape.tokens, layer?: number): NativeDispatch[] {
+    return tape.steps.flatMap((step) => {
+      const { op, copied, after } = step
+      const name = after.slice(0, after.indexOf('#'))
+      const at = (version: string) => this.versionOf(values, version, tape, layer)
+      return [
+        ...(copied === undefined ? [] : [kernels.copy(at(copied), at(after), rows, this.width(name))]),
+        ...forward(
+          op,
+          this.contextOf(step, values, rows, (version) => at(version), false),
+        ),
+      ]
+    })
+  }
+
+  /** Gradients of a tape from those that are there, `filled`, by activation. */
+  private back(tape: Tape, values: TapeBuffers, filled: Set<string>, rows: number, layer?: number): NativeDispatch[] {
+    const ofLosses = values === this.buffers.finalValues
+    return tape.steps.toReversed().flatMap((step) => {
+      const { op, after, learns, wanted, before } = step
+      const name = after.slice(0, after.indexOf('#'))
+      if (!learns || !filled.has(name)) return []
+      if (!before.has(name)) filled.delete(name)
+      const at = (version: string) => this.versionOf(values, version, tape, layer)
+      const context: BackwardContext = {
+        ...this.contextOf(step, values, rows, at, true),
+        statistics: values.statistics,
+        gradient: (activation) => this.buffers.gradient(activation, ofLosses),
+        into: (activation) => {
+          const add = filled.has(activation)
+          const wants = wanted.has(activation)
+          if (wants) filled.add(activation)
+          return { buffer: this.buffers.gradient(activation, ofLosses), add: add && wants, wanted: wants }
+        },
+        trained: (tensor) => this.trained(tensor),
+        moments: this.buffers.moments,
+        buckets: (by) => ({ buffer: this.buffers.buckets[by], count: this.shape.buckets[by] }),
+      }
+      return backward(op, context)
+    })
+  }
+
+  private contextOf(
+    { before, after }: TapeStep,
+    values: TapeBuffers,
+    rows: number,
+    at: (version: string) => number,
+    asRead: boolean,
+  ): StackContext {
+    const { spec, layout, tensors, adapters, tokens, angles } = this.buffers
+    const written = after.slice(0, after.indexOf('#'))
+    return {
+      ...{ rows, tokens, angles, cache: values.cache, forms: layout.forms },
+      attention: spec.language.attention,
+      activation: (name) => at(name === written && !(asRead && before.has(name)) ? after : (before.get(name) ?? after)),
+      width: (name) => this.width(name),
+      blocks: (tensor) => tensors.get(tensor) ?? [],
+      adapter: (weight) => adapters.get(weight),
+      statistics: values.statistics,
+      dropout: layout.dropout && this.shape.draw && { ...layout.dropout, ...this.shape.draw },
+    }
+  }
+
+  /** Where the gradient of a tensor goes; its first part in a step is written, the others are added. */
+  private trained(tensor: string) {
+    const learned = this.buffers.learned.get(tensor)
+    if (learned === undefined) return undefined
+    const add = this.touched.has(tensor)
+    this.touched.add(tensor)
+    return { blocks: learned.gradient, add }
+  }
+
+  private versionOf(values: TapeBuffers, version: string, tape: Tape, layer?: number): number {
+    if (version === input && layer !== undefined && tape.keepsInput) return this.buffers.stream[layer] ?? 0
+    return this.valueOf(values, version)
+  }
+
+  private layerValue(layer: number, version: string): number {
+    return this.versionOf(this.buffers.valuesOf(layer), version, this.layerTape(layer), layer)
+  }
+
+  private valueOf({ versions }: TapeBuffers, version: string): number {
+    const buffer = versions.get(version)
+    if (buffer === undefined) throw new Error(`There is no value ${version}.`)
+    return buffer
+  }
+
+  /** The last version of an activation that a tape writes. */
+  private outputOf({ steps }: Tape, name: string): string {
+    return steps.findLast(({ after }) => after.startsWith(`${name}#`))?.after ?? `${name}#0`
+  }
+
+  private copyStream(from: number, to: number): NativeDispatch[] {
+    return [kernels.copy(from, to, this.shape.tokens, this.width('x'))]
+  }
+
+  private width(name: string): number {
+    return this.buffers.spec.language.activations[name] ?? 0
+  }
+}

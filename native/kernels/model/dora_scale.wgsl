@@ -1,0 +1,14 @@
+// x[t, i] = x[t, i] magnitude[i] / norms[i]: what DoRA makes of an adapted product, and of its gradient.
+// A row of zeros stays one.
+struct Parameters { rows: u32, width: u32 }
+#include "main_rows.wgsl"
+@group(0) @binding(0) var<storage, read> p: Parameters;
+@group(0) @binding(1) var<storage, read> magnitude: array<f32>;
+@group(0) @binding(2) var<storage, read> norms: array<f32>;
+@group(0) @binding(3) var<storage, read_write> x: array<f32>;
+
+fn each(row: u32, lane: u32) {
+  for (var i = lane; i < p.width; i += LANES) {
+    x[row * p.width + i] *= select(0.0, magnitude[i] / norms[i], norms[i] > 0.0);
+  }
+}

@@ -1,0 +1,64 @@
+/** Models with adapters where a model is expected: scored, compared and run as the folded one. */
+import { copyFileSync, cpSync, existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from '@jest/globals'
+import { diff, evaluate, generate, openScores, score } from 'weightsmith'
+import { readSafetensors } from './checkpoint.js'
+import { golden } from './goldens.js'
+import { fixtures } from './lora.js'
+
+const { fresh, opened, fold } = fixtures('lora-models')
+
+test('a model with adapters is scored as the folded model is, and told from others', async () => {
+  const [base, path] = [golden('reasoner/base'), golden('lora/adapters/plain')]
+  const { out } = await fold(base, [path])
+  const data = golden('reasoner/tasks/calibration.jsonl')
+  const [mine, theirs] = [fresh('scores'), fresh('scores')]
+  await score(opened(), `${base}+${path}`, { methods: ['wanda'], data, out: mine, limit: 4 })
+  await score(opened(), out, { methods: ['wanda'], data, out: theirs, limit: 4 })
+  const arrays = (file: string) => [...readSafetensors(file)].map(([name, { bytes }]) => [name, bytes.toString('hex')])
+  expect(arrays(mine)).toEqual(arrays(theirs))
+  await expect(openScores(opened(), mine, `${base}+${path}`)).resolves.toBeDefined()
+  await expect(openScores(opened(), mine, base)).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_INPUT_CHANGED' })
+})
+
+describe('a model with adapters that is compared', () => {
+  test.each(['plain', 'dora', 'modules-to-save'])(
+    'differs from the base as the folded model does: %s',
+    async (name) => {
+      const [base, path] = [golden('reasoner/base'), golden(`lora/adapters/${name}`)]
+      const { out } = await fold(base, [path])
+      const [{ tensors }, folded] = [await diff(opened(), base, `${base}+${path}`), await diff(opened(), base, out)]
+      expect(tensors).toEqual(folded.tensors)
+      expect(folded.total.maxAbs).toBeGreaterThan(0)
+    },
+  )
+})
+
+describe('a model with adapters that is run', () => {
+  test.each([
+    ['plain', 'reasoner/base'],
+    ['dora', 'reasoner/base'],
+    ['trainable-tokens', 'reasoner/base'],
+    ['tied-saved', 'lora/tied'],
+  ])('says what the folded model says: %s', async (name, base) => {
+    const path = golden(`lora/adapters/${name}`)
+    const { out } = await fold(golden(base), [path])
+    const data = golden('reasoner/tasks/calibration.jsonl')
+    const run = async (model: string) => {
+      const { sets } = await evaluate(opened(), model, { data, metric: 'nll', limit: 8 })
+      const { continuations } = await generate(opened(), model, ['12+34='], { maxTokens: 4 })
+      return { loss: sets[0]!.value, text: continuations[0]!.text }
+    }
+    for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
+      if (!existsSync(join(out, file))) copyFileSync(join(golden('reasoner/base'), file), join(out, file))
+    }
+    const bare = fresh('base')
+    cpSync(golden(base), bare, { recursive: true })
+    for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
+      if (!existsSync(join(bare, file))) copyFileSync(join(golden('reasoner/base'), file), join(bare, file))
+    }
+    expect(await run(`${bare}+${path}`)).toEqual(await run(out))
+    expect(await run(bare)).not.toEqual(await run(out))
+  })
+})
