@@ -187,6 +187,23 @@ describe('an adapter', () => {
     expect(spread(await of({ dropout: 0 }))).toBeLessThan(0.002)
   })
 
+  test('learns nothing from a teacher that says what the model says, and of another one beside the targets', async () => {
+    const normsOf = ({ lines }: Ran) => lines.flatMap((line) => ('loss' in line ? [line.gradientNorm] : []))
+    const own = await run({ teacher: model, teacherShare: 1 })
+    for (const norm of normsOf(own)) expect(norm).toBeLessThan(1e-4)
+    const before = await run({ steps: 1 })
+    // Half of both losses, where the teacher's is the entropy of what the model says itself.
+    const half = await run({ teacher: model, steps: 1 })
+    expect(half.losses[0]).toBeCloseTo((before.losses[0]! + own.losses[0]!) / 2, 5)
+    expect(normsOf(half)[0]! / normsOf(before)[0]!).toBeCloseTo(0.5, 3)
+    expect(half.deviceBytes).toBeGreaterThan(before.deviceBytes)
+    await expect(run({ teacherShare: 0.5 })).rejects.toThrow(/A share of 0.5 needs a teacher/)
+    await expect(run({ teacher: model, teacherShare: 2 })).rejects.toThrow(
+      /the teacher's share to be above 0 and up to 1/,
+    )
+    await expect(run({ teacher: fresh('none') })).rejects.toHaveProperty('code', 'ERR_WEIGHTSMITH_NOT_FOUND')
+  })
+
   test('can be stored as bfloat16', async () => {
     const { out } = await run({ dtype: 'bfloat16', steps: 1 })
     expect(new Set([...readFolder(out).values()].map(({ dtype }) => dtype))).toEqual(new Set(['BF16']))

@@ -63,6 +63,8 @@ export function addTrain(program: Command): void {
     .addOption(
       new Option('--loss <what>', 'what is predicted: the answer (default), or all').choices(['answer', 'all']),
     )
+    .option('--teacher <model>', 'a model whose probabilities are learned beside the targets')
+    .addOption(realNumber('--teacher-share', "how much of the loss is the teacher's (default: 0.5)"))
     .addOption(
       new Option(
         '--normalise <by>',

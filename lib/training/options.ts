@@ -44,6 +44,13 @@ export interface TrainOptions extends TargetOptions {
   maxLength?: number | undefined
   /** What is predicted: the answers, or everything. Defaults to answer. */
   loss?: 'answer' | 'all' | undefined
+  /**
+   * A model whose probabilities are learned beside the targets, at the same places: the loss of a target is -Σ p log q,
+   * with p = (1 - teacherShare) the target + teacherShare the teacher's probabilities. It has the same vocabulary.
+   */
+  teacher?: string | undefined
+  /** How much of the loss is the teacher's, above 0 and up to 1. Defaults to 0.5. */
+  teacherShare?: number | undefined
   /** What the loss of a step is divided by: its `targets`, or the mean of `micro-batches`. Defaults to targets. */
   normalise?: 'targets' | 'micro-batches' | undefined
 
@@ -122,6 +129,7 @@ export function settingsOf(options: TrainOptions) {
     rslora: options.rslora ?? false,
     dora: options.dora ?? false,
     dropout: options.dropout ?? 0,
+    teacherShare: options.teacher === undefined ? 0 : (options.teacherShare ?? 0.5),
     batch: options.batch ?? 8,
     tokens: options.tokens ?? defaultTokens,
     loss: options.loss ?? 'answer',
@@ -151,9 +159,14 @@ export function settingsOf(options: TrainOptions) {
   const within = (name: string, value: number, fits: boolean, expected: string) => {
     if (!fits) throw wrongOption(name, expected, value)
   }
-  const { alpha, dropout, beta1, beta2, eps, decay, clip } = settings
+  const { alpha, dropout, teacherShare, beta1, beta2, eps, decay, clip } = settings
   within('alpha', alpha, alpha > 0 && Number.isFinite(alpha), 'a number above 0')
   within('the dropout', dropout, dropout >= 0 && dropout < 1, 'from 0 to below 1')
+  if (options.teacher === undefined && options.teacherShare !== undefined) {
+    throw misuse(`A share of ${options.teacherShare} needs a teacher; give one, or leave it out.`)
+  }
+  const taught = options.teacher === undefined || (teacherShare > 0 && teacherShare <= 1)
+  within("the teacher's share", teacherShare, taught, 'above 0 and up to 1')
   if (settings.dora && dropout > 0) throw misuse('DoRA is trained without dropout here; leave one of the two out.')
   within('beta1', beta1, beta1 >= 0 && beta1 < 1, 'from 0 to below 1')
   within('beta2', beta2, beta2 >= 0 && beta2 < 1, 'from 0 to below 1')

@@ -11,12 +11,13 @@ import { type Checkpoint, checkOutput, inputsOf, parseDType } from '../checkpoin
 import { contains } from '../checkpoint/inside.js'
 import { ResumePoint } from '../checkpoint/resume/index.js'
 import type { Engine } from '../engine/engine.js'
+import type { Host } from '../native/host.js'
 import { version } from '../native/version.js'
 import { factorNames, TrainableModel, type TrainableOptions } from '../runtime/index.js'
 import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { aborted, codeOf, misuse, WeightsmithError, writeFailed, wrongOption } from '../util/errors.js'
-import { type BatchPlan, planBatches, type TrainingSource, type TrainingStep } from './batches.js'
+import { type BatchPlan, planBatches, type TrainingExample, type TrainingSource, type TrainingStep } from './batches.js'
 import { readTrainingData, type TrainingFile, type TrainingFileReport } from './examples.js'
 import { nonFiniteTensor } from './finite.js'
 import { openLog, type TrainingLog, type TrainingLogLine } from './log.js'
@@ -145,7 +146,9 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const scale = rslora ? alpha / Math.sqrt(rank) : alpha / rank
   const { adapter } = options
   const earlier = adapter === undefined ? undefined : await engine.use((host) => adapterToGoOnFrom(host, spec, adapter))
-  await checkPlaces(options, [checkpoint, ...(earlier === undefined ? [] : [earlier.checkpoint])])
+  const teacher = options.teacher === undefined ? undefined : await checkpointOf(engine, options.teacher)
+  const others = [teacher, earlier?.checkpoint].filter((other) => other !== undefined)
+  await checkPlaces(options, [checkpoint, ...others])
   const adapters =
     method === 'full'
       ? []
@@ -164,7 +167,8 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const parameters =
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
     adapters.reduce((sum, { a, b }) => sum + a.length + b.length, 0)
-  const trainable = { tokens, tensors, adapters, ...(dropout > 0 && { dropout: { share: dropout, seed } }) }
+  const lost = dropout > 0 ? { dropout: { share: dropout, seed } } : {}
+  const trainable = { tokens, tensors, adapters, ...lost, ...(teacher && { teacher }) }
   return {
     ...{ name, checkpoint, settings, plan, heldOut, trainable, adapters, parameters, rateOf, dtype },
     ...{ reports: data.reports, ids: hashOf(data.sources) },
@@ -220,10 +224,24 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   }
 }
 
+/** What a teacher takes; nothing where there is none. It keeps no layer's values, as nothing goes back through it. */
+async function teacherForecast(engine: Engine, { teacher, tokens }: TrainableOptions) {
+  if (teacher === undefined) return { bytes: 0, bytesReadPerPass: 0 }
+  return TrainableModel.forecast((work) => engine.use(work), teacher, { tokens, tapes: 1 })
+}
+
+/** Lends the engine with the memory that a teacher leaves. */
+function besideTeacher(engine: Engine, bytes: number): <T>(work: (host: Host) => Promise<T>) => Promise<T> {
+  return (work) => engine.use((host) => work({ ...host, memory: host.memory - bytes }))
+}
+
 async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainForecast> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
-  const use = <T>(work: Parameters<typeof engine.use<T>>[0]) => engine.use(work)
-  const { bytes, tapes, bytesReadPerPass } = await TrainableModel.forecast(use, checkpoint, trainable)
+  const teacher = await teacherForecast(engine, trainable)
+  const use = besideTeacher(engine, teacher.bytes)
+  const own = await TrainableModel.forecast(use, checkpoint, trainable)
+  const [bytes, bytesReadPerPass] = [own.bytes + teacher.bytes, own.bytesReadPerPass + teacher.bytesReadPerPass]
+  const { tapes } = own
   const { spec } = modelOf(engine, checkpoint, {})
   const all = [...spec.tensors.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   const each = reports.reduce((sum, { tokens }) => sum + tokens, 0) / plan.examples
@@ -257,6 +275,7 @@ type Ran = Omit<TrainReport, keyof TrainForecast> & { tokens: number }
 class Training {
   private progress: Progress = { step: 0, tokens: 0, worse: 0, losses: { first: 0, last: 0 }, ended: false }
   private best: Best | undefined
+  private teacher: TrainableModel | undefined
   /** The step whose state is saved. */
   private saved = -1
   /** Whether an output that is there is replaced: it was asked for, or this run has written it at its end. */
@@ -274,14 +293,21 @@ class Training {
     const { engine, prepared, options } = this
     const { checkpoint, settings } = prepared
     const { overwrite = false, resume = false } = options
-    const model = await TrainableModel.open((work) => engine.use(work), checkpoint, prepared.trainable)
+    const { teacher, tokens: batchTokens } = prepared.trainable
+    const { bytes } = await teacherForecast(engine, prepared.trainable)
+    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, prepared.trainable)
     let log: TrainingLog | undefined
     try {
       const place = placeOf(options)
       await mkdir(dirname(place), { recursive: true }).catch((cause) => {
         throw writeFailed(place, cause)
       })
-      const run = { verb: 'train', facts: this.facts(model), inputs: inputsOf([checkpoint]) }
+      if (teacher !== undefined) {
+        const alone = { tokens: batchTokens, tapes: 1 }
+        this.teacher = await TrainableModel.open((work) => engine.use(work), teacher, alone)
+      }
+      const inputs = inputsOf(teacher === undefined ? [checkpoint] : [checkpoint, teacher])
+      const run = { verb: 'train', facts: this.facts(model), inputs }
       const point = await ResumePoint.open(place, run, { resume, overwrite })
       if (point.resumed) {
         const before = await engine.use(({ addon }) => restoreState(addon, point, model))
@@ -333,8 +359,15 @@ class Training {
       }
     } finally {
       await log?.close()
+      await this.teacher?.close()
       await model.close()
     }
+  }
+
+  /** What the teacher says of the targets of a batch. */
+  private async taught(batch: readonly TrainingExample[]) {
+    const { teacher } = this
+    return teacher && { normed: await teacher.normed(batch), share: this.prepared.settings.teacherShare }
   }
 
   /** Everything that decides about the result. */
@@ -381,7 +414,7 @@ class Training {
       for (const [microBatch, batch] of microBatches.entries()) {
         const own = batch.reduce((sum, example) => sum + example.targets.reduce((a, b) => a + b, 0), 0)
         const scale = settings.normalise === 'targets' ? 1 / targets : 1 / (own * microBatches.length)
-        loss += scale * sumOf(await model.run(batch, scale, { step: number, microBatch }))
+        loss += scale * sumOf(await model.run(batch, scale, { step: number, microBatch }, await this.taught(batch)))
       }
       if (!Number.isFinite(loss)) throw await this.notFinite(number, `its loss is ${loss}`, model)
       const gradientNorm = await model.gradientNorm()
