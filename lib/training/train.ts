@@ -295,7 +295,10 @@ class Training {
     const { overwrite = false, resume = false } = options
     const { teacher, tokens: batchTokens } = prepared.trainable
     const { bytes } = await teacherForecast(engine, prepared.trainable)
-    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, prepared.trainable)
+    const check = () => {
+      if (options.signal?.aborted) throw aborted(options.signal, what)
+    }
+    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, { ...prepared.trainable, check })
     let log: TrainingLog | undefined
     try {
       const place = placeOf(options)
@@ -303,7 +306,7 @@ class Training {
         throw writeFailed(place, cause)
       })
       if (teacher !== undefined) {
-        const alone = { tokens: batchTokens, tapes: 1 }
+        const alone = { tokens: batchTokens, tapes: 1, check }
         this.teacher = await TrainableModel.open((work) => engine.use(work), teacher, alone)
       }
       const inputs = inputsOf(teacher === undefined ? [checkpoint] : [checkpoint, teacher])

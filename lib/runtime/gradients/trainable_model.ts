@@ -40,6 +40,8 @@ export interface TrainableOptions {
   tapes?: number
   /** A model with the same vocabulary, whose predictions are learned (see `run`); its head is on the device too. */
   teacher?: Checkpoint
+  /** Called between parts of a pass; what it throws ends the pass. */
+  check?: (() => void) | undefined
 }
 
 /** What a teacher says of the targets of a batch: rows of what its head is applied to, from its `normed`. */
@@ -63,6 +65,9 @@ export interface AdamwStep {
   clip: number
 }
 
+/** So many dispatches go to the device at a time: few enough to hear of an abort, and for the watchdog of a GPU. */
+const dispatchesTogether = 200
+
 /** What is kept of a tensor that is trained. */
 export type Part = 'master' | 'gradient' | 'm' | 'v'
 
@@ -79,6 +84,7 @@ export class TrainableModel {
     private readonly device: NativeDevice,
     private readonly resident: number,
     private readonly buffers: GradientBuffers,
+    private readonly check: (() => void) | undefined,
   ) {
     this.spec = buffers.spec
   }
@@ -93,7 +99,7 @@ export class TrainableModel {
     return use(async (host) => {
       const buffers = buffersFor(host, spec, checkpoint, options)
       const resident = await host.device.allocate(buffers.sizes)
-      const model = new TrainableModel(use, checkpoint, host.device, resident, buffers)
+      const model = new TrainableModel(use, checkpoint, host.device, resident, buffers, options.check)
       const passing = new Set([...buffers.passing.values()].flat())
       try {
         await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
@@ -223,6 +229,10 @@ export class TrainableModel {
         this.loadedLayer = layer
       }
       for (const dispatch of dispatches) work.dispatches.push(dispatch)
+      if (work.dispatches.length < dispatchesTogether) continue
+      await this.device.dispatch(this.resident, work)
+      work = { writes: [], dispatches: [], reads: [] }
+      this.check?.()
     }
     const [words] = await this.device.dispatch(this.resident, { ...work, reads: [{ ...read, offset: 0 }] })
     return new Float32Array((words?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
