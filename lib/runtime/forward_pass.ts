@@ -14,6 +14,7 @@ import {
 import { type ImagePixels, imageTokens, patchesOf } from './patches.js'
 import type { Buffers, Program } from './program.js'
 import type { StatisticSpec } from './statistics.js'
+import type { Subnet } from './subnet.js'
 import { type OnDevice, Work } from './work.js'
 
 /** One token of a pass. */
@@ -66,6 +67,8 @@ export interface PassOptions {
   from?: { layer: number; x: Float32Array<ArrayBuffer> } | undefined
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
+  /** The part of the model that is run; of one that has subnets. */
+  subnet?: Subnet | undefined
   statistics?: readonly StatisticSpec[] | undefined
   /**
    * Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults
@@ -182,6 +185,7 @@ class ForwardPass {
     const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
     const angles = language.anglesFor(longest)
     if (angles !== undefined) work.write(angles.buffer, angles.table)
+    for (const { buffer, values } of this.buffers.subnet.writesFor(this.options.subnet)) work.write(buffer, values)
   }
 
   private copyCacheRows(): void {
@@ -205,9 +209,9 @@ class ForwardPass {
 
   private async runLayers(): Promise<void> {
     const { language, partition } = this.buffers
-    const { from, skip, residualDelta } = this.options
+    const { from, skip, subnet, residualDelta } = this.options
     for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, this.depth); index++) {
-      if (skip?.has(index)) continue
+      if (skip?.has(index) || subnet?.blocks[index] === false) continue
       const run = () => this.runLayer(language, index, this.tokens.length)
       if (residualDelta) residualDelta(index, await this.withResidualDelta(run))
       else await run()

@@ -32,3 +32,4 @@ export {
   rowGroups,
   type StatisticSpec,
 } from './statistics.js'
+export { type Subnet, withSubnets } from './subnet.js'

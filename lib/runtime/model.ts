@@ -20,6 +20,7 @@ import { pack, type TokenSequence } from './pack.js'
 import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'
 import type { HookPoint } from './statistics.js'
+import { type Subnet, withSubnets } from './subnet.js'
 import { readGrams, readSums, type WeightSums } from './sums.js'
 import { streamingOf, type WeightStreaming } from './weight_streaming.js'
 
@@ -30,6 +31,8 @@ export interface ModelOptions {
   zeros?: ReadonlyMap<string, Zeros> | undefined
   /** Keys and values of so many tokens are kept between passes, for generation. Defaults to none. */
   cache?: number | undefined
+  /** Runs as this part of it; see `Model.subnet`. Defaults to all of it, and no other later. */
+  subnet?: Subnet | undefined
 }
 
 export interface Zeros {
@@ -76,6 +79,11 @@ export class Model {
   readonly batchTokens: number
   /** Rows of the cache. */
   readonly cache: number
+  /**
+   * What passes that are asked for from now on go through. The weights on the device stay what they are, so that one
+   * model that was opened with a subnet runs as all of them.
+   */
+  subnet: Subnet | undefined
   private readonly zeros: ReadonlyMap<string, Zeros>
   private loaded: Loaded | undefined
   /** How passes go there, on the device that it was asked for. */
@@ -88,7 +96,9 @@ export class Model {
     options: ModelOptions = {},
   ) {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is run, scored or pruned')
-    this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    this.spec = options.subnet === undefined ? spec : withSubnets(spec)
+    this.subnet = options.subnet
     this.batchTokens = options.batchTokens ?? Math.min(this.spec.context, defaultTokens)
     this.cache = options.cache ?? 0
     this.zeros = options.zeros ?? new Map()
@@ -133,9 +143,10 @@ export class Model {
         ...(seen && { images: seen }),
       }
     }
+    const { subnet } = this
     return this.inTurn(() =>
       this.use(async (host) => {
-        await this.go(host, this.repeatedPlan(host), batches, { wanted, onPass, check })
+        await this.go(host, this.repeatedPlan(host), batches, { wanted, onPass, check }, subnet)
         return found
       }),
     )
@@ -168,11 +179,12 @@ export class Model {
    */
   layerwisePass(batches: readonly (readonly PackedToken[])[], options: LayerwiseOptions = {}): Promise<void> {
     for (const tokens of batches) this.checkPass(tokens)
+    const { subnet } = this
     return this.inTurn(() =>
       this.use(async (host) => {
         const plan = this.planOf(host, captureOf(options), 'layerwise')
         try {
-          await this.go(host, plan, batches, options)
+          await this.go(host, plan, batches, options, subnet)
         } finally {
           // What is left of it is of use for the next layerwisePass, but not for passes.
           if (plan.partitions.length > 1 || plan.capture.grams.length > 0) await this.unload()
@@ -186,12 +198,13 @@ export class Model {
     plan: ExecutionPlan,
     batches: readonly (readonly PackedToken[])[],
     options: LayerwiseOptions,
+    subnet: Subnet | undefined,
   ): Promise<void> {
     const model = {
       spec: this.spec,
       partitions: plan.partitions,
       room: plan.partitions.length === 1 ? 0 : Math.max(0, host.memory - this.bytesOf(host, plan)),
-      load: async (partition: Partition) => this.stage(await this.load(host, partition, plan)),
+      load: async (partition: Partition) => this.stage(await this.load(host, partition, plan), subnet),
       prefetch: (partition: Partition, signal: AbortSignal) => this.prefetch(partition, plan, signal),
     }
     await layerwisePass(model, batches, options)
@@ -225,7 +238,7 @@ export class Model {
         const plan = { partitions: [partition], capture: noCapture }
         await this.unload()
         const begin = performance.now()
-        const stage = this.stage(await this.load(host, partition, plan))
+        const stage = this.stage(await this.load(host, partition, plan), this.subnet)
         const loaded = performance.now() - begin
         const bytes = this.passing(partition, plan).reduce((sum, { begin, end }) => sum + end - begin, 0)
         const width = this.spec.language.activations.x ?? 0
@@ -276,11 +289,11 @@ export class Model {
     )
   }
 
-  private stage({ device, resident, buffers }: Loaded) {
+  private stage({ device, resident, buffers }: Loaded, subnet: Subnet | undefined) {
     const { spec } = this
     return {
       run: (tokens: readonly PackedToken[], passOptions: PassOptions, wanted: ForwardOptions = {}) =>
-        runPass({ device, resident, buffers }, spec, tokens, wanted, passOptions),
+        runPass({ device, resident, buffers }, spec, tokens, wanted, { ...passOptions, subnet }),
       sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
       grams: (add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),

@@ -8,6 +8,7 @@ import { CaptureBuffers, type CaptureOptions, noCapture } from './activation_sta
 import { modelKernels as kernels, lossWords, samplingWords } from './kernels.js'
 import { type Block, type Forms, forward, type OpSpec, packedBytes, panel, type Rotary } from './ops/index.js'
 import { type Partition, tensorsOf, wholeOf } from './partition.js'
+import { SubnetBuffers } from './subnet.js'
 import type { WeightStreaming } from './weight_streaming.js'
 
 /** A block of a tensor is read from the file in one piece of at most so many bytes, through one staging buffer. */
@@ -50,6 +51,7 @@ export class Buffers {
   /** That is on the device. */
   partition: Partition
   readonly captured: CaptureBuffers
+  readonly subnet: SubnetBuffers
   readonly logits: number
   readonly losses: number
   readonly best: number
@@ -85,7 +87,10 @@ export class Buffers {
       pieces.reduce((most, { rows, columns, dtype }) => Math.max(most, rows * columns * bytesOf(dtype)), 4),
     )
     this.list = add(4 * Math.max(1, layout.list ?? 0))
-    this.language = new Program(spec.language, layout, this.tensors, add)
+    this.subnet = new SubnetBuffers(spec, add)
+    const { blocks } = this.subnet
+    const tensors = { get: (name: string) => this.tensors.get(name) ?? blocks.get(name) }
+    this.language = new Program(spec.language, layout, tensors, add)
     const { vision } = spec
     let most = layout.tokens
     if (vision !== undefined && (this.partition.enter || streaming !== undefined)) {
@@ -186,7 +191,7 @@ export class Program {
   constructor(
     readonly stack: Stack,
     private readonly layout: Pick<BufferLayout, 'tokens' | 'cache' | 'forms'>,
-    private readonly tensors: ReadonlyMap<string, Block[]>,
+    private readonly tensors: { get(name: string): readonly Block[] | undefined },
     add: (bytes: number) => number,
   ) {
     const { numKvHeads, headSize } = stack.attention
