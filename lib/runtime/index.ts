@@ -3,9 +3,11 @@
 export type { WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
-export { type AdapterSpec, factorNames } from './gradients/buffers.js'
+export { type AdapterSpec, factorNames, type Gate } from './gradients/adapters.js'
+export type { RouterSpec } from './gradients/router.js'
 export {
   type AdamwStep,
+  type SubnetPass,
   TrainableModel,
   type TrainableOptions,
   type TrainingSequence,

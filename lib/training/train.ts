@@ -432,7 +432,7 @@ class Training {
       const rate = rateOf(this.progress.step)
       const { beta1, beta2, eps, decay, clip } = settings
       await model.step({
-        ...{ step: number, rate, beta1, beta2, eps },
+        ...{ rate, beta1, beta2, eps },
         decay: (name) => (isMatrix(model, name) ? decay : 0),
         clip: clip > 0 ? Math.min(1, clip / (gradientNorm + 1e-6)) : 1,
       })

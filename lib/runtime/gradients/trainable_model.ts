@@ -14,8 +14,11 @@ import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../ker
 import { dtypeOf, storedBlock } from '../model.js'
 import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
-import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
+import { type Subnet, withSubnets } from '../subnet.js'
+import type { AdapterSpec, Gate } from './adapters.js'
+import { GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass, type Stage } from './pass.js'
+import type { RouterSpec } from './router.js'
 
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
 
@@ -38,8 +41,18 @@ export interface TrainableOptions {
    * no number. As many as there is memory for by default.
    */
   tapes?: number
-  /** A model with the same vocabulary, whose predictions are learned (see `run`); its head is on the device too. */
+  /**
+   * A model with the same vocabulary, whose predictions are learned (see `run`); its head is on the device too.
+   */
   teacher?: Checkpoint
+  /** Whether the model learns from itself, from what a pass of `forward` has kept. */
+  teachesItself?: boolean
+  /** Whether passes go through parts of the model (see `forward`). */
+  subnets?: boolean
+  /** Of adapters with experts. */
+  router?: RouterSpec | undefined
+  /** How experts are mixed: their factors (default), or their outputs. */
+  mix?: 'factor' | 'output' | undefined
   /** Called between parts of a pass; what it throws ends the pass. */
   check?: (() => void) | undefined
 }
@@ -51,10 +64,31 @@ export interface Taught {
   share: number
 }
 
+/** What a pass of `forward` goes through, and what it is for. */
+export interface SubnetOptions {
+  subnet?: Subnet | undefined
+  /** What the router is told, and noise for its choice. */
+  gate?: { input: Float32Array<ArrayBuffer>; noise?: Float32Array<ArrayBuffer> | undefined } | undefined
+  /** Whether gradients are to be taken of it. */
+  learns?: boolean | undefined
+  /** Keeps what it says for those that learn from it. */
+  teaches?: boolean | undefined
+  /** How much what was kept counts, beside targets. Defaults to 0. */
+  share?: number | undefined
+}
+
+/** A pass through a subnet. */
+export interface SubnetPass {
+  /** Of targets in their order, in nats. */
+  losses: Float32Array
+  /** Of all experts; 0 for those that do not count. */
+  gates?: Float32Array<ArrayBuffer>
+  /** Adds the gradient of scale * the sum of losses to what is there; before any other pass. */
+  backward(scale: number): Promise<void>
+}
+
 /** A step of AdamW, as torch.optim.AdamW takes it. */
 export interface AdamwStep {
-  /** From 1. */
-  step: number
   rate: number
   beta1: number
   beta2: number
@@ -63,6 +97,8 @@ export interface AdamwStep {
   decay: (tensor: string) => number
   /** What gradients are multiplied by first. */
   clip: number
+  /** Whether what has no gradient is moved on by its moments, as if that were 0. Defaults to false: it is left alone. */
+  dense?: boolean | undefined
 }
 
 /** So many dispatches go to the device at a time: few enough to hear of an abort, and for the watchdog of a GPU. */
@@ -74,6 +110,8 @@ export type Part = 'master' | 'gradient' | 'm' | 'v'
 export class TrainableModel {
   readonly spec: ModelSpec
   private rotary: Rotary | undefined
+  /** How often each tensor was moved, which corrects its moments. */
+  readonly updates = new Map<string, number>()
   private readonly touched = new Set<string>()
   /** Of the layers whose weights take turns, the one whose turn it is. */
   private loadedLayer: number | undefined
@@ -95,7 +133,7 @@ export class TrainableModel {
    */
   static open(use: Use, checkpoint: Checkpoint, options: TrainableOptions): Promise<TrainableModel> {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is trained')
-    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = specOf(checkpoint, options)
     return use(async (host) => {
       const buffers = buffersFor(host, spec, checkpoint, options)
       const resident = await host.device.allocate(buffers.sizes)
@@ -126,7 +164,7 @@ export class TrainableModel {
     checkpoint: Checkpoint,
     options: TrainableOptions,
   ): Promise<{ bytes: number; tapes: number; bytesReadPerPass: number }> {
-    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = specOf(checkpoint, options)
     return use(async (host) => {
       const { bytes, layerValues, passing, lowest } = buffersFor(host, spec, checkpoint, options)
       const bytesOf = (names: readonly string[]) =>
@@ -204,6 +242,52 @@ export class TrainableModel {
     })
   }
 
+  /**
+   * Losses of the targets of sequences as a subnet predicts them. Which part of the model it is, its experts and their
+   * gates belong to the pass, so that nothing else is asked for where values are computed again.
+   */
+  forward(
+    sequences: readonly TrainingSequence[],
+    { subnet, gate, learns = false, teaches = false, share = 0 }: SubnetOptions = {},
+  ): Promise<SubnetPass> {
+    return this.lend(async () => {
+      const { writes, shape } = this.batchOf(sequences)
+      const { buffers } = this
+      for (const { buffer, values } of buffers.subnet.writesFor(subnet)) {
+        writes.push({ buffer, offset: 0, memory: bytesOf(values) })
+      }
+      const gates = gate && (await this.gatesOf(gate))
+      const experts = [...(gates ?? [])].flatMap((gate, expert): Gate[] => (gate > 0 ? [{ expert, gate }] : []))
+      const noisy = gate?.noise !== undefined
+      const pass = new GradientPass(buffers, { ...shape, subnet, experts, noisy }, this.touched, share)
+      const stages = [...pass.toLosses(learns ? 1 : undefined), ...(teaches ? [{ dispatches: pass.remember() }] : [])]
+      const words = await this.inStages(writes, stages, {
+        buffer: buffers.losses,
+        bytes: 4 * lossWords * shape.losses,
+      })
+      const nothing = { buffer: buffers.losses, bytes: 0 }
+      const backward = (scale: number) =>
+        this.lend(async () => void (await this.inStages([], pass.backwardFrom(scale), nothing)))
+      return { losses: lossesOf(words), ...(gates && { gates }), backward }
+    })
+  }
+
+  /** The gates of experts. */
+  private async gatesOf({ input, noise }: NonNullable<SubnetOptions['gate']>): Promise<Float32Array<ArrayBuffer>> {
+    const { router } = this.buffers
+    if (router === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no router.')
+    const { experts } = router.spec
+    const [gates] = await this.device.dispatch(this.resident, {
+      writes: [
+        { buffer: router.input, offset: 0, memory: bytesOf(input) },
+        { buffer: router.noise, offset: 0, memory: bytesOf(noise ?? new Float32Array(experts)) },
+      ],
+      dispatches: router.forward(),
+      reads: [{ buffer: router.gates, offset: 0, bytes: 4 * experts }],
+    })
+    return new Float32Array((gates?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
+  }
+
   /** What the head is applied to, [targets of sequences, width]. */
   normed(sequences: readonly TrainingSequence[]): Promise<Float32Array<ArrayBuffer>> {
     return this.lend(async () => {
@@ -263,21 +347,23 @@ export class TrainableModel {
   }
 
   /** Moves what has a gradient; the next one begins anew. */
-  step({ decay, ...at }: AdamwStep): Promise<void> {
+  step({ decay, dense = false, ...at }: AdamwStep): Promise<void> {
     return this.lend(async () => {
       const dispatches = [...this.buffers.learned.values()]
-        .filter(({ name }) => this.touched.has(name))
-        .flatMap(({ name, blocks, master, gradient, m, v }) =>
-          blocks.flatMap((block, i) => {
+        .filter(({ name }) => dense || this.touched.has(name))
+        .flatMap(({ name, blocks, master, gradient, m, v }) => {
+          const step = (this.updates.get(name) ?? 0) + 1
+          this.updates.set(name, step)
+          return blocks.flatMap((block, i) => {
             const of = (some: readonly Block[]) => some[i]?.buffer ?? 0
             const elements = packedBytes({ ...block, dtype: 'F32' }) / 4
             const buffers = { gradient: of(gradient), m: of(m), v: of(v), x: of(master) }
             return [
-              kernels.adamw(buffers, { ...at, decay: decay(name), elements }),
+              kernels.adamw(buffers, { ...at, step, decay: decay(name), elements }),
               ...(of(master) === block.buffer ? [] : [kernels.roundWeights(of(master), block)]),
             ]
-          }),
-        )
+          })
+        })
       await this.device.dispatch(this.resident, { writes: [], dispatches, reads: [] })
       this.touched.clear()
     })
@@ -505,6 +591,12 @@ function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>
   return { words: Uint32Array.from([...heads, ...sorted.flatMap(([, some]) => some)]), count: sorted.length }
 }
 
+/** The model, with places for subnets where it has some. */
+function specOf(checkpoint: Checkpoint, { subnets = false }: TrainableOptions): ModelSpec {
+  const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+  return subnets ? withSubnets(spec) : spec
+}
+
 /** Throws for what would be trained without effect, such as a tensor of a vision encoder. */
 function refuseOthers(
   { language, head }: ModelSpec,
@@ -553,10 +645,12 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
+  const { router, mix = 'factor' } = options
   const head = options.teacher && headOf(options.teacher, spec, checkpoint.name)
-  const teacher = head && { width: head.shape[1] ?? 0, dtype: dtypeOf(head) }
+  const itself = options.teachesItself === true ? ('self' as const) : undefined
+  const teacher = head ? { width: head.shape[1] ?? 0, dtype: dtypeOf(head) } : itself
   const make = (tapes: number, resident: number, count = tokens) => {
-    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident }
+    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident, router, mix }
     return new GradientBuffers(spec, { ...layout, ...(teacher && { teacher }) }, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)

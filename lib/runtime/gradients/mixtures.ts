@@ -1,0 +1,71 @@
+/**
+ * Buffers of mixtures of experts. The factors that a pass mixes, and their gradients, are needed for one linear at a
+ * time, so all linears share them.
+ */
+
+import type { ModelSpec } from '../../architectures/index.js'
+import { type Block, dotsOfExpert, type Mixture, packedBytes } from '../ops/index.js'
+import { blocksOf } from '../program.js'
+import { type AdapterSpec, factorNames, type Gate, mixedNames } from './adapters.js'
+import type { RouterSpec } from './router.js'
+
+export class MixtureBuffers {
+  /** Factors, and gradients of them, by their names. */
+  readonly factors = new Map<string, Block[]>()
+  readonly gradients = new Map<string, Block[]>()
+  /** Sums that add up to the gradients of gates: of every linear, expert after expert. */
+  readonly sums: number
+  /** Of an expert, and where those of a linear begin. */
+  private readonly count: number
+  private readonly starts = new Map<string, number>()
+
+  constructor(
+    spec: ModelSpec,
+    { adapters, router }: { adapters: readonly AdapterSpec[]; router?: RouterSpec | undefined },
+    limit: number,
+    add: (bytes: number) => number,
+  ) {
+    const mixed = adapters.filter(({ experts = 0 }) => experts > 0)
+    const blocks = mixed.map(({ weight, rank }) => {
+      const [rows = 1, columns = 1] = spec.tensors.get(weight) ?? []
+      // As experts are held: A as its transpose.
+      return { weight, a: blocksOf(columns, rank, 'F32', limit), b: blocksOf(rows, rank, 'F32', limit) }
+    })
+    for (const factor of ['a', 'b'] as const) {
+      const sizes: number[] = []
+      for (const of of blocks) {
+        for (const [i, block] of of[factor].entries()) sizes[i] = Math.max(sizes[i] ?? 0, packedBytes(block))
+      }
+      for (const into of [this.factors, this.gradients]) {
+        const buffers = sizes.map(add)
+        for (const of of blocks) {
+          const placed = of[factor].map((block, i) => ({ ...block, buffer: buffers[i] ?? 0 }))
+          into.set(mixedNames(of.weight)[factor], placed)
+        }
+      }
+    }
+    let count = 0
+    for (const { weight, a, b } of blocks) {
+      this.starts.set(weight, count)
+      count += dotsOfExpert([...a, ...b].map((block) => ({ ...block, buffer: 0 })))
+    }
+    this.count = count
+    this.sums = add(4 * count * (router?.top ?? 0))
+  }
+
+  /** The sums of the expert that counts as number `place`. */
+  sumsOf(place: number): { first: number; count: number } {
+    return { first: place * this.count, count: this.count }
+  }
+
+  /** The mixture of a matrix in a pass; nothing for one that has no experts. */
+  of(weight: string, gates: readonly Gate[], form: Mixture['form']): Mixture | undefined {
+    const start = this.starts.get(weight)
+    if (start === undefined) return undefined
+    const experts = gates.map(({ expert, gate }, place) => {
+      const { a, b } = factorNames(weight, expert)
+      return { a, b, gate, dots: place * this.count + start }
+    })
+    return { form, experts, sums: this.sums }
+  }
+}
