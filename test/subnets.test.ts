@@ -142,7 +142,7 @@ const sequencesOf = (lines: Line[]): TrainingSequence[] =>
  * How far off a gradient of this norm may be: a gate's is a difference of sums that may cancel, so there is a floor that
  * goes by the norm of the whole gradient.
  */
-const allowed = (own: number, whole: number) => 2e-5 * own + 1e-7 * whole
+const allowed = (own: number, whole: number) => 2e-5 * own + 5e-7 * whole
 
 describe('a mixture of experts', () => {
   const settings = json<Smol>('smol')
