@@ -1,5 +1,7 @@
 /** AmoebaLLM, a workflow: subnets of any depth and width from one model. */
 
+export { amoebaStrategy, openStrategy } from './find_strategy.js'
+export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export {
   type DepthMetric,
   type DepthOrder,
