@@ -4,7 +4,6 @@
  */
 
 import type { Engine } from '../../engine/engine.js'
-import { checkpointOf } from '../../runtime/open_model.js'
 import type { DryRun } from '../../util/dry_run.js'
 import { WeightsmithError } from '../../util/errors.js'
 import { costOf, searchDepths } from './depth.js'
@@ -12,7 +11,8 @@ import { Journal } from './journal.js'
 import { askedBatches } from './lines.js'
 import { MaskedModel } from './masked_model.js'
 import type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
-import { type DepthStrategy, readStrategy, type Strategy, type StrategyWidth, writeStrategy } from './strategy.js'
+import { type DepthStrategy, type Strategy, type StrategyWidth, writeStrategy } from './strategy.js'
+import { summaryOf } from './summary.js'
 import { Task } from './task.js'
 import { chooseWidths, measureWidths } from './widths.js'
 
@@ -77,19 +77,22 @@ async function findDepths(
   const { order, metric, keepLast, layers } = search
   const total = costOf(search).blockPasses
   const masked = new MaskedModel(model, data, {
-    ...{ metric, decided: layers - keepLast, check },
+    ...{ decided: layers - keepLast, check },
     memory: await engine.use(async ({ memory }) => memory),
     onBlocks: (done) => progress('depth', done, total),
   })
   try {
-    const [dense = Number.NaN] = await journal.once(1, async () => [await masked.runWhole()])
+    const [dense = Number.NaN] = await journal.once(1, async () => [(await masked.measureWhole()).value(metric)])
     const table = await searchDepths(search, dense, async (cells) => {
       // A model that is read part by part is read once for all masks of a row; else a run can be resumed after each.
       const groups = fit.partitions > 1 ? [cells] : cells.map((cell) => [cell])
       const found: number[][] = []
       for (const group of groups) {
-        const masks = group.map(({ mask }) => mask)
-        found.push(await journal.once(masks.length, () => masked.measure(masks)))
+        const measure = async () => {
+          const answers = await masked.measure(group.map(({ mask }) => mask))
+          return answers.map((own) => own.value(metric))
+        }
+        found.push(await journal.once(group.length, measure))
       }
       return found.flat()
     })
@@ -116,12 +119,6 @@ async function findWidths({ engine, model, calibration, widths, check, progress 
   return engine.use((host) => chooseWidths(host, model, measured, widths))
 }
 
-/** Opens a strategy file. With the model it should be of, throws ERR_WEIGHTSMITH_INPUT_CHANGED for another one. */
-export async function openStrategy(engine: Engine, path: string, model?: string): Promise<Strategy> {
-  const checkpoint = model === undefined ? undefined : await checkpointOf(engine, model)
-  return engine.use(({ addon }) => readStrategy(addon, path, checkpoint))
-}
-
 /** What a forecast and a report say alike. */
 function about({ path, search, widths, data, model, fit }: Task): Omit<AmoebaStrategyForecast, 'milliseconds'> {
   const { layers, keepLast, most, metric, order } = search
@@ -142,20 +139,4 @@ async function estimate({ model, fit, search, data, calibration }: Task): Promis
   const tokens = costOf(search).blockPasses * data.data.tokens + layers * calibration.data.tokens
   const rows = layers - keepLast + 2
   return (run * tokens) / longest.tokens.length + load * fit.bytesReadPerPass * rows
-}
-
-/** What stays, as a report says it. */
-function summaryOf({ layers, depth, widths }: Strategy): Pick<AmoebaStrategyReport, 'depths' | 'kept'> {
-  const counts = (units: StrategyWidth['units'], kind: string) =>
-    units.filter((own) => own.kind === kind).map(({ kept }) => kept.filter((stays) => stays).length)
-  return {
-    depths: depth.masks.map((mask, m) => ({
-      depth: layers - m,
-      removed: mask.flatMap((stays, block) => (stays ? [] : [block])),
-      value: depth.values[m] ?? Number.NaN,
-    })),
-    kept: widths.map(({ ratio, units }) => {
-      return { ratio, groups: counts(units, 'group'), neurons: counts(units, 'neuron') }
-    }),
-  }
 }

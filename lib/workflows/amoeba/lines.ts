@@ -147,10 +147,7 @@ export class Answers {
   private readonly hits: number[] = []
   private readonly counts: number[] = []
 
-  constructor(
-    private readonly metric: DepthMetric,
-    private readonly items: readonly Asked[],
-  ) {}
+  constructor(private readonly items: readonly Asked[]) {}
 
   add({ tokens, counts }: AskedBatch, nll: Float32Array, best: Uint32Array): void {
     let row = 0
@@ -166,11 +163,11 @@ export class Answers {
     }
   }
 
-  /** The metric over all lines. */
-  value(): number {
+  /** A metric over all lines. */
+  value(metric: DepthMetric): number {
     const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0)
-    if (this.metric === 'nll') return sum(this.losses) / sum(this.counts)
-    if (this.metric === 'token-accuracy') return sum(this.hits) / sum(this.counts)
+    if (metric === 'nll') return sum(this.losses) / sum(this.counts)
+    if (metric === 'token-accuracy') return sum(this.hits) / sum(this.counts)
     const best = new Map<number, number>()
     for (const [i, { line }] of this.items.entries()) {
       const other = best.get(line)

@@ -6,10 +6,8 @@
 
 import { ActivationStore, type LayerwiseOptions, type Model } from '../../runtime/index.js'
 import { Answers, type AskedBatch, type AskedLines, askedBatches } from './lines.js'
-import type { DepthMetric } from './strategy.js'
 
 export interface MaskedOptions {
-  metric: DepthMetric
   /** Blocks that can be left out: the first ones. */
   decided: number
   /** Bytes of residual streams that wait in memory. */
@@ -22,9 +20,9 @@ export interface MaskedOptions {
 export class MaskedModel {
   private readonly batches: readonly AskedBatch[]
   private readonly before: ActivationStore
+  private whole: Promise<Answers> | undefined
   /** Tokens that went through a block, over all blocks. */
   private tokenBlocks = 0
-  private whole: Promise<number> | undefined
 
   constructor(
     private readonly model: Model,
@@ -40,41 +38,37 @@ export class MaskedModel {
     return this.tokenBlocks / this.lines.data.tokens
   }
 
-  /** The metric of the whole model, which is run once. */
-  runWhole(): Promise<number> {
-    this.whole ??= this.measureWhole()
+  /** What the whole model says, which is run once. */
+  measureWhole(): Promise<Answers> {
+    this.whole ??= this.runWhole()
     return this.whole
   }
 
-  private async measureWhole(): Promise<number> {
-    const { metric, decided } = this.options
-    const answers = new Answers(metric, this.lines.items)
-    await this.pass({
-      observers: [
-        {
-          residualStream: (batch, block, x) =>
-            block < decided ? this.before.put(this.keyOf(batch, block), x) : undefined,
-        },
-      ],
-      losses: (batch, nll, _, best) => answers.add(this.batch(batch), nll, best),
-    })
-    return answers.value()
-  }
-
-  /** The metric of each mask; all of them go through a part of the model before the next part is read. */
-  async measure(masks: readonly (readonly boolean[])[]): Promise<number[]> {
-    await this.runWhole()
-    const answers = masks.map(() => new Answers(this.options.metric, this.lines.items))
+  /** What is said with each mask; all of them go through a part of the model before the next part is read. */
+  async measure(masks: readonly (readonly boolean[])[]): Promise<Answers[]> {
+    await this.measureWhole()
+    const answers = masks.map(() => new Answers(this.lines.items))
     await this.pass({
       skips: masks.map((mask) => new Set(mask.flatMap((stays, block) => (stays ? [] : [block])))),
       before: (batch, block) => this.before.get(this.keyOf(batch, block)),
       losses: (batch, nll, mask = 0, best) => answers[mask]?.add(this.batch(batch), nll, best),
     })
-    return answers.map((own) => own.value())
+    return answers
   }
 
   close(): Promise<void> {
     return this.before.close()
+  }
+
+  private async runWhole(): Promise<Answers> {
+    const answers = new Answers(this.lines.items)
+    const residualStream = (batch: number, block: number, x: Float32Array<ArrayBuffer>) =>
+      block < this.options.decided ? this.before.put(this.keyOf(batch, block), x) : undefined
+    await this.pass({
+      observers: [{ residualStream }],
+      losses: (batch, nll, _, best) => answers.add(this.batch(batch), nll, best),
+    })
+    return answers
   }
 
   private async pass(options: LayerwiseOptions): Promise<void> {

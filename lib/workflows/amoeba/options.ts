@@ -5,6 +5,7 @@ import { misuse, wrongOption } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import type { DepthSearch } from './depth.js'
 import { type DepthMetric, type DepthOrder, depthMetrics, depthOrders, sameRatio } from './strategy.js'
+import type { StrategySummary } from './summary.js'
 
 export interface AmoebaStrategyOptions {
   /**
@@ -63,8 +64,8 @@ export interface AmoebaStrategyForecast extends ModelFit {
   /** Masks that are tried. */
   cells: number
   /**
-   * Blocks that all lines are run through for the depths, the whole model first; at most, if the shallowest are decided
-   * about first.
+   * Blocks that all lines are run through for the depths, those of the whole model included; in a forecast at most, if
+   * the shallowest are decided about first, and in the report of a resumed run those of this run.
    */
   blockPasses: number
   /** Bytes of the whole model's residual streams, which wait in memory as far as the budget goes, else on disk. */
@@ -73,12 +74,8 @@ export interface AmoebaStrategyForecast extends ModelFit {
   milliseconds: number
 }
 
-export interface AmoebaStrategyReport extends AmoebaStrategyForecast {
+export interface AmoebaStrategyReport extends AmoebaStrategyForecast, StrategySummary {
   out: string
-  /** From the whole model to the fewest blocks: which are removed, and the metric. */
-  depths: { depth: number; removed: number[]; value: number }[]
-  /** What stays at each ratio: groups of heads and neurons, by layer. */
-  kept: { ratio: number; groups: number[]; neurons: number[] }[]
   bytesWritten: number
   /** Spent on depths and on widths. */
   timings: { depth: number; width: number }
