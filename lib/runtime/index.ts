@@ -5,11 +5,15 @@ export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
 export { type AdapterSpec, factorNames } from './gradients/buffers.js'
 export {
-  type AdamwStep,
-  TrainableModel,
-  type TrainableOptions,
+  type KnownLogits,
+  type KnownRows,
+  lossRowsOf,
+  type Taught,
+  type TeacherMask,
+  type Teaching,
   type TrainingSequence,
-} from './gradients/trainable_model.js'
+} from './gradients/teaching.js'
+export { type AdamwStep, TrainableModel, type TrainableOptions } from './gradients/trainable_model.js'
 export {
   lossesOf,
   lossWords,
@@ -17,6 +21,8 @@ export {
   packSamplingParams,
   packTokens,
   type SamplingParams,
+  taughtLossesOf,
+  taughtLossWords,
 } from './kernels.js'
 export type { LayerwiseObservers, LayerwiseOptions, PassState } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'

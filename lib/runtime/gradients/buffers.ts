@@ -7,11 +7,12 @@
 import type { ModelSpec } from '../../architectures/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { layout as wgsl } from '../../native/layouts.js'
-import { lossWords } from '../kernels.js'
+import { lossWords, taughtLossWords } from '../kernels.js'
 import { type Adapter, type Block, type Forms, type OpSpec, packedBytes, tensorsOfOp } from '../ops/index.js'
 import { tensorsOf, wholeOf } from '../partition.js'
 import { blocksOf, stagingBytes } from '../program.js'
 import { type Tape, tapeInput, tapeOf } from './tape.js'
+import type { KnownLogits } from './teaching.js'
 
 /** A LoRA adapter that is trained, of one matrix. */
 export interface AdapterSpec {
@@ -37,8 +38,8 @@ export interface GradientLayout {
   forms: Forms
   /** Layers whose values are on the device at a time. Others are computed again for the backward pass. */
   tapes: number
-  /** The head [vocabulary, width] of a model whose predictions are learned. */
-  teacher?: { width: number; dtype: StoreDType }
+  /** The head [vocabulary, width] of a model whose predictions are learned, or how many logits are known of them. */
+  teacher?: { width: number; dtype: StoreDType } | KnownLogits
   /** Layers, from the first on, whose weights stay on the device. The others take turns in the same buffers. */
   resident: number
 }
@@ -75,6 +76,19 @@ export function factorNames(weight: string): Record<'a' | 'b' | 'magnitude', str
 
 const partsOf = ({ a, b, magnitude }: Adapter) => [a, b, ...(magnitude === undefined ? [] : [magnitude.tensor])]
 
+/** The head of a teacher, and what it is applied to. */
+export interface TeacherHead {
+  head: readonly Block[]
+  normed: number
+}
+
+/** Logits that are known, and their ids; where all are known, they go where logits are. */
+export interface TeacherTop {
+  top: number
+  ids: number
+  values: number
+}
+
 export class GradientBuffers {
   readonly sizes: number[] = []
   /** Weights and factors of adapters. */
@@ -98,8 +112,8 @@ export class GradientBuffers {
   readonly best: number
   /** Rows that the head is applied to at a time. */
   readonly headRows: number
-  /** Of a teacher: its head, what it is applied to, and what comes of it. */
-  readonly teacher: { head: readonly Block[]; normed: number; logits: number } | undefined
+  /** Of a teacher: its logits and what makes them, and what it and the target count for, a row. */
+  readonly teacher: { logits: number; shares: number; source: TeacherHead | TeacherTop } | undefined
   /** Sums of squares of gradients, so many. */
   readonly squares: number
   readonly squareCount: number
@@ -194,7 +208,7 @@ export class GradientBuffers {
     const bytesOf = ({ rows, columns, dtype }: Block) => rows * columns * (dtype === 'F32' ? 4 : 2)
     const wide = [...this.learned.values()].flatMap(({ master }) => master)
     const { teacher } = layout
-    const taught = teacher === undefined ? [] : blocked(vocabulary, teacher.width, teacher.dtype)
+    const taught = teacher === undefined || 'top' in teacher ? [] : blocked(vocabulary, teacher.width, teacher.dtype)
     this.staging = add([...all, ...wide, ...taught].reduce((most, block) => Math.max(most, bytesOf(block)), 4))
 
     const learns = (tensor: string) => this.learned.has(tensor) || this.adapters.has(tensor)
@@ -244,10 +258,16 @@ export class GradientBuffers {
     )
     this.headRows = Math.max(1, Math.min(tokens, Math.floor(stagingBytes / (4 * vocabulary))))
     this.logits = add(4 * vocabulary * this.headRows)
-    this.teacher = teacher && {
-      ...{ head: taught, normed: add(4 * tokens * teacher.width), logits: add(4 * vocabulary * this.headRows) },
+    if (teacher !== undefined) {
+      const logits = add(4 * vocabulary * this.headRows)
+      const some = (top: number) => (top < vocabulary ? add(4 * top * this.headRows) : logits)
+      const source =
+        'top' in teacher
+          ? { top: teacher.top, ids: some(teacher.top), values: some(teacher.top) }
+          : { head: taught, normed: add(4 * tokens * teacher.width) }
+      this.teacher = { logits, shares: add(8 * tokens), source }
     }
-    this.losses = add(4 * lossWords * tokens)
+    this.losses = add(4 * Math.max(lossWords, taughtLossWords) * tokens)
     this.best = add(4 * tokens)
     this.squareCount = [...this.learned.values()]
       .flatMap(({ gradient }) => gradient)
