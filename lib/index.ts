@@ -177,6 +177,7 @@ export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './s
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
 export type { RateSchedule, TrainingFile, TrainingFileReport, TrainingLogLine } from './training/index.js'
 export type { TrainOptions } from './training/options.js'
+export { type TeachForecast, type TeachOptions, type TeachReport, teach } from './training/teach.js'
 export { type TrainForecast, type TrainHeldOut, type TrainReport, train } from './training/train.js'
 export type { DryRun } from './util/dry_run.js'
 export {

@@ -39,9 +39,13 @@ export function readFolder(folder: string): Map<string, Raw> {
   return tensors
 }
 
-export function writeSafetensors(path: string, tensors: Record<string, Raw>): void {
+export function writeSafetensors(
+  path: string,
+  tensors: Record<string, Raw>,
+  metadata: Record<string, string> = { format: 'pt' },
+): void {
   let offset = 0
-  const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
+  const header: Record<string, unknown> = { __metadata__: metadata }
   for (const [name, { dtype, shape, bytes }] of Object.entries(tensors)) {
     header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.length] }
     offset += bytes.length

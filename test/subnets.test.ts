@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine, openModel } from 'weightsmith'
-import type { TrainableModel, TrainingSequence } from '../lib/runtime/gradients/trainable_model.js'
+import type { TrainingSequence } from '../lib/runtime/gradients/teaching.js'
+import type { TrainableModel } from '../lib/runtime/gradients/trainable_model.js'
 import type { Subnet } from '../lib/runtime/index.js'
 import { readSafetensors, values } from './checkpoint.js'
 import { golden } from './goldens.js'
@@ -259,13 +260,13 @@ describe('one-for-all steps', () => {
   const finals = tensorsIn('one-for-all')
   const { E: experts, rank, scale, topk: top, widths, clip } = settings
 
-  test.each(['shifted_kd', 'ce_only'])('have the losses and the end of PyTorch, %s', async (name) => {
+  test.each(Object.keys(settings.runs))('have the losses and the end of PyTorch, %s', async (name) => {
     const run = settings.runs[name]!
-    const { lr: rate, kd, balance, dense, mix = 'factor' } = run.options
+    const { lr: rate, kd, kd_shift, balance, dense, mix = 'factor' } = run.options
     const batches = settings.batches.map(sequencesOf)
     const tokens = math.max(...batches.map((batch) => batch.reduce((sum, { ids }) => sum + ids.length, 0)))
     const model = await openTrainable(engine, golden(`reasoner/${settings.model}`), {
-      ...{ tokens, subnets: true, teachesItself: true, mix },
+      ...{ tokens, subnets: true, teacher: 'self' as const, mix },
       adapters: all.map((module) => ({ weight: `${module}.weight`, rank, scale, experts })),
       router: { inputs: depth + widths.length, hidden: 16, experts, top },
     })
@@ -282,7 +283,11 @@ describe('one-for-all steps', () => {
         const noise = run.noise ? Float32Array.from(settings.noise[i]![s]!) : undefined
         const pass = await model.forward(batch, {
           ...{ subnet: subnetOf(keep, ratio), gate: { input, noise }, learns: true },
-          ...{ teaches: s === 0, share: s === 0 ? 0 : kd },
+          ...{
+            teaches: s === 0,
+            share: s === 0 ? 0 : kd,
+            mask: kd_shift ? ('shifted' as const) : ('own-label' as const),
+          },
         })
         const loss = pass.losses.reduce((a, b) => a + b, 0) / count
         near(loss, step.loss[s]!, 1e-4, `loss of ${s} in step ${i}`)

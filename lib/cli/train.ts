@@ -63,8 +63,23 @@ export function addTrain(program: Command): void {
     .addOption(
       new Option('--loss <what>', 'what is predicted: the answer (default), or all').choices(['answer', 'all']),
     )
-    .option('--teacher <model>', 'a model whose probabilities are learned beside the targets')
+    .option(
+      '--teacher <path>',
+      'a model whose probabilities are learned too, or the .safetensors that teach has written',
+    )
     .addOption(realNumber('--teacher-share', "how much of the loss is the teacher's (default: 0.5)"))
+    .addOption(
+      new Option(
+        '--teacher-mask <where>',
+        'tokens where it is learned: those that predict a target (default: shifted), or that are one',
+      ).choices(['shifted', 'own-label']),
+    )
+    .addOption(
+      new Option('--teacher-loss <form>', "cross-entropy (default), or kl: less the teacher's entropy").choices([
+        'cross-entropy',
+        'kl',
+      ]),
+    )
     .addOption(
       new Option(
         '--normalise <by>',

@@ -6,12 +6,15 @@ export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.
 export { type AdapterSpec, factorNames, type Gate } from './gradients/adapters.js'
 export type { RouterSpec } from './gradients/router.js'
 export {
-  type AdamwStep,
-  type SubnetPass,
-  TrainableModel,
-  type TrainableOptions,
+  type KnownLogits,
+  type KnownRows,
+  lossRowsOf,
+  type Taught,
+  type TeacherMask,
+  type Teaching,
   type TrainingSequence,
-} from './gradients/trainable_model.js'
+} from './gradients/teaching.js'
+export { type AdamwStep, type SubnetPass, TrainableModel, type TrainableOptions } from './gradients/trainable_model.js'
 export {
   lossesOf,
   lossWords,
@@ -19,6 +22,8 @@ export {
   packSamplingParams,
   packTokens,
   type SamplingParams,
+  taughtLossesOf,
+  taughtLossWords,
 } from './kernels.js'
 export type { LayerwiseObservers, LayerwiseOptions, PassState } from './layerwise_pass.js'
 export { Model, type ModelOptions, type Zeros } from './model.js'

@@ -69,6 +69,19 @@ export function lossesOf(words: Float32Array): Float32Array {
   })
 }
 
+/** Words that kernel `distillation_gradient` leaves of a token. */
+export const taughtLossWords = recordWords('TaughtLoss')
+
+/** Losses with a teacher, in nats. `shares`: of the target and of the teacher, a token. */
+export function taughtLossesOf(words: Float32Array, shares: Float32Array, divergence: boolean): Float32Array {
+  const fields = [wordOf('TaughtLoss', 'sum'), wordOf('TaughtLoss', 'teacher_sum'), wordOf('TaughtLoss', 'own')]
+  return Float32Array.from({ length: words.length / taughtLossWords }, (_, t) => {
+    const [sum = 1, teacherSum = 1, own = 0] = fields.map((field) => words[taughtLossWords * t + field] ?? 0)
+    const [target = 0, teacher = 0] = shares.subarray(2 * t, 2 * t + 2)
+    return (target + teacher) * Math.log(sum) - (divergence ? teacher * Math.log(teacherSum) : 0) - own
+  })
+}
+
 /** What makes the dispatch of each kernel of a model, by its name. */
 export const modelKernels = {
   ...opKernels,
@@ -190,12 +203,12 @@ export const modelKernels = {
   }),
 
   /**
-   * What losses of distillation are made of (see `lossesOf`), and scale * their gradient in the place of logits. The
-   * teacher's logits count for `share`, the target for the rest.
+   * What losses with a teacher are made of (see `taughtLossesOf`), and scale * their gradient in the place of logits.
+   * `shares`: of the target and of the teacher, a row.
    */
   distillationGradient: (
-    { tokens, teacher, losses, logits }: Record<'tokens' | 'teacher' | 'losses' | 'logits', number>,
-    at: Record<'rows' | 'width' | 'from' | 'scale' | 'share', number>,
+    { tokens, shares, teacher, losses, logits }: Record<'tokens' | 'shares' | 'teacher' | 'losses' | 'logits', number>,
+    at: Record<'rows' | 'width' | 'from' | 'scale', number> & { divergence: boolean },
   ): NativeDispatch => ({
     kernel: 'model/distillation_gradient',
     parameters: packParameters('model/distillation_gradient', {
@@ -203,10 +216,21 @@ export const modelKernels = {
       width: at.width,
       start: at.from,
       scale: at.scale,
-      share: at.share,
+      divergence: at.divergence ? 1 : 0,
     }),
-    buffers: [tokens, teacher, losses, logits],
+    buffers: [tokens, shares, teacher, losses, logits],
     grid: perRow(at.rows),
+  }),
+
+  /** Rows of logits of which only some are known: y[t, ids[t, k]] = values[t, k]; the others have no probability. */
+  expandTop: (
+    { ids, values, y }: Record<'ids' | 'values' | 'y', number>,
+    { rows, width, top }: Record<'rows' | 'width' | 'top', number>,
+  ): NativeDispatch => ({
+    kernel: 'model/expand_top',
+    parameters: packParameters('model/expand_top', { rows, width, top }),
+    buffers: [ids, values, y],
+    grid: perRow(rows),
   }),
 
   /** y[i] = x[list[i]]. */

@@ -11,13 +11,12 @@ import { type Checkpoint, checkOutput, inputsOf, parseDType } from '../checkpoin
 import { contains } from '../checkpoint/inside.js'
 import { ResumePoint } from '../checkpoint/resume/index.js'
 import type { Engine } from '../engine/engine.js'
-import type { Host } from '../native/host.js'
 import { version } from '../native/version.js'
 import { factorNames, TrainableModel, type TrainableOptions } from '../runtime/index.js'
 import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { aborted, codeOf, misuse, WeightsmithError, writeFailed, wrongOption } from '../util/errors.js'
-import { type BatchPlan, planBatches, type TrainingExample, type TrainingSource, type TrainingStep } from './batches.js'
+import { type BatchPlan, planBatches, type TrainingSource, type TrainingStep } from './batches.js'
 import { readTrainingData, type TrainingFile, type TrainingFileReport } from './examples.js'
 import { nonFiniteTensor } from './finite.js'
 import { openLog, type TrainingLog, type TrainingLogLine } from './log.js'
@@ -27,6 +26,17 @@ import { rateSchedule } from './schedule.js'
 import { type AdapterStart, adapterToGoOnFrom, freshAdapter } from './start.js'
 import { type Best, type Progress, restoreState, saveState } from './state.js'
 import { adapterTargets, fullTargets } from './targets.js'
+import {
+  besideTeacher,
+  findTeacher,
+  isTeacherFile,
+  openTeacher,
+  type Teacher,
+  type TeacherSource,
+  taughtBy,
+  teacherForecast,
+  teacherInputs,
+} from './teacher.js'
 
 /** What is known before training begins. */
 export interface TrainForecast {
@@ -127,6 +137,7 @@ interface Prepared {
   /** Hash of all ids, in their order, and of which are to be predicted. */
   ids: string
   heldOut: { file: string; ids: string; batches: TrainingStep } | undefined
+  teacher: TeacherSource | undefined
   trainable: TrainableOptions
   adapters: AdapterStart[]
   parameters: number
@@ -146,9 +157,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const scale = rslora ? alpha / Math.sqrt(rank) : alpha / rank
   const { adapter } = options
   const earlier = adapter === undefined ? undefined : await engine.use((host) => adapterToGoOnFrom(host, spec, adapter))
-  const teacher = options.teacher === undefined ? undefined : await checkpointOf(engine, options.teacher)
-  const others = [teacher, earlier?.checkpoint].filter((other) => other !== undefined)
-  await checkPlaces(options, [checkpoint, ...others])
+  await checkPlaces(options, earlier === undefined ? [checkpoint] : [checkpoint, earlier.checkpoint])
   const adapters =
     method === 'full'
       ? []
@@ -168,9 +177,12 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
     adapters.reduce((sum, { a, b }) => sum + a.length + b.length, 0)
   const lost = dropout > 0 ? { dropout: { share: dropout, seed } } : {}
-  const trainable = { tokens, tensors, adapters, ...lost, ...(teacher && { teacher }) }
+  const taughtOf = { sources: data.sources, mask: settings.teacherMask, vocabulary: spec.vocabulary }
+  const teacher = options.teacher === undefined ? undefined : await findTeacher(engine, options.teacher, taughtOf)
+  if (teacher !== undefined && 'checkpoint' in teacher) await checkPlaces(options, [teacher.checkpoint])
+  const trainable = { tokens, tensors, adapters, ...lost, ...(teacher && { teacher: taughtBy(teacher) }) }
   return {
-    ...{ name, checkpoint, settings, plan, heldOut, trainable, adapters, parameters, rateOf, dtype },
+    ...{ name, checkpoint, settings, plan, heldOut, teacher, trainable, adapters, parameters, rateOf, dtype },
     ...{ reports: data.reports, ids: hashOf(data.sources) },
   }
 }
@@ -205,7 +217,7 @@ const placeOf = ({ out }: TrainOptions) => `${resolve(out)}.resume`
  * replaced.
  */
 async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise<void> {
-  const { out, fold, log, data, heldOut, overwrite = false, resume = false } = options
+  const { out, fold, log, data, heldOut, teacher, overwrite = false, resume = false } = options
   const unfinished = resume && (await stat(placeOf(options)).catch(() => undefined)) !== undefined
   const folders = fold === undefined ? [out] : [out, fold]
   for (const folder of folders) await checkOutput(folder, inputs, { overwrite: overwrite || unfinished })
@@ -215,7 +227,8 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   if (log === undefined) return
   const inside = folders.find((folder) => contains(resolve(folder), resolve(log)))
   if (inside !== undefined) throw misuse(`The log ${log} lies in the output ${inside}; choose a place outside of it.`)
-  const files = [...filesOf(data).map(({ file }) => file), ...(heldOut === undefined ? [] : [heldOut])]
+  const known = teacher !== undefined && isTeacherFile(teacher) ? [teacher] : []
+  const files = [...filesOf(data).map(({ file }) => file), ...(heldOut === undefined ? [] : [heldOut]), ...known]
   const models = inputs.flatMap(({ files }) => files.map(({ path }) => path))
   const real = (path: string) => realpath(path).catch(() => resolve(path))
   const place = await real(log)
@@ -224,22 +237,11 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   }
 }
 
-/** What a teacher takes; nothing where there is none. It keeps no layer's values, as nothing goes back through it. */
-async function teacherForecast(engine: Engine, { teacher, tokens }: TrainableOptions) {
-  if (teacher === undefined) return { bytes: 0, bytesReadPerPass: 0 }
-  return TrainableModel.forecast((work) => engine.use(work), teacher, { tokens, tapes: 1 })
-}
-
-/** Lends the engine with the memory that a teacher leaves. */
-function besideTeacher(engine: Engine, bytes: number): <T>(work: (host: Host) => Promise<T>) => Promise<T> {
-  return (work) => engine.use((host) => work({ ...host, memory: host.memory - bytes }))
-}
-
 async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainForecast> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
-  const teacher = await teacherForecast(engine, trainable)
+  const teacher = await teacherForecast(engine, prepared.teacher, trainable.tokens)
   const use = besideTeacher(engine, teacher.bytes)
-  const own = await TrainableModel.forecast(use, checkpoint, trainable)
+  const own = await TrainableModel.forecast(use, checkpoint, besideOf(prepared, teacher.bytes))
   const [bytes, bytesReadPerPass] = [own.bytes + teacher.bytes, own.bytesReadPerPass + teacher.bytesReadPerPass]
   const { tapes } = own
   const { spec } = modelOf(engine, checkpoint, {})
@@ -268,6 +270,12 @@ async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainFore
   }
 }
 
+/** What is trained, with the teacher that takes a part of the memory. */
+function besideOf({ trainable, teacher }: Prepared, bytes: number): TrainableOptions {
+  const beside = teacher !== undefined && 'checkpoint' in teacher && { name: teacher.checkpoint.name, bytes }
+  return { ...trainable, ...(beside && { beside }) }
+}
+
 /** What a run adds to what was known before. */
 type Ran = Omit<TrainReport, keyof TrainForecast> & { tokens: number }
 
@@ -275,7 +283,7 @@ type Ran = Omit<TrainReport, keyof TrainForecast> & { tokens: number }
 class Training {
   private progress: Progress = { step: 0, tokens: 0, worse: 0, losses: { first: 0, last: 0 }, ended: false }
   private best: Best | undefined
-  private teacher: TrainableModel | undefined
+  private teacher: Teacher | undefined
   /** The step whose state is saved. */
   private saved = -1
   /** Whether an output that is there is replaced: it was asked for, or this run has written it at its end. */
@@ -293,12 +301,14 @@ class Training {
     const { engine, prepared, options } = this
     const { checkpoint, settings } = prepared
     const { overwrite = false, resume = false } = options
-    const { teacher, tokens: batchTokens } = prepared.trainable
-    const { bytes } = await teacherForecast(engine, prepared.trainable)
+    const { teacher } = prepared
+    const { tokens: batchTokens } = prepared.trainable
+    const { bytes } = await teacherForecast(engine, teacher, batchTokens)
     const check = () => {
       if (options.signal?.aborted) throw aborted(options.signal, what)
     }
-    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, { ...prepared.trainable, check })
+    const asked = { ...besideOf(prepared, bytes), check }
+    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, asked)
     let log: TrainingLog | undefined
     try {
       const place = placeOf(options)
@@ -306,10 +316,11 @@ class Training {
         throw writeFailed(place, cause)
       })
       if (teacher !== undefined) {
-        const alone = { tokens: batchTokens, tapes: 1, check }
-        this.teacher = await TrainableModel.open((work) => engine.use(work), teacher, alone)
+        const { teacherShare: share, teacherMask: mask, teacherLoss } = settings
+        const teaching = { share, mask, divergence: teacherLoss === 'kl' }
+        this.teacher = await openTeacher(engine, teacher, { tokens: batchTokens, teaching, check })
       }
-      const inputs = inputsOf(teacher === undefined ? [checkpoint] : [checkpoint, teacher])
+      const inputs = [...inputsOf([checkpoint]), ...(teacher === undefined ? [] : teacherInputs(teacher))]
       const run = { verb: 'train', facts: this.facts(model), inputs }
       const point = await ResumePoint.open(place, run, { resume, overwrite })
       if (point.resumed) {
@@ -367,12 +378,6 @@ class Training {
     }
   }
 
-  /** What the teacher says of the targets of a batch. */
-  private async taught(batch: readonly TrainingExample[]) {
-    const { teacher } = this
-    return teacher && { normed: await teacher.normed(batch), share: this.prepared.settings.teacherShare }
-  }
-
   /** Everything that decides about the result. */
   private facts(model: TrainableModel): Record<string, unknown> {
     const { settings, plan, ids, heldOut, adapters, trainable, dtype } = this.prepared
@@ -417,7 +422,8 @@ class Training {
       for (const [microBatch, batch] of microBatches.entries()) {
         const own = batch.reduce((sum, example) => sum + example.targets.reduce((a, b) => a + b, 0), 0)
         const scale = settings.normalise === 'targets' ? 1 / targets : 1 / (own * microBatches.length)
-        loss += scale * sumOf(await model.run(batch, scale, { step: number, microBatch }, await this.taught(batch)))
+        loss +=
+          scale * sumOf(await model.run(batch, scale, { step: number, microBatch }, await this.teacher?.says(batch)))
       }
       if (!Number.isFinite(loss)) throw await this.notFinite(number, `its loss is ${loss}`, model)
       const gradientNorm = await model.gradientNorm()

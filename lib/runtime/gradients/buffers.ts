@@ -7,7 +7,7 @@
 import type { ModelSpec } from '../../architectures/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { layout as wgsl } from '../../native/layouts.js'
-import { lossWords } from '../kernels.js'
+import { lossWords, taughtLossWords } from '../kernels.js'
 import {
   type Adapter,
   type Block,
@@ -24,6 +24,7 @@ import { type AdapterSpec, factorNames, mixedNames } from './adapters.js'
 import { MixtureBuffers } from './mixtures.js'
 import { Router, type RouterSpec } from './router.js'
 import { type Tape, tapeInput, tapeOf } from './tape.js'
+import type { KnownLogits } from './teaching.js'
 
 export interface GradientLayout {
   /** Tokens a micro-batch. */
@@ -38,8 +39,11 @@ export interface GradientLayout {
   forms: Forms
   /** Layers whose values are on the device at a time. Others are computed again for the backward pass. */
   tapes: number
-  /** The head [vocabulary, width] of a model whose predictions are learned; `self`: of this one. */
-  teacher?: { width: number; dtype: StoreDType } | 'self'
+  /**
+   * The head [vocabulary, width] of a model whose predictions are learned, or how many logits are known of them; `self`:
+   * the model's own.
+   */
+  teacher?: { width: number; dtype: StoreDType } | KnownLogits | 'self'
   /** Of adapters with experts. */
   router?: RouterSpec | undefined
   /** How experts are mixed. */
@@ -75,6 +79,19 @@ function partsOf({ a, b, magnitude }: Adapter, { weight, experts = 0 }: AdapterS
   return [...factors, ...(magnitude === undefined ? [] : [magnitude.tensor])]
 }
 
+/** The head of a teacher, and what it is applied to. */
+export interface TeacherHead {
+  head: readonly Block[]
+  normed: number
+}
+
+/** Logits that are known, and their ids; where all are known, they go where logits are. */
+export interface TeacherTop {
+  top: number
+  ids: number
+  values: number
+}
+
 export class GradientBuffers {
   readonly sizes: number[] = []
   /** Weights and factors of adapters. */
@@ -101,8 +118,8 @@ export class GradientBuffers {
   readonly best: number
   /** Rows that the head is applied to at a time. */
   readonly headRows: number
-  /** Of a teacher: its head, what it is applied to, and what comes of it. */
-  readonly teacher: { head: readonly Block[]; normed: number; logits: number } | undefined
+  /** Of a teacher: its logits and what makes them, and what it and the target count for, a row. */
+  readonly teacher: { logits: number; shares: number; source: TeacherHead | TeacherTop } | undefined
   /** Sums of squares of gradients, so many. */
   readonly squares: number
   readonly squareCount: number
@@ -212,7 +229,8 @@ export class GradientBuffers {
     const bytesOf = ({ rows, columns, dtype }: Block) => rows * columns * (dtype === 'F32' ? 4 : 2)
     const wide = [...this.learned.values()].flatMap(({ master }) => master)
     const { teacher } = layout
-    const taught = typeof teacher === 'object' ? blocked(vocabulary, teacher.width, teacher.dtype) : []
+    const taught =
+      typeof teacher === 'object' && 'width' in teacher ? blocked(vocabulary, teacher.width, teacher.dtype) : []
     this.staging = add([...all, ...wide, ...taught].reduce((most, block) => Math.max(most, bytesOf(block)), 4))
 
     const learns = (tensor: string) => this.learned.has(tensor) || this.adapters.has(tensor)
@@ -262,12 +280,19 @@ export class GradientBuffers {
     )
     this.headRows = Math.max(1, Math.min(tokens, Math.floor(stagingBytes / (4 * vocabulary))))
     this.logits = add(4 * vocabulary * this.headRows)
-    const own = { head: this.tensors.get(head.weight) ?? [], width: language.activations[head.x] ?? 0 }
-    const of = teacher === 'self' ? own : { head: taught, width: teacher?.width ?? 0 }
-    this.teacher = teacher && {
-      ...{ head: of.head, normed: add(4 * tokens * of.width), logits: add(4 * vocabulary * this.headRows) },
+    if (teacher !== undefined) {
+      const logits = add(4 * vocabulary * this.headRows)
+      const some = (top: number) => (top < vocabulary ? add(4 * top * this.headRows) : logits)
+      const normedBy = (width: number) => add(4 * tokens * width)
+      const source =
+        teacher === 'self'
+          ? { head: this.tensors.get(head.weight) ?? [], normed: normedBy(language.activations[head.x] ?? 0) }
+          : 'top' in teacher
+            ? { top: teacher.top, ids: some(teacher.top), values: some(teacher.top) }
+            : { head: taught, normed: normedBy(teacher.width) }
+      this.teacher = { logits, shares: add(8 * tokens), source }
     }
-    this.losses = add(4 * lossWords * tokens)
+    this.losses = add(4 * Math.max(lossWords, taughtLossWords) * tokens)
     this.best = add(4 * tokens)
     this.squareCount = [...this.learned.values()]
       .flatMap(({ gradient }) => gradient)

@@ -58,6 +58,14 @@ export class MixtureBuffers {
     return { first: place * this.count, count: this.count }
   }
 
+  /** Names of the factors of an expert, of all matrices. */
+  tensorsOf(expert: number): string[] {
+    return [...this.starts.keys()].flatMap((weight) => {
+      const { a, b } = factorNames(weight, expert)
+      return [a, b]
+    })
+  }
+
   /** The mixture of a matrix in a pass; nothing for one that has no experts. */
   of(weight: string, gates: readonly Gate[], form: Mixture['form']): Mixture | undefined {
     const start = this.starts.get(weight)

@@ -4,13 +4,14 @@
  * layer, whose values are computed again where they did not stay.
  */
 
-import type { NativeDispatch } from '../../native/border.js'
+import type { NativeDispatch, NativeWork } from '../../native/border.js'
 import { modelKernels as kernels } from '../kernels.js'
-import { type Adapter, type BackwardContext, backward, forward, type StackContext } from '../ops/index.js'
+import { type Adapter, type BackwardContext, backward, forward, packedBytes, type StackContext } from '../ops/index.js'
 import type { Subnet } from '../subnet.js'
 import type { Gate } from './adapters.js'
 import { type GradientBuffers, input, type TapeBuffers } from './buffers.js'
 import type { Tape, TapeStep } from './tape.js'
+import { knownRows, type Taught } from './teaching.js'
 
 /** What a micro-batch has: tokens, tokens with a loss, and buckets of equal ids and positions. */
 export interface BatchShape {
@@ -27,9 +28,10 @@ export interface BatchShape {
   noisy?: boolean | undefined
 }
 
-/** Dispatches that need the weights of one layer, or of none. */
+/** Dispatches that need the weights of one layer, or of none, and what is written before them. */
 export interface Stage {
   layer?: number
+  writes?: (() => Promise<NativeWork['writes']>) | undefined
   dispatches: NativeDispatch[]
 }
 
@@ -42,8 +44,8 @@ export class GradientPass {
     private readonly buffers: GradientBuffers,
     private readonly shape: BatchShape,
     touched: Set<string>,
-    /** How much a teacher counts, beside targets. */
-    private readonly share = 0,
+    /** What a teacher says, beside targets. */
+    private readonly taught?: Taught,
   ) {
     this.touched = touched
   }
@@ -55,7 +57,7 @@ export class GradientPass {
 
   /** From tokens to losses, and with a `scale` to what `backwardFrom` begins with. */
   toLosses(scale?: number): Stage[] {
-    return [...this.forward(), { dispatches: this.losses(scale) }]
+    return [...this.forward(), ...this.losses(scale)]
   }
 
   /** From what `toLosses` has left, times a scale, to the gradients of everything that is trained. */
@@ -67,14 +69,25 @@ export class GradientPass {
     // Layers that are left out have no part in the gradients of gates.
     const { first: all } = mixtures.sumsOf(this.shape.experts?.length ?? 0)
     const sums = all > 0 ? [kernels.zero(mixtures.sums, all)] : []
-    return [{ dispatches: [scaled, ...sums] }, ...this.backward(), { dispatches: this.routerGradient() }]
+    const stages = [{ dispatches: [scaled, ...sums] }, ...this.backward()]
+    return [...stages, { dispatches: [...this.zerosOfExperts(), ...this.routerGradient()] }]
   }
 
   /** Keeps what the head was applied to, as what a teacher says. */
   remember(): NativeDispatch[] {
     const { teacher, spec } = this.buffers
-    if (teacher === undefined) return []
-    return [kernels.copy(this.normedBuffer, teacher.normed, this.shape.losses, this.width(spec.head.x))]
+    if (teacher === undefined || !('normed' in teacher.source)) return []
+    return [kernels.copy(this.normedBuffer, teacher.source.normed, this.shape.losses, this.width(spec.head.x))]
+  }
+
+  /** An expert that counts is moved in all layers: its gradient is 0 in those that no subnet has had so far. */
+  private zerosOfExperts(): NativeDispatch[] {
+    const { mixtures } = this.buffers
+    const names = (this.shape.experts ?? []).flatMap(({ expert }) => mixtures.tensorsOf(expert))
+    return names
+      .filter((name) => !this.touched.has(name))
+      .flatMap((name) => this.trained(name)?.blocks ?? [])
+      .map((block) => kernels.zero(block.buffer, packedBytes(block) / 4))
   }
 
   /** Of gates, from sums that the experts of layers have left; those of layers that were left out are 0. */
@@ -92,6 +105,13 @@ export class GradientPass {
   /** From tokens to what the head is applied to, for rows that have a loss, and the buffer with it. */
   normed(): { stages: Stage[]; buffer: number } {
     return { stages: [...this.forward(), { dispatches: this.normedRows() }], buffer: this.normedBuffer }
+  }
+
+  /** Of rows that `normed` has left, from a row on. */
+  logits(from: number, count: number): NativeDispatch[] {
+    const { tensors, spec, layout, logits } = this.buffers
+    const at = { rows: count, stride: spec.vocabulary, from, forms: layout.forms }
+    return (tensors.get(spec.head.weight) ?? []).map((block) => kernels.gemm(block, this.normedBuffer, logits, at))
   }
 
   private get normedBuffer(): number {
@@ -135,7 +155,7 @@ export class GradientPass {
    * From the residual stream behind the last layer to losses; with a `scale`, to the gradient of scale * their sum at
    * the residual stream too.
    */
-  private losses(scale?: number): NativeDispatch[] {
+  private losses(scale?: number): Stage[] {
     const { buffers, shape } = this
     const { tapes, spec, layout } = buffers
     const { head, vocabulary } = spec
@@ -144,20 +164,21 @@ export class GradientPass {
     const blocks = buffers.tensors.get(head.weight) ?? []
     const learns = scale !== undefined && buffers.lowest <= tapes.layers.length
     const trained = learns ? this.trained(head.weight) : undefined
-    const dispatches = this.normedRows()
+    const stages: Stage[] = [{ dispatches: this.normedRows() }]
     const { forms } = layout
     for (let from = 0; from < rows; from += buffers.headRows) {
       const count = Math.min(buffers.headRows, rows - from)
       const { lossTokens: tokens, logits, losses, best, teacher } = buffers
       const at = { rows: count, stride: vocabulary, from, forms }
       const of = { rows: count, width: vocabulary, from }
-      for (const block of blocks) dispatches.push(kernels.gemm(block, normed, logits, at))
-      if (teacher !== undefined && this.share > 0) {
-        const taught = { tokens, teacher: teacher.logits, losses, logits }
-        dispatches.push(
-          ...teacher.head.map((block) => kernels.gemm(block, teacher.normed, teacher.logits, at)),
-          kernels.distillationGradient(taught, { ...of, scale: scale ?? 0, share: this.share }),
-        )
+      const stage = this.teacherLogits(from, count)
+      const { dispatches } = stage
+      stages.push(stage)
+      dispatches.push(...this.logits(from, count))
+      if (teacher !== undefined && this.taught !== undefined) {
+        const { divergence } = this.taught
+        const all = { tokens, shares: teacher.shares, teacher: teacher.logits, losses, logits }
+        dispatches.push(kernels.distillationGradient(all, { ...of, scale: scale ?? 0, divergence }))
       } else {
         dispatches.push(kernels.crossEntropy({ tokens, logits, losses, best }, of))
         if (learns) dispatches.push(kernels.crossEntropyGradient({ tokens, losses, logits }, { ...of, scale }))
@@ -172,7 +193,25 @@ export class GradientPass {
         ),
       )
     }
-    return dispatches
+    return stages
+  }
+
+  /** The logits of a teacher for some of the rows that have a loss. */
+  private teacherLogits(from: number, count: number): Stage {
+    const { buffers, taught } = this
+    const { teacher, spec, layout } = buffers
+    if (teacher === undefined || taught === undefined) return { dispatches: [] }
+    const { source, logits } = teacher
+    const width = spec.vocabulary
+    if ('head' in source) {
+      const at = { rows: count, stride: width, from, forms: layout.forms }
+      return { dispatches: source.head.map((block) => kernels.gemm(block, source.normed, logits, at)) }
+    }
+    const { top } = source
+    return {
+      writes: () => knownRows(taught, source, { from, count }),
+      dispatches: top < width ? [kernels.expandTop({ ...source, y: logits }, { rows: count, width, top })] : [],
+    }
   }
 
   /** Back from the gradient that `losses` has left to everything that is trained. */

@@ -102,6 +102,14 @@ struct Loss {
   own: f32, // logit of the target
 }
 
+// What the loss of a token with a teacher is made of: (share of the target + share of the teacher) log(sum) - own, and
+// of a divergence less share of the teacher * log(teacher_sum).
+struct TaughtLoss {
+  sum: f32, // of exp(logit - the largest)
+  teacher_sum: f32, // the same of the teacher
+  own: f32, // mean of (logit - the largest) by the target and the teacher's probabilities, times their shares
+}
+
 // Rows of words that kernel column_stats leaves of a group, each as wide as what is measured.
 const COLUMN_SHIFT = 0u; // the first value of a column
 const COLUMN_SUM = 1u; // of v - shift
