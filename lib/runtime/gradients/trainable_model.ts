@@ -10,6 +10,7 @@ import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
 import { misuse, WeightsmithError } from '../../util/errors.js'
+import type { AdapterSpec, Gate } from '../adapters.js'
 import {
   modelKernels as kernels,
   lossesOf,
@@ -21,11 +22,10 @@ import {
 import { dtypeOf, storedBlock } from '../model.js'
 import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
+import type { RouterSpec } from '../router.js'
 import { type Subnet, withSubnets } from '../subnet.js'
-import type { AdapterSpec, Gate } from './adapters.js'
 import { GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass, type Stage } from './pass.js'
-import type { RouterSpec } from './router.js'
 import {
   type KnownLogits,
   lossRowsOf,

@@ -1,7 +1,5 @@
 /** AmoebaLLM, a workflow: subnets of any depth and width from one model. */
 
-export { amoebaStrategy } from './find_strategy.js'
-export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export {
   type DepthMetric,
   type DepthOrder,
@@ -18,5 +16,7 @@ export {
   type StrategyWidth,
   shapeOf,
   writeStrategy,
-} from './strategy.js'
+} from '../../subnets/index.js'
+export { amoebaStrategy } from './find_strategy.js'
+export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export { inspectStrategy, openStrategy, type StrategyInspection, type StrategySummary } from './summary.js'

@@ -1,7 +1,7 @@
 /** From a shape of a strategy to the subnet that a model on the device runs as. */
 
-import type { ModelSpec } from '../../architectures/index.js'
-import type { Subnet } from '../../runtime/index.js'
+import type { ModelSpec } from '../architectures/index.js'
+import type { Subnet } from '../runtime/index.js'
 import type { Shape } from './strategy.js'
 
 /**

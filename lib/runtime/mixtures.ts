@@ -3,10 +3,10 @@
  * time, so all linears share them.
  */
 
-import type { ModelSpec } from '../../architectures/index.js'
-import { type Block, dotsOfExpert, type Mixture, packedBytes } from '../ops/index.js'
-import { blocksOf } from '../program.js'
+import type { ModelSpec } from '../architectures/index.js'
 import { type AdapterSpec, factorNames, type Gate, mixedNames } from './adapters.js'
+import { type Block, dotsOfExpert, type Mixture, packedBytes } from './ops/index.js'
+import { blocksOf } from './program.js'
 import type { RouterSpec } from './router.js'
 
 export class MixtureBuffers {

@@ -1,11 +1,11 @@
 /**
- * The router of a mixture of experts, one for the whole model: from what a subnet is to the gates of its experts, by two
- * linears without anything between them, and noise that a third one spreads (AmoebaLLM's code; noisy top-k of Shazeer et
- * al.). Its parameters are trained as any tensor is.
+ * The router of a mixture of experts, one for the whole model: from what a subnet is to the gates of its experts, by
+ * two linears without anything between them, and noise that a third one spreads (AmoebaLLM's code; noisy top-k of
+ * Shazeer et al.). Its parameters are trained as any tensor is.
  */
 
-import type { NativeDispatch } from '../../native/border.js'
-import { modelKernels as kernels } from '../kernels.js'
+import type { NativeDispatch } from '../native/border.js'
+import { modelKernels as kernels } from './kernels.js'
 import {
   type Block,
   backward,
@@ -15,8 +15,8 @@ import {
   packedBytes,
   type StackContext,
   type TensorGradient,
-} from '../ops/index.js'
-import { blocksOf } from '../program.js'
+} from './ops/index.js'
+import { blocksOf } from './program.js'
 
 export interface RouterSpec {
   /** Elements of what describes a subnet. */

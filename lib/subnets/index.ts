@@ -1,0 +1,21 @@
+/** Subnets of models, as strategy files describe them: which blocks, heads and neurons stay at a depth and a width. */
+
+export {
+  type DepthMetric,
+  type DepthOrder,
+  type DepthStrategy,
+  type DepthTable,
+  depthMetrics,
+  depthOrders,
+  isStrategy,
+  readStrategy,
+  type Shape,
+  type Strategy,
+  type StrategyData,
+  type StrategyUnits,
+  type StrategyWidth,
+  sameRatio,
+  shapeOf,
+  writeStrategy,
+} from './strategy.js'
+export { subnetOf } from './subnet.js'
