@@ -20,6 +20,11 @@ export interface Gate {
   gate: number
 }
 
+/** Experts that count, of the gates of all. */
+export function gatesOf(gates: ArrayLike<number>): Gate[] {
+  return Array.from(gates, (gate, expert) => ({ expert, gate })).filter(({ gate }) => gate > 0)
+}
+
 type Names = Record<'a' | 'b' | 'magnitude', string>
 
 /** The names of the tensors of an adapter, or of an expert, as PEFT has them without its prefix. */

@@ -1,6 +1,7 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
 export { ActivationStore, type WaitingRows } from './activation_store.js'
+export type { ModelAdapters } from './adapter_buffers.js'
 export { type AdapterSpec, factorNames, type Gate } from './adapters.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'

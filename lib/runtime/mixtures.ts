@@ -5,12 +5,12 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { type AdapterSpec, factorNames, type Gate, mixedNames } from './adapters.js'
+import { blocksOf } from './blocks.js'
 import { type Block, dotsOfExpert, type Mixture, packedBytes } from './ops/index.js'
-import { blocksOf } from './program.js'
 import type { RouterSpec } from './router.js'
 
 export class MixtureBuffers {
-  /** Factors, and gradients of them, by their names. */
+  /** Factors, and gradients of them where they are wanted, by their names. */
   readonly factors = new Map<string, Block[]>()
   readonly gradients = new Map<string, Block[]>()
   /** Sums that add up to the gradients of gates: of every linear, expert after expert. */
@@ -21,7 +21,11 @@ export class MixtureBuffers {
 
   constructor(
     spec: ModelSpec,
-    { adapters, router }: { adapters: readonly AdapterSpec[]; router?: RouterSpec | undefined },
+    {
+      adapters,
+      router,
+      learns = true,
+    }: { adapters: readonly AdapterSpec[]; router?: RouterSpec | undefined; learns?: boolean },
     limit: number,
     add: (bytes: number) => number,
   ) {
@@ -36,7 +40,7 @@ export class MixtureBuffers {
       for (const of of blocks) {
         for (const [i, block] of of[factor].entries()) sizes[i] = Math.max(sizes[i] ?? 0, packedBytes(block))
       }
-      for (const into of [this.factors, this.gradients]) {
+      for (const into of learns ? [this.factors, this.gradients] : [this.factors]) {
         const buffers = sizes.map(add)
         for (const of of blocks) {
           const placed = of[factor].map((block, i) => ({ ...block, buffer: buffers[i] ?? 0 }))
@@ -50,7 +54,7 @@ export class MixtureBuffers {
       count += dotsOfExpert([...a, ...b].map((block) => ({ ...block, buffer: 0 })))
     }
     this.count = count
-    this.sums = add(4 * count * (router?.top ?? 0))
+    this.sums = learns ? add(4 * count * (router?.top ?? 0)) : 0
   }
 
   /** The sums of the expert that counts as number `place`. */

@@ -4,7 +4,8 @@
  * Shazeer et al.). Its parameters are trained as any tensor is.
  */
 
-import type { NativeDispatch } from '../native/border.js'
+import type { NativeDevice, NativeDispatch } from '../native/border.js'
+import { blocksOf } from './blocks.js'
 import { modelKernels as kernels } from './kernels.js'
 import {
   type Block,
@@ -16,7 +17,6 @@ import {
   type StackContext,
   type TensorGradient,
 } from './ops/index.js'
-import { blocksOf } from './program.js'
 
 export interface RouterSpec {
   /** Elements of what describes a subnet. */
@@ -76,6 +76,24 @@ export class Router {
     this.gates = add(8 * experts)
     this.values = { u: this.input, h: add(4 * hidden), z: add(4 * experts), n: add(4 * experts) }
     this.gradients = { h: add(4 * hidden), z: add(4 * experts), n: add(4 * experts), g: add(4 * experts) }
+  }
+
+  /** The gates of all experts for what describes a subnet; 0 for those that do not count. */
+  async ask(
+    device: NativeDevice,
+    resident: number,
+    input: Float32Array<ArrayBuffer>,
+    noise = new Float32Array(this.spec.experts),
+  ): Promise<Float32Array<ArrayBuffer>> {
+    const [gates] = await device.dispatch(resident, {
+      writes: [
+        { buffer: this.input, offset: 0, memory: new Uint8Array(input.slice().buffer) },
+        { buffer: this.noise, offset: 0, memory: new Uint8Array(noise.slice().buffer) },
+      ],
+      dispatches: this.forward(),
+      reads: [{ buffer: this.gates, offset: 0, bytes: 4 * this.spec.experts }],
+    })
+    return new Float32Array((gates?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
   }
 
   /** From the description of a subnet to its gates. */

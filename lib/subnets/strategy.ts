@@ -91,6 +91,10 @@ export interface Strategy {
 export interface Shape {
   /** By block: true = stays. */
   blocks: boolean[]
+  /** The ratio of the strategy. */
+  width: number
+  /** All ratios of the strategy. */
+  widths: number[]
   units: StrategyUnits[]
   biases: ReadonlyMap<string, Float32Array<ArrayBuffer>>
 }
@@ -112,7 +116,8 @@ export function shapeOf(strategy: Strategy, { depth, width = 1 }: { depth?: numb
     const all = widths.map(({ ratio }) => ratio).join(', ')
     throw misuse(`The widths of the strategy are ${all}, but ${width} was asked for; the nearest is ${nearest.ratio}.`)
   }
-  return { blocks, units: nearest.units, biases: nearest.biases }
+  const { ratio, units, biases } = nearest
+  return { blocks, width: ratio, widths: widths.map((own) => own.ratio), units, biases }
 }
 
 /** Ratios that are nearer are the same: 0.33333333 is 1/3. */
