@@ -38,7 +38,10 @@ export const rooms = {
       ...['adapters', 'data', 'runtime', 'engine', 'architectures'],
       ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
-    subnets: ['score', 'runtime', 'architectures', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
+    subnets: [
+      ...['adapters', 'lora', 'score', 'runtime', 'architectures'],
+      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
     generation: ['adapters', 'subnets', 'data', 'data/images', 'runtime', 'engine', 'checkpoint', 'native', 'util'],
     eval: [
       ...['adapters', 'generation', 'subnets', 'data', 'data/images', 'runtime', 'engine', 'architectures'],

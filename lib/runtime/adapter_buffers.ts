@@ -5,7 +5,7 @@
 
 import type { ModelSpec } from '../architectures/index.js'
 import { misuse } from '../util/errors.js'
-import { type AdapterSpec, factorNames, type Gate, mixedNames } from './adapters.js'
+import { type AdapterSpec, factorNames, type Gate, linearsOf, mixedNames } from './adapters.js'
 import { blocksOf, transposed } from './blocks.js'
 import { MixtureBuffers } from './mixtures.js'
 import { type Adapter, type Block, type Forms, type Mixture, packedBytes } from './ops/index.js'
@@ -28,9 +28,7 @@ export interface ModelAdapters {
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for adapters that a model does not have the linears for, or that lack values. */
 export function checkAdapters(spec: ModelSpec, adapters: ModelAdapters, name: string): void {
   const { specs, values, router } = adapters
-  const linears = new Set(
-    spec.language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : []))),
-  )
+  const linears = linearsOf(spec)
   const known = new Set<string>()
   for (const { weight, rank, dora, experts = 0 } of specs) {
     if (!linears.has(weight)) throw misuse(`The adapter of ${weight} is of no linear of the layers of ${name}.`)

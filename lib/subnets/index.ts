@@ -1,5 +1,6 @@
 /** Subnets of models, as strategy files describe them: which blocks, heads and neurons stay at a depth and a width. */
 
+export { type MixtureFile, readMixture, readShapeAdapter } from './mixture_file.js'
 export {
   type DepthMetric,
   type DepthOrder,
