@@ -17,6 +17,17 @@ export {
   shapeOf,
   writeStrategy,
 } from '../../subnets/index.js'
+export {
+  type AmoebaEvalForecast,
+  type AmoebaEvalOptions,
+  type AmoebaEvalReport,
+  type AmoebaShape,
+  type AmoebaShapeResult,
+  amoebaEval,
+  type ShapeMetric,
+  type ShapeResult,
+  shapeMetrics,
+} from './evaluate.js'
 export { amoebaStrategy } from './find_strategy.js'
 export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export { inspectStrategy, openStrategy, type StrategyInspection, type StrategySummary } from './summary.js'
