@@ -82,7 +82,11 @@ export interface PassOptions {
   /** Words of kernel `residual_delta` for every row, after a block. */
   residualDelta?: ((layer: number, words: Float32Array) => void) | undefined
   /** The residual stream before layer `boundary`, or after the last one. */
-  residualStream?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
+  residualStream?:
+    | ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void | Promise<void>) | undefined)
+    | undefined
+  /** Called for every layer of the language model that is run. */
+  onLayer?: ((layer: number) => void) | undefined
 }
 
 /**
@@ -209,9 +213,10 @@ class ForwardPass {
 
   private async runLayers(): Promise<void> {
     const { language, partition } = this.buffers
-    const { from, skip, subnet, residualDelta } = this.options
+    const { from, skip, subnet, residualDelta, onLayer } = this.options
     for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, this.depth); index++) {
       if (skip?.has(index) || subnet?.blocks[index] === false) continue
+      onLayer?.(index)
       const run = () => this.runLayer(language, index, this.tokens.length)
       if (residualDelta) residualDelta(index, await this.withResidualDelta(run))
       else await run()
@@ -259,7 +264,7 @@ class ForwardPass {
     if (!this.wanted.hidden && see === undefined) return
     const x = await this.work.activation(this.buffers.language, 'x', this.tokens.length)
     if (this.wanted.hidden) this.hidden.push(x)
-    see?.(x)
+    await see?.(x)
   }
 
   private async endWithoutHead(): Promise<PassOutput> {

@@ -21,6 +21,7 @@ export {
 export {
   openLog,
   readLog,
+  type TrainingDetails,
   type TrainingHeldOutLine,
   type TrainingLog,
   type TrainingLogLine,

@@ -1,0 +1,9 @@
+/** `weightsmith amoeba`, a verb with verbs of its own. */
+
+import type { Command } from 'commander'
+import { addStrategy } from './amoeba_strategy.js'
+
+export function addAmoeba(program: Command): void {
+  const amoeba = program.command('amoeba').description('subnets of any depth and width from one model (AmoebaLLM)')
+  addStrategy(amoeba)
+}
