@@ -2,8 +2,10 @@
 
 import type { Command } from 'commander'
 import { addStrategy } from './amoeba_strategy.js'
+import { addAmoebaTrain } from './amoeba_train.js'
 
 export function addAmoeba(program: Command): void {
   const amoeba = program.command('amoeba').description('subnets of any depth and width from one model (AmoebaLLM)')
   addStrategy(amoeba)
+  addAmoebaTrain(amoeba)
 }

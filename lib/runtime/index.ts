@@ -4,7 +4,7 @@ export { ActivationStore, type WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
 export { type AdapterSpec, factorNames, type Gate } from './gradients/adapters.js'
-export type { RouterSpec } from './gradients/router.js'
+export { type RouterSpec, routerTensors } from './gradients/router.js'
 export {
   type KnownLogits,
   type KnownRows,

@@ -28,4 +28,8 @@ export {
   type TrainingLogOptions,
   type TrainingStepLine,
 } from './log.js'
+export type { MicroBatchAt, Objective } from './objective.js'
+export type { TrainOptions } from './options.js'
+export { type OutputOptions, type Written, writeAdapter } from './output.js'
 export { type RateOptions, type RateSchedule, rateSchedule, scheduleNames } from './schedule.js'
+export { type AdapterStart, freshAdapter } from './start.js'

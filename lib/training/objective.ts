@@ -24,6 +24,8 @@ export interface Objective {
   verb: string
   /** Options that decide about the result, beside those of training, for both. */
   facts: Record<string, unknown>
+  /** What else decides about it, for resume points. */
+  sets: Record<string, unknown>
   /** Experts of each adapter. Defaults to none: it is one adapter. */
   experts?: number | undefined
   /** What the model on the device has beside adapters. */

@@ -425,6 +425,7 @@ class Training {
       'set of tensors': trainable.tensors,
       'set of kernel forms': model.forms,
       ...this.objective?.facts,
+      ...this.objective?.sets,
     }
   }
 

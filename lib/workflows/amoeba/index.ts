@@ -20,3 +20,4 @@ export {
   writeStrategy,
 } from './strategy.js'
 export { inspectStrategy, openStrategy, type StrategyInspection, type StrategySummary } from './summary.js'
+export { type AmoebaTrainOptions, amoebaTrain } from './train.js'
