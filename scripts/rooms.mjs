@@ -61,8 +61,8 @@ export const rooms = {
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'workflows/amoeba': [
-      ...['subnets', 'prune', 'eval', 'score', 'data', 'runtime', 'engine', 'architectures'],
-      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+      ...['subnets', 'adapters', 'lora', 'training', 'prune', 'eval', 'score', 'data', 'runtime', 'engine'],
+      ...['architectures', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     report: [
       ...['workflows/imm', 'workflows/manu', 'workflows/amoeba', 'training', 'prune', 'compare', 'eval', 'score'],

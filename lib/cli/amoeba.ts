@@ -3,9 +3,11 @@
 import type { Command } from 'commander'
 import { addAmoebaEval } from './amoeba_eval.js'
 import { addStrategy } from './amoeba_strategy.js'
+import { addAmoebaTrain } from './amoeba_train.js'
 
 export function addAmoeba(program: Command): void {
   const amoeba = program.command('amoeba').description('subnets of any depth and width from one model (AmoebaLLM)')
   addStrategy(amoeba)
+  addAmoebaTrain(amoeba)
   addAmoebaEval(amoeba)
 }

@@ -13,10 +13,10 @@ export interface AdapterStart extends AdapterSpec {
   b: Float32Array
 }
 
-/** A is drawn evenly from ±1 / √inputs, by seed and name (PEFT's kaiming_uniform with a = √5), and B is 0. */
-export function freshAdapter(spec: ModelSpec, adapter: AdapterSpec, seed: number): AdapterStart {
+/** A is drawn evenly from ±1 / √inputs, by seed, name and expert (PEFT's kaiming_uniform with a = √5), and B is 0. */
+export function freshAdapter(spec: ModelSpec, adapter: AdapterSpec, seed: number, expert?: number): AdapterStart {
   const [outputs = 0, inputs = 0] = spec.tensors.get(adapter.weight) ?? []
-  const word = stream(`${adapter.weight} A`, seed)
+  const word = stream(`${adapter.weight} A${expert === undefined ? '' : ` of expert ${expert}`}`, seed)
   const bound = 1 / Math.sqrt(inputs)
   const a = Float32Array.from({ length: adapter.rank * inputs }, (_, i) => bound * ((word(i) + 0.5) / 2 ** 31 - 1))
   return { ...adapter, a, b: new Float32Array(outputs * adapter.rank) }

@@ -31,3 +31,4 @@ export {
 export { amoebaStrategy } from './find_strategy.js'
 export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export { inspectStrategy, openStrategy, type StrategyInspection, type StrategySummary } from './summary.js'
+export { type AmoebaTrainOptions, amoebaTrain } from './train.js'
