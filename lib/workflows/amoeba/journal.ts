@@ -7,7 +7,7 @@ import { ResumePoint } from '../../checkpoint/resume/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 
 /** Milliseconds between two notes. */
-const noteEvery = 1000
+const noteEvery = 100
 
 export class Journal {
   private asked = 0
