@@ -1,4 +1,4 @@
-/** `amoeba strategy` as a verb: what it refuses and foretells, interruptions, models larger than the memory, its command. */
+/** `amoeba strategy`: what it refuses and foretells, interruptions, models larger than the memory, its command. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
