@@ -6,7 +6,7 @@ import { modelKernels as kernels } from './kernels.js'
 import { packedBytes } from './ops/index.js'
 import { blocksOf, stagingBytes } from './program.js'
 
-/** x Wᵀ, f32 [rows, outputs], for x [rows, inputs] and a matrix [outputs, inputs] that is stored as F32, F16 or BF16. */
+/** x Wᵀ, f32 [rows, outputs], for x [rows, inputs] and a matrix [outputs, inputs] stored as F32, F16 or BF16. */
 export async function apply(
   device: NativeDevice,
   checkpoint: Checkpoint,

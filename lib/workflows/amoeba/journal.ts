@@ -6,12 +6,12 @@
 import { ResumePoint } from '../../checkpoint/resume/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 
-/** Milliseconds between two notes. */
+/** Milliseconds between two notes; the first one is made at once. */
 const noteEvery = 1000
 
 export class Journal {
   private asked = 0
-  private noted = performance.now()
+  private noted = Number.NEGATIVE_INFINITY
 
   private constructor(
     private readonly place: string,
