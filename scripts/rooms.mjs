@@ -34,22 +34,18 @@ export const rooms = {
     runtime: ['runtime/ops', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'data/images': ['checkpoint', 'native', 'util'],
     data: ['data/images', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
-    generation: ['adapters', 'data', 'data/images', 'runtime', 'engine', 'checkpoint', 'native', 'util'],
-    eval: [
-      'adapters',
-      'generation',
-      'data',
-      'data/images',
-      'runtime',
-      'engine',
-      'architectures',
-      'checkpoint',
-      'native',
-      'util',
-    ],
     score: [
       ...['adapters', 'data', 'runtime', 'engine', 'architectures'],
       ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
+    subnets: [
+      ...['adapters', 'lora', 'score', 'runtime', 'architectures'],
+      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
+    generation: ['adapters', 'subnets', 'data', 'data/images', 'runtime', 'engine', 'checkpoint', 'native', 'util'],
+    eval: [
+      ...['adapters', 'generation', 'subnets', 'data', 'data/images', 'runtime', 'engine', 'architectures'],
+      ...['checkpoint', 'native', 'util'],
     ],
     training: [
       ...['adapters', 'lora', 'data', 'runtime', 'engine', 'architectures'],
@@ -65,8 +61,8 @@ export const rooms = {
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'workflows/amoeba': [
-      ...['adapters', 'lora', 'training', 'prune', 'eval', 'score', 'data', 'runtime', 'engine', 'architectures'],
-      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+      ...['subnets', 'adapters', 'lora', 'training', 'prune', 'eval', 'score', 'data', 'runtime', 'engine'],
+      ...['architectures', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     report: [
       ...['workflows/imm', 'workflows/manu', 'workflows/amoeba', 'training', 'prune', 'compare', 'eval', 'score'],

@@ -202,6 +202,71 @@ describe('a mixture of experts', () => {
     await model.close()
   })
 
+  test.each([
+    ['in the memory', undefined],
+    ['read from its files', '3MiB'],
+  ])('runs in a model that is not trained, %s', async (_, memory) => {
+    const values = new Map<string, Float32Array>()
+    for (const [key, tensor] of smol) {
+      if (!key.startsWith('init/')) continue
+      for (const [name, part] of ours(key.slice(5), tensor, experts)) values.set(name, Float32Array.from(part))
+    }
+    const { adapters: specs, router } = options()
+    const described = ({ keep, ratio, u }: Shape): Subnet => {
+      return { ...subnetOf(keep, ratio), description: Float32Array.from(u) }
+    }
+    const clean = settings.shapes.filter(({ noise }) => !noise)
+    const small = memory === undefined ? engine : await Engine.open({ memory })
+    const model = await openModel(small, golden(`reasoner/${settings.model}`), {
+      ...{ subnet: described(clean[0]!), batchTokens: 77, adapters: { specs, values, router } },
+    })
+    expect((await model.forecast()).partitions > 1).toBe(memory !== undefined)
+    for (const shape of [...clean, clean[0]!]) {
+      model.subnet = described(shape)
+      const { logits } = await model.run(model.pack(sequences.map(({ ids }) => ids)), { logits: true })
+      const want = smol.get(`forward/${shape.shape}/clean`)!
+      const most = want.reduce((sum, value) => math.max(sum, math.abs(value)), 0)
+      const off = want.reduce((sum, value, i) => math.max(sum, math.abs(value - logits![i]!)), 0)
+      within(off / most, 1e-5, shape.shape)
+    }
+    await model.close()
+    const mixed = await openModel(small, golden(`reasoner/${settings.model}`), {
+      ...{ subnet: described(clean[0]!), batchTokens: 77, adapters: { specs, values, router, mix: 'output' } },
+    })
+    const tokens = mixed.pack(sequences.map(({ ids }) => ids))
+    const learned = sequences.flatMap(({ targets }) => [...Array.from(targets).slice(1), false])
+    for (const shape of clean) {
+      mixed.subnet = described(shape)
+      let loss = 0
+      const losses = (_: number, nll: Float32Array) => {
+        for (const [i, own] of nll.entries()) loss += learned[i] ? own : 0
+      }
+      await mixed.layerwisePass([tokens], { losses })
+      near(loss / count, shape.loss_output_mix!, 1e-5, shape.shape)
+    }
+    await mixed.close()
+    if (small !== engine) await small.close()
+  })
+
+  test('asks for what its router is told, and for all that it is made of', async () => {
+    const { adapters: specs, router } = options()
+    const values = new Map(
+      [...smol].flatMap(([key, tensor]) => (key.startsWith('init/') ? ours(key.slice(5), tensor, experts) : [])),
+    )
+    const some = new Map([...values].map(([name, own]) => [name, Float32Array.from(own)]))
+    const path = golden(`reasoner/${settings.model}`)
+    const open = (adapters: object, subnet = subnetOf(settings.shapes[0]!.keep, '1')) =>
+      openModel(engine, path, { subnet, adapters: { specs, values: some, router, ...adapters } })
+    const model = await open({})
+    await expect(model.run(model.pack([[1, 2]]))).rejects.toThrow('there is no description')
+    await model.close()
+    const lacking = new Map(some)
+    lacking.delete('model.layers.3.mlp.up_proj.lora_B.4.weight')
+    await expect(open({ values: lacking })).rejects.toThrow('model.layers.3.mlp.up_proj.lora_B.4.weight')
+    await expect(open({ router: undefined })).rejects.toThrow('the router is missing')
+    await expect(open({ specs: [{ weight: 'lm_head.weight', rank, scale }] })).rejects.toThrow('lm_head.weight')
+  })
+
   test('mixes outputs as PyTorch does', async () => {
     const model = await open('output')
     for (const shape of settings.shapes) {

@@ -1,6 +1,7 @@
 /** `weightsmith amoeba`, a verb with verbs of its own. */
 
 import type { Command } from 'commander'
+import { addAmoebaEval } from './amoeba_eval.js'
 import { addStrategy } from './amoeba_strategy.js'
 import { addAmoebaTrain } from './amoeba_train.js'
 
@@ -8,4 +9,5 @@ export function addAmoeba(program: Command): void {
   const amoeba = program.command('amoeba').description('subnets of any depth and width from one model (AmoebaLLM)')
   addStrategy(amoeba)
   addAmoebaTrain(amoeba)
+  addAmoebaEval(amoeba)
 }

@@ -6,13 +6,13 @@ import type { Checkpoint } from '../checkpoint/index.js'
 import { ImageLoader, openTokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import type { Model } from '../runtime/index.js'
-import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
+import { fitModel, type ModelFit } from '../runtime/memory_fit.js'
 import { modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { type DataSet, type EvalMetric, evalMetrics, measure, readSet } from './index.js'
+import { type DataSet, type EvalMetric, estimateOf, evalMetrics, measure, readSet } from './index.js'
 
 export { type EvalMetric, evalMetrics } from './index.js'
 
@@ -215,25 +215,4 @@ function checkOptions(
       'The metric exact-match needs an eos_token_id in config.json or generation_config.json, and there is none.',
     )
   }
-}
-
-/** Milliseconds, from one layer. */
-async function estimateOf(
-  model: Model,
-  set: DataSet,
-  { bytesReadPerPass, together }: { bytesReadPerPass: number; together: number },
-): Promise<number> {
-  if (set.kind === 'matches') {
-    const promptTokens = set.total - set.most * set.examples
-    return estimateGeneration(model, {
-      sequences: set.examples,
-      promptTokens,
-      maxTokens: set.most,
-      together,
-      bytesReadPerPass,
-    })
-  }
-  const tokens = Math.min(model.batchTokens, set.total)
-  const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
-  return (run * model.spec.language.layers.length * set.total) / tokens + load * bytesReadPerPass
 }

@@ -3,6 +3,7 @@
 import type { ModelSpec, Vision } from '../architectures/index.js'
 import { recordWords } from '../native/parameters.js'
 import { ActivationStatistics } from './activation_statistics.js'
+import type { Gate } from './adapters.js'
 import {
   modelKernels as kernels,
   lossesOf,
@@ -69,6 +70,8 @@ export interface PassOptions {
   skip?: ReadonlySet<number> | undefined
   /** The part of the model that is run; of one that has subnets. */
   subnet?: Subnet | undefined
+  /** Experts of a mixture that count. */
+  experts?: readonly Gate[] | undefined
   statistics?: readonly StatisticSpec[] | undefined
   /**
    * Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults
@@ -226,6 +229,9 @@ class ForwardPass {
 
   private async runLayer(program: Program, index: number, rows: number): Promise<void> {
     const { work, statistics, spec } = this
+    const { adapters, language } = this.buffers
+    const { experts = [] } = this.options
+    const adapter = adapters && program === language ? (weight: string) => adapters.of(weight, experts) : undefined
     for (const op of program.stack.layers[index]?.ops ?? []) {
       if (op.op !== 'linear') {
         work.add(program.op(op, index, rows))
@@ -234,7 +240,7 @@ class ForwardPass {
       const { weight, x, y } = op
       const [outputs = 0, columns = 0] = spec.tensors.get(weight) ?? []
       await statistics.capture({ weight, side: 'input' }, program.activation(x), columns)
-      work.add(program.op(op, index, rows))
+      work.add(program.op(op, index, rows, adapter))
       await statistics.capture({ weight, side: 'output' }, program.activation(y), outputs)
     }
   }

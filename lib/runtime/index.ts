@@ -1,10 +1,10 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
 export { ActivationStore, type WaitingRows } from './activation_store.js'
+export type { ModelAdapters } from './adapter_buffers.js'
+export { type AdapterSpec, factorNames, type Gate, linearsOf } from './adapters.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
-export { type AdapterSpec, factorNames, type Gate } from './gradients/adapters.js'
-export { type RouterSpec, routerTensors } from './gradients/router.js'
 export {
   type KnownLogits,
   type KnownRows,
@@ -31,6 +31,7 @@ export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } 
 export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
 export type { ImagePixels } from './patches.js'
+export { type RouterSpec, routerTensors } from './router.js'
 export {
   ColumnStatistics,
   type Groups,

@@ -12,6 +12,8 @@ import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
+import { checkAdapters, type ModelAdapters } from './adapter_buffers.js'
+import { type Gate, gatesOf } from './adapters.js'
 import { type ForwardOptions, type ForwardOutput, type PackedToken, type PassOptions, runPass } from './forward_pass.js'
 import { modelKernels } from './kernels.js'
 import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
@@ -23,6 +25,7 @@ import type { HookPoint } from './statistics.js'
 import { type Subnet, withSubnets } from './subnet.js'
 import { readGrams, readSums, type WeightSums } from './sums.js'
 import { streamingOf, type WeightStreaming } from './weight_streaming.js'
+import type { OnDevice } from './work.js'
 
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
@@ -33,6 +36,11 @@ export interface ModelOptions {
   cache?: number | undefined
   /** Runs as this part of it; see `Model.subnet`. Defaults to all of it, and no other later. */
   subnet?: Subnet | undefined
+  /**
+   * What linears add to what they make; adapters are not folded into weights, so that a mixture of experts runs with
+   * the gates of every subnet. With a mixture, all passes are ones through a subnet with a `description`.
+   */
+  adapters?: ModelAdapters | undefined
 }
 
 export interface Zeros {
@@ -85,6 +93,9 @@ export class Model {
    */
   subnet: Subnet | undefined
   private readonly zeros: ReadonlyMap<string, Zeros>
+  private readonly adapters: ModelAdapters | undefined
+  /** Experts that count in passes through a subnet, which its router has said. */
+  private readonly experts = new WeakMap<Subnet, readonly Gate[]>()
   private loaded: Loaded | undefined
   /** How passes go there, on the device that it was asked for. */
   private plan: { device: NativeDevice; plan: ExecutionPlan } | undefined
@@ -102,6 +113,8 @@ export class Model {
     this.batchTokens = options.batchTokens ?? Math.min(this.spec.context, defaultTokens)
     this.cache = options.cache ?? 0
     this.zeros = options.zeros ?? new Map()
+    this.adapters = options.adapters
+    if (options.adapters !== undefined) checkAdapters(spec, options.adapters, checkpoint.name)
   }
 
   /**
@@ -238,7 +251,7 @@ export class Model {
         const plan = { partitions: [partition], capture: noCapture }
         await this.unload()
         const begin = performance.now()
-        const stage = this.stage(await this.load(host, partition, plan), this.subnet)
+        const stage = await this.stage(await this.load(host, partition, plan), this.subnet)
         const loaded = performance.now() - begin
         const bytes = this.passing(partition, plan).reduce((sum, { begin, end }) => sum + end - begin, 0)
         const width = this.spec.language.activations.x ?? 0
@@ -289,15 +302,37 @@ export class Model {
     )
   }
 
-  private stage({ device, resident, buffers }: Loaded, subnet: Subnet | undefined) {
+  private async stage({ device, resident, buffers }: Loaded, subnet: Subnet | undefined) {
     const { spec } = this
+    const experts = await this.expertsOf({ device, resident, buffers }, subnet)
     return {
       run: (tokens: readonly PackedToken[], passOptions: PassOptions, wanted: ForwardOptions = {}) =>
-        runPass({ device, resident, buffers }, spec, tokens, wanted, { ...passOptions, subnet }),
+        runPass({ device, resident, buffers }, spec, tokens, wanted, { ...passOptions, subnet, experts }),
       sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
       grams: (add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),
     }
+  }
+
+  /** Experts that count in passes through a subnet; its router is asked once, and without noise. */
+  private async expertsOf(
+    { device, resident, buffers }: OnDevice,
+    subnet: Subnet | undefined,
+  ): Promise<readonly Gate[]> {
+    const router = buffers.adapters?.router
+    if (router === undefined) return []
+    const input = subnet?.description
+    if (subnet === undefined || input?.length !== router.spec.inputs) {
+      throw argument(
+        `The mixture of ${this.checkpoint.name} takes passes through subnets that ${router.spec.inputs} numbers ` +
+          `describe, but ${input === undefined ? 'there is no description' : `${input.length} were given`}.`,
+      )
+    }
+    const known = this.experts.get(subnet)
+    if (known !== undefined) return known
+    const found = gatesOf(await router.ask(device, resident, input))
+    this.experts.set(subnet, found)
+    return found
   }
 
   /** Reads what a partition will need, so that the system has it in memory when it is loaded. */
@@ -353,6 +388,7 @@ export class Model {
       loaded = { key, partition, device: host.device, resident, buffers }
       this.loaded = loaded
       await this.upload(loaded, buffers.tensors.keys())
+      await this.uploadAdapters(loaded)
       if (streaming === undefined) return loaded
     } else if (loaded.partition === partition) return loaded
     loaded.partition = partition
@@ -380,7 +416,8 @@ export class Model {
     const forms = formsOf(device.info)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
-    const room = { tokens: this.batchTokens, cache: this.cache, binding, forms, partition, streaming, capture, list }
+    const { batchTokens: tokens, cache, adapters } = this
+    const room = { tokens, cache, binding, forms, partition, streaming, capture, list, adapters }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 
@@ -403,6 +440,22 @@ export class Model {
           const dispatches = [modelKernels.packWeights(buffers.staging, block)]
           await device.dispatch(resident, { writes, dispatches, reads: [] })
         }
+      }
+    } catch (error) {
+      await this.unload()
+      throw error
+    }
+  }
+
+  /** Loads the factors of adapters, and the router of a mixture. */
+  private async uploadAdapters({ device, resident, buffers }: Loaded): Promise<void> {
+    try {
+      for (const { block, values } of buffers.adapters?.pieces() ?? []) {
+        await device.dispatch(resident, {
+          writes: [{ buffer: buffers.staging, offset: 0, memory: new Uint8Array(values.buffer) }],
+          dispatches: [modelKernels.packWeights(buffers.staging, block)],
+          reads: [],
+        })
       }
     } catch (error) {
       await this.unload()

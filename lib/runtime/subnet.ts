@@ -14,6 +14,8 @@ export interface Subnet {
   masks: ReadonlyMap<string, Float32Array<ArrayBuffer>>
   /** What is added to what a linear makes, by its weight; nothing by default. */
   offsets: ReadonlyMap<string, Float32Array<ArrayBuffer>>
+  /** What the router of a mixture is told: 1 or 0 for each block, then 1 for its own of the widths and 0 for others. */
+  description?: Float32Array<ArrayBuffer> | undefined
 }
 
 const maskOf = (weight: string) => `${weight}, mask`

@@ -7,7 +7,10 @@
 import type { ModelSpec } from '../../architectures/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { layout as wgsl } from '../../native/layouts.js'
+import { type AdapterSpec, factorNames, mixedNames } from '../adapters.js'
+import { blocksOf, stagingBytes } from '../blocks.js'
 import { lossWords, taughtLossWords } from '../kernels.js'
+import { MixtureBuffers } from '../mixtures.js'
 import {
   type Adapter,
   type Block,
@@ -18,11 +21,8 @@ import {
   tensorsOfOp,
 } from '../ops/index.js'
 import { tensorsOf, wholeOf } from '../partition.js'
-import { blocksOf, stagingBytes } from '../program.js'
+import { Router, type RouterSpec } from '../router.js'
 import { SubnetBuffers } from '../subnet.js'
-import { type AdapterSpec, factorNames, mixedNames } from './adapters.js'
-import { MixtureBuffers } from './mixtures.js'
-import { Router, type RouterSpec } from './router.js'
 import { type Tape, tapeInput, tapeOf } from './tape.js'
 import type { KnownLogits } from './teaching.js'
 

@@ -5,10 +5,10 @@
  */
 
 import type { NativeDispatch, NativeWork } from '../../native/border.js'
+import type { Gate } from '../adapters.js'
 import { modelKernels as kernels } from '../kernels.js'
 import { type Adapter, type BackwardContext, backward, forward, packedBytes, type StackContext } from '../ops/index.js'
 import type { Subnet } from '../subnet.js'
-import type { Gate } from './adapters.js'
 import { type GradientBuffers, input, type TapeBuffers } from './buffers.js'
 import type { Tape, TapeStep } from './tape.js'
 import { knownRows, type Taught } from './teaching.js'

@@ -10,6 +10,8 @@ import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
 import { misuse, WeightsmithError } from '../../util/errors.js'
+import { type AdapterSpec, gatesOf } from '../adapters.js'
+import { transposed } from '../blocks.js'
 import {
   modelKernels as kernels,
   lossesOf,
@@ -21,11 +23,10 @@ import {
 import { dtypeOf, storedBlock } from '../model.js'
 import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
+import type { RouterSpec } from '../router.js'
 import { type Subnet, withSubnets } from '../subnet.js'
-import type { AdapterSpec, Gate } from './adapters.js'
 import { GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass, type Stage } from './pass.js'
-import type { RouterSpec } from './router.js'
 import {
   type KnownLogits,
   lossRowsOf,
@@ -287,7 +288,7 @@ export class TrainableModel {
         writes.push({ buffer: buffers.teacher.shares, offset: 0, memory: bytesOf(shares) })
       }
       const gates = gate && (await this.gatesOf(gate))
-      const experts = [...(gates ?? [])].flatMap((gate, expert): Gate[] => (gate > 0 ? [{ expert, gate }] : []))
+      const experts = gatesOf(gates ?? [])
       const noisy = gate?.noise !== undefined
       const pass = new GradientPass(buffers, { ...shape, subnet, experts, noisy }, this.touched, taught)
       const stages = [...pass.toLosses(learns ? 1 : undefined), ...(teaches ? [{ dispatches: pass.remember() }] : [])]
@@ -311,16 +312,7 @@ export class TrainableModel {
   private async gatesOf({ input, noise }: NonNullable<SubnetOptions['gate']>): Promise<Float32Array<ArrayBuffer>> {
     const { router } = this.buffers
     if (router === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no router.')
-    const { experts } = router.spec
-    const [gates] = await this.device.dispatch(this.resident, {
-      writes: [
-        { buffer: router.input, offset: 0, memory: bytesOf(input) },
-        { buffer: router.noise, offset: 0, memory: bytesOf(noise ?? new Float32Array(experts)) },
-      ],
-      dispatches: router.forward(),
-      reads: [{ buffer: router.gates, offset: 0, bytes: 4 * experts }],
-    })
-    return new Float32Array((gates?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
+    return router.ask(this.device, this.resident, input, noise)
   }
 
   /** What the head is applied to, [loss rows of sequences, width]; see `lossRowsOf`. */
@@ -626,11 +618,6 @@ export class TrainableModel {
     }
     return { writes, shape }
   }
-}
-
-/** The transpose of values [rows, columns]. */
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
-  return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)] ?? 0)
 }
 
 /** Tokens by what they share, for kernel `embed_gradient`: (value, first, end) of each, then the tokens. */

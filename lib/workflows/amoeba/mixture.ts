@@ -2,15 +2,13 @@
 
 import { type NewAdapter, saveAdapter } from '../../adapters/index.js'
 import type { Content } from '../../checkpoint/index.js'
+import { routerPrefix } from '../../lora/index.js'
 import type { Host } from '../../native/host.js'
 import { factorNames, type RouterSpec, routerTensors, type TrainableModel } from '../../runtime/index.js'
 import { type AdapterStart, type OutputOptions, type Written, writeAdapter } from '../../training/index.js'
 import { stream } from '../../util/philox.js'
 
 export type MixtureForm = 'factor' | 'output'
-
-/** Before the names of the tensors of a router. */
-export const routerPrefix = 'base_model.lora_sparsemoe.'
 
 /** Weights and biases of linears as PyTorch draws them: evenly from ±1 / √inputs, by seed and name. */
 export function routerStart(router: RouterSpec, seed: number): [name: string, values: Float32Array][] {

@@ -5,12 +5,11 @@
 
 import type { ModelSpec } from '../../architectures/index.js'
 import { factorNames, type Subnet, type TeacherMask, type TrainableModel } from '../../runtime/index.js'
+import { type Strategy, shapeOf, subnetOf } from '../../subnets/index.js'
 import type { AdapterStart, MicroBatchAt, Objective, TrainingDetails, TrainingExample } from '../../training/index.js'
 import { freshAdapter } from '../../training/index.js'
 import { type MixtureForm, routerStart, writeAmoebaAdapter } from './mixture.js'
 import { gateNoise, type SubnetRange, type SubnetShape, sandwich } from './sandwich.js'
-import { type Strategy, shapeOf } from './strategy.js'
-import { subnetOf } from './subnet.js'
 
 /** With their defaults; see `AmoebaTrainOptions`. */
 export interface OneForAllSettings {

@@ -3,6 +3,7 @@
 import type { Engine } from '../../engine/engine.js'
 import type { TeacherMask } from '../../runtime/index.js'
 import { checkpointOf, modelOf } from '../../runtime/open_model.js'
+import { readStrategy, type Strategy, sameRatio } from '../../subnets/index.js'
 import type { TrainOptions } from '../../training/index.js'
 import { type TrainForecast, type TrainReport, trainFor } from '../../training/train.js'
 import type { DryRun } from '../../util/dry_run.js'
@@ -10,7 +11,6 @@ import { misuse, wrongOption } from '../../util/errors.js'
 import type { MixtureForm } from './mixture.js'
 import { OneForAll, type OneForAllSettings } from './one_for_all.js'
 import type { SubnetRange } from './sandwich.js'
-import { readStrategy, type Strategy, sameRatio } from './strategy.js'
 
 type Shared = Omit<
   TrainOptions,

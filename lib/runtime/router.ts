@@ -1,11 +1,12 @@
 /**
- * The router of a mixture of experts, one for the whole model: from what a subnet is to the gates of its experts, by two
- * linears without anything between them, and noise that a third one spreads (AmoebaLLM's code; noisy top-k of Shazeer et
- * al.). Its parameters are trained as any tensor is.
+ * The router of a mixture of experts, one for the whole model: from what a subnet is to the gates of its experts, by
+ * two linears without anything between them, and noise that a third one spreads (AmoebaLLM's code; noisy top-k of
+ * Shazeer et al.). Its parameters are trained as any tensor is.
  */
 
-import type { NativeDispatch } from '../../native/border.js'
-import { modelKernels as kernels } from '../kernels.js'
+import type { NativeDevice, NativeDispatch } from '../native/border.js'
+import { blocksOf } from './blocks.js'
+import { modelKernels as kernels } from './kernels.js'
 import {
   type Block,
   backward,
@@ -15,8 +16,7 @@ import {
   packedBytes,
   type StackContext,
   type TensorGradient,
-} from '../ops/index.js'
-import { blocksOf } from '../program.js'
+} from './ops/index.js'
 
 export interface RouterSpec {
   /** Elements of what describes a subnet. */
@@ -76,6 +76,24 @@ export class Router {
     this.gates = add(8 * experts)
     this.values = { u: this.input, h: add(4 * hidden), z: add(4 * experts), n: add(4 * experts) }
     this.gradients = { h: add(4 * hidden), z: add(4 * experts), n: add(4 * experts), g: add(4 * experts) }
+  }
+
+  /** The gates of all experts for what describes a subnet; 0 for those that do not count. */
+  async ask(
+    device: NativeDevice,
+    resident: number,
+    input: Float32Array<ArrayBuffer>,
+    noise = new Float32Array(this.spec.experts),
+  ): Promise<Float32Array<ArrayBuffer>> {
+    const [gates] = await device.dispatch(resident, {
+      writes: [
+        { buffer: this.input, offset: 0, memory: new Uint8Array(input.slice().buffer) },
+        { buffer: this.noise, offset: 0, memory: new Uint8Array(noise.slice().buffer) },
+      ],
+      dispatches: this.forward(),
+      reads: [{ buffer: this.gates, offset: 0, bytes: 4 * this.spec.experts }],
+    })
+    return new Float32Array((gates?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
   }
 
   /** From the description of a subnet to its gates. */

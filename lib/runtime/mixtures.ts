@@ -3,14 +3,14 @@
  * time, so all linears of one shape share them.
  */
 
-import type { ModelSpec } from '../../architectures/index.js'
-import { type Block, dotsOfExpert, type Mixture, packedBytes } from '../ops/index.js'
-import { blocksOf } from '../program.js'
+import type { ModelSpec } from '../architectures/index.js'
 import { type AdapterSpec, factorNames, type Gate, mixedNames } from './adapters.js'
+import { blocksOf } from './blocks.js'
+import { type Block, dotsOfExpert, type Mixture, packedBytes } from './ops/index.js'
 import type { RouterSpec } from './router.js'
 
 export class MixtureBuffers {
-  /** Factors, and gradients of them, by their names. */
+  /** Factors, and gradients of them where they are wanted, by their names. */
   readonly factors = new Map<string, Block[]>()
   readonly gradients = new Map<string, Block[]>()
   /** Sums that add up to the gradients of gates: of every linear, expert after expert. */
@@ -21,7 +21,11 @@ export class MixtureBuffers {
 
   constructor(
     spec: ModelSpec,
-    { adapters, router }: { adapters: readonly AdapterSpec[]; router?: RouterSpec | undefined },
+    {
+      adapters,
+      router,
+      learns = true,
+    }: { adapters: readonly AdapterSpec[]; router?: RouterSpec | undefined; learns?: boolean },
     limit: number,
     add: (bytes: number) => number,
   ) {
@@ -32,7 +36,7 @@ export class MixtureBuffers {
       return { weight, a: blocksOf(columns, rank, 'F32', limit), b: blocksOf(rows, rank, 'F32', limit) }
     })
     for (const factor of ['a', 'b'] as const) {
-      for (const into of [this.factors, this.gradients]) {
+      for (const into of learns ? [this.factors, this.gradients] : [this.factors]) {
         // Only those of one shape share a buffer: what pads the panels of one may be elements of another.
         const buffers = new Map<string, number>()
         for (const of of blocks) {
@@ -52,7 +56,7 @@ export class MixtureBuffers {
       count += dotsOfExpert([...a, ...b].map((block) => ({ ...block, buffer: 0 })))
     }
     this.count = count
-    this.sums = add(4 * count * (router?.top ?? 0))
+    this.sums = learns ? add(4 * count * (router?.top ?? 0)) : 0
   }
 
   /** The sums of the expert that counts as number `place`. */

@@ -1,6 +1,14 @@
-/** Adapters that are trained: what they are, and the names of their tensors. */
+/** LoRA adapters beside a model, in training and without: what they are, and the names of their tensors. */
 
-/** A LoRA adapter that is trained, of one matrix. */
+import type { ModelSpec } from '../architectures/index.js'
+
+/** The linears of a model's layers that adapters can be of: [outputs, inputs] by the name of the weight. */
+export function linearsOf({ language, tensors }: ModelSpec): Map<string, readonly number[]> {
+  const weights = language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : [])))
+  return new Map(weights.map((weight) => [weight, tensors.get(weight) ?? []]))
+}
+
+/** A LoRA adapter of one matrix. */
 export interface AdapterSpec {
   /** The tensor of the matrix [outputs, inputs]. */
   weight: string
@@ -18,6 +26,11 @@ export interface Gate {
   expert: number
   /** Above 0. */
   gate: number
+}
+
+/** Experts that count, of the gates of all. */
+export function gatesOf(gates: ArrayLike<number>): Gate[] {
+  return Array.from(gates, (gate, expert) => ({ expert, gate })).filter(({ gate }) => gate > 0)
 }
 
 type Names = Record<'a' | 'b' | 'magnitude', string>
