@@ -152,6 +152,7 @@ export {
   prunePage,
   renderPage,
   scorePage,
+  shapesPage,
   strategyPage,
   type TrainPageInput,
   trainPage,
@@ -165,9 +166,12 @@ export type {
   LayerwiseObservers,
   LayerwiseOptions,
   Model,
+  ModelAdapters,
   ModelOptions,
   PackedToken,
+  RouterSpec,
   StatisticSpec,
+  Subnet,
   TokenSequence,
 } from './runtime/index.js'
 export { ColumnStatistics, rowGroups } from './runtime/index.js'
@@ -175,6 +179,7 @@ export type { ModelFit } from './runtime/memory_fit.js'
 export { openModel } from './runtime/open_model.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export type { ShapeChoice, ShapeSize } from './subnets/index.js'
 export type { RateSchedule, TrainingFile, TrainingFileReport, TrainingLogLine } from './training/index.js'
 export type { TrainOptions } from './training/options.js'
 export { type TeachForecast, type TeachOptions, type TeachReport, teach } from './training/teach.js'
@@ -190,10 +195,16 @@ export {
 } from './util/errors.js'
 export type { ProgressEvent } from './util/progress.js'
 export {
+  type AmoebaEvalForecast,
+  type AmoebaEvalOptions,
+  type AmoebaEvalReport,
+  type AmoebaShape,
+  type AmoebaShapeResult,
   type AmoebaStrategyForecast,
   type AmoebaStrategyOptions,
   type AmoebaStrategyReport,
   type AmoebaTrainOptions,
+  amoebaEval,
   amoebaStrategy,
   amoebaTrain,
   type DepthMetric,
@@ -205,12 +216,15 @@ export {
   inspectStrategy,
   openStrategy,
   type Shape,
+  type ShapeMetric,
+  type ShapeResult,
   type Strategy,
   type StrategyData,
   type StrategyInspection,
   type StrategySummary,
   type StrategyUnits,
   type StrategyWidth,
+  shapeMetrics,
   shapeOf,
 } from './workflows/amoeba/index.js'
 export type { ImmCollapse } from './workflows/imm/collapse.js'
