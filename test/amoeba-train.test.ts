@@ -1,4 +1,4 @@
-/** `amoeba train`: which subnets learn, what is written, that it goes on where it was interrupted, and what it refuses. */
+/** `amoeba train`: which subnets learn, what is written, how it goes on after an interruption, and what it refuses. */
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'

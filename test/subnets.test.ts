@@ -140,8 +140,8 @@ const sequencesOf = (lines: Line[]): TrainingSequence[] =>
   lines.map(({ ids, first_answer_index: first }) => ({ ids, targets: ids.map((_, i) => i >= first) }))
 
 /**
- * How far off a gradient of this norm may be: a gate's is a difference of sums that may cancel, so there is a floor that
- * goes by the norm of the whole gradient.
+ * How far off a gradient of this norm may be: a gate's is a difference of sums that may cancel, so there is a floor
+ * that goes by the norm of the whole gradient.
  */
 const allowed = (own: number, whole: number) => 2e-5 * own + 5e-7 * whole
 
