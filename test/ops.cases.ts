@@ -6,6 +6,7 @@
 import { type Block, modelKernels as kernels, lossesOf, lossWords, packedBytes } from '../lib/runtime/index.js'
 import { gradientCases } from './gradients.cases.js'
 import { math } from './math.js'
+import { mixtureCases } from './mixture.cases.js'
 import { entry, type Heads, numbers, type OpCases, packed, tensor, timed, tokenTable, widths } from './op-case.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
@@ -360,4 +361,5 @@ export const opCases: readonly OpCases[] = [
     },
   }),
   ...gradientCases,
+  ...mixtureCases,
 ]

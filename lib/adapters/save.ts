@@ -62,7 +62,9 @@ export interface NewAdapter {
   turned?: boolean | undefined
   /** The scale of an adapter whose modules have one rank: alpha / rank, or alpha / √rank. Defaults to a scale of 1. */
   scaling?: { alpha: number; rslora: boolean } | undefined
-  /** What a mixture of experts has beside its factors, which PEFT knows nothing of: tensors by name, keys of the config. */
+  /**
+   * What a mixture of experts has beside its factors, which PEFT knows nothing of: tensors by name, keys of the config.
+   */
   mixture?: { tensors: ReadonlyMap<string, Content>; config: Readonly<Record<string, unknown>> } | undefined
   /** The base model, as the config is to name it. */
   base?: string | undefined

@@ -101,7 +101,7 @@ type Flags = TrainingFlags & Omit<AmoebaTrainOptions, 'out' | 'data' | 'targets'
 
 /** Commander has `--no-x` as true where it was not given. */
 async function run(model: string, out: string, flags: Flags): Promise<void> {
-  await runTraining('amoeba train', model, out, flags, (engine, options) =>
+  await runTraining('amoeba train', model, out, flags, ({ engine, options }) =>
     amoebaTrain(engine, model, { ...flags, ...options }),
   )
 }

@@ -126,7 +126,7 @@ type Flags = Common &
   Omit<TrainOptions, 'out' | 'data' | 'targets'> & { data: TrainingFile[]; targets?: string[] }
 
 async function run(model: string, out: string, flags: Flags): Promise<void> {
-  await runTraining('train', model, out, flags, (engine, options) => train(engine, model, { ...flags, ...options }))
+  await runTraining('train', model, out, flags, ({ engine, options }) => train(engine, model, { ...flags, ...options }))
 }
 
 /** Flags that verbs which train share. */
@@ -141,7 +141,7 @@ export async function runTraining(
   model: string,
   out: string,
   flags: TrainingFlags,
-  learn: (engine: Engine, options: Ready) => Promise<TrainReport | DryRun<TrainForecast>>,
+  learn: (work: { engine: Engine; options: Ready }) => Promise<TrainReport | DryRun<TrainForecast>>,
 ): Promise<void> {
   const { json, device, memory, report, targets, ...options } = flags
   const common = {
@@ -151,12 +151,13 @@ export async function runTraining(
     ...(report && { report }),
   }
   const collected: TrainingLogLine[] = []
-  const done = await withEngine(name, common, (engine, progress) =>
-    learn(engine, {
+  const done = await withEngine(name, common, (engine, progress) => {
+    const ready: Ready = {
       targets: targets && patternOf(targets),
       ...{ out, signal, onProgress: progress.show, onLine: (line: TrainingLogLine) => collected.push(line) },
-    }),
-  )
+    }
+    return learn({ engine, options: ready })
+  })
   if (!('forecast' in done)) {
     await writeReport(common, async () => {
       const lines = options.log === undefined ? collected : await readLog(options.log)

@@ -1,6 +1,6 @@
 /**
  * Buffers of mixtures of experts. The factors that a pass mixes, and their gradients, are needed for one linear at a
- * time, so all linears share them.
+ * time, so all linears of one shape share them.
  */
 
 import type { ModelSpec } from '../architectures/index.js'
@@ -36,14 +36,16 @@ export class MixtureBuffers {
       return { weight, a: blocksOf(columns, rank, 'F32', limit), b: blocksOf(rows, rank, 'F32', limit) }
     })
     for (const factor of ['a', 'b'] as const) {
-      const sizes: number[] = []
-      for (const of of blocks) {
-        for (const [i, block] of of[factor].entries()) sizes[i] = Math.max(sizes[i] ?? 0, packedBytes(block))
-      }
       for (const into of learns ? [this.factors, this.gradients] : [this.factors]) {
-        const buffers = sizes.map(add)
+        // Only those of one shape share a buffer: what pads the panels of one may be elements of another.
+        const buffers = new Map<string, number>()
         for (const of of blocks) {
-          const placed = of[factor].map((block, i) => ({ ...block, buffer: buffers[i] ?? 0 }))
+          const placed = of[factor].map((block) => {
+            const shape = [block.first, block.rows, block.columns].join()
+            const buffer = buffers.get(shape) ?? add(packedBytes(block))
+            buffers.set(shape, buffer)
+            return { ...block, buffer }
+          })
           into.set(mixedNames(of.weight)[factor], placed)
         }
       }

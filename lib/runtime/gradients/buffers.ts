@@ -40,8 +40,8 @@ export interface GradientLayout {
   /** Layers whose values are on the device at a time. Others are computed again for the backward pass. */
   tapes: number
   /**
-   * The head [vocabulary, width] of a model whose predictions are learned, or how many logits are known of them; `self`:
-   * the model's own.
+   * The head [vocabulary, width] of a model whose predictions are learned, or how many logits are known of them;
+   * `self`: the model's own.
    */
   teacher?: { width: number; dtype: StoreDType } | KnownLogits | 'self'
   /** Of adapters with experts. */

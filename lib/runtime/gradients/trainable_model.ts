@@ -103,7 +103,7 @@ export interface AdamwStep {
   decay: (tensor: string) => number
   /** What gradients are multiplied by first. */
   clip: number
-  /** Whether what has no gradient is moved on by its moments, as if that were 0. Defaults to false: it is left alone. */
+  /** Whether what has no gradient is moved by its moments, as if that were 0. Defaults to false: it is left alone. */
   dense?: boolean | undefined
 }
 

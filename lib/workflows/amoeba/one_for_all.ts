@@ -1,6 +1,6 @@
 /**
- * One-for-all fine-tuning (AmoebaLLM, arXiv 2411.10606, as its trainer does it): every micro-batch is learned by several
- * subnets that share their adapters, the largest first, whose predictions teach the others.
+ * One-for-all fine-tuning (AmoebaLLM, arXiv 2411.10606, as its trainer does it): every micro-batch is learned by
+ * several subnets that share their adapters, the largest first, whose predictions teach the others.
  */
 
 import type { ModelSpec } from '../../architectures/index.js'

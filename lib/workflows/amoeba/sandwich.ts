@@ -19,8 +19,8 @@ export interface SubnetRange {
 }
 
 /**
- * The shapes of a micro-batch, `count` of them. Random depths are drawn evenly from all but the whole one; random widths
- * without one twice, until all were drawn, and so on. Which ones it are follows from seed, step and micro-batch alone.
+ * The shapes of a micro-batch, `count` of them. Random depths are drawn evenly from all but the whole one; random
+ * widths without one twice, until all were drawn, and so on. All follows from seed, step and micro-batch alone.
  */
 export function sandwich(
   { leastDepth, layers, widths }: SubnetRange,

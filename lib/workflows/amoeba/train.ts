@@ -51,8 +51,8 @@ export interface AmoebaTrainOptions extends Shared {
   /** How much of a subnet's loss is what the largest says, from 0 to 1; targets count for the rest. Defaults to 1. */
   teacherShare?: number | undefined
   /**
-   * Where it is taught: at the tokens that predict a target (`shifted`), or at those that are one (`own-label`, as in the
-   * published code, which never teaches the first token of an answer). Defaults to `shifted`.
+   * Where it is taught: at the tokens that predict a target (`shifted`), or at those that are one (`own-label`, as in
+   * the published code, which never teaches the first token of an answer). Defaults to `shifted`.
    */
   teacherMask?: TeacherMask | undefined
   /** Whether the loss of each subnet is made as large as that of the largest. Defaults to true. */

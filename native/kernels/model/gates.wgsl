@@ -1,6 +1,6 @@
-// Noisy top-k gates (Shazeer et al., arXiv 1701.06538): of `noisy = logits + noise softplus(spread)`, y[0 .. experts] is
-// the softmax of the `top` largest, the first where some are equal, and 0 for others; y[experts ..] is 1 for those and 0
-// for others. There are few experts, so one invocation does it all.
+// Noisy top-k gates (Shazeer et al., arXiv 1701.06538): of `noisy = logits + noise softplus(spread)`, y[0 .. experts]
+// is the softmax of the `top` largest, the first where some are equal, and 0 for others; y[experts ..] is 1 for those
+// and 0 for others. There are few experts, so one invocation does it all.
 struct Parameters { experts: u32, top: u32 }
 @group(0) @binding(0) var<storage, read> p: Parameters;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
