@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { Engine } from '../dist/esm/index.js'
 import { parseBytes } from '../dist/esm/util/bytes.js'
+import { amoebaTables } from './amoeba.mjs'
 import { batchTables } from './batch.mjs'
 import { forwardTables } from './forward.mjs'
 import { kernelTables } from './kernels.mjs'
@@ -38,6 +39,7 @@ const groups = {
   forward: forwardTables,
   train: trainTables,
   manu: manuTables,
+  amoeba: amoebaTables,
   score: scoreTables,
   peers: peerTables,
   kernels: kernelTables,

@@ -92,14 +92,18 @@ describe('depths', () => {
       { prompt: '12+34=', choices: ['46', '64'], answer: '46' },
       { prompt: 'r:abcde=', choices: ['abcde', 'edcba', 'ebcda'], answer: 1 },
       { prompt: 'm:5,71,60,22=', choices: ['5', '60'], answer: 0 },
-      { prompt: '500+499=', choices: ['899', '999'], answer: '899' },
+      { prompt: '500+499=', choices: ['999', '899'], answer: '999' },
     ]
     const file = lines(fresh('choices.jsonl'), questions)
     const { sets } = await evaluate(engine, model, { data: file, metric: 'choice' })
     const out = fresh('s.strategy')
-    const { depths } = await amoebaStrategy(engine, model, { data: file, out, minDepth: layers, widths: [] })
+    const { depths, examples, tokens } = await amoebaStrategy(engine, model, { data: file, out, minDepth: layers })
     expect(depths).toEqual([{ depth: layers, removed: [], value: sets[0]!.value }])
-    expect(sets[0]!.value).toBe(0.5)
+    expect(sets[0]!.value).toBe(0.75)
+    // Heads and neurons are measured on the right options alone.
+    const { origin } = await openStrategy(engine, out)
+    expect([examples, origin.data.tokens, origin.calibration.examples]).toEqual([4, tokens, 4])
+    expect(origin.calibration.tokens).toBeLessThan(tokens / 2)
   })
 })
 
