@@ -9,10 +9,14 @@ import type { AdapterSpec } from '../runtime/index.js'
 import { misuse, WeightsmithError } from '../util/errors.js'
 import { stream } from '../util/philox.js'
 
-/** An adapter of one matrix and its first factors, A [rank, inputs] and B [outputs, rank]. */
+/**
+ * An adapter of one matrix and its first factors, A [rank, inputs] and B [outputs, rank]. Lengths of rows of a DoRA are
+ * those of the matrix where there are no others.
+ */
 export interface AdapterStart extends AdapterSpec {
   a: Float32Array
   b: Float32Array
+  magnitude?: Float32Array
 }
 
 /** A is drawn evenly from ±1 / √inputs, by seed and name (PEFT's kaiming_uniform with a = √5), and B is 0. */
@@ -26,7 +30,8 @@ export function freshAdapter(spec: ModelSpec, adapter: AdapterSpec, seed: number
 
 /**
  * The matrices of an adapter that is there. Throws ERR_WEIGHTSMITH_ARGUMENT for one that is more than factors of linear
- * layers, _MISSING_TENSOR for layers that the model does not have, and _SHAPE_MISMATCH for others than its own.
+ * layers and lengths of their rows, _MISSING_TENSOR for layers that the model does not have, and _SHAPE_MISMATCH for
+ * others than its own.
  */
 export async function adapterToGoOnFrom(
   host: Host,
@@ -39,8 +44,8 @@ export async function adapterToGoOnFrom(
     spec.language.layers.flatMap(({ ops }) => ops.flatMap((op) => (op.op === 'linear' ? [op.weight] : []))),
   )
   const plain = adapter.matrices.every(
-    ({ magnitude, start, below, experts, embedding }) =>
-      magnitude === undefined && start === undefined && below === undefined && experts === undefined && !embedding,
+    ({ start, below, experts, embedding }) =>
+      start === undefined && below === undefined && experts === undefined && !embedding,
   )
   if (!plain || adapter.replaced.size + adapter.biases.size + adapter.tokens.size > 0) {
     const what = adapter.features.join(', ')
@@ -53,9 +58,10 @@ export async function adapterToGoOnFrom(
       const message = `The adapter ${path} changes ${matrix.target}, which is no linear layer of the model.`
       throw new WeightsmithError('ERR_WEIGHTSMITH_MISSING_TENSOR', message, { tensor: matrix.target })
     }
-    const { a, b } = await readFactors(host, adapter.checkpoint, matrix)
+    const { a, b, magnitude } = await readFactors(host, adapter.checkpoint, matrix)
     const [outputs = 0, inputs = 0] = shape
-    if (a.length !== matrix.rank * inputs || b.length !== outputs * matrix.rank) {
+    const sizes = [matrix.rank * inputs, outputs * matrix.rank, magnitude === undefined ? 0 : outputs]
+    if ([a, b, magnitude ?? []].some(({ length }, i) => length !== sizes[i])) {
       throw new WeightsmithError(
         'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
         `The adapter ${path} has other factors for ${matrix.target} than a matrix of ${outputs} x ${inputs} takes.`,
@@ -68,6 +74,7 @@ export async function adapterToGoOnFrom(
       scale: matrix.scale,
       a: Float32Array.from(a),
       b: Float32Array.from(b),
+      ...(magnitude && { dora: true, magnitude: Float32Array.from(magnitude) }),
     })
   }
   return { starts, checkpoint: adapter.checkpoint }

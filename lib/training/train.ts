@@ -175,7 +175,9 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const sizeOf = (tensor: string) => (spec.tensors.get(tensor) ?? []).reduce((a, b) => a * b, 1)
   const parameters =
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
-    adapters.reduce((sum, { a, b }) => sum + a.length + b.length, 0)
+    adapters.reduce((sum, { weight, a, b, dora }) => {
+      return sum + a.length + b.length + (dora ? (spec.tensors.get(weight)?.[0] ?? 0) : 0)
+    }, 0)
   const lost = dropout > 0 ? { dropout: { share: dropout, seed } } : {}
   const taughtOf = { sources: data.sources, mask: settings.teacherMask, vocabulary: spec.vocabulary }
   const teacher = options.teacher === undefined ? undefined : await findTeacher(engine, options.teacher, taughtOf)
@@ -329,10 +331,11 @@ class Training {
         this.best = before.best
         this.mayReplace ||= before.progress.ended
       } else {
-        for (const { weight, a, b } of prepared.adapters) {
+        for (const { weight, a, b, magnitude } of prepared.adapters) {
           const names = factorNames(weight)
           await model.write(names.a, a)
           await model.write(names.b, b)
+          if (magnitude !== undefined) await model.write(names.magnitude, magnitude)
         }
       }
       for (const folder of [options.out, options.fold ?? options.out]) {
