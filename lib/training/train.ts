@@ -163,14 +163,15 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
       ? []
       : (earlier?.starts ??
         adapterTargets(spec, options, name).map((weight) => freshAdapter(spec, { weight, rank, scale, dora }, seed)))
-  const data = await readTrainingData(subject, filesOf(options.data), { loss, maxLength })
+  const reading = { loss, maxLength, signal: options.signal, onProgress: options.onProgress }
+  const data = await readTrainingData(subject, filesOf(options.data), reading)
   const plan = planBatches(data.sources, { batch, tokens, seed, steps, epochs })
   const rateOf = rateSchedule(settings, plan.steps)
   const held = options.heldOut
   const heldOut =
     held === undefined
       ? undefined
-      : heldOutOf(held, (await readTrainingData(subject, [{ file: held }], { loss, maxLength })).sources, tokens)
+      : heldOutOf(held, (await readTrainingData(subject, [{ file: held }], reading)).sources, tokens)
   const tensors = method === 'full' ? fullTargets(spec, options) : []
   const sizeOf = (tensor: string) => (spec.tensors.get(tensor) ?? []).reduce((a, b) => a * b, 1)
   const parameters =
