@@ -236,6 +236,8 @@ export function findWeight(
     target.replace(/^model\./, 'language_model.model.'),
     target.replace(/^(model\.language_model|language_model\.model)\./, 'model.'),
     `model.${target}`,
+    // the router of Mixtral, whose module older transformers and its files call by another name
+    target.replace('.mlp.gate.', '.block_sparse_moe.gate.'),
   ]
   for (const key of names) {
     const tensor = weightOf(key, base, tie)
@@ -379,12 +381,21 @@ function inMemory(name: string, values: Float32Array<ArrayBuffer>): Checkpoint {
 /** The changes of a stack of experts, or of the one that a part is. */
 function expertChanges(part: Part, base: Checkpoint, adapter: Adapter, matrix: LowRank, weight: number): Change[] {
   const { key, tensor, expert, row } = part
-  const { a, b, rank, experts = 1, stacked } = matrix
+  const { a, b, rank, experts = 1, stacked, order } = matrix
   const inputs = a.shape.at(-1) ?? 0
   const outputs = (stacked ? b.shape[1] : b.shape[0]) ?? 0
   if (expert !== undefined) {
     const [rows = 0, columns = 0] = tensor.shape
     if (tensor.shape.length !== 2 || columns !== inputs || row + rows > outputs) throw misfit(key, tensor, b, adapter)
+    if (inputs === outputs && order !== 'class') {
+      throw refused(
+        base,
+        adapter,
+        `experts of ${matrix.target} are square, and only since PEFT 0.19 A is always of their inputs; its config says ` +
+          `${order === undefined ? 'no peft_version' : 'an older peft_version'}`,
+        key,
+      )
+    }
     const pair = expertPair(adapter.checkpoint, matrix, expert, weight)
     // Element (i, k) of B lies at (i r + k) step + first.
     return [{ rows, columns, transposed: false, pairs: [{ ...pair, first: pair.first + row * rank * pair.step }] }]
@@ -392,7 +403,8 @@ function expertChanges(part: Part, base: Checkpoint, adapter: Adapter, matrix: L
   const [count = 0, rows = 0, columns = 0] = tensor.shape
   const [plain, transposed] = [rows === outputs && columns === inputs, rows === inputs && columns === outputs]
   if (tensor.shape.length !== 3 || count !== experts || !(plain || transposed)) throw misfit(key, tensor, b, adapter)
-  if (plain && transposed && !stacked && base.config?.model_type !== 'gpt_oss') {
+  const square = plain && transposed && !stacked
+  if (square && order !== 'in-out' && base.config?.model_type !== 'gpt_oss') {
     throw refused(
       base,
       adapter,
