@@ -120,7 +120,7 @@ export async function evaluate(
   const begin = performance.now()
   const files = [options.data].flat()
   if (files.length === 0) throw misuse('Pass at least one data set.')
-  const checkpoint = await engine.use((host) => openWithAdapters(host, path, signal))
+  const checkpoint = await engine.use((host) => openWithAdapters(host, path, { signal, values: !options.dryRun }))
   const tokenizer = await openTokenizer(checkpoint)
   const { spec } = modelOf(engine, checkpoint, {})
   checkOptions(options, { ends: tokenizer.ends, spec, checkpoint })

@@ -112,7 +112,7 @@ export async function generate(
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
   if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
   const begin = performance.now()
-  const checkpoint = await engine.use((host) => openWithAdapters(host, path, signal))
+  const checkpoint = await engine.use((host) => openWithAdapters(host, path, { signal, values: !dryRun }))
   const tokenizer = await openTokenizer(checkpoint)
   const lines = prompts.map((given, i) => {
     const asked: PromptWithImage = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }

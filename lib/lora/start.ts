@@ -31,19 +31,30 @@ export interface StartOptions {
 /** Side of the largest square whose SVD is computed here; the time grows with its cube. */
 const largestSvd = 2048
 
-/** A₀ [r, in] and B₀ [out, r] of a weight. Throws ERR_WEIGHTSMITH_FORMAT where it is too large for an SVD. */
+/** Throws ERR_WEIGHTSMITH_FORMAT for a weight that has no such start, or one that is too large for an SVD. */
+export function refuseStart(start: Start, { rows, columns, rank }: StartOptions): void {
+  const size = Math.min(rows, columns)
+  if (rank > size) throw tooLarge(`rank ${rank} of a weight of ${rows} × ${columns}`)
+  if (start === 'pissa' && size > largestSvd) {
+    throw tooLarge(
+      `the leading part of a weight of ${rows} × ${columns}, and ${largestSvd} is the largest side that is offered`,
+    )
+  }
+}
+
+/** A₀ [r, in] and B₀ [out, r] of a weight that `refuseStart` has let pass. */
 export async function startOf(
   linalg: Linalg,
   start: Start,
   stored: Float64Array,
   { rows, columns, transposed, rank, scale }: StartOptions,
-): Promise<[Float32Array<ArrayBuffer>, Float32Array<ArrayBuffer>]> {
+): Promise<{ a: Float32Array; b: Float32Array }> {
   const weight = transposed ? transpose(stored, rows, columns) : stored
   const [out, inputs] = transposed ? [columns, rows] : [rows, columns]
-  if (rank > Math.min(out, inputs)) throw tooLarge(`rank ${rank} of a weight of ${out} × ${inputs}`)
-  return start === 'olora'
+  const [a, b] = await (start === 'olora'
     ? qrStart(linalg, weight, out, inputs, rank)
-    : svdStart(linalg, weight, out, inputs, rank, scale)
+    : svdStart(linalg, weight, out, inputs, rank, scale))
+  return { a, b }
 }
 
 async function qrStart(
@@ -78,11 +89,6 @@ async function svdStart(
   scale: number,
 ): Promise<[Float32Array<ArrayBuffer>, Float32Array<ArrayBuffer>]> {
   const size = Math.min(out, inputs)
-  if (size > largestSvd) {
-    throw tooLarge(
-      `the leading part of a weight of ${out} × ${inputs}, and ${largestSvd} is the largest side that is offered`,
-    )
-  }
   const { u, s, v } = await linalg.smallSvd(weight, out, inputs)
   const a = new Float32Array(rank * inputs)
   const b = new Float32Array(out * rank)

@@ -13,7 +13,7 @@ import {
   outputConfig,
   refuseQuantised,
 } from '../../checkpoint/index.js'
-import { type Adapter, type Linalg, type LowRank, readValues, startOf } from '../../lora/index.js'
+import { type Adapter, type Linalg, type LowRank, readValues, refuseStart, startOf } from '../../lora/index.js'
 import { WeightsmithError } from '../../util/errors.js'
 import { added, type Change, changed, expertPair, lengthened, type Pair, pairOf } from './adapted.js'
 import { Files, isDerived, sameShape, storedType } from './derived.js'
@@ -329,7 +329,7 @@ async function adapted(
   if (start.shape.length !== 2 || product[0] !== rows || product[1] !== columns) throw misfit(key, start, b, adapter)
   const pairs = [pairOf(adapter.checkpoint, matrix, weight)]
   if (matrix.start !== undefined) {
-    pairs.unshift(await startPair(linalg, origin, adapter, matrix, { rows, columns, transposed, weight }))
+    pairs.unshift(startPair(linalg, origin, adapter, matrix, { rows, columns, transposed, weight }))
   }
   const sum = changed(key, origin, [{ rows, columns, transposed, pairs }], storedType(tensor))
   if (magnitude === undefined) return sum
@@ -340,14 +340,14 @@ async function adapted(
   return lengthened(key, { checkpoint: base, tensor: sum }, [...lengths], across)
 }
 
-/** What the base lost when training began: the same factors again, subtracted. */
-async function startPair(
+/** What the base lost when training began: the same factors again, subtracted. They are computed when a run begins. */
+function startPair(
   linalg: Linalg,
   origin: Origin,
   adapter: Adapter,
   { rank, scale, start = 'pissa' }: LowRank,
   { rows, columns, transposed, weight }: Omit<Change, 'pairs'> & { weight: number },
-): Promise<Pair> {
+): Pair {
   if (isDerived(origin.tensor)) {
     throw refused(
       origin.checkpoint,
@@ -356,14 +356,25 @@ async function startPair(
       origin.tensor.name,
     )
   }
-  const weights = await readValues(origin.checkpoint, origin.tensor)
-  const [a, b] = await startOf(linalg, start, weights, { rows, columns, transposed, rank, scale })
+  const [outputs, inputs] = transposed ? [columns, rows] : [rows, columns]
+  const shape = { rows, columns, transposed, rank, scale }
+  refuseStart(start, shape)
+  const [a, b] = [new Float32Array(rank * inputs), new Float32Array(outputs * rank)]
+  let made: Promise<void> | undefined
+  const fill = () => {
+    made ??= readValues(origin.checkpoint, origin.tensor)
+      .then((weights) => startOf(linalg, start, weights, shape))
+      .then((first) => {
+        a.set(first.a)
+        b.set(first.b)
+      })
+    return made
+  }
   const held = (values: Float32Array<ArrayBuffer>, shape: number[], which: string): Origin => ({
-    checkpoint: inMemory(`${adapter.checkpoint.path} ${origin.tensor.name} ${which}`, values),
+    checkpoint: inMemory(`${adapter.checkpoint.path} ${origin.tensor.name} ${which}`, values, fill),
     tensor: { name: which, file: 0, dtype: 'F32', shape, begin: 0, end: values.byteLength },
     whole: values.length,
   })
-  const [outputs, inputs] = transposed ? [columns, rows] : [rows, columns]
   return {
     a: held(a, [rank, inputs], 'A'),
     b: held(b, [outputs, rank], 'B'),
@@ -372,9 +383,9 @@ async function startPair(
 }
 
 /** Numbers that no file holds, as a checkpoint. */
-function inMemory(name: string, values: Float32Array<ArrayBuffer>): Checkpoint {
+function inMemory(name: string, values: Float32Array<ArrayBuffer>, fill: () => Promise<void>): Checkpoint {
   const memory = new Uint8Array(values.buffer)
-  const file = { path: name, name, size: memory.length, modified: 0, identity: name, headerHash: '', memory }
+  const file = { path: name, name, size: memory.length, modified: 0, identity: name, headerHash: '', memory, fill }
   return { name, path: name, files: [file], tensors: new Map(), stacks: new Map() }
 }
 
