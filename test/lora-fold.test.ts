@@ -94,6 +94,44 @@ describe('fold', () => {
     expect((await fold(base, [still])).report.folded).toEqual({ elements: rows * columns, changed: 0, swallowed: 0 })
   })
 
+  test('counts DoRA, experts, rows of tokens and what is replaced as a whole too', async () => {
+    const [m, experts] = [wave(rows, 3).map((x) => math.abs(x) + 0.5), `${layer}.mlp.experts`]
+    const base = model(bf16, { [`${experts}.down_proj`]: bf16(wave(96, 4), [2, 6, 8]) })
+    const stack = {
+      [`${experts}.lora_A.weight`]: f32(wave(2 * rank * 8, 5), [2 * rank, 8]),
+      [`${experts}.lora_B.weight`]: f32(wave(6 * 2 * rank, 6), [6, 2 * rank]),
+    }
+    const whole = f32(wave(10 * columns, 2), [10, columns])
+    const kinds: [string, string, number, number][] = [
+      // what differs after the rounding alone is swallowed: 0.3 of the table lies between two values of bfloat16
+      [adapter({ [`${table}.weight`]: whole }, { modules_to_save: ['embed_tokens'] }), `${table}.weight`, 400, 400],
+      [
+        adapter({ ...factors(q, 5), [`${q}.lora_magnitude_vector`]: f32(m) }, { use_dora: true }),
+        ...([`${q}.weight`, rows * columns, rows * columns] as const),
+      ],
+      [
+        adapter(stack, { lora_alpha: 0.02, target_parameters: ['experts.down_proj'] }),
+        ...([`${experts}.down_proj`, 96, 96] as const),
+      ],
+      [
+        adapter(
+          { [`${table}.trainable_tokens_delta`]: f32(wave(2 * columns, 8), [2, columns]) },
+          { trainable_token_indices: [1, 4] },
+        ),
+        ...([`${table}.weight`, 400, 2 * columns] as const),
+      ],
+    ]
+    for (const [path, tensor, elements, asked] of kinds) {
+      const { tensors, report } = await fold(base, [path], { checksum: 'none', dtype: 'bfloat16' })
+      const [was, is] = [values(readFolder(base).get(tensor)!), values(tensors.get(tensor)!)]
+      const changed = is.filter((value, i) => value !== was[i]).length
+      expect(report.adapted).toEqual([{ tensor, elements, changed, swallowed: asked - changed }])
+      expect(changed).toBeGreaterThan(tensor === `${table}.weight` && asked === 400 ? -1 : 0)
+    }
+    const { report } = await fold(base, [kinds[0]![0]], { checksum: 'none' })
+    expect(report.adapted).toEqual([{ tensor: `${table}.weight`, elements: 400, changed: 400, swallowed: 0 }])
+  })
+
   test('refuses weights other than 1 where there is no sum to scale', async () => {
     const base = model()
     const m = { [`${q}.lora_magnitude_vector`]: f32(wave(rows, 3)) }

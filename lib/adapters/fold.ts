@@ -30,9 +30,9 @@ export interface FoldOptions extends Omit<MergeOptions, 'seed'> {
   resize?: boolean | undefined
 }
 
-/** Figures of what adapters changed in weights; biases, lengths of DoRA and what is replaced as a whole are apart. */
+/** Figures of what adapters changed in weights, what they replace as a whole included; biases that they add to are apart. */
 export interface FoldedElements {
-  /** Of the weights that are W + s (B A) in the output. */
+  /** Of the weights that adapters change. */
   elements: number
   /** Of these, how many are stored as something else than in the model. */
   changed: number

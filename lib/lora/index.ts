@@ -3,4 +3,4 @@
 export type { Adapter, LowRank, Start, TokenRows } from './adapter.js'
 export { openAdapter, readAdapter } from './open.js'
 export { type Linalg, refuseStart, startOf } from './start.js'
-export { readValues } from './values.js'
+export { countDifferent, readValues } from './values.js'

@@ -31,6 +31,7 @@ export class Models {
   private readonly paths = new Map<string, Promise<string>>()
   private readonly opened = new Map<string, Promise<Checkpoint>>()
   private readonly adapters = new Map<string, Promise<Adapter>>()
+  private readonly bases = new Map<string, Checkpoint>()
 
   /** `adapted`: models that are no `model+adapter` by their names, by these names. */
   constructor(
@@ -68,6 +69,12 @@ export class Models {
     return opened
   }
 
+  /** The stored model of the one that was given with its adapters, if it is the only one that has been opened. */
+  get base(): Checkpoint | undefined {
+    const [name] = this.adapted.keys()
+    return this.opened.size === 1 && name !== undefined ? this.bases.get(name) : undefined
+  }
+
   /** A model of which only the tokenizer is wanted; it need not have weights. */
   private async openTokenizer(name: string, folder: string): Promise<Checkpoint> {
     const path = await this.resolve(name, folder)
@@ -89,6 +96,7 @@ export class Models {
     vocabularies: boolean,
   ): Promise<Checkpoint> {
     let checkpoint = await this.openOne(model, folder, vocabularies)
+    this.bases.set(name, checkpoint)
     for (const { adapter, weight = 1 } of adapters) {
       const path = await this.resolve(adapter, folder)
       const opened = await once(this.adapters, path, () => openAdapter(this.addon, path, name))
