@@ -30,7 +30,7 @@ export interface FoldOptions extends Omit<MergeOptions, 'seed'> {
   resize?: boolean | undefined
 }
 
-/** Figures of what adapters changed in weights, what they replace as a whole included; biases that they add to are apart. */
+/** What adapters changed in weights, those that they replace as a whole included; biases that they add to are apart. */
 export interface FoldedElements {
   /** Of the weights that adapters change. */
   elements: number
