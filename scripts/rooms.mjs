@@ -65,7 +65,7 @@ export const rooms = {
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     report: [
-      ...['workflows/imm', 'workflows/manu', 'training', 'prune', 'compare', 'eval', 'score'],
+      ...['workflows/imm', 'workflows/manu', 'training', 'prune', 'compare', 'eval', 'score', 'adapters'],
       ...['checkpoint', 'native', 'util'],
     ],
   },

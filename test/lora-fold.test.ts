@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, merge } from 'weightsmith'
+import { Engine, evaluate, foldMixture, merge, mixAdapters } from 'weightsmith'
 import { bf16, f32, readFolder, values } from './checkpoint.js'
 import { cli } from './child.js'
 import { golden } from './goldens.js'
@@ -130,6 +130,29 @@ describe('fold', () => {
     }
     const { report } = await fold(base, [kinds[0]![0]], { checksum: 'none' })
     expect(report.adapted).toEqual([{ tensor: `${table}.weight`, elements: 400, changed: 400, swallowed: 0 }])
+  })
+
+  test.each(['factor', 'output'] as const)('takes a mixture (%s) as it takes the adapter of it', async (mix) => {
+    const base = model(bf16, { 'norm.weight': bf16(wave(columns, 2)) })
+    const saved = { 'norm.weight': f32(wave(columns, 9)) }
+    const experts = [5, 7].map((seed) => adapter({ ...factors(q, seed), ...saved }, { modules_to_save: ['norm'] }))
+    const gates = [0.75, 0.25]
+    const [between, out] = [fresh('mixed'), fresh('out')]
+    await mixAdapters(opened(), experts, { out: between, gates, mix, sync: false })
+    const { tensors } = await fold(base, [between])
+    expect(tensors.get(`${q}.weight`)).not.toEqual(readFolder(base).get(`${q}.weight`))
+    const { forecast } = await foldMixture(opened(), base, experts, { out, gates, mix, dryRun: true })
+    const report = await foldMixture(opened(), base, experts, { out, gates, mix, sync: false, dryRun: false })
+    expect(readFolder(out)).toEqual(tensors)
+    expect(forecast.tensors).toEqual(report.tensors)
+    expect(report.adapters).toEqual(experts.map((path, i) => ({ adapter: path, weight: gates[i] })))
+    const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as object
+    expect(manifest).toMatchObject({
+      recipe: { models: [{ model: `${base}+${mix}(${experts[0]}=0.75 ${experts[1]}=0.25)` }] },
+    })
+    await expect(foldMixture(opened(), base, experts, { out, gates: [1], overwrite: true })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_ARGUMENT',
+    })
   })
 
   test('refuses weights other than 1 where there is no sum to scale', async () => {

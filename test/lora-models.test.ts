@@ -2,7 +2,7 @@
 import { copyFileSync, cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from '@jest/globals'
-import { diff, evaluate, generate, openScores, score } from 'weightsmith'
+import { checkFold, diff, evaluate, generate, openScores, score } from 'weightsmith'
 import { readSafetensors } from './checkpoint.js'
 import { golden } from './goldens.js'
 import { fixtures } from './lora.js'
@@ -60,6 +60,22 @@ describe('a model with adapters that is run', () => {
     }
     expect(await run(`${bare}+${path}`)).toEqual(await run(out))
     expect(await run(bare)).not.toEqual(await run(out))
+  })
+})
+
+test('a folded model is checked against its base with the adapters, and told from one that is not', async () => {
+  const [base, path] = [golden('reasoner/base'), golden('lora/adapters/all-linear')]
+  const { out } = await fold(base, [path])
+  const { tokens, difference, limit, agreed } = await checkFold(opened(), base, out, {
+    adapters: [path],
+    text: '12+34=',
+  })
+  expect({ tokens, limit, agreed }).toEqual({ tokens: 7, limit: 0.05, agreed: 1 })
+  expect(difference).toBeGreaterThan(0)
+  expect(difference).toBeLessThan(0.01)
+  await expect(checkFold(opened(), base, base, { adapters: [path] })).rejects.toMatchObject({
+    code: 'ERR_WEIGHTSMITH_VERIFY',
+    message: expect.stringMatching(/gives other logits than .* the rounding to bfloat16 explains 0.05/),
   })
 })
 

@@ -386,7 +386,7 @@ class Extraction {
       const norm = await difference.load(widthOf(difference, firstRank(options)))
       if (norm === 0) return undefined
       for (let rank = firstRank(options); ; rank *= 2) {
-        const most = Math.min(rank, options.maxRank ?? rank)
+        const most = Math.min(rank, options.rank ?? rank)
         const factors = await leadingFactors(host, difference, most, both.tuned.name, seed)
         const known = rankOf(factors.values, norm, factors.exact, options)
         if (known === undefined) continue
@@ -421,8 +421,8 @@ class Extraction {
 
   private async save(modules: ExtractedModule[], factors: Map<string, Factors>, saved: Map<string, string>) {
     const { pair, options, dtype, seed } = this
-    const { out, overwrite, sync, signal, onProgress, rank, energy, tolerance, budget, maxRank } = options
-    const rules = { rank, energy, tolerance, budget, 'max rank': maxRank }
+    const { out, overwrite, sync, signal, onProgress, rank, energy, tolerance, budget } = options
+    const rules = { rank, energy, tolerance, budget }
     const given = Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined))
     return saveAdapter(
       this.host,

@@ -14,7 +14,8 @@ export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'> & Linalg
 /** A model with adapters, which are added in their order. */
 export interface AdaptedModel {
   model: string
-  adapters: { adapter: string; weight?: number }[]
+  /** By name, or opened. */
+  adapters: { adapter: string | Adapter; weight?: number }[]
   /** See `AdapterUse`. */
   untie?: boolean
   resize?: boolean
@@ -55,7 +56,7 @@ export class Models {
       if (recipe.stages.has(parts.model)) {
         throw new WeightsmithError(
           'ERR_WEIGHTSMITH_RECIPE',
-          `The recipe puts the adapter ${parts.adapters[0]?.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
+          `The recipe puts the adapter ${nameOf(parts)} on the stage ${parts.model}, but only stored models can have one; ` +
             'put it on the models of the stage.',
         )
       }
@@ -98,11 +99,15 @@ export class Models {
     let checkpoint = await this.openOne(model, folder, vocabularies)
     this.bases.set(name, checkpoint)
     for (const { adapter, weight = 1 } of adapters) {
-      const path = await this.resolve(adapter, folder)
-      const opened = await once(this.adapters, path, () => openAdapter(this.addon, path, name))
+      const opened = typeof adapter === 'string' ? await this.openAdapter(adapter, name, folder) : adapter
       checkpoint = await withAdapter(this.addon, name, checkpoint, { adapter: opened, weight, untie, resize })
     }
     return checkpoint
+  }
+
+  private async openAdapter(adapter: string, name: string, folder: string): Promise<Adapter> {
+    const path = await this.resolve(adapter, folder)
+    return once(this.adapters, path, () => openAdapter(this.addon, path, name))
   }
 
   private resolve(name: string, folder: string): Promise<string> {
@@ -119,6 +124,9 @@ export class Models {
     })
   }
 }
+
+const nameOf = ({ adapters: [first] }: AdaptedModel) =>
+  typeof first?.adapter === 'object' ? first.adapter.checkpoint.path : first?.adapter
 
 function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
   const value = known.get(key) ?? make()

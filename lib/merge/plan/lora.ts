@@ -43,7 +43,7 @@ export async function withAdapter(
   const tensors = new Map<string, CheckpointTensor>()
   for (const [key, tensor] of base.tensors) tensors.set(key, files.take(tensor, base))
   // Inputs are told by the files of checkpoints: what the manifest lists, and no output may replace.
-  for (const file of adapter.checkpoint.files) files.add(file)
+  for (const file of adapter.checkpoint.files) if (file.memory === undefined) files.add(file)
   refuseQuantised(base, 'convert it to float16 or bfloat16 before an adapter is added to it')
   if (weight !== 1) refuseScaled(base, adapter, weight)
   const tie = tieOf(base)
