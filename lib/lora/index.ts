@@ -2,5 +2,5 @@
 
 export type { Adapter, LowRank, Start, TokenRows } from './adapter.js'
 export { openAdapter, readAdapter } from './open.js'
-export { type Linalg, refuseStart, startOf } from './start.js'
+export { refuseStart } from './start.js'
 export { countDifferent, readValues } from './values.js'

@@ -1,4 +1,4 @@
-/** Reads small tensors as numbers: lengths of DoRA, and weights that the start of an adapter is computed from. */
+/** Reads tensors as numbers: lengths of DoRA, and what an adapter replaces. */
 
 import { open } from 'node:fs/promises'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/open.js'

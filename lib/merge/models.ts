@@ -3,13 +3,13 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Checkpoint, openCheckpoint, readVocabulary, resolveModel } from '../checkpoint/index.js'
-import { type Adapter, type Linalg, openAdapter } from '../lora/index.js'
+import { type Adapter, openAdapter } from '../lora/index.js'
 import type { NativeAddon } from '../native/border.js'
 import { WeightsmithError } from '../util/errors.js'
 import { isVocabulary, withAdapter } from './plan/index.js'
 import { modelsOf, type Recipe, statisticsOf } from './recipe/index.js'
 
-export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'> & Linalg
+export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex' | 'adapterStart'>
 
 /** A model with adapters, which are added in their order. */
 export interface AdaptedModel {

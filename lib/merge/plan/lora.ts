@@ -13,7 +13,8 @@ import {
   outputConfig,
   refuseQuantised,
 } from '../../checkpoint/index.js'
-import { type Adapter, type Linalg, type LowRank, readValues, refuseStart, startOf } from '../../lora/index.js'
+import { type Adapter, type LowRank, readValues, refuseStart } from '../../lora/index.js'
+import type { NativeAddon } from '../../native/border.js'
 import { WeightsmithError } from '../../util/errors.js'
 import { added, type Change, changed, expertPair, lengthened, type Pair, pairOf } from './adapted.js'
 import { Files, isDerived, sameShape, storedType } from './derived.js'
@@ -21,6 +22,9 @@ import type { Origin } from './planned.js'
 import { arrange } from './rows.js'
 import { type Tie, tieOf, untied, weightOf } from './tie.js'
 import { isVocabulary } from './vocabulary.js'
+
+/** What starts of adapters are computed by. */
+type Starts = Pick<NativeAddon, 'adapterStart'>
 
 export interface AdapterUse {
   adapter: Adapter
@@ -32,12 +36,7 @@ export interface AdapterUse {
   resize?: boolean
 }
 
-export async function withAdapter(
-  linalg: Linalg,
-  name: string,
-  base: Checkpoint,
-  use: AdapterUse,
-): Promise<Checkpoint> {
+export async function withAdapter(addon: Starts, name: string, base: Checkpoint, use: AdapterUse): Promise<Checkpoint> {
   const { adapter, weight = 1, untie = false, resize = true } = use
   const files = new Files()
   const tensors = new Map<string, CheckpointTensor>()
@@ -80,7 +79,7 @@ export async function withAdapter(
           part.key,
         )
       }
-      put(part.key, await adapted(linalg, part, base, adapter, matrix, weight))
+      put(part.key, await adapted(addon, part, base, adapter, matrix, weight))
     }
   }
   let { config } = base
@@ -304,7 +303,7 @@ function isTurned(key: string, base: Checkpoint, adapter: Adapter): boolean {
 }
 
 async function adapted(
-  linalg: Linalg,
+  addon: Starts,
   part: Part,
   base: Checkpoint,
   adapter: Adapter,
@@ -329,7 +328,7 @@ async function adapted(
   if (start.shape.length !== 2 || product[0] !== rows || product[1] !== columns) throw misfit(key, start, b, adapter)
   const pairs = [pairOf(adapter.checkpoint, matrix, weight)]
   if (matrix.start !== undefined) {
-    pairs.unshift(startPair(linalg, origin, adapter, matrix, { rows, columns, transposed, weight }))
+    pairs.unshift(startPair(addon, origin, adapter, matrix, { rows, columns, transposed, weight }))
   }
   const sum = changed(key, origin, [{ rows, columns, transposed, pairs }], storedType(tensor))
   if (magnitude === undefined) return sum
@@ -342,7 +341,7 @@ async function adapted(
 
 /** What the base lost when training began: the same factors again, subtracted. They are computed when a run begins. */
 function startPair(
-  linalg: Linalg,
+  addon: Starts,
   origin: Origin,
   adapter: Adapter,
   { rank, scale, start = 'pissa' }: LowRank,
@@ -357,17 +356,16 @@ function startPair(
     )
   }
   const [outputs, inputs] = transposed ? [columns, rows] : [rows, columns]
-  const shape = { rows, columns, transposed, rank, scale }
-  refuseStart(start, shape)
+  refuseStart(start, { rows, columns, rank })
   const [a, b] = [new Float32Array(rank * inputs), new Float32Array(outputs * rank)]
   let made: Promise<void> | undefined
   const fill = () => {
-    made ??= readValues(origin.checkpoint, origin.tensor)
-      .then((weights) => startOf(linalg, start, weights, shape))
-      .then((first) => {
-        a.set(first.a)
-        b.set(first.b)
-      })
+    const { dtype, begin, file } = origin.tensor
+    const weight = { path: origin.checkpoint.files[file]?.path ?? '', begin, elements: rows * columns, dtype }
+    made ??= addon.adapterStart(weight, { rows, columns, transposed, rank, scale, start }).then((first) => {
+      a.set(first.a)
+      b.set(first.b)
+    })
     return made
   }
   const held = (values: Float32Array<ArrayBuffer>, shape: number[], which: string): Origin => ({
