@@ -66,6 +66,7 @@ export const rooms = {
     ],
     report: [
       ...['workflows/imm', 'workflows/manu', 'workflows/amoeba', 'training', 'prune', 'compare', 'eval', 'score'],
+      'adapters',
       ...['checkpoint', 'native', 'util'],
     ],
   },

@@ -534,14 +534,11 @@ describe('what is wrong is refused by name, and nothing is written:', () => {
     const first = 'base_model.model.model.layers.0.self_attn.q_proj'
     const wide = altered((tensors) => tensors.set(`${first}.lora_A.weight`, f32(fill('a', [4, 20]), [4, 20])))
     await refused({ adapter: wide }, 'SHAPE_MISMATCH', /layers\.0\.self_attn\.q_proj/)
-    const dora = altered((tensors, config) => {
-      config.use_dora = true
-      for (const layer of [0, 1, 2]) {
-        const name = `base_model.model.model.layers.${layer}.self_attn.q_proj.lora_magnitude_vector`
-        tensors.set(name, f32(fill('m', [16])))
-      }
+    const more = altered((tensors, config) => {
+      config.modules_to_save = ['norm']
+      tensors.set('base_model.model.model.norm.weight', f32(fill('norm', [16])))
     })
-    await refused({ adapter: dora }, 'ARGUMENT', /more than factors of linear layers.*DoRA/i)
+    await refused({ adapter: more }, 'ARGUMENT', /more than factors of linear layers.*modules_to_save/i)
     const other = altered((tensors) => {
       for (const [name, raw] of [...tensors]) {
         tensors.delete(name)
