@@ -36,7 +36,7 @@ export {
   type InspectAdapterOptions,
   inspectAdapter,
 } from './adapters/inspect.js'
-export { type MixOptions, mixAdapters } from './adapters/mix.js'
+export { type FoldMixtureOptions, foldMixture, type MixOptions, mixAdapters } from './adapters/mix.js'
 export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
@@ -64,6 +64,7 @@ export { type BenchOptions, type BenchReport, bench } from './engine/bench.js'
 export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
+export { type CheckFoldOptions, checkFold, type FoldCheck } from './eval/check_fold.js'
 export {
   type EvalForecast,
   type EvalMetric,

@@ -66,6 +66,7 @@ export const rooms = {
     ],
     report: [
       ...['workflows/imm', 'workflows/manu', 'workflows/amoeba', 'training', 'prune', 'compare', 'eval', 'score'],
+      'adapters',
       ...['checkpoint', 'native', 'util'],
     ],
   },
@@ -79,7 +80,8 @@ export const rooms = {
     gpu: ['dawn', 'io', 'base', 'kernels'],
     graph: ['gpu', 'dawn', 'io', 'base'],
     steps: ['plan', 'linalg', 'base'],
-    stream: ['steps', 'plan', 'graph', 'gpu', 'dawn', 'io', 'base'],
+    host: ['plan', 'base'],
+    stream: ['steps', 'host', 'plan', 'graph', 'gpu', 'dawn', 'io', 'base'],
     engine: ['stream', 'graph', 'gpu', 'dawn', 'base'],
     addon: ['engine', 'stream', 'steps', 'plan', 'graph', 'gpu', 'dawn', 'linalg', 'io', 'base'],
   },

@@ -977,6 +977,33 @@ const ofDora = [
     },
   }),
   entry({
+    says: 'dora_add adds columns by their magnitude, or puts them there, and takes norms of zero for a quotient of zero',
+    shapes: widths.flatMap((at) => [
+      { ...at, less: 1, add: false },
+      { ...at, less: 0, add: true },
+    ]),
+    make: ({ rows, width, less, add }) => {
+      const [magnitude, norms] = [numbers(width, 1), numbers(width, 2).map(math.abs)]
+      const [x, y] = [numbers(rows * width, 3), numbers(rows * width, 4)]
+      if (width > 1) norms[0] = 0
+      return {
+        buffers: [magnitude, norms, x, between(y, 0, 3)],
+        dispatches: () => [
+          kernels.doraAdd({ magnitude: 0, norms: 1, x: 2, y: 3 }, { rows, width, less: less as 0 | 1, add }),
+        ],
+        read: 3,
+        want: () => {
+          const changed = x.map((value, i) => {
+            const norm = norms[i % width]!
+            return (add ? y[i]! : 0) + value * ((norm > 0 ? magnitude[i % width]! / norm : 0) - less)
+          })
+          return between(changed, 0, 3)
+        },
+        tolerance: 2e-6,
+      }
+    },
+  }),
+  entry({
     says: 'dora_magnitude_gradient is the gradient of lengths of rows, and zero where a row is zeros',
     shapes: [
       { rows: 1, width: 1, add: false },

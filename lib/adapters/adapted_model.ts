@@ -8,8 +8,8 @@ import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Checkpoint, type CheckpointFile, type CheckpointTensor, layOut } from '../checkpoint/index.js'
-import { Models } from '../merge/index.js'
-import { isDerived, joinPlans, type MergePlan, planMerge, toNative } from '../merge/plan/index.js'
+import { type AdaptedModel, Models } from '../merge/index.js'
+import { isDerived, joinPlans, type MergePlan, type PlannedTensor, planMerge, toNative } from '../merge/plan/index.js'
 import { runPrepasses } from '../merge/prepasses.js'
 import { loadRecipe } from '../merge/recipe/index.js'
 import type { Host } from '../native/host.js'
@@ -19,36 +19,56 @@ import { WeightsmithError } from '../util/errors.js'
 /** Bytes of a piece of memory. */
 const pieceBytes = 2 ** 30
 
+export interface AdaptedOptions {
+  signal?: AbortSignal | undefined
+  /** Whether adapted weights are computed. Without, only headers are read, and they hold zeros. Defaults to true. */
+  values?: boolean | undefined
+  /** What the name stands for, where it is none of `model+adapter`. */
+  adapted?: AdaptedModel | undefined
+  /** Type of adapted weights, by its name in recipes. Defaults to that of the model. */
+  dtype?: string | undefined
+}
+
 /**
- * The checkpoint of a folder or a name, or of `model+adapter`, whose adapted weights it holds in memory, in the type of
- * the model. Throws what `foldAdapters` throws of adapters.
+ * The checkpoint of a folder or a name, or of `model+adapter`, whose adapted weights it holds in memory. Throws what
+ * `foldAdapters` throws of adapters.
  */
-export async function openWithAdapters(host: Host, path: string, signal?: AbortSignal): Promise<Checkpoint> {
-  const recipe = await loadRecipe({ merge_method: 'passthrough', models: [{ model: path }] })
-  const checkpoints = await new Models(host.addon).open(recipe)
+export async function openWithAdapters(host: Host, path: string, options: AdaptedOptions = {}): Promise<Checkpoint> {
+  const { signal, values = true, adapted, dtype } = options
+  const recipe = await loadRecipe({ merge_method: 'passthrough', models: [{ model: path }], ...(dtype && { dtype }) })
+  const known = new Map(adapted === undefined ? [] : [[path, adapted]])
+  const checkpoints = await new Models(host.addon, known).open(recipe)
   const checkpoint = checkpoints.get(path)
   if (checkpoint === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `${path} has not been opened.`)
   if (![...checkpoint.tensors.values()].some(isDerived)) return checkpoint
-  return held(host, checkpoint, planMerge(recipe, checkpoints, { shardSize: pieceBytes }), signal)
+  const plan = planMerge(recipe, checkpoints, { shardSize: pieceBytes })
+  // Tensors that the fold stores in another type are made too; where a type is given, only what is adapted has it.
+  const isMade = ({ name, program }: PlannedTensor) => {
+    const tensor = checkpoint.tensors.get(name)
+    return (tensor !== undefined && isDerived(tensor)) || (dtype === undefined && program !== undefined)
+  }
+  const made = plan.tensors.filter(isMade)
+  return values ? held(host, checkpoint, plan, made, signal) : unknown(checkpoint, made)
+}
+
+/** Adapted weights without values: all in the same place. */
+function unknown(checkpoint: Checkpoint, made: readonly PlannedTensor[]): Checkpoint {
+  const size = Math.max(...made.map(({ bytes }) => bytes))
+  return withTensors(checkpoint, [{ memory: new Uint8Array(size) }], made, () => ({ file: 0, offset: 0 }))
 }
 
 async function held(
   { device, memory }: Host,
   checkpoint: Checkpoint,
   plan: MergePlan,
+  made: PlannedTensor[],
   signal: AbortSignal | undefined,
 ): Promise<Checkpoint> {
-  const made = plan.tensors.filter(
-    ({ program, origins }) => program !== undefined || origins.some(({ tensor }) => isDerived(tensor)),
-  )
   const layout = layOut(made, pieceBytes)
   const joint = joinPlans([{ ...plan, tensors: made, layout }])
   const folder = join(tmpdir(), `weightsmith-${randomUUID()}`)
   const run = { memory, seed: 0, checksum: false, sync: false }
-  const files = layout.files.map(({ name, size }): CheckpointFile => {
-    const path = `${checkpoint.name}: ${name} in memory`
-    return { path, name, size, modified: 0, identity: path, headerHash: '', memory: new Uint8Array(size) }
-  })
+  const outputs = layout.files.map(({ size }) => ({ memory: new Uint8Array(size) }))
   try {
     const prepasses = await runPrepasses(joint, { ...run, folder }, (native) => untilDone(device.run(native), signal))
     const native = toNative(joint, join, {
@@ -57,14 +77,27 @@ async function held(
       folders: [''],
       prepasses: prepasses.places,
     })
-    const outputs = files.map((file) => ({ memory: file.memory ?? new Uint8Array() }))
     await untilDone(device.run({ ...native.plan, outputs }), signal)
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
+  return withTensors(checkpoint, outputs, made, (name) => layout.places.get(name))
+}
+
+/** The checkpoint with some of its tensors in memory. */
+function withTensors(
+  checkpoint: Checkpoint,
+  pieces: readonly { memory: Uint8Array }[],
+  made: readonly PlannedTensor[],
+  placeOf: (name: string) => { file: number; offset: number } | undefined,
+): Checkpoint {
+  const files = pieces.map(({ memory }, i): CheckpointFile => {
+    const path = `${checkpoint.name}: piece ${i + 1} in memory`
+    return { path, name: path, size: memory.length, modified: 0, identity: path, headerHash: '', memory }
+  })
   const tensors = new Map<string, CheckpointTensor>(checkpoint.tensors)
   for (const { name, dtype, shape, bytes } of made) {
-    const { file = 0, offset = 0 } = layout.places.get(name) ?? {}
+    const { file = 0, offset = 0 } = placeOf(name) ?? {}
     tensors.set(name, {
       ...{ name, dtype, shape, begin: offset, end: offset + bytes },
       file: checkpoint.files.length + file,

@@ -17,22 +17,28 @@ export interface LinearFactors {
   scale: number
   a: Float32Array
   b: Float32Array
+  /** Lengths of the rows of the adapted matrix, of a DoRA. */
+  magnitude?: Float32Array
 }
 
 /**
- * The matrices of an adapter. Throws ERR_WEIGHTSMITH_ARGUMENT for one that is more than factors of linear layers,
+ * The matrices of an adapter. Throws ERR_WEIGHTSMITH_ARGUMENT for one that is more than factors of linear layers
+ * (with `magnitudes`, and lengths of their rows),
  * _MISSING_TENSOR for layers that the model does not have, and _SHAPE_MISMATCH for others than its own.
  */
 export async function readLinearFactors(
   host: Host,
   path: string,
   linears: Linears,
+  { magnitudes = false }: { magnitudes?: boolean } = {},
 ): Promise<{ matrices: LinearFactors[]; checkpoint: Checkpoint }> {
   const folder = await resolveModel(path, process.cwd())
   const adapter = await openAdapter(host.addon, folder, path)
   const plain = adapter.matrices.every(
     ({ magnitude, start, below, experts, embedding }) =>
-      magnitude === undefined && start === undefined && below === undefined && experts === undefined && !embedding,
+      (magnitudes || magnitude === undefined) &&
+      [start, below, experts].every((part) => part === undefined) &&
+      !embedding,
   )
   if (!plain || adapter.replaced.size + adapter.biases.size + adapter.tokens.size > 0) {
     const what = adapter.features.join(', ')
@@ -41,9 +47,13 @@ export async function readLinearFactors(
   const matrices: LinearFactors[] = []
   for (const matrix of adapter.matrices) {
     const { target: weight, rank, scale } = matrix
-    const { a, b } = await readFactors(host, adapter.checkpoint, matrix)
+    const { a, b, magnitude } = await readFactors(host, adapter.checkpoint, matrix)
     checkFactors(path, linears, weight, { a: a.length / rank, b: b.length / rank })
-    matrices.push({ weight, rank, scale, a: Float32Array.from(a), b: Float32Array.from(b) })
+    if (magnitude !== undefined) checkFactors(path, linears, weight, { a: a.length / rank, b: magnitude.length })
+    matrices.push({
+      ...{ weight, rank, scale, a: Float32Array.from(a), b: Float32Array.from(b) },
+      ...(magnitude && { magnitude: Float32Array.from(magnitude) }),
+    })
   }
   return { matrices, checkpoint: adapter.checkpoint }
 }

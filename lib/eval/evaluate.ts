@@ -124,7 +124,7 @@ export async function evaluate(
   const begin = performance.now()
   const files = [options.data].flat()
   if (files.length === 0) throw misuse('Pass at least one data set.')
-  const shaped = await engine.use((host) => openShaped(host, path, shape, signal))
+  const shaped = await engine.use((host) => openShaped(host, path, shape, { signal, values: !options.dryRun }))
   const { checkpoint } = shaped
   const tokenizer = await openTokenizer(checkpoint)
   const { spec } = modelOf(engine, checkpoint, {})

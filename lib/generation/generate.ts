@@ -115,7 +115,7 @@ export async function generate(
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
   if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
   const begin = performance.now()
-  const shaped = await engine.use((host) => openShaped(host, path, shape, signal))
+  const shaped = await engine.use((host) => openShaped(host, path, shape, { signal, values: !dryRun }))
   const { checkpoint } = shaped
   const tokenizer = await openTokenizer(checkpoint)
   const lines = prompts.map((given, i) => {

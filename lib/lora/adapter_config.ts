@@ -8,7 +8,7 @@ import { Script } from 'node:vm'
 import { largestConfig, readSmall } from '../checkpoint/small.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
-import type { Start } from './adapter.js'
+import type { StackOrder, Start } from './adapter.js'
 
 export interface AdapterConfig {
   /** The model it was trained on, as the config names it. */
@@ -26,6 +26,8 @@ export interface AdapterConfig {
   parameters: string[]
   /** Ids of the tokens whose rows it has, of a table by its module. */
   tokensOf(module: string): number[] | undefined
+  /** Of `parameters` with three dimensions; absent where the config names no version of PEFT. */
+  stackOrder?: StackOrder
   dora: boolean
   loraBias: boolean
   start?: Start
@@ -152,6 +154,7 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     saved: namesAt(config.modules_to_save),
     parameters: namesAt(config.target_parameters),
     tokensOf: (module) => tokens.find(([name]) => module === name || module.endsWith(`.${name}`))?.[1],
+    ...stackOrderOf(config.peft_version),
     dora: flag('use_dora'),
     loraBias: flag('lora_bias'),
     ...(start === 'pissa' || start === 'olora' ? { start } : {}),
@@ -193,6 +196,13 @@ function widthsOf(value: unknown): number[] | undefined {
   })
   const sound = widths?.every((width) => width > 0 && width <= 1) && new Set(widths).size === widths.length
   return sound ? widths : undefined
+}
+
+/** Which order a stack of experts has, PEFT asks its class since 0.19 (peft/tuners/lora/layer.py, ParamWrapper). */
+function stackOrderOf(version: unknown): Pick<AdapterConfig, 'stackOrder'> {
+  const [, major, minor] = typeof version === 'string' ? (/^(\d+)\.(\d+)/.exec(version) ?? []) : []
+  if (major === undefined) return {}
+  return { stackOrder: Number(major) === 0 && Number(minor) < 19 ? 'in-out' : 'class' }
 }
 
 function startOf(init: unknown): Start | 'plain' | 'other' {

@@ -15,6 +15,7 @@ import { style } from './style.js'
 export { analysisPage } from './analysis.js'
 export { changeMap, diffPage } from './diff.js'
 export { evalPage } from './eval.js'
+export { extractPage } from './extract.js'
 export { immPage, immTables } from './imm.js'
 export { manuPage } from './manu.js'
 export type {

@@ -14,6 +14,7 @@ export {
   type Teaching,
   type TrainingSequence,
 } from './gradients/teaching.js'
+export { type TrainingTimes, trainingTimes } from './gradients/timing.js'
 export { type AdamwStep, type SubnetPass, TrainableModel, type TrainableOptions } from './gradients/trainable_model.js'
 export {
   lossesOf,

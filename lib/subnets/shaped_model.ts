@@ -1,6 +1,6 @@
 /** A model that runs as one of its shapes, without being cut. */
 
-import { openWithAdapters } from '../adapters/adapted_model.js'
+import { type AdaptedOptions, openWithAdapters } from '../adapters/adapted_model.js'
 import { splitAdapters } from '../adapters/index.js'
 import { modelSpec } from '../architectures/index.js'
 import { type Checkpoint, resolveModel } from '../checkpoint/index.js'
@@ -40,12 +40,12 @@ export async function openShaped(
   host: Host,
   path: string,
   choice: ShapeChoice | undefined,
-  signal?: AbortSignal,
+  options: Pick<AdaptedOptions, 'signal' | 'values'> = {},
 ): Promise<ShapedModel> {
-  if (choice === undefined) return { checkpoint: await openWithAdapters(host, path, signal), options: {} }
+  if (choice === undefined) return { checkpoint: await openWithAdapters(host, path, options), options: {} }
   const { strategy: file, depth, width, bias } = choice
   const { model, adapters } = (await splitAdapters(path, process.cwd())) ?? { model: path, adapters: [] }
-  const base = await openWithAdapters(host, model, signal)
+  const base = await openWithAdapters(host, model, options)
   const shape = shapeOf(await readStrategy(host.addon, file, base), {
     ...(depth !== undefined && { depth }),
     ...(width !== undefined && { width }),
@@ -53,11 +53,12 @@ export async function openShaped(
   const spec = modelSpec(base.config, base.tensors, base.name)
   const mixtures: string[] = []
   for (const { adapter } of adapters) {
-    if (await isMixture(await resolveModel(adapter, process.cwd()))) mixtures.push(adapter)
+    if (typeof adapter === 'string' && (await isMixture(await resolveModel(adapter, process.cwd()))))
+      mixtures.push(adapter)
   }
   const [mixture] = mixtures
   if (mixture === undefined) {
-    const checkpoint = adapters.length === 0 ? base : await openWithAdapters(host, path, signal)
+    const checkpoint = adapters.length === 0 ? base : await openWithAdapters(host, path, options)
     return { checkpoint, options: { subnet: subnetOf(spec, shape, bias) } }
   }
   if (adapters.length > 1) throw misuse(`The mixture ${mixture} is the one adapter that a model has.`)

@@ -30,6 +30,8 @@ export interface Objective {
   experts?: number | undefined
   /** What the model on the device has beside adapters. */
   trainable: Partial<TrainableOptions>
+  /** As many passes through all layers as a micro-batch is about, for forecasts: in training, and held out. */
+  passes: { learn: number; measure: number }
   /** Whether what has no gradient in a step is moved on by its moments. */
   dense: boolean
   /** First values of what is trained. */

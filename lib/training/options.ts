@@ -189,7 +189,6 @@ export function settingsOf(options: TrainOptions) {
   }
   const taught = options.teacher === undefined || (teacherShare > 0 && teacherShare <= 1)
   within("the teacher's share", teacherShare, taught, 'above 0 and up to 1')
-  if (settings.dora && dropout > 0) throw misuse('DoRA is trained without dropout here; leave one of the two out.')
   within('beta1', beta1, beta1 >= 0 && beta1 < 1, 'from 0 to below 1')
   within('beta2', beta2, beta2 >= 0 && beta2 < 1, 'from 0 to below 1')
   within('eps', eps, eps > 0 && eps < 1, 'above 0 and below 1')

@@ -96,7 +96,12 @@ export async function teach(
     throw wrongOption('top', `a whole number from 1 to the vocabulary, ${vocabulary}`, top)
   }
   const files = [options.data].flat().map((file) => ({ file }))
-  const { sources, reports } = await readTrainingData({ spec, checkpoint }, files, { loss, maxLength })
+  const { sources, reports } = await readTrainingData({ spec, checkpoint }, files, {
+    loss,
+    maxLength,
+    signal,
+    onProgress,
+  })
   const subject = { sources, mask, vocabulary }
   const rows = taughtRows(subject)
   const plan = { tokens, tapes: 1 }

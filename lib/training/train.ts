@@ -12,7 +12,7 @@ import { contains } from '../checkpoint/inside.js'
 import { ResumePoint } from '../checkpoint/resume/index.js'
 import type { Engine } from '../engine/engine.js'
 import { version } from '../native/version.js'
-import { factorNames, TrainableModel, type TrainableOptions } from '../runtime/index.js'
+import { factorNames, TrainableModel, type TrainableOptions, trainingTimes } from '../runtime/index.js'
 import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { aborted, codeOf, misuse, WeightsmithError, writeFailed, wrongOption } from '../util/errors.js'
@@ -57,7 +57,7 @@ export interface TrainForecast {
   examples: number
   /** Of all steps together. */
   tokens: number
-  /** Estimated from the speed of one product on this device. */
+  /** Estimated from one layer and two on this device, as it was just then. */
   milliseconds: number
   data: TrainingFileReport[]
 }
@@ -130,9 +130,10 @@ export async function trainFor(
 ): Promise<TrainReport | DryRun<TrainForecast>> {
   const begin = performance.now()
   const prepared = await prepare(engine, model, options, objective)
-  const forecast = await forecastOf(engine, prepared)
-  if (options.dryRun === true) return { forecast }
-  const { milliseconds: _, ...known } = forecast
+  const known = await forecastOf(engine, prepared)
+  if (options.dryRun === true) {
+    return { forecast: { ...known, milliseconds: await timeOf(engine, prepared, options, objective) } }
+  }
   const run = await new Training(engine, prepared, options, objective).run()
   const milliseconds = performance.now() - begin
   return { ...known, ...run, milliseconds }
@@ -182,19 +183,22 @@ async function prepare(
         adapterTargets(spec, options, name).map((weight) =>
           freshAdapter(spec, { weight, rank, scale, dora, ...experts }, seed),
         ))
-  const data = await readTrainingData(subject, filesOf(options.data), { loss, maxLength })
+  const reading = { loss, maxLength, signal: options.signal, onProgress: options.onProgress }
+  const data = await readTrainingData(subject, filesOf(options.data), reading)
   const plan = planBatches(data.sources, { batch, tokens, seed, steps, epochs })
   const rateOf = rateSchedule(settings, plan.steps)
   const held = options.heldOut
   const heldOut =
     held === undefined
       ? undefined
-      : heldOutOf(held, (await readTrainingData(subject, [{ file: held }], { loss, maxLength })).sources, tokens)
+      : heldOutOf(held, (await readTrainingData(subject, [{ file: held }], reading)).sources, tokens)
   const tensors = method === 'full' ? fullTargets(spec, options) : []
   const sizeOf = (tensor: string) => (spec.tensors.get(tensor) ?? []).reduce((a, b) => a * b, 1)
   const parameters =
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
-    adapters.reduce((sum, { a, b, experts = 1 }) => sum + experts * (a.length + b.length), 0)
+    adapters.reduce((sum, { weight, a, b, dora, experts = 1 }) => {
+      return sum + experts * (a.length + b.length) + (dora ? (spec.tensors.get(weight)?.[0] ?? 0) : 0)
+    }, 0)
   const lost = dropout > 0 ? { dropout: { share: dropout, seed } } : {}
   const taughtOf = { sources: data.sources, mask: settings.teacherMask, vocabulary: spec.vocabulary }
   const teacher = options.teacher === undefined ? undefined : await findTeacher(engine, options.teacher, taughtOf)
@@ -263,23 +267,16 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   }
 }
 
-async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainForecast> {
+async function forecastOf(engine: Engine, prepared: Prepared): Promise<Omit<TrainForecast, 'milliseconds'>> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
   const teacher = await teacherForecast(engine, prepared.teacher, trainable.tokens)
   const use = besideTeacher(engine, teacher.bytes)
   const own = await TrainableModel.forecast(use, checkpoint, besideOf(prepared, teacher.bytes))
   const [bytes, bytesReadPerPass] = [own.bytes + teacher.bytes, own.bytesReadPerPass + teacher.bytesReadPerPass]
-  const { tapes } = own
-  const { spec } = modelOf(engine, checkpoint, {})
-  const all = [...spec.tensors.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   const each = reports.reduce((sum, { tokens }) => sum + tokens, 0) / plan.examples
   const { steps, stepsPerEpoch } = plan
   const left = Math.min((steps % stepsPerEpoch) * settings.batch, plan.examples)
   const tokens = Math.round(each * (Math.floor(steps / stepsPerEpoch) * plan.examples + left))
-  const depth = spec.language.layers.length
-  // Forward, back to the activations, maybe back to the weights, and layers again whose values did not stay.
-  const products = 2 + (settings.method === 'full' ? 1 : 0) + 1 - tapes / depth
-  const flops = 2 * all * tokens * products
   return {
     ...{
       model: name,
@@ -291,9 +288,64 @@ async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainFore
     },
     trained: settings.method === 'full' ? (trainable.tensors?.length ?? 0) : adapters.length,
     ...{ steps, epochs: steps / stepsPerEpoch, examples: plan.examples, tokens },
-    milliseconds: (flops / (await TrainableModel.flopsOf(use))) * 1e3,
     data: reports,
   }
+}
+
+/** Tokens of the micro-batch that is timed, at most: more take as much longer. */
+const timedTokens = 512
+
+/** Steps that say how many micro-batches there are, and how long. */
+const sampledSteps = 8
+
+/** Milliseconds of all steps, and of measuring data held out, by a micro-batch of middling length. */
+async function timeOf(
+  engine: Engine,
+  prepared: Prepared,
+  options: TrainOptions,
+  objective: Objective | undefined,
+): Promise<number> {
+  const { learn, measure } = objective?.passes ?? { learn: 1, measure: 1 }
+  const { checkpoint, plan, trainable, heldOut, teacher } = prepared
+  const steps = Array.from({ length: Math.min(sampledSteps, plan.steps) }, (_, step) => plan.stepAt(step))
+  const batches = steps.flatMap(({ microBatches }) => microBatches)
+  const mean = batches.reduce((sum, batch) => sum + tokensOf(batch), 0) / batches.length
+  const off = (batch: readonly TrainingExample[]) => Math.abs(tokensOf(batch) - mean)
+  const sequences = timed(batches.reduce((best, batch) => (off(batch) < off(best) ? batch : best)))
+  const { bytes } = await teacherForecast(engine, teacher, trainable.tokens)
+  const use = besideTeacher(engine, bytes)
+  const { tapes } = await TrainableModel.forecast(use, checkpoint, trainable)
+  const times = await trainingTimes(use, checkpoint, trainable, { sequences, tapes })
+  let asked = 0
+  if (teacher !== undefined && 'checkpoint' in teacher) {
+    const alone = { tokens: trainable.tokens }
+    const of = await trainingTimes((work) => engine.use(work), teacher.checkpoint, alone, { sequences, tapes: 1 })
+    asked = of.forward
+  }
+  const every = options.heldOutEvery ?? Math.max(1, Math.ceil(plan.steps / 10))
+  const measured = heldOut === undefined ? 0 : (1 + Math.ceil(plan.steps / every)) * heldOut.batches.tokens
+  const { compile, forward, both, update } = times
+  const microBatches = (plan.steps * batches.length) / steps.length
+  const share = mean / tokensOf(sequences)
+  return (
+    compile +
+    (learn * both + asked) * share * microBatches +
+    (measure * forward * measured) / tokensOf(sequences) +
+    update * plan.steps
+  )
+}
+
+const tokensOf = (batch: readonly TrainingExample[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0)
+
+/** The first sequences of a micro-batch that have no more tokens together than are timed; of a longer one a part. */
+function timed(batch: readonly TrainingExample[]): TrainingExample[] {
+  let left = timedTokens
+  return batch.flatMap((example) => {
+    if (left < 2) return []
+    const [ids, targets] = [example.ids.slice(0, left), example.targets.slice(0, left)]
+    left -= ids.length
+    return [{ ...example, ids, targets }]
+  })
 }
 
 /** What is trained, with the teacher that takes a part of the memory. */
@@ -405,9 +457,10 @@ class Training {
   private start(): Iterable<readonly [name: string, values: Float32Array]> {
     const { adapters } = this.prepared
     if (this.objective !== undefined) return this.objective.start(adapters)
-    return adapters.flatMap(({ weight, a, b }) => {
+    return adapters.flatMap(({ weight, a, b, magnitude }) => {
       const names = factorNames(weight)
-      return [[names.a, a] as const, [names.b, b] as const]
+      const lengths = magnitude === undefined ? [] : [[names.magnitude, magnitude] as const]
+      return [[names.a, a] as const, [names.b, b] as const, ...lengths]
     })
   }
 

@@ -193,23 +193,20 @@ export class TrainableModel {
     })
   }
 
-  /** Floating-point operations a second of one product of matrices on the device, for estimates. */
-  static flopsOf(use: Use): Promise<number> {
-    return use(async ({ device }) => {
-      const [rows, side] = [64, 512]
-      const block: Block = { buffer: 0, dtype: 'F32', first: 0, rows: side, columns: side }
-      const resident = await device.allocate([packedBytes(block), 4 * rows * side, 4 * rows * side])
-      const product = kernels.gemm(block, 1, 2, { rows, stride: side, forms: formsOf(device.info) })
-      const run = (count: number) =>
-        device.dispatch(resident, { writes: [], dispatches: Array.from({ length: count }, () => product), reads: [] })
-      try {
-        await run(1)
-        const begin = performance.now()
-        await run(4)
-        return (4 * 2 * rows * side * side) / ((performance.now() - begin) / 1e3)
-      } finally {
-        await device.release(resident)
-      }
+  /**
+   * A model, or some of its layers (`spec`), of which no weight is read: all are zeros. To take times of, which do not
+   * depend on values.
+   */
+  static unloaded(
+    use: Use,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    options: TrainableOptions,
+  ): Promise<TrainableModel> {
+    return use(async (host) => {
+      const buffers = buffersFor(host, spec, checkpoint, options)
+      const resident = await host.device.allocate(buffers.sizes)
+      return new TrainableModel(use, checkpoint, host.device, resident, buffers, options.check)
     })
   }
 

@@ -36,6 +36,7 @@ export class OneForAll implements Objective {
   readonly verb = 'amoeba train'
   readonly experts: number | undefined
   readonly trainable: Objective['trainable']
+  readonly passes: Objective['passes']
   readonly dense: boolean
   private readonly subnets = new Map<string, Subnet>()
 
@@ -47,7 +48,11 @@ export class OneForAll implements Objective {
     readonly facts: Record<string, unknown>,
     readonly sets: Record<string, unknown>,
   ) {
-    const { experts, top, mix, dense, teacherShare } = settings
+    const { experts, top, mix, dense, teacherShare, subnets } = settings
+    const { leastDepth, layers } = range
+    const least = leastDepth / layers
+    const random = layers > leastDepth ? (leastDepth + layers - 1) / 2 / layers : 1
+    this.passes = { learn: 1 + (subnets - 2) * random + least, measure: 1 + least }
     this.dense = dense
     this.experts = experts > 1 ? experts : undefined
     const inputs = strategy.layers + strategy.widths.length
