@@ -2,9 +2,10 @@
 
 export { ActivationStore, type WaitingRows } from './activation_store.js'
 export type { ModelAdapters } from './adapter_buffers.js'
-export { type AdapterSpec, factorNames, type Gate, linearsOf } from './adapters.js'
+export { type AdapterSpec, factorNames, type Gate, gatesOf, linearsOf } from './adapters.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
+export { routerGates } from './gates.js'
 export {
   type KnownLogits,
   type KnownRows,
