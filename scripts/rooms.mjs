@@ -64,8 +64,12 @@ export const rooms = {
       ...['engine', 'checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
+    'workflows/amoeba': [
+      ...['prune', 'eval', 'score', 'data', 'runtime', 'engine', 'architectures'],
+      ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
+    ],
     report: [
-      ...['workflows/imm', 'workflows/manu', 'training', 'prune', 'compare', 'eval', 'score'],
+      ...['workflows/imm', 'workflows/manu', 'workflows/amoeba', 'training', 'prune', 'compare', 'eval', 'score'],
       ...['checkpoint', 'native', 'util'],
     ],
   },

@@ -1,0 +1,19 @@
+/** AmoebaLLM, a workflow: subnets of any depth and width from one model. */
+
+export {
+  type DepthMetric,
+  type DepthOrder,
+  type DepthStrategy,
+  type DepthTable,
+  depthMetrics,
+  depthOrders,
+  isStrategy,
+  readStrategy,
+  type Shape,
+  type Strategy,
+  type StrategyData,
+  type StrategyUnits,
+  type StrategyWidth,
+  shapeOf,
+  writeStrategy,
+} from './strategy.js'
