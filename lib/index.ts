@@ -187,6 +187,7 @@ export {
   WeightsmithError,
 } from './util/errors.js'
 export type { ProgressEvent } from './util/progress.js'
+export { type AmoebaImportOptions, type AmoebaImportReport, amoebaImport } from './workflows/amoeba/import.js'
 export type { ImmCollapse } from './workflows/imm/collapse.js'
 export type { Completion, ImmAnswerCheck, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export {
