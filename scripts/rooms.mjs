@@ -65,7 +65,7 @@ export const rooms = {
     ],
     'workflows/manu': ['eval', 'score', 'data', 'runtime', 'engine', 'architectures', 'checkpoint', 'native', 'util'],
     'workflows/amoeba': [
-      ...['prune', 'eval', 'score', 'data', 'runtime', 'engine', 'architectures'],
+      ...['adapters', 'prune', 'eval', 'score', 'data', 'runtime', 'engine', 'architectures'],
       ...['checkpoint', 'checkpoint/resume', 'native', 'util'],
     ],
     report: [
