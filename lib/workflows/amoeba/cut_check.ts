@@ -3,7 +3,7 @@
  * what the whole model says under masks.
  */
 
-import { open } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { openWithAdapters } from '../../adapters/adapted_model.js'
 import { type ModelSpec, modelSpec } from '../../architectures/index.js'
 import { readFully } from '../../checkpoint/cut.js'
@@ -101,48 +101,57 @@ async function checkStructure(subject: Subject, written: Checkpoint): Promise<vo
   const found = modelSpec(written.config, written.tensors, written.name).language.layers
   const places = layout === 'compact' ? blocks : shape.blocks.map((_, block) => block)
   if (found.length !== places.length) refuse(`it has ${found.length} blocks instead of ${places.length}`)
-  for (const { layer, kind, kept } of shape.units) {
-    const place = places.indexOf(layer)
-    if (place < 0 || shape.blocks[layer] !== true) continue
-    const own = spec.language.layers[layer]?.units.find((unit) => unit.kind === kind)
-    const units = found[place]?.units.find((unit) => unit.kind === kind)
-    const stay = kept.filter((stays) => stays).length
-    const count = layout === 'compact' ? stay : kept.length
-    if (units?.count !== count) refuse(`block ${place} has ${units?.count} units (${kind}) instead of ${count}`)
-    // Rows of the last unit that stays and of the first that goes, in the first matrix that they are of.
-    if (adapters.length > 0) continue
-    const rows = own?.rows.find(({ tensor }) => spec.tensors.get(tensor)?.length === 2)
-    const target = units?.rows.find(({ tensor }) => written.tensors.get(tensor)?.shape.length === 2)
-    const [from, to] = [checkpoint.tensors.get(rows?.tensor ?? ''), written.tensors.get(target?.tensor ?? '')]
-    if (rows === undefined || from === undefined || to === undefined) continue
-    const last = kept.lastIndexOf(true)
-    const want = await rowsOf(checkpoint, from, last * rows.size, rows.size)
-    const moved = layout === 'compact' ? stay - 1 : last
-    const have = await rowsOf(written, to, moved * rows.size, rows.size)
-    if (!want.equals(have)) refuse(`unit ${moved} (${kind}) of block ${place} is not unit ${last} of block ${layer}`)
-    const gone = kept.indexOf(false)
-    if (layout === 'compact' || gone < 0) continue
-    const cleared = await rowsOf(written, to, gone * rows.size, rows.size)
-    if (cleared.some((byte) => byte !== 0)) refuse(`unit ${gone} (${kind}) of block ${place} is not zeros`)
+  const [before, after] = [new RowReader(checkpoint), new RowReader(written)]
+  try {
+    for (const { layer, kind, kept } of shape.units) {
+      const place = places.indexOf(layer)
+      if (place < 0 || shape.blocks[layer] !== true) continue
+      const own = spec.language.layers[layer]?.units.find((unit) => unit.kind === kind)
+      const units = found[place]?.units.find((unit) => unit.kind === kind)
+      const stay = kept.filter((stays) => stays).length
+      const count = layout === 'compact' ? stay : kept.length
+      if (units?.count !== count) refuse(`block ${place} has ${units?.count} units (${kind}) instead of ${count}`)
+      // Rows of the last unit that stays and of the first that goes, in the first matrix that they are of.
+      if (adapters.length > 0) continue
+      const rows = own?.rows.find(({ tensor }) => spec.tensors.get(tensor)?.length === 2)
+      const target = units?.rows.find(({ tensor }) => written.tensors.get(tensor)?.shape.length === 2)
+      const [from, to] = [checkpoint.tensors.get(rows?.tensor ?? ''), written.tensors.get(target?.tensor ?? '')]
+      if (rows === undefined || from === undefined || to === undefined) continue
+      const last = kept.lastIndexOf(true)
+      const moved = layout === 'compact' ? stay - 1 : last
+      const want = await before.read(from, last * rows.size, rows.size)
+      const have = await after.read(to, moved * rows.size, rows.size)
+      if (!want.equals(have)) refuse(`unit ${moved} (${kind}) of block ${place} is not unit ${last} of block ${layer}`)
+      const gone = kept.indexOf(false)
+      if (layout === 'compact' || gone < 0) continue
+      const cleared = await after.read(to, gone * rows.size, rows.size)
+      if (cleared.some((byte) => byte !== 0)) refuse(`unit ${gone} (${kind}) of block ${place} is not zeros`)
+    }
+  } finally {
+    await before.close()
+    await after.close()
   }
 }
 
-async function rowsOf(
-  { files }: Checkpoint,
-  { file, begin, end, shape }: CheckpointTensor,
-  first: number,
-  count: number,
-): Promise<Buffer> {
-  const rowBytes = (end - begin) / (shape[0] ?? 1)
-  const bytes = Buffer.alloc(count * rowBytes)
-  const path = files[file]?.path ?? ''
-  const handle = await open(path, 'r')
-  try {
+/** Rows of tensors; files stay open from one to the next. */
+class RowReader {
+  private readonly handles = new Map<string, FileHandle>()
+
+  constructor(private readonly checkpoint: Checkpoint) {}
+
+  async read({ file, begin, end, shape }: CheckpointTensor, first: number, count: number): Promise<Buffer> {
+    const rowBytes = (end - begin) / (shape[0] ?? 1)
+    const bytes = Buffer.alloc(count * rowBytes)
+    const path = this.checkpoint.files[file]?.path ?? ''
+    const handle = this.handles.get(path) ?? (await open(path, 'r'))
+    this.handles.set(path, handle)
     await readFully(handle, path, bytes, begin + first * rowBytes)
-  } finally {
-    await handle.close()
+    return bytes
   }
-  return bytes
+
+  async close(): Promise<void> {
+    for (const handle of this.handles.values()) await handle.close()
+  }
 }
 
 /** The whole model with zeros in the places of what goes, and biases in memory that compensate for it. */
