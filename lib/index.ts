@@ -152,6 +152,7 @@ export {
   prunePage,
   renderPage,
   scorePage,
+  strategyPage,
   type TrainPageInput,
   trainPage,
   writePage,
@@ -199,6 +200,28 @@ export {
   type ShapeName,
 } from './workflows/amoeba/cut.js'
 export { type AmoebaImportOptions, type AmoebaImportReport, amoebaImport } from './workflows/amoeba/import.js'
+export {
+  type AmoebaStrategyForecast,
+  type AmoebaStrategyOptions,
+  type AmoebaStrategyReport,
+  amoebaStrategy,
+  type DepthMetric,
+  type DepthOrder,
+  type DepthStrategy,
+  type DepthTable,
+  depthMetrics,
+  depthOrders,
+  inspectStrategy,
+  openStrategy,
+  type Shape,
+  type Strategy,
+  type StrategyData,
+  type StrategyInspection,
+  type StrategySummary,
+  type StrategyUnits,
+  type StrategyWidth,
+  shapeOf,
+} from './workflows/amoeba/index.js'
 export type { ImmCollapse } from './workflows/imm/collapse.js'
 export type { Completion, ImmAnswerCheck, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export {

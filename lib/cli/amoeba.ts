@@ -3,9 +3,11 @@
 import type { Command } from 'commander'
 import { addAmoebaCut } from './amoeba_cut.js'
 import { addAmoebaImport } from './amoeba_import.js'
+import { addStrategy } from './amoeba_strategy.js'
 
 export function addAmoeba(program: Command): void {
-  const amoeba = program.command('amoeba').description('AmoebaLLM: one model, and subnets of it of any depth and width')
+  const amoeba = program.command('amoeba').description('subnets of any depth and width from one model (AmoebaLLM)')
+  addStrategy(amoeba)
   addAmoebaImport(amoeba)
   addAmoebaCut(amoeba)
 }

@@ -72,6 +72,16 @@ export function real(option: string, text: string): number {
   throw wrongOption(option, 'a number', text)
 }
 
+/** A share: a number, or a fraction such as `7/8`. */
+export function share(option: string): (word: string) => number[] {
+  return (word) => {
+    const [, over, under = 1] = /^([\d.]+)(?:\/([\d.]+))?$/.exec(word) ?? []
+    const value = Number(over) / Number(under)
+    if (Number.isFinite(value)) return [value]
+    throw wrongOption(option, 'numbers or fractions, separated by spaces, such as 1 7/8 0.75', word)
+  }
+}
+
 function whole(option: string, text: string): number {
   const value = Number(text)
   if (/^\d+$/.test(text) && Number.isSafeInteger(value)) return value

@@ -66,12 +66,20 @@ export async function lostOnAverage(
       if (tensor === undefined) continue
       if (!isStorable(tensor.dtype))
         throw argument(`The tensor ${weight} is stored as ${tensor.dtype}, and cannot be run.`)
-      const mean = await scores.read(`mean/${weight}`)
-      const lost = mean.map((value, column) => (stays[Math.floor(column / size)] === true ? 0 : value))
+      const lost = lostOf(await scores.read(`mean/${weight}`), stays, size)
       sums.set(weight, Float32Array.from(await apply(host.device, checkpoint, tensor, lost)))
     }
   }
   return sums
+}
+
+/** Means of the inputs that are pruned, and zeros; a unit is `size` inputs. */
+export function lostOf(
+  mean: Float32Array<ArrayBuffer>,
+  stays: readonly boolean[],
+  size: number,
+): Float32Array<ArrayBuffer> {
+  return mean.map((value, column) => (stays[Math.floor(column / size)] === true ? 0 : value))
 }
 
 /** Values as a tensor of a type, added to one that is there. */

@@ -79,7 +79,11 @@ export interface PassOptions {
   /** Words of kernel `residual_delta` for every row, after a block. */
   residualDelta?: ((layer: number, words: Float32Array) => void) | undefined
   /** The residual stream before layer `boundary`, or after the last one. */
-  residualStream?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
+  residualStream?:
+    | ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void | Promise<void>) | undefined)
+    | undefined
+  /** Called for every layer of the language model that is run. */
+  onLayer?: ((layer: number) => void) | undefined
 }
 
 /**
@@ -205,9 +209,10 @@ class ForwardPass {
 
   private async runLayers(): Promise<void> {
     const { language, partition } = this.buffers
-    const { from, skip, residualDelta } = this.options
+    const { from, skip, residualDelta, onLayer } = this.options
     for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, this.depth); index++) {
       if (skip?.has(index)) continue
+      onLayer?.(index)
       const run = () => this.runLayer(language, index, this.tokens.length)
       if (residualDelta) residualDelta(index, await this.withResidualDelta(run))
       else await run()
@@ -255,7 +260,7 @@ class ForwardPass {
     if (!this.wanted.hidden && see === undefined) return
     const x = await this.work.activation(this.buffers.language, 'x', this.tokens.length)
     if (this.wanted.hidden) this.hidden.push(x)
-    see?.(x)
+    await see?.(x)
   }
 
   private async endWithoutHead(): Promise<PassOutput> {

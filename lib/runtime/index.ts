@@ -1,6 +1,6 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
-export type { WaitingRows } from './activation_store.js'
+export { ActivationStore, type WaitingRows } from './activation_store.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
 export { type AdapterSpec, factorNames } from './gradients/buffers.js'

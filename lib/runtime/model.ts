@@ -231,8 +231,8 @@ export class Model {
         const width = this.spec.language.activations.x ?? 0
         const run = (some: readonly PackedToken[]) =>
           stage.run(some, { from: { layer: 0, x: new Float32Array(width * some.length) } })
-        // The first pass compiles the kernels.
-        await run(tokens.slice(0, 1))
+        // The first pass compiles the kernels, which are others for a row than for many.
+        await run(tokens.slice(0, 64))
         const ready = performance.now()
         await run(tokens)
         return { run: performance.now() - ready, load: loaded / bytes }

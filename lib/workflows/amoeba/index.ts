@@ -1,5 +1,7 @@
 /** AmoebaLLM, a workflow: subnets of any depth and width from one model. */
 
+export { amoebaStrategy } from './find_strategy.js'
+export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export {
   type DepthMetric,
   type DepthOrder,
@@ -17,3 +19,4 @@ export {
   shapeOf,
   writeStrategy,
 } from './strategy.js'
+export { inspectStrategy, openStrategy, type StrategyInspection, type StrategySummary } from './summary.js'

@@ -139,8 +139,11 @@ interface Stored {
   values: Uint8Array<ArrayBuffer> | Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>
 }
 
-/** Writes the file; at any moment there is the old one or the new one. Throws ERR_WEIGHTSMITH_IO_WRITE or _DISK_FULL. */
-export async function writeStrategy(path: string, strategy: Strategy, spec: ModelSpec): Promise<void> {
+/**
+ * Writes a file whole, so that there is the old one or the new one, and gives its size. Throws ERR_WEIGHTSMITH_IO_WRITE
+ * or _DISK_FULL.
+ */
+export async function writeStrategy(path: string, strategy: Strategy, spec: ModelSpec): Promise<number> {
   const { model, layers, depth, widths, origin } = strategy
   const { order, metric, keepLast, table } = depth
   const [rows, columns] = [table.values.length, depth.masks.length]
@@ -181,7 +184,9 @@ export async function writeStrategy(path: string, strategy: Strategy, spec: Mode
   const bytes = tensors.map(({ values: { buffer, byteOffset, byteLength } }) => {
     return new Uint8Array(buffer, byteOffset, byteLength)
   })
-  await replaceFile(path, Buffer.concat([header, ...bytes]))
+  const file = Buffer.concat([header, ...bytes])
+  await replaceFile(path, file)
+  return file.length
 }
 
 const keptName = (ratio: number, layer: number, kind: string) => `kept/${ratio}/${layer}/${kind}`
