@@ -1,8 +1,7 @@
 """Files of NumPy with arrays and dicts, as the pickle protocols 2 to 5 have them, and their contents as JSON.
 
-python test/peers/make_npy.py STAGE1 writes test/peers/npy. STAGE1 is a safetensors file with the masks and biases of
-test/goldens/amoeba; they become a file like dp_selection_strategy.npy of AmoebaLLM's release. Needs numpy and
-safetensors.
+python test/peers/make_npy.py test/goldens/training/stage1.safetensors writes test/peers/npy. The masks and biases of
+that file become one like dp_selection_strategy.npy of AmoebaLLM's release. Needs numpy and safetensors.
 """
 import json
 import os
