@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { Engine } from '../dist/esm/index.js'
 import { parseBytes } from '../dist/esm/util/bytes.js'
+import { amoebaTables } from './amoeba.mjs'
 import { batchTables } from './batch.mjs'
 import { cutTables } from './cut.mjs'
 import { forwardTables } from './forward.mjs'
@@ -40,6 +41,7 @@ const groups = {
   forward: forwardTables,
   train: trainTables,
   manu: manuTables,
+  amoeba: amoebaTables,
   score: scoreTables,
   peers: peerTables,
   kernels: kernelTables,

@@ -22,7 +22,7 @@ export function strategyPage(report: AmoebaStrategyReport, { layers, depth, widt
       },
     },
     {
-      title: `${label[metric]} at each depth`,
+      title: 'The metric at each depth',
       text: 'At full width, on the lines that the blocks were chosen by: what other lines give is not as good.',
       figure: {
         kind: 'curves',

@@ -114,6 +114,12 @@ function countOf(items: readonly Asked[]): Pick<StrategyData, 'examples' | 'toke
   }
 }
 
+/** The lines without wrong options. */
+export function rightOnes({ data, items }: AskedLines): AskedLines {
+  const right = items.filter((item) => item.right)
+  return { data: { ...data, ...countOf(right) }, items: right }
+}
+
 /** Sequences that go through the model together; the first `asked` tokens are those whose next one is asked for. */
 export interface AskedBatch {
   tokens: PackedToken[]

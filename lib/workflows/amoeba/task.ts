@@ -10,7 +10,7 @@ import { checkpointOf, modelOf } from '../../runtime/open_model.js'
 import { fingerprint } from '../../score/index.js'
 import { misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { DepthSearch } from './depth.js'
-import { type AskedLines, readAsked } from './lines.js'
+import { type AskedLines, readAsked, rightOnes } from './lines.js'
 import { type AmoebaStrategyOptions, searchOf, widthsOf } from './options.js'
 import type { Strategy } from './strategy.js'
 
@@ -41,7 +41,7 @@ export class Task {
       readAsked(engine, { model: probe, checkpoint }, { file, metric, limit, seed, images })
     const data = await read(options.data, search.metric)
     // Any text has heads and neurons at work.
-    const calibration = options.calibration === undefined ? data : await read(options.calibration, 'nll')
+    const calibration = options.calibration === undefined ? rightOnes(data) : await read(options.calibration, 'nll')
     const longest = [...data.items, ...calibration.items].reduce((most, { length }) => Math.max(most, length), 1)
     const total = Math.max(data.data.tokens, calibration.data.tokens)
     const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached: false })

@@ -20,14 +20,14 @@ export interface Measured {
   means: ReadonlyMap<string, ArrayLike<number>>
 }
 
-/** Measures the units of all layers on lines, of which only the right options count. */
+/** Measures the units of all layers on lines. */
 export async function measureWidths(
   model: Model,
   lines: readonly Asked[],
   options: { check: () => void; onStep: (done: number, total: number) => void },
 ): Promise<Measured> {
   const { spec } = model
-  const whole = lines.filter(({ right }) => right).map((line) => ({ ...line, prompt: line.asked }))
+  const whole = lines.map((line) => ({ ...line, prompt: line.asked }))
   const batches: Batch[] = batchesOf(model, whole)
   const setting = { kept: new SavedArrays(), spec, batches, layers: [...spec.language.layers.keys()], tau: 0 }
   const [collector] = chosenMethods(['flap']).map((method) => method.collect(setting, async () => undefined))
