@@ -196,6 +196,18 @@ export {
 } from './util/errors.js'
 export type { ProgressEvent } from './util/progress.js'
 export {
+  type AmoebaCutForecast,
+  type AmoebaCutOptions,
+  type AmoebaCutReport,
+  amoebaCut,
+  type CutLayout,
+  type CutShape,
+  type CutShapeForecast,
+  type ShapeCheck,
+  type ShapeName,
+} from './workflows/amoeba/cut.js'
+export { type AmoebaImportOptions, type AmoebaImportReport, amoebaImport } from './workflows/amoeba/import.js'
+export {
   type AmoebaEvalForecast,
   type AmoebaEvalOptions,
   type AmoebaEvalReport,

@@ -43,8 +43,8 @@ afterAll(() => engine?.close())
 
 describe('depths', () => {
   test('are the golden ones by every metric, with their tables', async () => {
-    // The bundled driver takes ten times as long; the first column of a table does not depend on the others.
-    const fewest = engine.device.driver === 'bundled' ? layers - 1 : stage1.depth.nll.min_num_layer
+    // The bundled driver takes ten times as long; the first rows of a table do not depend on the others.
+    const rows = engine.device.driver === 'bundled' ? 3 : layers - 1
     const checkpoint = await checkpointOf(engine, model)
     const on = modelOf(engine, checkpoint, { batchTokens: 1024 })
     const options = { file: data, metric: 'accuracy', limit: undefined, seed: 0, images: undefined } as const
@@ -62,24 +62,26 @@ describe('depths', () => {
       ['accuracy', 'line_hits', stage1.lines],
     ] as const) {
       const want = stage1.depth[name]
-      const search = { layers, keepLast: want.keep_last, most: layers - fewest, order: 'deepest', metric } as const
+      const [keepLast, most] = [want.keep_last, layers - want.min_num_layer]
+      const search = { layers, keepLast, most, order: 'deepest', metric } as const
       const near = (got: number, wanted: number) =>
         name === 'nll' ? expect(got / wanted).toBeCloseTo(1, 5) : expect(got).toBe(wanted / of)
       near(whole.value(metric), dense[name])
       const table = await searchDepths(search, whole.value(metric), async (cells) => {
+        if (cells.some(({ n }) => n > rows)) return cells.map(() => Number.NaN)
         const fresh = cells.filter(({ mask }) => !known.has(String(mask)))
         const answers = await masked.measure(fresh.map(({ mask }) => mask))
         for (const [i, { mask }] of fresh.entries()) known.set(String(mask), answers[i]!)
         return cells.map(({ mask }) => known.get(String(mask))!.value(metric))
       })
-      for (const [n, row] of table.values.entries()) {
-        expect(row).toHaveLength(Math.min(n, search.most) + 1)
+      for (const [n, row] of table.values.slice(0, rows + 1).entries()) {
+        expect(row).toHaveLength(Math.min(n, most) + 1)
         for (let m = 1; m < row.length; m++) {
           near(row[m]!, want.d[n]![m]!)
           expect(table.masks[n]![m]!.map(Number)).toEqual([...want.s[n]![m]!, 1])
         }
       }
-      for (const [m, mask] of table.masks.at(-1)!.entries()) {
+      for (const [m, mask] of rows < layers - 1 ? [] : table.masks.at(-1)!.entries()) {
         expect(mask.map(Number)).toEqual(want.strategy[layers - m])
       }
     }

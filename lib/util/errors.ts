@@ -52,7 +52,7 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_FORMAT: {
     meaning:
-      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, an adapter is not one that can be folded, or a file of scores or a strategy is none.',
+      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, an adapter is not one that can be folded, a file of scores or a strategy is none, or a pickle has what is not read as data.',
     remedy:
       'Download the file again, or convert the checkpoint to safetensors. To merge an adapter, write it after the model it was trained for (`base+adapter`).',
   },
