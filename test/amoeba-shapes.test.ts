@@ -4,15 +4,20 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type AmoebaEvalOptions, type AmoebaEvalReport, amoebaEval, Engine, evaluate, generate } from 'weightsmith'
 import { foldOpened } from '../lib/adapters/fold.js'
-import { modelSpec } from '../lib/architectures/index.js'
+import { type ModelSpec, modelSpec } from '../lib/architectures/index.js'
 import { openCheckpoint } from '../lib/checkpoint/index.js'
+import type { Adapter } from '../lib/lora/index.js'
+import type { Host } from '../lib/native/host.js'
 import { fingerprint } from '../lib/score/index.js'
 import {
-  adapterOfShape,
+  mixedAdapter,
   readMixture,
+  readMixtureFor,
   readStrategy,
+  type Shape,
   type Strategy,
   shapeOf,
+  subnetOf,
   writeStrategy,
 } from '../lib/subnets/index.js'
 import { f32, fill, type Raw, readFolder, readSafetensors, values, writeSafetensors } from './checkpoint.js'
@@ -278,6 +283,12 @@ describe('a mixture of experts beside a model', () => {
     }
   })
 
+  /** What a mixture is for a shape. */
+  async function adapterOf(host: Host, path: string, spec: ModelSpec, shape: Shape): Promise<Adapter> {
+    const own = await readMixtureFor(host, path, spec)
+    return mixedAdapter(host, own, subnetOf(spec, shape, true, own.widths).description!)
+  }
+
   test.each(['factor', 'output'])(
     'is one adapter for a shape, which changes weights as PyTorch does, mixed by %s',
     async (mix) => {
@@ -289,7 +300,7 @@ describe('a mixture of experts beside a model', () => {
         const own = await readStrategy(host.addon, strategy, checkpoint)
         for (const { depth, ratio, noise } of settings.shapes) {
           if (noise) continue
-          const adapter = await adapterOfShape(host, path, spec, shapeOf(own, { depth, width: numberOf(ratio) }))
+          const adapter = await adapterOf(host, path, spec, shapeOf(own, { depth, width: numberOf(ratio) }))
           const matrix = adapter.matrices.find(({ target }) => target === `${weight}.weight`)!
           const heldBy = ({ file }: { file: number }) => {
             return new Float32Array(adapter.checkpoint.files[file]!.memory!.slice().buffer)
@@ -313,7 +324,7 @@ describe('a mixture of experts beside a model', () => {
     const adapter = await engine.use(async (host) => {
       const checkpoint = await openCheckpoint(host.addon, base)
       const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
-      return adapterOfShape(host, path, spec, shapeOf(await readStrategy(host.addon, strategy, checkpoint)))
+      return adapterOf(host, path, spec, shapeOf(await readStrategy(host.addon, strategy, checkpoint)))
     })
     const adapters = [{ adapter: path, weight: 1 }]
     await foldOpened(engine, base, { adapters, opened: [adapter] }, { out, dtype: 'float32' })

@@ -2,10 +2,9 @@
 
 export { ActivationStore, type WaitingRows } from './activation_store.js'
 export type { ModelAdapters } from './adapter_buffers.js'
-export { type AdapterSpec, factorNames, type Gate, gatesOf, linearsOf } from './adapters.js'
+export { type AdapterSpec, factorNames, type Gate, linearsOf } from './adapters.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
-export { routerGates } from './gates.js'
 export {
   type KnownLogits,
   type KnownRows,
@@ -33,7 +32,7 @@ export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } 
 export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
 export type { ImagePixels } from './patches.js'
-export { type RouterSpec, routerTensors } from './router.js'
+export { gatesOfRouter, type RouterSpec, routerTensors } from './router.js'
 export {
   ColumnStatistics,
   type Groups,

@@ -12,7 +12,7 @@ import type { Engine } from '../../engine/engine.js'
 import { type DataSet, estimateOf, type Measured, measure, readSet } from '../../eval/index.js'
 import type { Host } from '../../native/host.js'
 import { version } from '../../native/version.js'
-import { type Model, type ModelAdapters, routerGates, type Subnet } from '../../runtime/index.js'
+import { gatesOfRouter, type Model, type ModelAdapters, type Subnet } from '../../runtime/index.js'
 import { fitModel, type ModelFit } from '../../runtime/memory_fit.js'
 import { checkpointOf, modelOf } from '../../runtime/open_model.js'
 import { fingerprint } from '../../score/index.js'
@@ -247,14 +247,19 @@ function shapesOf(strategy: Strategy, { depths, widths }: AmoebaEvalOptions): { 
 
 /** Shapes with the gates that the router of a mixture gives them. */
 async function withGates<Named extends { subnet: Subnet }>(
-  host: Host,
+  { device }: Host,
   { router, values }: ModelAdapters,
   shapes: readonly Named[],
 ): Promise<(Named & { gates?: number[] })[]> {
   if (router === undefined) return [...shapes]
-  const told = shapes.map(({ subnet: { description = new Float32Array() } }) => description)
-  const gates = await routerGates(host, router, values, told)
-  return shapes.map((shape, i) => ({ ...shape, gates: [...(gates[i] ?? [])] }))
+  const found: (Named & { gates: number[] })[] = []
+  for (const shape of shapes) {
+    const { description = new Float32Array() } = shape.subnet
+    const gates = await gatesOfRouter(device, { router, values }, description)
+    const of = (expert: number) => gates.find((own) => own.expert === expert)?.gate ?? 0
+    found.push({ ...shape, gates: Array.from({ length: router.experts }, (_, expert) => of(expert)) })
+  }
+  return found
 }
 
 async function readSets(
