@@ -32,7 +32,7 @@ export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } 
 export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
 export type { ImagePixels } from './patches.js'
-export { type RouterSpec, routerTensors } from './router.js'
+export { gatesOfRouter, type RouterSpec, routerTensors } from './router.js'
 export {
   ColumnStatistics,
   type Groups,

@@ -5,12 +5,14 @@
  */
 
 import type { NativeDevice, NativeDispatch } from '../native/border.js'
+import { type Gate, gatesOf } from './adapters.js'
 import { blocksOf } from './blocks.js'
 import { modelKernels as kernels } from './kernels.js'
 import {
   type Block,
   backward,
   type Forms,
+  formsOf,
   forward,
   type OpSpec,
   packedBytes,
@@ -148,5 +150,34 @@ export class Router {
       width: () => 0,
       blocks: (tensor) => this.blocks.get(tensor) ?? [],
     }
+  }
+}
+
+/** The gates of a router that belongs to no model on the device, without noise; `values`: of its tensors. */
+export async function gatesOfRouter(
+  device: NativeDevice,
+  { router: spec, values }: { router: RouterSpec; values: ReadonlyMap<string, Float32Array> },
+  description: Float32Array<ArrayBuffer>,
+): Promise<Gate[]> {
+  const sizes: number[] = []
+  const add = (bytes: number) => sizes.push(Math.max(16, bytes)) - 1
+  const router = new Router(spec, formsOf(device.info), add)
+  const staging = add(4 * Math.max(...routerTensors(spec).map(([, rows, columns]) => rows * columns)))
+  const resident = await device.allocate(sizes)
+  try {
+    for (const [name, blocks] of router.blocks) {
+      for (const block of blocks) {
+        const { first, rows, columns } = block
+        const own = Float32Array.from(values.get(name)?.subarray(first * columns, (first + rows) * columns) ?? [])
+        await device.dispatch(resident, {
+          writes: [{ buffer: staging, offset: 0, memory: new Uint8Array(own.buffer) }],
+          dispatches: [kernels.packWeights(staging, block)],
+          reads: [],
+        })
+      }
+    }
+    return gatesOf(await router.ask(device, resident, description))
+  } finally {
+    await device.release(resident)
   }
 }

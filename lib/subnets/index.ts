@@ -1,6 +1,7 @@
 /** Subnets of models, as strategy files describe them: which blocks, heads and neurons stay at a depth and a width. */
 
-export { type MixtureFile, readMixture, readShapeAdapter } from './mixture_file.js'
+export { mixedAdapter } from './mixed_adapter.js'
+export { type MixtureFile, readMixture, readMixtureFor, readShapeAdapter } from './mixture_file.js'
 export { openShaped, type ShapeChoice, type ShapedModel } from './shaped_model.js'
 export { type ShapeSize, sizeOf } from './size.js'
 export {

@@ -2,7 +2,7 @@
 
 import { checkFactors, readFactors, readLinearFactors } from '../adapters/index.js'
 import type { ModelSpec } from '../architectures/index.js'
-import { resolveModel } from '../checkpoint/index.js'
+import { type Checkpoint, resolveModel } from '../checkpoint/index.js'
 import { isMixture, openMixture, readValues } from '../lora/index.js'
 import type { Host } from '../native/host.js'
 import {
@@ -21,6 +21,8 @@ export interface MixtureFile extends ModelAdapters {
   mix: 'factor' | 'output'
   /** That its router knows, in order. */
   widths: number[]
+  /** Its files. */
+  checkpoint: Checkpoint
 }
 
 /**
@@ -69,7 +71,7 @@ export async function readMixture(host: Host, path: string): Promise<MixtureFile
       put(names.b, factors.b)
     }
   }
-  return { specs, values, router, mix, widths }
+  return { specs, values, router, mix, widths, checkpoint }
 }
 
 /**
@@ -81,25 +83,8 @@ export async function readShapeAdapter(
   path: string,
   spec: ModelSpec,
 ): Promise<ModelAdapters & { widths?: number[] }> {
-  const linears = linearsOf(spec)
-  if (await isMixture(await resolveModel(path, process.cwd()))) {
-    const mixture = await readMixture(host, path)
-    for (const { weight, rank, experts = 0 } of mixture.specs) {
-      const sizeOf = (name: string) => (mixture.values.get(name)?.length ?? 0) / rank
-      for (let expert = 0; expert < experts; expert++) {
-        const { a, b } = factorNames(weight, expert)
-        checkFactors(path, linears, weight, { a: sizeOf(a), b: sizeOf(b) })
-      }
-    }
-    const inputs = spec.language.layers.length + mixture.widths.length
-    if (mixture.router.inputs === inputs) return mixture
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
-      `The router of ${path} takes ${mixture.router.inputs} numbers, but the blocks of the model and its widths are ${inputs}.`,
-      { file: path },
-    )
-  }
-  const { matrices } = await readLinearFactors(host, path, linears)
+  if (await isMixture(await resolveModel(path, process.cwd()))) return readMixtureFor(host, path, spec)
+  const { matrices } = await readLinearFactors(host, path, linearsOf(spec))
   const values = new Map(
     matrices.flatMap(({ weight, a, b }): [string, Float32Array][] => {
       const names = factorNames(weight)
@@ -110,4 +95,24 @@ export async function readShapeAdapter(
     }),
   )
   return { specs: matrices.map(({ weight, rank, scale }) => ({ weight, rank, scale })), values }
+}
+
+/** A mixture of experts for a model of this spec. Throws as `readShapeAdapter` does. */
+export async function readMixtureFor(host: Host, path: string, spec: ModelSpec): Promise<MixtureFile> {
+  const linears = linearsOf(spec)
+  const mixture = await readMixture(host, path)
+  for (const { weight, rank, experts = 0 } of mixture.specs) {
+    const sizeOf = (name: string) => (mixture.values.get(name)?.length ?? 0) / rank
+    for (let expert = 0; expert < experts; expert++) {
+      const { a, b } = factorNames(weight, expert)
+      checkFactors(path, linears, weight, { a: sizeOf(a), b: sizeOf(b) })
+    }
+  }
+  const inputs = spec.language.layers.length + mixture.widths.length
+  if (mixture.router.inputs === inputs) return mixture
+  throw new WeightsmithError(
+    'ERR_WEIGHTSMITH_SHAPE_MISMATCH',
+    `The router of ${path} takes ${mixture.router.inputs} numbers, but the blocks of the model and its widths are ${inputs}.`,
+    { file: path },
+  )
 }
