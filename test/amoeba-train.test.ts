@@ -4,9 +4,12 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import {
   type AmoebaTrainOptions,
+  amoebaCut,
+  amoebaEval,
   amoebaStrategy,
   amoebaTrain,
   Engine,
+  evaluate,
   foldAdapters,
   type TrainingLogLine,
   type TrainReport,
@@ -123,6 +126,30 @@ describe('a mixture of experts', () => {
       ...{ use_moe_lora: true, num_experts: 3, top_k: 2, width_choice: '[1,0.75,0.5]', r: 2, lora_alpha: 16 },
     })
   })
+
+  test.each(['factor', 'output'] as const)(
+    'of %ss can be cut at any shape, and says what it said uncut',
+    async (mix) => {
+      const [out, cut] = [fresh('out'), fresh('cut')]
+      await run({ out, mix, steps: 3 })
+      const widths = [1, 0.5]
+      const { shapes } = await amoebaEval(engine, model, {
+        strategy,
+        adapter: out,
+        data,
+        metric: 'nll',
+        depths: [2],
+        widths,
+      })
+      await amoebaCut(engine, model, { strategy, adapter: out, out: cut, depths: [2], widths })
+      for (const [i, width] of widths.entries()) {
+        const { sets } = await evaluate(engine, join(cut, `2x${width}`), { data })
+        // Folded weights are rounded to bfloat16.
+        expect(math.abs(sets[0]!.answers! - shapes[i]!.loss)).toBeLessThan(0.02)
+      }
+      expect(math.abs(shapes[0]!.loss - shapes[1]!.loss)).toBeGreaterThan(1e-3)
+    },
+  )
 
   test('that was stopped after any step ends with the bytes of one that was not', async () => {
     const whole = place()
