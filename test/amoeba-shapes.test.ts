@@ -445,7 +445,7 @@ test('a LoRA adapter beside a model is what it is when it is folded', async () =
 
 test('the command measures shapes, draws them, and runs others', async () => {
   const report = fresh('report.html')
-  const shapes = ['--strategy', strategy, '--data', data, '--depths', '6-7', '--widths', '1', '7/8']
+  const shapes = ['--strategy', strategy, '--data', data, '--depths', '7..6', '--widths', '1', '7/8']
   const done = await cli('amoeba', 'eval', base, ...shapes, '--adapter', mixture(), '--report', report, '--json')
   expect(done).toMatchObject({ code: 0 })
   const found = JSON.parse(done.stdout) as AmoebaEvalReport

@@ -13,6 +13,7 @@ import {
 import { bytes, milliseconds, parameters, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import { device, dryRun, json, list, memory, overwrite, wholeNumber } from './options.js'
+import { depths, ratio, widths } from './shape_options.js'
 import { type Common, printResult, verb, withEngine } from './verb.js'
 
 export function addAmoebaCut(amoeba: Command): void {
@@ -65,28 +66,6 @@ async function run(model: string, out: string, { json, device, memory, grid, ...
     amoebaCut(engine, model, { ...flags, ...shapes, out, signal, onProgress: progress.show }),
   )
   printResult(done, { report: text, forecast: forecastText }, common)
-}
-
-/** `0.875` or `7/8`. */
-function ratio(text: string): number {
-  const [, over = '', under = '1'] = /^(\d+(?:\.\d+)?)(?:\/(\d+))?$/.exec(text) ?? []
-  const value = over === '' ? Number.NaN : Number(over) / Number(under)
-  if (Number.isFinite(value)) return value
-  throw wrongOption('--width', 'a ratio such as 0.875 or 7/8', text)
-}
-
-const words = (word: string) => word.split(',').filter((part) => part !== '')
-const widths = (word: string) => words(word).map(ratio)
-
-/** `8..5`, from either end. */
-function depths(word: string): number[] {
-  return words(word).flatMap((part) => {
-    const [, first = '', last = first] = /^(\d+)(?:\.\.(\d+))?$/.exec(part) ?? []
-    const [from, to] = [Number(first), Number(last)]
-    if (first === '' || Math.abs(from - to) > 1e4)
-      throw wrongOption('--depths', 'numbers and ranges such as 8..5', word)
-    return Array.from({ length: Math.abs(from - to) + 1 }, (_, i) => from + Math.sign(to - from) * i)
-  })
 }
 
 function forecastText(forecast: AmoebaCutForecast): string {

@@ -12,19 +12,8 @@ import {
 } from '../workflows/amoeba/index.js'
 import { bytes, count, milliseconds, percent, plural, table } from './format.js'
 import { signal } from './interrupt.js'
-import {
-  device,
-  dryRun,
-  images,
-  json,
-  list,
-  memory,
-  overwrite,
-  report,
-  share,
-  wholeNumber,
-  wholeNumbers,
-} from './options.js'
+import { device, dryRun, images, json, list, memory, overwrite, report, wholeNumber } from './options.js'
+import { depths, widths } from './shape_options.js'
 import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addAmoebaEval(amoeba: Command): void {
@@ -32,7 +21,7 @@ export function addAmoebaEval(amoeba: Command): void {
     amoeba,
     'eval',
     'accuracy, loss and size of shapes of a model, which are run without being cut',
-    'weightsmith amoeba eval ./base --strategy base.strategy --adapter ./amoeba --data test.jsonl --depths 20-32 --report shapes.html',
+    'weightsmith amoeba eval ./base --strategy base.strategy --adapter ./amoeba --data test.jsonl --depths 32..20 --report shapes.html',
   )
     .argument('<model>', 'a folder or org/name in the local cache')
     .requiredOption('--strategy <file>', 'the strategy file of the model')
@@ -45,15 +34,15 @@ export function addAmoebaEval(amoeba: Command): void {
     .addOption(
       list(
         '--depths <numbers...>',
-        'numbers of blocks, and ranges of them, such as 20-32 (default: all of the strategy)',
-        wholeNumbers('depths'),
+        'numbers of blocks, and ranges of them, such as 32..20 (default: all of the strategy)',
+        depths,
       ),
     )
     .addOption(
       list(
         '--widths <shares...>',
         'shares of the parameters of heads and neurons, such as 1 7/8 (default: all of the strategy)',
-        share('widths'),
+        widths,
       ),
     )
     .addOption(new Option('--metric <name>', 'the metric').choices(shapeMetrics).default('exact-match'))

@@ -13,21 +13,8 @@ import { evalPage } from '../report/index.js'
 import type { ModelFit } from '../runtime/memory_fit.js'
 import { bytes, count, milliseconds, percent, shapedName, table } from './format.js'
 import { signal } from './interrupt.js'
-import {
-  depth,
-  device,
-  dryRun,
-  images,
-  json,
-  memory,
-  noBias,
-  report,
-  type ShapeFlags,
-  shapeFrom,
-  strategy,
-  wholeNumber,
-  width,
-} from './options.js'
+import { device, dryRun, images, json, memory, report, wholeNumber } from './options.js'
+import { depth, noBias, type ShapeFlags, shapeFrom, strategy, width } from './shape_options.js'
 import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addEval(program: Command): void {

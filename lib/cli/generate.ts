@@ -14,22 +14,8 @@ import { misuse } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import { bytes, count, milliseconds, plural, shapedName } from './format.js'
 import { signal } from './interrupt.js'
-import {
-  depth,
-  device,
-  dryRun,
-  images,
-  json,
-  memory,
-  noBias,
-  realNumber,
-  type ShapeFlags,
-  seed,
-  shapeFrom,
-  strategy,
-  wholeNumber,
-  width,
-} from './options.js'
+import { device, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'
+import { depth, noBias, type ShapeFlags, shapeFrom, strategy, width } from './shape_options.js'
 import { type Common, printResult, verb, withEngine } from './verb.js'
 
 export function addGenerate(program: Command): void {
