@@ -3,16 +3,29 @@ import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { type AmoebaEvalOptions, type AmoebaEvalReport, amoebaEval, Engine, evaluate, generate } from 'weightsmith'
-import { modelSpec } from '../lib/architectures/index.js'
+import { foldOpened } from '../lib/adapters/fold.js'
+import { type ModelSpec, modelSpec } from '../lib/architectures/index.js'
 import { openCheckpoint } from '../lib/checkpoint/index.js'
+import type { Adapter } from '../lib/lora/index.js'
+import type { Host } from '../lib/native/host.js'
 import { fingerprint } from '../lib/score/index.js'
-import { readMixture, type Strategy, writeStrategy } from '../lib/subnets/index.js'
+import {
+  mixedAdapter,
+  readMixture,
+  readMixtureFor,
+  readStrategy,
+  type Shape,
+  type Strategy,
+  shapeOf,
+  subnetOf,
+  writeStrategy,
+} from '../lib/subnets/index.js'
 import { f32, fill, type Raw, readFolder, readSafetensors, values, writeSafetensors } from './checkpoint.js'
 import { cli } from './child.js'
 import { golden } from './goldens.js'
 import { math } from './math.js'
 import { scratch } from './scratch.js'
-import { near } from './training.js'
+import { apart, near, within } from './training.js'
 import { lines } from './training-model.js'
 
 interface Smol {
@@ -22,7 +35,7 @@ interface Smol {
   alpha: number
   topk: number
   widths: string[]
-  shapes: { depth: number; ratio: string; noise: boolean; loss: number; loss_output_mix: number }[]
+  shapes: { depth: number; ratio: string; noise: boolean; g: number[]; loss: number; loss_output_mix: number }[]
   grad_batch: { prompt: string; answer: string }[]
 }
 
@@ -262,11 +275,62 @@ describe('a mixture of experts beside a model', () => {
     ['output', 'output'],
   ] as const)('has the losses of PyTorch for every shape, mixed by %s', async (mix, moe_mix) => {
     const report = await measure({ adapter: mixture({ moe_mix }), depths: [8, 6, 5], widths: [1, 3 / 4, 5 / 8] })
-    for (const { depth, ratio, noise, loss, loss_output_mix } of settings.shapes) {
+    for (const { depth, ratio, noise, loss, loss_output_mix, g } of settings.shapes) {
       if (noise) continue
       const own = report.shapes.find((shape) => shape.depth === depth && shape.width === numberOf(ratio))
+      for (const [e, gate] of g.entries()) near(own!.gates![e]!, gate, 1e-5, `gate ${e}`)
       near(own!.loss, mix === 'output' ? loss_output_mix : loss, 1e-5, `${depth} blocks, width ${ratio}`)
     }
+  })
+
+  /** What a mixture is for a shape. */
+  async function adapterOf(host: Host, path: string, spec: ModelSpec, shape: Shape): Promise<Adapter> {
+    const own = await readMixtureFor(host, path, spec)
+    return mixedAdapter(host, own, subnetOf(spec, shape, true, own.widths).description!)
+  }
+
+  test.each(['factor', 'output'])(
+    'is one adapter for a shape, which changes weights as PyTorch does, mixed by %s',
+    async (mix) => {
+      const path = mixture({ moe_mix: mix })
+      const weight = 'model.layers.0.self_attn.q_proj'
+      await engine.use(async (host) => {
+        const checkpoint = await openCheckpoint(host.addon, base)
+        const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+        const own = await readStrategy(host.addon, strategy, checkpoint)
+        for (const { depth, ratio, noise } of settings.shapes) {
+          if (noise) continue
+          const adapter = await adapterOf(host, path, spec, shapeOf(own, { depth, width: numberOf(ratio) }))
+          const matrix = adapter.matrices.find(({ target }) => target === `${weight}.weight`)!
+          const heldBy = ({ file }: { file: number }) => {
+            return new Float32Array(adapter.checkpoint.files[file]!.memory!.slice().buffer)
+          }
+          const [a, b] = [heldBy(matrix.a), heldBy(matrix.b)]
+          const { rank, scale } = matrix
+          const got = Array.from({ length: 128 * 128 }, (_, i) => {
+            let sum = 0
+            for (let k = 0; k < rank; k++) sum += b[math.floor(i / 128) * rank + k]! * a[k * 128 + (i % 128)]!
+            return scale * sum
+          })
+          const want = values(smol.get(`dW/${depth}_${ratio.replace('/', '_')}/${mix}/${weight}`)!)
+          within(apart(got, want), 1e-5, `${depth} blocks, width ${ratio}`)
+        }
+      })
+    },
+  )
+
+  test('is folded as that adapter', async () => {
+    const { path, out } = { path: mixture(), out: fresh('folded') }
+    const adapter = await engine.use(async (host) => {
+      const checkpoint = await openCheckpoint(host.addon, base)
+      const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+      return adapterOf(host, path, spec, shapeOf(await readStrategy(host.addon, strategy, checkpoint)))
+    })
+    const adapters = [{ adapter: path, weight: 1 }]
+    await foldOpened(engine, base, { adapters, opened: [adapter] }, { out, dtype: 'float32' })
+    const folded = await evaluate(engine, out, { data })
+    const { loss } = settings.shapes.find(({ depth: own, noise }) => own === depth && !noise)!
+    near(folded.sets[0]!.answers!, loss, 1e-5, 'loss')
   })
 
   test('says with a cache what it says without, in eval and generate', async () => {

@@ -65,7 +65,7 @@ export async function openPeft(
 }
 
 const isMixture =
-  'it is a mixture of experts (use_moe_lora), whose gates depend on the shape that a model has; amoeba eval runs it'
+  'it is a mixture of experts (use_moe_lora), whose gates depend on the shape of a model; amoeba cut folds it for one'
 
 function lowRank(
   { module, a, b, embedding }: Pair,

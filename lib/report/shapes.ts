@@ -46,6 +46,7 @@ export function shapesPage(report: AmoebaEvalReport): Page {
         })),
       },
     },
+    ...gateSections(shapes),
     {
       title: 'All shapes',
       figure: {
@@ -72,6 +73,24 @@ export function shapesPage(report: AmoebaEvalReport): Page {
     ],
     sections,
   }
+}
+
+/** Which experts of a mixture each shape has. */
+function gateSections(shapes: readonly AmoebaShapeResult[]): PageSection[] {
+  const [first] = shapes
+  if (first?.gates === undefined) return []
+  const nameOf = ({ depth, width }: AmoebaShapeResult) => `${depth} blocks, width ${widthName(width)}`
+  const columns = first.gates.map((_, expert) => `expert ${expert}`)
+  const cells = shapes.flatMap((shape) =>
+    columns.map((column, expert) => ({ row: nameOf(shape), column, value: shape.gates?.[expert] ?? null })),
+  )
+  return [
+    {
+      title: 'Gates',
+      text: 'How much each expert counts in each shape; 0: it does not.',
+      figure: { kind: 'heat', label: 'gate', rows: shapes.map(nameOf), columns, cells },
+    },
+  ]
 }
 
 const about = {

@@ -14,10 +14,10 @@ import { type DataSet, measure, readSet } from '../../eval/index.js'
 import type { Host } from '../../native/host.js'
 import type { Model, Zeros } from '../../runtime/index.js'
 import { modelOf } from '../../runtime/open_model.js'
+import type { Shape } from '../../subnets/index.js'
 import { throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { ShapeAdapter } from './shape_adapters.js'
 import { type CutLayout, cutsOf, SharedCuts } from './shape_cuts.js'
-import type { Shape } from './strategy.js'
 
 /** Losses are in nats a token: of answers where lines have them. */
 export interface ShapeCheck {

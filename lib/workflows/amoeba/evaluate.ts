@@ -10,8 +10,9 @@ import type { Checkpoint } from '../../checkpoint/index.js'
 import { ImageLoader, openTokenizer, type Tokenizer } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
 import { type DataSet, estimateOf, type Measured, measure, readSet } from '../../eval/index.js'
+import type { Host } from '../../native/host.js'
 import { version } from '../../native/version.js'
-import type { Model, ModelAdapters, Subnet } from '../../runtime/index.js'
+import { gatesOfRouter, type Model, type ModelAdapters, type Subnet } from '../../runtime/index.js'
 import { fitModel, type ModelFit } from '../../runtime/memory_fit.js'
 import { checkpointOf, modelOf } from '../../runtime/open_model.js'
 import { fingerprint } from '../../score/index.js'
@@ -78,6 +79,8 @@ export interface AmoebaShape extends ShapeSize {
   depth: number
   /** Share of the parameters of heads and neurons that stays. */
   width: number
+  /** Of a mixture: how much each expert counts, 0 for those that do not. */
+  gates?: number[]
 }
 
 export interface AmoebaEvalForecast extends ModelFit {
@@ -147,10 +150,11 @@ export async function amoebaEval(
   const strategy = await engine.use(({ addon }) => readStrategy(addon, options.strategy, checkpoint))
   const { widths, ...adapters } =
     adapter === undefined ? { widths: undefined } : await engine.use((host) => readShapeAdapter(host, adapter, spec))
-  const shapes = shapesOf(strategy, options).map((name): AmoebaShape & { subnet: Subnet } => {
+  const named = shapesOf(strategy, options).map((name): AmoebaShape & { subnet: Subnet } => {
     const shape = shapeOf(strategy, name)
     return { ...name, ...sizeOf(checkpoint, spec, shape), subnet: subnetOf(spec, shape, bias, widths) }
   })
+  const shapes = 'router' in adapters ? await engine.use((host) => withGates(host, adapters, named)) : named
   const [first] = shapes
   if (first === undefined) throw misuse('Pass at least one depth and one width.')
   const tokenizer = await openTokenizer(checkpoint)
@@ -170,8 +174,8 @@ export async function amoebaEval(
   }
   try {
     if (options.dryRun === true) {
-      const named = shapes.map(({ subnet: _, ...shape }) => shape)
-      return { forecast: { ...common, shapes: named, milliseconds: await estimate(model, fit, all, shapes) } }
+      const sizes = shapes.map(({ subnet: _, ...shape }) => shape)
+      return { forecast: { ...common, shapes: sizes, milliseconds: await estimate(model, fit, all, shapes) } }
     }
     const check = () => throwIfAborted(signal, 'The evaluation of shapes')
     const run = { model, tokenizer, check, sets: await withLoaders(engine, { model, checkpoint }, sets, options) }
@@ -239,6 +243,23 @@ function shapesOf(strategy: Strategy, { depths, widths }: AmoebaEvalOptions): { 
   return descending(depths ?? depth.masks.map((_, m) => layers - m)).flatMap((depth) =>
     all.map((width) => ({ depth, width: shapeOf(strategy, { depth, width }).width })),
   )
+}
+
+/** Shapes with the gates that the router of a mixture gives them. */
+async function withGates<Named extends { subnet: Subnet }>(
+  { device }: Host,
+  { router, values }: ModelAdapters,
+  shapes: readonly Named[],
+): Promise<(Named & { gates?: number[] })[]> {
+  if (router === undefined) return [...shapes]
+  const found: (Named & { gates: number[] })[] = []
+  for (const shape of shapes) {
+    const { description = new Float32Array() } = shape.subnet
+    const gates = await gatesOfRouter(device, { router, values }, description)
+    const of = (expert: number) => gates.find((own) => own.expert === expert)?.gate ?? 0
+    found.push({ ...shape, gates: Array.from({ length: router.experts }, (_, expert) => of(expert)) })
+  }
+  return found
 }
 
 async function readSets(

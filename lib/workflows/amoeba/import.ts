@@ -13,7 +13,6 @@ import { NumpyArray, type PickleValue, readNpy } from '../../checkpoint/pickle/i
 import { loadAddon } from '../../native/load.js'
 import { version } from '../../native/version.js'
 import { fingerprint } from '../../score/index.js'
-import { misuse, WeightsmithError } from '../../util/errors.js'
 import {
   type DepthMetric,
   type DepthStrategy,
@@ -21,7 +20,8 @@ import {
   type StrategyUnits,
   type StrategyWidth,
   writeStrategy,
-} from './strategy.js'
+} from '../../subnets/index.js'
+import { misuse, WeightsmithError } from '../../util/errors.js'
 
 export interface AmoebaImportOptions {
   /** The strategy file to write; it replaces one that is there. */

@@ -13,8 +13,8 @@ import {
 } from '../../checkpoint/index.js'
 import type { Host } from '../../native/host.js'
 import { biasOf, biasTensor, contributorsOf } from '../../prune/index.js'
+import type { Shape, StrategyUnits } from '../../subnets/index.js'
 import { misuse } from '../../util/errors.js'
-import type { Shape, StrategyUnits } from './strategy.js'
 
 export type CutLayout = 'compact' | 'masked'
 
