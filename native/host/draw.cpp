@@ -15,7 +15,7 @@
 namespace weightsmith {
 namespace {
 
-constexpr uint64_t kLongest = 1 << 16;  // elements of a row: a thread keeps 18 bytes of each
+constexpr uint64_t kLongest = 1 << 16;  // elements of a row: a thread keeps 22 bytes of each
 constexpr uint64_t kLine = 32;          // elements of a word of bits
 constexpr uint64_t kLines = kBlock / kLine;
 constexpr size_t kDropWords = 3;      // coefficients a model (see drop.wgsl)
