@@ -342,7 +342,8 @@ describe('adapters', () => {
     expect(await total(model, draw)).toBe(dropped)
     expect(new Set([dropped, await total(plain, draw), await total(model, { ...draw, step: 4 })]).size).toBe(3)
     await model.run(batch, 1, draw)
-    for (const name of model.learned.filter((_, i) => i % 16 === 0)) {
+    // PEFT's gradients with a mask are those of test/family-gradients.test.ts; here it is the one of a larger model.
+    for (const name of model.learned.filter((_, i) => i % 37 === 0)) {
       const [slope, before] = [await model.read(name, 'gradient'), await model.read(name)]
       const size = norm(slope)
       const at = async (step: number) => {
@@ -442,9 +443,13 @@ describe('distillation', () => {
     )
   }
 
-  const sources = Object.keys(teachings).flatMap((name) =>
-    (['a model', 'known logits'] as const).map((from) => [name as keyof typeof teachings, from] as const),
-  )
+  const sources: [keyof typeof teachings, 'a model' | 'known logits'][] = [
+    ['kd_ce_form_shifted', 'a model'],
+    ['kd_ce_form_own_label', 'known logits'],
+    ['kd_kl_form_shifted', 'known logits'],
+    ['kd_half_ce_shifted', 'a model'],
+    ['kd_ce_form_own_label', 'a model'],
+  ]
 
   test.each(sources)('of all layers to some has the gradients of PyTorch, %s from %s', async (name, from) => {
     const { loss: want, grad_norm, grad } = settings.cases[name]!
@@ -454,15 +459,15 @@ describe('distillation', () => {
     const count = targetsOf(sequences)
     const path = student()
     const tensors = await tensorsOf(engine, path)
-    const teacher = await openTrainable(engine, folder, { tokens })
-    const width = teacher.spec.vocabulary
+    const teacher = from === 'a model' ? await openTrainable(engine, folder, { tokens }) : undefined
+    const width = known.length / tokens
     const model = await openTrainable(engine, path, {
       ...{ tokens, tensors },
-      teacher: from === 'a model' ? teacher.checkpoint : { top: width },
+      teacher: teacher?.checkpoint ?? { top: width },
     })
     const logits = rowsOf(sequences, teaching.mask)
     const taught: Taught =
-      from === 'a model'
+      teacher !== undefined
         ? { ...teaching, normed: await teacher.normed(sequences, teaching.mask) }
         : { ...teaching, rows: async (row, rows) => ({ logits: logits.slice(row * width, (row + rows) * width) }) }
     // Evaluated, and then with a gradient: the losses are the same.
@@ -479,6 +484,6 @@ describe('distillation', () => {
       likeFigures(got.get(own)!, stats, gradient, tensor)
     }
     await model.close()
-    await teacher.close()
+    await teacher?.close()
   })
 })
