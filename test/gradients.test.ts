@@ -3,6 +3,9 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
+import type { NativeWork } from '../lib/native/border.js'
+import type { GradientBuffers } from '../lib/runtime/gradients/buffers.js'
+import { type BatchShape, GradientPass } from '../lib/runtime/gradients/pass.js'
 import { lossRowsOf, type Taught, type TeacherMask, type TrainingSequence } from '../lib/runtime/gradients/teaching.js'
 import type { Part, TrainableModel } from '../lib/runtime/gradients/trainable_model.js'
 import { type Raw, readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
@@ -92,6 +95,13 @@ async function all(model: TrainableModel, part: Part): Promise<Map<string, Float
   return parts
 }
 
+/** What a test of the gradients of activations sees of a model. */
+interface Inside {
+  buffers: GradientBuffers
+  resident: number
+  batchOf(sequences: readonly TrainingSequence[]): { writes: NativeWork['writes']; shape: BatchShape }
+}
+
 describe('gradients of all tensors', () => {
   const { model: base, cases } = json<{
     model: string
@@ -119,6 +129,54 @@ describe('gradients of all tensors', () => {
     for (const [tensor, want] of below(tensors, `${name}/grad/`)) {
       within(apart(got.get(tensor)!, want), gradient, tensor)
     }
+    await model.close()
+  })
+
+  test('of activations are those of PyTorch too, at the head and before every layer', async () => {
+    const sequences = batch('A_answer')
+    const count = targetsOf(sequences)
+    const tokens = tokensOf(sequences)
+    const model = await open(tokens)
+    const { spec } = model
+    const inside = model as unknown as Inside
+    const { buffers, resident } = inside
+    const { writes, shape } = inside.batchOf(sequences)
+    const depth = spec.language.layers.length
+    const width = spec.language.activations.x!
+    const stages = new GradientPass(buffers, shape, new Set()).stages(1 / count)
+    const rows = sequences.flatMap(({ ids }, i) => {
+      const before = sequences.slice(0, i).reduce((sum, one) => sum + one.ids.length, 0)
+      return Array.from(ids, (_, t) => [before + t, Boolean(sequences[i]!.targets[t + 1])] as const)
+    })
+    const asked = rows.flatMap(([row, target]) => (target ? [row] : []))
+    const expectRows = (got: Float32Array, name: string, all: boolean) => {
+      const want = values(tensors.get(`A_answer/${name}`)!)
+      const size = want.length / tokens
+      const own = all ? want : asked.flatMap((row) => [...want.subarray(row * size, (row + 1) * size)])
+      within(apart(got.subarray(0, own.length), own), gradient, name)
+    }
+    // Forward through the layers, the head, and back: the last norm, the layers from the last on, the embedding.
+    const backward = stages.length - (depth + 2)
+    await engine.use(async ({ device }) => {
+      const run = async (at: number, buffer: number, bytes: number) => {
+        const { dispatches } = stages[at]!
+        const reads = [{ buffer, offset: 0, bytes }]
+        const [read] = await device.dispatch(resident, { writes: at === 0 ? writes : [], dispatches, reads })
+        return new Float32Array(read!.buffer as ArrayBuffer)
+      }
+      for (let at = 0; at < backward - 1; at++) await run(at, buffers.logits, 4)
+      const logits = await run(backward - 1, buffers.logits, 4 * spec.vocabulary * asked.length)
+      expectRows(logits, 'dlogits', false)
+      const head = buffers.gradient(spec.head.x, true)
+      const [words] = await device.dispatch(resident, {
+        ...{ writes: [], dispatches: [] },
+        reads: [{ buffer: head, offset: 0, bytes: 4 * width * asked.length }],
+      })
+      expectRows(new Float32Array(words!.buffer as ArrayBuffer), 'dhead', false)
+      for (let layer = depth; layer >= 0; layer--) {
+        expectRows(await run(backward + depth - layer, buffers.gradient('x'), 4 * tokens * width), `dx/${layer}`, true)
+      }
+    })
     await model.close()
   })
 
