@@ -384,7 +384,9 @@ describe('a run', () => {
     expect(existsSync(parent)).toBe(false)
     expect(existsSync(options.log)).toBe(false)
     const report = await train(engine, model, options)
-    const { milliseconds: _, ...known } = forecast
+    const { milliseconds, hostBytes, ...known } = forecast
+    expect(milliseconds).toBeGreaterThan(0)
+    expect(hostBytes).toBeLessThan(2 ** 30)
     const { deviceBytes, parameters, steps, epochs, examples, bytesReadPerPass, data: read } = report
     expect({ deviceBytes, parameters, steps, epochs, examples, bytesReadPerPass, data: read }).toMatchObject({
       ...{ deviceBytes: known.deviceBytes, parameters: known.parameters, steps: 3, epochs: 0.6, examples: 24 },
