@@ -540,10 +540,15 @@ describe('what is wrong is refused by name, and nothing is written:', () => {
       config.use_dora = true
       for (const layer of [0, 1, 2]) {
         const name = `base_model.model.model.layers.${layer}.self_attn.q_proj.lora_magnitude_vector`
-        tensors.set(name, f32(fill('m', [16])))
+        tensors.set(name, f32(fill('m', [15])))
       }
     })
-    await refused({ adapter: dora }, 'ARGUMENT', /more than factors of linear layers.*DoRA/i)
+    await refused({ adapter: dora }, 'SHAPE_MISMATCH', /layers\.0\.self_attn\.q_proj/)
+    const whole = altered((tensors, config) => {
+      config.modules_to_save = ['lm_head']
+      tensors.set('base_model.model.lm_head.weight', f32(fill('h', [64, 16]), [64, 16]))
+    })
+    await refused({ adapter: whole }, 'ARGUMENT', /more than factors of linear layers/)
     const other = altered((tensors) => {
       for (const [name, raw] of [...tensors]) {
         tensors.delete(name)

@@ -1,8 +1,8 @@
 // y[start + t, k] = scale * sum over n of x[t, first + n] * W[n, k] (+ y), as gemm_transposed, for devices with
 // subgroups of at least 4: an invocation makes 16 rows of 8 columns, SUBGROUP apart, in registers. Panels have
 // neighbouring n beside each other, so a read of W is four terms of a column. Each of up to 8 neighbours reads another
-// row of x, and gets the others' from them. `stride`, `first` and `columns` are multiples of 4. The products are written
-// out, as in gemm_outer_16: with loops SwiftShader takes twice as long.
+// row of x, and gets the others' from them. `stride`, `first` and `columns` are multiples of 4. The products are
+// written out, as in gemm_outer_16: with loops SwiftShader takes twice as long.
 enable subgroups;
 diagnostic(off, subgroup_uniformity);
 // stride: of x
