@@ -110,7 +110,7 @@ async function open({ device }) {
 /** Two steps of LoRA on sequences of 256 tokens. */
 async function train({ device, model, tokens }) {
   const { checkpointOf, modelOf } = await import('../dist/esm/runtime/open_model.js')
-  const { TrainableModel } = await import('../dist/esm/runtime/index.js')
+  const { TrainableModel, trainingTimes } = await import('../dist/esm/runtime/index.js')
   const engine = await Engine.open({ device, memory: 2 ** 31 })
   const afterOpen = status('VmRSS')
   const checkpoint = await checkpointOf(engine, model)
@@ -119,12 +119,15 @@ async function train({ device, model, tokens }) {
     ops.flatMap((op) => (op.op === 'linear' ? [{ weight: op.weight, rank: 16, scale: 2 }] : [])),
   )
   const use = (work) => engine.use(work)
-  const { bytes: forecast } = await TrainableModel.forecast(use, checkpoint, { tokens, adapters })
-  const trained = await TrainableModel.open(use, checkpoint, { tokens, adapters })
+  const { bytes, tapes } = await TrainableModel.forecast(use, checkpoint, { tokens, adapters })
   const batch = Array.from({ length: tokens / 256 }, (_, i) => ({
     ids: Array.from({ length: 256 }, (_, j) => (7 * (256 * i + j)) % spec.vocabulary),
     targets: Array.from({ length: 256 }, (_, j) => j > 0),
   }))
+  // As the dry run does.
+  const { hostBytes } = await trainingTimes(use, checkpoint, { tokens, adapters }, { sequences: batch, tapes })
+  const forecast = bytes + hostBytes
+  const trained = await TrainableModel.open(use, checkpoint, { tokens, adapters })
   for (let step = 1; step <= 2; step++) {
     await trained.run(batch, 1 / tokens)
     const clip = Math.min(1, 1 / (await trained.gradientNorm()))
@@ -133,7 +136,7 @@ async function train({ device, model, tokens }) {
   const peak = status('VmHWM')
   await trained.close()
   await engine.close()
-  return { forecast, afterOpen, peak }
+  return { forecast, hostBytes, afterOpen, peak }
 }
 
 console.log(JSON.stringify(await { memory, loop, open, score, train }[what](options)))

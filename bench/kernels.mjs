@@ -3,7 +3,7 @@
  * writes. `compute` is the stage of the report in which the device works, and is what the target is about; `call` is
  * all a caller waits for, with the copies into and out of the device's buffers.
  */
-import { Engine, kernels } from '../dist/esm/index.js'
+import { Engine, kernels, lowRankResidual, thinProduct } from '../dist/esm/index.js'
 import { loadAddon } from '../dist/esm/native/load.js'
 import { atLeast, column, leftOut, spread, targetColumn } from './results.mjs'
 import { normal, toBf16 } from './synthetic.mjs'
@@ -59,6 +59,31 @@ async function measure(engine, { kernel: name, dtype, bytes }, memcpyBytes, runs
   }
 }
 
+/** Thin products of a matrix, as `extractAdapter` runs them: 32 columns, or rank 16. */
+async function measureThin(engine, dtype, memcpyBytes, runs) {
+  const [rows, columns, width, rank] = [2048, 2048, 32, 16]
+  const bytes = rows * columns * (dtype === 'BF16' ? 2 : 4)
+  const [data] = inputs(dtype, bytes, 1)
+  const matrix = { data, rows, columns }
+  const { bytesPerSecond: memcpy } = await loadAddon().memcpyBandwidth(Math.max(4 * MiB, memcpyBytes))
+  const [x, a, b] = [columns * width, rank * columns, rows * rank].map((length, i) => normal(length, 0.02, i + 3))
+  const ways = [
+    ['thin_product', width, () => thinProduct(engine, matrix, x)],
+    ['thin_product (transposed)', width, () => thinProduct(engine, matrix, x, { transposed: true })],
+    ['low_rank_residual', rank, () => lowRankResidual(engine, matrix, { a, b })],
+  ]
+  const rowsOf = []
+  for (const [name, thin, call] of ways) {
+    await call()
+    const times = spread(await timeCalls(call, { samples: runs, single: true }))
+    // Each number of the matrix is read once more as f32, besides the thin matrices.
+    const moved = bytes + 4 * rows * columns + 8 * thin * (rows + columns)
+    const share = (ms) => ((moved / ms) * 1e3) / memcpy
+    rowsOf.push({ kernel: name, dtype, inputs: 2, inputBytes: bytes, memcpy, call: share(times.median) })
+  }
+  return rowsOf
+}
+
 const columns = [
   column('kernel'),
   column('dtype'),
@@ -96,11 +121,15 @@ async function deviceTable(engine, { size, runs, say }) {
       }
     }
   }
+  for (const dtype of ['BF16', 'F32']) {
+    say(`kernels: thin products, ${dtype} on ${device}`)
+    rows.push(...(await measureThin(engine, dtype, small(headline.bytes), runs)))
+  }
   return {
     title: `Kernels on ${device}`,
     about: [
       `Bytes read and written a second, as a share of memcpy (one thread, read and written); median, min and max of ${runs} calls.`,
-      'compute is the time the device works, rounding and finite count included, and is what the target is about; call is all a caller waits for.',
+      'compute is the time the device works, rounding and finite count included, and is what the target is about; call is all a caller waits for, and for thin products the reading of the matrix too.',
       ...left,
     ],
     columns,

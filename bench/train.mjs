@@ -268,7 +268,7 @@ async function memoryTable({ size, folder, deviceName, say }) {
   return {
     title,
     about: [
-      'forecast: bytes on the device as the dry run says; peak: the largest resident set (VmHWM); after open: what the process held right after Engine.open; ratio: peak ÷ (forecast + after open).',
+      'forecast: bytes on the device and beside it, such as compiled kernels, as the dry run says; peak: the largest resident set (VmHWM); after open: what the process held right after Engine.open; ratio: peak ÷ (forecast + after open).',
     ],
     columns: [
       column('size', 'model', 'bytes'),

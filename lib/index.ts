@@ -38,6 +38,7 @@ export {
 } from './adapters/inspect.js'
 export { type FoldMixtureOptions, foldMixture, type MixOptions, mixAdapters } from './adapters/mix.js'
 export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
+export { lowRankResidual, type ThinMatrix, type ThinOptions, thinProduct } from './adapters/thin_arrays.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
 export {

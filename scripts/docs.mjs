@@ -5,7 +5,11 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { combinations } from '../dist/esm/adapters/combine.js'
+import { mixtures } from '../dist/esm/adapters/mix.js'
+import { makeProgram } from '../dist/esm/cli/program.js'
 import { errors, methods, pruneMethods, scoreMethods } from '../dist/esm/index.js'
+import * as kinds from '../dist/esm/lora/kinds.js'
 import { root } from './sources.mjs'
 
 /** A cell of a table holds no bar that is not text. */
@@ -162,12 +166,79 @@ function pruningPage() {
   ].join('\n\n')
 }
 
+function verbSection(verb) {
+  const words = verb.registeredArguments.map((argument) => argument.name())
+  const names = verb.registeredArguments.map((argument) => [`\`<${argument.name()}>\``, cell(argument.description)])
+  const options = verb.options.map(({ flags, description, defaultValue, mandatory, argChoices, envVar }) => [
+    `\`${flags}\``,
+    cell(
+      description +
+        (argChoices === undefined ? '' : `: ${argChoices.join(', ')}`) +
+        (mandatory ? ' (required)' : '') +
+        (defaultValue === undefined || description.includes('(default') ? '' : ` (default: ${defaultValue})`) +
+        (envVar === undefined ? '' : ` (${envVar})`),
+    ),
+  ])
+  return [
+    `### \`lora ${verb.name()}\``,
+    `${verb.description()}:`,
+    `\`\`\`text\nweightsmith lora ${[verb.name(), ...words.map((word) => `<${word}>`)].join(' ')} [options]\n\`\`\``,
+    table(['argument or option', 'what it is'], [...names, ...options]),
+  ].join('\n\n')
+}
+
+function loraPage() {
+  const lora = makeProgram().commands.find((command) => command.name() === 'lora')
+  const rows = (entries, name = (key) => `\`${key}\``) => entries.map(([key, about]) => [name(key), cell(about)])
+  const config = (field) => (value) => `\`${field}: ${value}\``
+  return [
+    '<!-- Written by scripts/docs.mjs from lib/cli, lib/adapters and lib/lora/kinds.ts; change it there. -->',
+    '# LoRA: verbs, and what they take',
+    '[guide/lora.md](guide/lora.md) shows how they are used. W is the weight of a module, B [outputs, r] and A [r, inputs] are ' +
+      'its factors, s is the scale, w the weight of an adapter and g its gate.',
+    '## What can be folded',
+    'A model with an adapter is W + s (B A), each module with its own rank and alpha, in `lora fold`, in recipes ' +
+      "(`base+adapter`) and wherever a model is run. Keys of PEFT's `adapter_config.json`, and `fine_tune_type` of mlx-lm:",
+    table(
+      ['key', 'what becomes of a weight'],
+      [
+        ...rows(Object.entries(kinds.takenFields)),
+        ...rows(Object.entries(kinds.biases), config('bias')),
+        ...rows(
+          Object.entries(kinds.starts).map(([name, { about }]) => [name, about]),
+          config('init_lora_weights'),
+        ),
+        ...rows(Object.entries(kinds.mlxTypes), config('fine_tune_type')),
+      ],
+    ),
+    '## What is refused',
+    'With ERR_WEIGHTSMITH_FORMAT and these words. A quantised model has to be converted to float16 or bfloat16 first.',
+    table(
+      ['adapter', 'because it is one'],
+      [
+        ...rows(Object.entries(kinds.refusedTypes), config('peft_type')),
+        ...rows(Object.entries(kinds.refusedFields)),
+        ['any other key that is set', kinds.otherField],
+        ['any other `init_lora_weights`', kinds.otherStart],
+        ...kinds.otherPrograms.map(([, program]) => [`a file of ${program}`, kinds.otherProgram]),
+      ],
+    ),
+    '## Methods of `lora combine`',
+    table(['`--method`', "what a module's update becomes"], rows(Object.entries(combinations))),
+    '## Readings of `lora mix`',
+    table(['`--mix`', "what a module's update becomes"], rows(Object.entries(mixtures))),
+    '## Verbs',
+    ...lora.commands.filter((command) => command.name() !== 'help').map(verbSection),
+  ].join('\n\n')
+}
+
 /** The pages by path, as they should be. */
 export function pages() {
   return {
     'docs/methods.md': `${methodsPage()}\n`,
     'docs/pruning.md': `${pruningPage()}\n`,
     'docs/errors.md': `${errorsPage()}\n`,
+    'docs/lora.md': `${loraPage()}\n`,
   }
 }
 

@@ -14,7 +14,7 @@ import {
   verify,
 } from 'weightsmith'
 import { modelSpec } from '../lib/architectures/index.js'
-import { openCheckpoint } from '../lib/checkpoint/index.js'
+import { checkDisk, openCheckpoint } from '../lib/checkpoint/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { fingerprint } from '../lib/score/index.js'
 import { readStrategy, type Strategy, shapeOf, writeStrategy } from '../lib/workflows/amoeba/index.js'
@@ -264,6 +264,14 @@ describe('refused', () => {
     [{ layout: 'flat' as 'masked' }, /compact or masked/],
   ])('%j', async (options, message) => {
     expect(await refusal(options)).toMatchObject(argument(message))
+  })
+
+  test('a disk without room for all shapes together', async () => {
+    const outs = [fresh('one'), fresh('other')]
+    await expect(checkDisk(outs, 1e18)).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_DISK_FULL',
+      message: expect.stringMatching(/^The 2 outputs in \S+ need 1000000000000000000 bytes/) as unknown,
+    })
   })
 
   test('a dry run writes nothing and says what would be written', async () => {

@@ -8,7 +8,9 @@ import {
   type ExtractReport,
   extractAdapter,
   foldAdapters,
+  lowRankResidual,
   merge,
+  thinProduct,
   verify,
 } from 'weightsmith'
 import type { Device } from '../lib/adapters/device.js'
@@ -576,4 +578,57 @@ test('the command line extracts, forecasts and explains itself', async () => {
   expect(again.code).toBe(1)
   expect(JSON.parse(again.stdout)).toMatchObject({ error: { code: 'ERR_WEIGHTSMITH_OUTPUT_EXISTS' } })
   expect((await cli('lora', 'extract', '--help')).stdout).toMatch(/Example:\n {2}weightsmith lora extract/)
+})
+
+describe('thin kernels on typed arrays', () => {
+  const types = ['F32', 'F64', 'F16', 'BF16', 'F8_E4M3'] as const
+
+  test.each(types)('multiply a matrix of %s and measure what factors leave of it', async (dtype) => {
+    for (const [rows, columns, width] of [
+      [1, 1, 1],
+      [67, 130, 5],
+      [130, 33, 8],
+    ] as const) {
+      const bytes = encode(dtype, noise(rows * columns, 1))
+      const [d, data] = [decode(dtype, bytes), { dtype, data: bytes }]
+      const matrix = { data: dtype === 'F32' ? new Float32Array(bytes.buffer, bytes.byteOffset) : data, rows, columns }
+      for (const transposed of [false, true]) {
+        const [lines, inner] = transposed ? [columns, rows] : [rows, columns]
+        const x = Float32Array.from(noise(inner * width, 2))
+        const got = await thinProduct(engine, matrix, x, { transposed })
+        expect(got.length).toBe(lines * width)
+        for (let i = 0; i < lines; i++) {
+          for (let j = 0; j < width; j++) {
+            let want = 0
+            for (let k = 0; k < inner; k++)
+              want += d[transposed ? k * columns + i : i * columns + k]! * x[k * width + j]!
+            expect(Math.abs(got[i * width + j]! - want)).toBeLessThan(1e-4)
+          }
+        }
+      }
+      const rank = Math.min(3, rows, columns)
+      const [a, b] = [noise(rank * columns, 3), noise(rows * rank, 4)].map((x) => Float32Array.from(x))
+      const rest = d.map((value, at) => {
+        const [i, j] = [Math.floor(at / columns), at % columns]
+        for (let k = 0; k < rank; k++) value -= b![i * rank + k]! * a![k * columns + j]!
+        return value
+      })
+      const found = await lowRankResidual(engine, matrix, { a: a!, b: b! })
+      expect(found.norm).toBeCloseTo(Math.hypot(...d), 3)
+      expect(found.residual).toBeCloseTo(Math.hypot(...rest), 3)
+    }
+  })
+
+  test('refuse sizes that do not fit, and what is not finite', async () => {
+    const code = 'ERR_WEIGHTSMITH_ARGUMENT'
+    const matrix = { data: new Float32Array(6), rows: 2, columns: 3 }
+    await expect(thinProduct(engine, matrix, new Float32Array(4))).rejects.toMatchObject({ code })
+    await expect(thinProduct(engine, { ...matrix, rows: 3 }, new Float32Array(3))).rejects.toMatchObject({ code })
+    const factors = { a: new Float32Array(3), b: new Float32Array(3) }
+    await expect(lowRankResidual(engine, matrix, factors)).rejects.toMatchObject({ code })
+    const odd = { ...matrix, data: Float32Array.of(1, 2, 3, 4, 5, Number.NaN) }
+    await expect(thinProduct(engine, odd, new Float32Array(3))).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_NON_FINITE',
+    })
+  })
 })

@@ -6,7 +6,7 @@ import type { NativeSvd } from '../lib/native/border.js'
 import { loadAddon } from '../lib/native/load.js'
 import { uniform } from './random.js'
 
-const { thinQr, smallSvd, orthonormal, thinProduct } = loadAddon()
+const { thinQr, smallSvd, orthonormal, doubleProduct } = loadAddon()
 
 interface Matrix {
   rows: number
@@ -222,7 +222,7 @@ describe('orthonormal', () => {
   })
 })
 
-test('thinProduct is the product of matrices of any shape, rounded', async () => {
+test('doubleProduct is the product of matrices of any shape, rounded', async () => {
   for (const [rows, inner, columns] of [
     [1, 1, 1],
     [17, 5, 129],
@@ -231,11 +231,11 @@ test('thinProduct is the product of matrices of any shape, rounded', async () =>
     const a = noise(rows, inner, 6)
     const [given, b] = [Float32Array.from(a.values), noise(inner, columns, 7)]
     const want = product({ ...a, values: Float64Array.from(given) }, b)
-    const got = await thinProduct(given, b.values, rows, inner, columns)
+    const got = await doubleProduct(given, b.values, rows, inner, columns)
     expect(got).toEqual(Float32Array.from(want.values))
   }
   const message = 'Matrices of 6 and 6 numbers are not 2 x 2 and 2 x 3.'
-  await expect(thinProduct(new Float32Array(6), new Float64Array(6), 2, 2, 3)).rejects.toMatchObject({ message })
+  await expect(doubleProduct(new Float32Array(6), new Float64Array(6), 2, 2, 3)).rejects.toMatchObject({ message })
 })
 
 describe.each([

@@ -384,7 +384,9 @@ describe('a run', () => {
     expect(existsSync(parent)).toBe(false)
     expect(existsSync(options.log)).toBe(false)
     const report = await train(engine, model, options)
-    const { milliseconds: _, ...known } = forecast
+    const { milliseconds, hostBytes, ...known } = forecast
+    expect(milliseconds).toBeGreaterThan(0)
+    expect(hostBytes).toBeLessThan(2 ** 30)
     const { deviceBytes, parameters, steps, epochs, examples, bytesReadPerPass, data: read } = report
     expect({ deviceBytes, parameters, steps, epochs, examples, bytesReadPerPass, data: read }).toMatchObject({
       ...{ deviceBytes: known.deviceBytes, parameters: known.parameters, steps: 3, epochs: 0.6, examples: 24 },
@@ -534,11 +536,19 @@ describe('what is wrong is refused by name, and nothing is written:', () => {
     const first = 'base_model.model.model.layers.0.self_attn.q_proj'
     const wide = altered((tensors) => tensors.set(`${first}.lora_A.weight`, f32(fill('a', [4, 20]), [4, 20])))
     await refused({ adapter: wide }, 'SHAPE_MISMATCH', /layers\.0\.self_attn\.q_proj/)
-    const more = altered((tensors, config) => {
-      config.modules_to_save = ['norm']
-      tensors.set('base_model.model.model.norm.weight', f32(fill('norm', [16])))
+    const dora = altered((tensors, config) => {
+      config.use_dora = true
+      for (const layer of [0, 1, 2]) {
+        const name = `base_model.model.model.layers.${layer}.self_attn.q_proj.lora_magnitude_vector`
+        tensors.set(name, f32(fill('m', [15])))
+      }
     })
-    await refused({ adapter: more }, 'ARGUMENT', /more than factors of linear layers.*modules_to_save/i)
+    await refused({ adapter: dora }, 'SHAPE_MISMATCH', /layers\.0\.self_attn\.q_proj/)
+    const whole = altered((tensors, config) => {
+      config.modules_to_save = ['lm_head']
+      tensors.set('base_model.model.lm_head.weight', f32(fill('h', [64, 16]), [64, 16]))
+    })
+    await refused({ adapter: whole }, 'ARGUMENT', /more than factors of linear layers/)
     const other = altered((tensors) => {
       for (const [name, raw] of [...tensors]) {
         tensors.delete(name)

@@ -1,11 +1,13 @@
 /**
  * The same recipes on the same checkpoints by mergekit, in the same run: whole commands against each other, and the
- * merges alone, without start-up, imports and opening a device.
+ * merges alone, without start-up, imports and opening a device. And extracting adapters, against mergekit's command and
+ * torch's randomised SVD.
  */
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Engine, merge, methods } from '../../dist/esm/index.js'
+import { extracted, timeExtract, writePair } from '../lora.mjs'
 import { recipeFor } from '../recipes.mjs'
 import { atMost, column, leftOut, spread, targetColumn } from '../results.mjs'
 import { installPeers, run } from './install.mjs'
@@ -13,6 +15,8 @@ import { installPeers, run } from './install.mjs'
 const most = 2 ** 29
 const runsAtMost = 3
 const cli = fileURLToPath(new URL('../../dist/esm/cli/main.js', import.meta.url))
+const extractTimer = fileURLToPath(new URL('time_extract.py', import.meta.url))
+const extractBytes = 2 ** 25
 const timer = fileURLToPath(new URL('time_merge.py', import.meta.url))
 const cases = [
   ['linear', 2],
@@ -55,6 +59,75 @@ async function compare(engine, bin, recipe, { folder, deviceName, runs }) {
   }
   rmSync(out, { recursive: true, force: true })
   return Object.fromEntries(Object.entries(times).map(([way, values]) => [way, spread(values).median]))
+}
+
+/** Whole commands that extract an adapter of rank 16 from a small model: a full SVD of each matrix takes theirs minutes. */
+async function extractCommands(bin, { folder, deviceName, runs, checkpoints, say }) {
+  const { paths, size } = await checkpoints(extractBytes)
+  const [base, tuned] = paths
+  const out = join(folder, 'out')
+  const offline = { env: { ...process.env, HF_HUB_OFFLINE: '1' } }
+  const theirs = ['--model', tuned, '--base-model', base, '--out-path', out, '--max-rank', '16', '--quiet']
+  const ways = {
+    ours: () =>
+      run(process.execPath, [cli, 'lora', 'extract', base, tuned, out, '--rank', '16', '--device', deviceName]),
+    theirs: () => run(join(bin, 'mergekit-extract-lora'), theirs, offline),
+  }
+  const times = { ours: [], theirs: [] }
+  for (let round = 0; round < Math.min(runs, runsAtMost); round++) {
+    for (const [way, work] of Object.entries(ways)) {
+      say(`peers: extract, ${way}`)
+      rmSync(out, { recursive: true, force: true })
+      times[way].push(1e3 * (await seconds(async () => void (await work()))))
+    }
+  }
+  rmSync(out, { recursive: true, force: true })
+  const [ours, other] = [spread(times.ours).median, spread(times.theirs).median]
+  const what = `whole command, ${(size / 2 ** 20).toFixed(0)} MiB, against mergekit-extract-lora`
+  return { what, ours, theirs: other, ratio: ours / other, target: atMost(0.2) }
+}
+
+async function extractTable(bin, options) {
+  const { folder, deviceName, say } = options
+  const runs = Math.min(options.runs, 2 * runsAtMost)
+  const rows = []
+  const engine = await Engine.open({ device: deviceName })
+  try {
+    for (const [high, wide] of extracted) {
+      say(`peers: extract ${high} × ${wide}`)
+      const pair = writePair(folder, high, wide)
+      const ours = []
+      const theirs = []
+      // By turns, a few at a time.
+      for (let round = 0; round < 2; round++) {
+        ours.push(...(await timeExtract(engine, pair, join(folder, 'extracted'), runs)).times)
+        const lines = (await run(join(bin, 'python'), [extractTimer, ...pair, String(runs)])).trim().split('\n')
+        theirs.push(...lines.slice(1).map((line) => 1e3 * Number(line)))
+      }
+      for (const path of pair) rmSync(path, { recursive: true })
+      const [own, other] = [spread(ours).median, spread(theirs).median]
+      const what = `two files of ${high} × ${wide} to an adapter, against torch.svd_lowrank`
+      rows.push({ what, ours: own, theirs: other, ratio: own / other, target: atMost(2) })
+    }
+  } finally {
+    await engine.close()
+  }
+  rows.push(await extractCommands(bin, options))
+  return {
+    title: 'Extracting an adapter of rank 16, against torch and mergekit',
+    about: [
+      'Medians, by turns. torch.svd_lowrank(D, q=32, niter=2) on two threads has the difference in memory already; ours reads',
+      'both files and writes the folder, not synced. The command of ours opens the device and syncs the folder to disk.',
+    ],
+    columns: [
+      column('what'),
+      column('ours', 'ours', 'ms'),
+      column('theirs', 'theirs', 'ms'),
+      column('ratio', 'ratio', 'ratio'),
+      targetColumn('ratio'),
+    ],
+    rows,
+  }
 }
 
 export async function peerTables(options) {
@@ -107,5 +180,6 @@ export async function peerTables(options) {
       ],
       rows,
     },
+    await extractTable(bin, options),
   ]
 }

@@ -21,9 +21,16 @@ import { checkAdapters, type WeightedAdapter } from './fold.js'
 import { type AdaptedModule, adapterBytes, saveAdapter } from './save.js'
 import { type JoinedModule, openUnion, type Term, type Union } from './union.js'
 
-export const combineMethods = ['cat', 'linear', ...elementwiseMethods] as const
+/** What each method makes of the updates of a module; docs/lora.md is written from it. */
+export const combinations = {
+  cat: 'Σ w s B A, exactly: factors stand side by side, and ranks add up',
+  linear: 'the same sum, as the best factors of a lower rank',
+  ...elementwiseMethods,
+} as const
 
-export type CombineMethod = (typeof combineMethods)[number]
+export type CombineMethod = keyof typeof combinations
+
+export const combineMethods = Object.keys(combinations) as readonly CombineMethod[]
 
 /** What all verbs that write adapters take. */
 export interface AdapterOptions {
@@ -271,9 +278,9 @@ function checkCombine({ method = 'cat', density, majority, peftCompat, ...ranks 
   }
   if (limited !== undefined && peftCompat)
     throw misuse(`PEFT's combination of A and B apart keeps the rank; leave out ${limited}.`)
-  const elementwise = elementwiseMethods.find((name) => name === method)
-  if (elementwise !== undefined && density === undefined) throw misuse(`The method ${method} needs a density.`)
-  if (elementwise === undefined && density !== undefined) throw misuse(`The method ${method} takes no density.`)
+  const elementwise = Object.hasOwn(elementwiseMethods, method)
+  if (elementwise && density === undefined) throw misuse(`The method ${method} needs a density.`)
+  if (!elementwise && density !== undefined) throw misuse(`The method ${method} takes no density.`)
   if (density !== undefined && !(density > 0 && density <= 1)) {
     throw misuse(`The density is ${density}, but it is above 0 and at most 1.`)
   }

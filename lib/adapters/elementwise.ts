@@ -8,10 +8,16 @@ import { methods, type TensorParameters } from '../merge/methods/index.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type Array32, compute, type Device, weightedSum } from './device.js'
 
-export const elementwiseMethods = ['ties', 'dare_linear', 'dare_ties', 'magnitude_prune'] as const
+/** What a module's update becomes. */
+export const elementwiseMethods = {
+  ties: 'of each update the share `--density` of the largest elements; updates elect a sign, and those that agree are averaged',
+  dare_linear: 'elements are dropped at random (`--seed`), the rest is divided by `--density`; then the sum',
+  dare_ties: 'the same drops; then signs are elected as by ties',
+  magnitude_prune: 'the sum of the largest elements of each update',
+} as const
 
 export interface Elementwise {
-  method: (typeof elementwiseMethods)[number] | 'linear'
+  method: keyof typeof elementwiseMethods | 'linear'
   /** Share of the elements of each update that is kept. */
   density: number
   /** How ties elects: by the sum of updates, or by how many have each sign. */

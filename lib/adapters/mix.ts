@@ -27,13 +27,19 @@ import { type Factors, readFactors } from './factors.js'
 import { checkAdapters, type FoldForecast, type FoldOptions, type FoldReport, foldOpened } from './fold.js'
 import { type JoinedModule, openUnion, type Union } from './union.js'
 
-export const mixReadings = ['factor', 'output'] as const
+/** What the update of a module becomes; docs/lora.md is written from it. */
+export const mixtures = {
+  factor: 's (Σ g B) (Σ g A): every B times every A, as the published code does; ranks and scales have to be equal',
+  output: 'Σ g s B A, as the paper draws it; ranks add up',
+} as const
+
+export const mixReadings = Object.keys(mixtures) as readonly (keyof typeof mixtures)[]
 
 export interface MixOptions extends AdapterOptions {
   /** One an adapter, from 0; a router's add up to 1. An adapter whose gate is 0 is left out. */
   gates: readonly number[]
   /** `factor`: gates weight A and B, which have to have equal ranks and scales; `output`: B A. Defaults to `factor`. */
-  mix?: (typeof mixReadings)[number] | undefined
+  mix?: keyof typeof mixtures | undefined
 }
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT. */

@@ -51,7 +51,7 @@ export async function leadingFactors(
     exact: false,
     factors: async (rank) => ({
       a: across(u, columns, s, rank),
-      b: await addon.thinProduct(q, down(v, width, s, rank), rows, width, rank),
+      b: await addon.doubleProduct(q, down(v, width, s, rank), rows, width, rank),
     }),
   }
 }

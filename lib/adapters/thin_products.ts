@@ -3,7 +3,7 @@
  * memory holds it as float32; else a tile of rows at a time, for every product again.
  */
 
-import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
+import type { Checkpoint, CheckpointFile, CheckpointTensor } from '../checkpoint/index.js'
 import type { LoadDType, NativeDispatch, NativeWork } from '../native/border.js'
 import { dtypeCodes } from '../native/dtypes.js'
 import { packParameters } from '../native/parameters.js'
@@ -368,7 +368,10 @@ export class Difference {
       const writes = sides.map(({ side, offset }) => {
         const each = this.bytesEach(side)
         const begin = side.tensor.begin + each * (tile.first * this.columns + first)
-        return { buffer: place.inputs, offset, path: fileOf(side), begin, bytes: each * elements }
+        const { path, memory } = fileOf(side)
+        const bytes = each * elements
+        if (memory === undefined) return { buffer: place.inputs, offset, path, begin, bytes }
+        return { buffer: place.inputs, offset, memory: memory.subarray(begin, begin + bytes) }
       })
       const size = { elements, second: second / 16, columns: this.columns, first: keep ? first : 0 }
       const [read] = await device.dispatch(resident, {
@@ -388,10 +391,10 @@ export class Difference {
   }
 }
 
-function fileOf({ checkpoint, tensor }: Side): string {
+function fileOf({ checkpoint, tensor }: Side): CheckpointFile {
   const file = checkpoint.files[tensor.file]
   if (file === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', `${tensor.name} has no file.`)
-  return file.path
+  return file
 }
 
 /** [rows, columns] with zeros to the right and below. */

@@ -194,7 +194,7 @@ function forecastText(forecast: TrainForecast): string {
   return (
     `Would train ${parameters(trained)} parameters of ${model} (${method}) in ${plural(steps, 'step')} ` +
     `(${epochs.toPrecision(3)} epochs of ${plural(examples, 'example')}, about ${count(tokens)} tokens), with ` +
-    `${bytes(deviceBytes)} on ${device}, in roughly ${milliseconds(forecast.milliseconds)}.${readsText(forecast)}`
+    `${bytes(deviceBytes)} on ${device} and ${bytes(forecast.hostBytes)} beside it, in roughly ${milliseconds(forecast.milliseconds)}.${readsText(forecast)}`
   )
 }
 

@@ -9,6 +9,7 @@ import { largestConfig, readSmall } from '../checkpoint/small.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
 import type { StackOrder, Start } from './adapter.js'
+import { biases, otherField, otherStart, refusedFields, refusedTypes, starts, takenFields } from './kinds.js'
 
 export interface AdapterConfig {
   /** The model it was trained on, as the config names it. */
@@ -77,34 +78,10 @@ const harmless: ReadonlySet<string> = new Set([
 
 /** Fields that are read here. */
 const read: ReadonlySet<string> = new Set([
-  ...['alpha_pattern', 'bias', 'fan_in_fan_out', 'init_lora_weights', 'lora_alpha', 'peft_type', 'r', 'rank_pattern'],
-  ...['use_rslora', 'use_dora', 'lora_bias', 'target_parameters', 'trainable_token_indices'],
+  ...['bias', 'init_lora_weights', 'lora_alpha', 'peft_type', 'r'],
+  // Of a mixture of experts, which is refused as a whole where it is not one of a shape.
   ...['use_moe_lora', 'num_experts', 'top_k', 'width_choice', 'moe_mix'],
-])
-
-/** What else these do; the sentence goes on after "it sets …, ". */
-const reasons: Readonly<Record<string, string>> = {
-  alora_invocation_tokens: 'so it holds behind some tokens only, which no weights can say',
-  arrow_config: 'so it is chosen token by token, which no weights can say',
-  kasa_config: 'which changes the base model too',
-  layer_replication: 'which repeats layers of the base model',
-  use_qalora: 'so its A takes means of groups of inputs',
-}
-
-/** What other types of adapters are; the sentence goes on after "its peft_type is …, ". */
-const otherTypes: Readonly<Record<string, string>> = {
-  ADALORA: 'whose ranks are cut while it is trained; save it as LoRA with the trainer first',
-  IA3: 'which scales activations',
-  LOHA: 'a product of products; convert it to LoRA first',
-  LOKR: 'a Kronecker product; convert it to LoRA first',
-  OFT: 'which turns weights',
-  XLORA: 'a mixture that is chosen token by token, which no weights can say',
-}
-
-/** Starts of A and B with which the base model stays as it was. */
-const plainStarts: ReadonlySet<unknown> = new Set([
-  ...[undefined, null, true, false],
-  ...['gaussian', 'eva', 'orthogonal', 'mica'],
+  ...Object.keys(takenFields),
 ])
 
 export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
@@ -116,21 +93,16 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
   const kind = config.peft_type
   const readable = kind === 'LORA'
   if (!readable) {
-    const known = typeof kind === 'string' ? otherTypes[kind] : undefined
+    const known = typeof kind === 'string' ? refusedTypes[kind] : undefined
     obstacles.push(`its peft_type is ${JSON.stringify(kind)}, ${known ?? 'and only "LORA" is offered'}`)
   }
   const { bias = 'none', init_lora_weights: init, base_model_name_or_path: base } = config
-  if (bias !== 'none' && bias !== 'all' && bias !== 'lora_only') obstacles.push(`its bias is ${JSON.stringify(bias)}`)
-  const start = startOf(init)
-  if (start === 'other') {
-    obstacles.push(
-      `its init_lora_weights is ${JSON.stringify(init)}, which changes the base model too, in a way that its files do not ` +
-        'say (PEFT converts such adapters to plain ones with path_initial_model_for_weight_conversion)',
-    )
-  }
+  if (typeof bias !== 'string' || !Object.hasOwn(biases, bias)) obstacles.push(`its bias is ${JSON.stringify(bias)}`)
+  const begun = startOf(init)
+  if (begun === undefined) obstacles.push(`its init_lora_weights is ${JSON.stringify(init)}, ${otherStart}`)
   for (const [key, value] of Object.entries(config)) {
     if (read.has(key) || harmless.has(key) || isEmpty(value)) continue
-    obstacles.push(`it sets ${key}, ${reasons[key] ?? 'which may mean something else than W + s (B A)'}`)
+    obstacles.push(`it sets ${key}, ${refusedFields[key] ?? otherField}`)
   }
   const flag = (key: string) => {
     const value = config[key] ?? false
@@ -145,8 +117,6 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
   const mixture = flag('use_moe_lora') ? mixtureOf(config, refuse) : undefined
   const narrowed = !isEmpty(config.exclude_modules) || !isEmpty(config.layers_to_transform)
   const tokens = tokensAt(config.trainable_token_indices, refuse)
-  const quiet = ['alpha_pattern', 'modules_to_save', 'rank_pattern', 'trainable_token_indices', 'target_parameters']
-  const switches = ['fan_in_fan_out', 'lora_bias', 'use_dora', 'use_rslora']
   return {
     ...(typeof base === 'string' && base !== '' ? { base } : {}),
     turned: flag('fan_in_fan_out'),
@@ -157,11 +127,11 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     ...stackOrderOf(config.peft_version),
     dora: flag('use_dora'),
     loraBias: flag('lora_bias'),
-    ...(start === 'pissa' || start === 'olora' ? { start } : {}),
+    ...(begun?.start === undefined ? {} : { start: begun.start }),
     features: [
-      ...[...switches, ...quiet].filter((key) => !isEmpty(config[key])),
+      ...Object.keys(takenFields).filter((key) => !isEmpty(config[key])),
       ...(bias === 'none' ? [] : [`bias: ${JSON.stringify(bias)}`]),
-      ...(plainStarts.has(init) ? [] : [`init_lora_weights: ${JSON.stringify(init)}`]),
+      ...(begun !== undefined && begun.start === undefined ? [] : [`init_lora_weights: ${JSON.stringify(init)}`]),
     ],
     obstacles,
     readable,
@@ -205,10 +175,10 @@ function stackOrderOf(version: unknown): Pick<AdapterConfig, 'stackOrder'> {
   return { stackOrder: Number(major) === 0 && Number(minor) < 19 ? 'in-out' : 'class' }
 }
 
-function startOf(init: unknown): Start | 'plain' | 'other' {
-  const name = typeof init === 'string' ? init.toLowerCase() : init
-  if (plainStarts.has(name)) return 'plain'
-  return name === 'pissa' || name === 'olora' ? name : 'other'
+/** Nothing for one that cannot be folded. */
+function startOf(init: unknown): (typeof starts)[string] | undefined {
+  const name = typeof init === 'string' ? init.toLowerCase() : String(init ?? true)
+  return Object.hasOwn(starts, name) ? starts[name] : undefined
 }
 
 /** Ids by the end of a module's name; a plain list is of the embedding. */

@@ -9,6 +9,7 @@ import type { NativeAddon } from '../native/border.js'
 import { WeightsmithError } from '../util/errors.js'
 import type { Adapter, LowRank } from './adapter.js'
 import type { Config } from './adapter_config.js'
+import { mlxTypes } from './kinds.js'
 
 export const mlxWeights = 'adapters.safetensors'
 
@@ -22,7 +23,8 @@ export async function openMlx(
     throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `The adapter ${path} cannot be used: ${what}.`, { file: path })
   }
   const type = config.fine_tune_type ?? 'lora'
-  if (type !== 'lora' && type !== 'dora' && type !== 'full') refuse(`its fine_tune_type is ${JSON.stringify(type)}`)
+  if (typeof type !== 'string' || !Object.hasOwn(mlxTypes, type))
+    refuse(`its fine_tune_type is ${JSON.stringify(type)}`)
   const { scale = 20, rank } = (config.lora_parameters ?? {}) as Config
   if (typeof scale !== 'number' || !Number.isFinite(scale)) return refuse(`its scale is ${JSON.stringify(scale)}`)
   const checkpoint = await openFiles(addon, path, name, { names: [mlxWeights] }, path)

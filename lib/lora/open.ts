@@ -8,6 +8,7 @@ import type { NativeAddon } from '../native/border.js'
 import { WeightsmithError } from '../util/errors.js'
 import type { Adapter } from './adapter.js'
 import { parseConfig } from './adapter_config.js'
+import { otherProgram, otherPrograms } from './kinds.js'
 import { mlxWeights, openMlx } from './mlx.js'
 import { openPeft } from './peft.js'
 
@@ -33,27 +34,17 @@ export async function readAdapter(addon: Reader, path: string, name: string): Pr
   return openPeft(addon, path, name, adapterConfigName)
 }
 
-/** Adapters of other programs, by how their tensors end. */
-const others: [RegExp, string][] = [
-  [/\.lora_(down|up)\.weight$|\.lora\.(down|up)\.weight$/, "kohya's scripts (lora_down, lora_up)"],
-  [/\.hada_w1_[ab]$/, 'LyCORIS (LoHa)'],
-  [/\.lokr_w[12]/, 'LyCORIS (LoKr)'],
-]
-
 /** Names the program whose file this is, where it can be told; names of its modules cannot be. */
 async function refuseOthers(addon: Reader, path: string): Promise<void> {
   const names = await readdir(path).catch(() => [basename(path)])
   for (const name of names.filter((file) => file.endsWith('.safetensors'))) {
     const file = await inside(name === basename(path) ? dirname(path) : path, name)
     const { tensors } = await addon.readHeader(file)
-    const found = others.find(([ending]) => tensors.some((tensor) => ending.test(tensor.name)))
+    const found = otherPrograms.find(([ending]) => tensors.some((tensor) => ending.test(tensor.name)))
     if (found === undefined) continue
-    throw new WeightsmithError(
-      'ERR_WEIGHTSMITH_FORMAT',
-      `${file} is an adapter of ${found[1]}, whose names do not say which modules of a model they mean; convert it to ` +
-        "PEFT's layout with the program that made it.",
-      { file },
-    )
+    throw new WeightsmithError('ERR_WEIGHTSMITH_FORMAT', `${file} is an adapter of ${found[1]}, ${otherProgram}.`, {
+      file,
+    })
   }
 }
 

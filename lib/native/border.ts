@@ -357,7 +357,7 @@ export interface NativeAddon {
     sizes: { outputs: number; rank: number; inputs: number; experts: number; stacked: boolean },
   ): Promise<{ values: Float64Array; finiteA: boolean; finiteB: boolean }>
   /** A [rows, inner] times B [inner, columns], in float64 and rounded; for thin matrices. */
-  thinProduct(
+  doubleProduct(
     a: Float32Array,
     b: Float64Array,
     rows: number,

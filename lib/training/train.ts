@@ -50,6 +50,8 @@ export interface TrainForecast {
   trained: number
   /** Bytes on the device. */
   deviceBytes: number
+  /** Bytes that the process takes beside them, such as compiled kernels: what a micro-batch has made it hold. */
+  hostBytes: number
   /** Bytes of weights that are read for every micro-batch, because they do not stay on the device. */
   bytesReadPerPass: number
   steps: number
@@ -62,6 +64,9 @@ export interface TrainForecast {
   data: TrainingFileReport[]
 }
 
+/** What is known without a micro-batch. */
+type KnownForecast = Omit<TrainForecast, 'milliseconds' | 'hostBytes'>
+
 export interface TrainHeldOut {
   file: string
   /** Mean losses of its targets, in nats: before the first step, the best one and the last. */
@@ -71,7 +76,7 @@ export interface TrainHeldOut {
   last: number
 }
 
-export interface TrainReport extends Omit<TrainForecast, 'milliseconds'> {
+export interface TrainReport extends KnownForecast {
   out: string
   /** Also written, with the adapter folded in. */
   folded?: string
@@ -132,7 +137,7 @@ export async function trainFor(
   const prepared = await prepare(engine, model, options, objective)
   const known = await forecastOf(engine, prepared)
   if (options.dryRun === true) {
-    return { forecast: { ...known, milliseconds: await timeOf(engine, prepared, options, objective) } }
+    return { forecast: { ...known, ...(await tried(engine, prepared, options, objective)) } }
   }
   const run = await new Training(engine, prepared, options, objective).run()
   const milliseconds = performance.now() - begin
@@ -267,7 +272,7 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   }
 }
 
-async function forecastOf(engine: Engine, prepared: Prepared): Promise<Omit<TrainForecast, 'milliseconds'>> {
+async function forecastOf(engine: Engine, prepared: Prepared): Promise<KnownForecast> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
   const teacher = await teacherForecast(engine, prepared.teacher, trainable.tokens)
   const use = besideTeacher(engine, teacher.bytes)
@@ -298,13 +303,16 @@ const timedTokens = 512
 /** Steps that say how many micro-batches there are, and how long. */
 const sampledSteps = 8
 
-/** Milliseconds of all steps, and of measuring data held out, by a micro-batch of middling length. */
-async function timeOf(
+/**
+ * Milliseconds of all steps, and of measuring data held out, by a micro-batch of middling length; and what the process
+ * holds after it.
+ */
+async function tried(
   engine: Engine,
   prepared: Prepared,
   options: TrainOptions,
   objective: Objective | undefined,
-): Promise<number> {
+): Promise<Pick<TrainForecast, 'milliseconds' | 'hostBytes'>> {
   const { learn, measure } = objective?.passes ?? { learn: 1, measure: 1 }
   const { checkpoint, plan, trainable, heldOut, teacher } = prepared
   const steps = Array.from({ length: Math.min(sampledSteps, plan.steps) }, (_, step) => plan.stepAt(step))
@@ -324,15 +332,11 @@ async function timeOf(
   }
   const every = options.heldOutEvery ?? Math.max(1, Math.ceil(plan.steps / 10))
   const measured = heldOut === undefined ? 0 : (1 + Math.ceil(plan.steps / every)) * heldOut.batches.tokens
-  const { compile, forward, both, update } = times
+  const { compile, forward, both, update, hostBytes } = times
   const microBatches = (plan.steps * batches.length) / steps.length
-  const share = mean / tokensOf(sequences)
-  return (
-    compile +
-    (learn * both + asked) * share * microBatches +
-    (measure * forward * measured) / tokensOf(sequences) +
-    update * plan.steps
-  )
+  const own = tokensOf(sequences)
+  const passes = ((learn * both + asked) * microBatches * mean + measure * forward * measured) / own
+  return { milliseconds: compile + passes + update * plan.steps, hostBytes }
 }
 
 const tokensOf = (batch: readonly TrainingExample[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0)
@@ -355,7 +359,7 @@ function besideOf({ trainable, teacher }: Prepared, bytes: number): TrainableOpt
 }
 
 /** What a run adds to what was known before. */
-type Ran = Omit<TrainReport, keyof TrainForecast> & { tokens: number }
+type Ran = Omit<TrainReport, keyof KnownForecast | 'milliseconds'> & { tokens: number }
 
 /** One run, from its first step or from a resume point to its output. */
 class Training {

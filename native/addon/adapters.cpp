@@ -176,7 +176,7 @@ Napi::Value productOf(const Napi::CallbackInfo& info) {
 void exportAdapters(Napi::Env env, Napi::Object exports) {
   exports.Set("adapterStart", Napi::Function::New(env, startOf));
   exports.Set("lowRankValues", Napi::Function::New(env, valuesOf));
-  exports.Set("thinProduct", Napi::Function::New(env, productOf));
+  exports.Set("doubleProduct", Napi::Function::New(env, productOf));
 }
 
 }  // namespace weightsmith

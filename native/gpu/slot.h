@@ -64,6 +64,8 @@ class Result {
   // Valid after a run until the next one.
   const uint8_t* data() const { return readback_ ? readPointer_ : result_.memory(); }
   const uint32_t* counts() const;
+  // Where a processor that is the device writes what it computes itself; null on one with memory of its own.
+  uint8_t* memory() { return result_.memory(); }
 
  private:
   friend class Slot;

@@ -8,13 +8,14 @@
 
 #include "host/keys.h"
 #include "host/random.h"
+#include "host/tile.h"
 #include "host/wide.h"
 #include "layout.h"
 
 namespace weightsmith {
 namespace {
 
-constexpr uint64_t kLongest = 1 << 18;  // elements of a row
+constexpr uint64_t kLongest = 1 << 16;  // elements of a row: a thread keeps 22 bytes of each
 constexpr uint64_t kLine = 32;          // elements of a word of bits
 constexpr uint64_t kLines = kBlock / kLine;
 constexpr size_t kDropWords = 3;      // coefficients a model (see drop.wgsl)
@@ -31,7 +32,8 @@ struct Part {
   HostStream stream;
   uint64_t row = 0;           // elements of a row; 0: all go with the same probability
   float first = 0, rank = 0;  // the limit of rank 0, and what a rank takes off it
-  uint32_t* bits = nullptr;   // of the first line
+  size_t bitsAt = 0;          // among the words of all bits, that of the first line
+  uint32_t* bits = nullptr;   // the same, in the table
   size_t stride = 0;          // words from a line to the next one
 };
 
@@ -166,26 +168,22 @@ bool drawOnHost(const DrawWork& work, ThreadPool& threads) {
   const size_t words = blocks * kLines * models;
   if (table.size() + words > work.room) return false;
 
+  const HostTile tile{table, work.sources, work.inputs};
   std::vector<Part> parts;
   std::vector<Task> tasks;
-  for (uint32_t block = 0; block < blocks;) {
-    const size_t record = table[kTableRecords] + table[table[kTableMap] + block] * table[kTableRecordWords];
-    const auto source = [&](size_t input) {
-      const uint32_t word = table[record + kRecordSources + input];
-      return HostSource{work.sources + uint64_t{word & ((1u << kSourceDtype) - 1)} * 16, word >> kSourceDtype};
-    };
+  for (const HostPart& segment : hostParts(tile)) {
     Part part;
-    part.elements = table[record + kRecordElements];
-    part.flat = table[record + kRecordFlat] | uint64_t{table[record + kRecordFlat + 1]} << 32;
-    part.base = source(0);
+    part.elements = segment.elements();
+    part.flat = segment.flat();
+    part.base = segment.source(0);
     part.stride = models;
-    const uint32_t* const coefficients =
-        &table[record + kRecordSources + kRecordInputWords * work.inputs + (work.masks ? 1 : 0)];
+    const uint32_t* const coefficients = segment.coefficients() + (work.masks ? 1 : 0);
     const uint64_t row = coefficients[kDropWords * models];
     for (size_t i = 0; i < models; ++i) {
-      const uint32_t* const hash = &table[record + kRecordSources + work.inputs + 2 * (i + 1)];
-      part.model = source(i + 1);
+      const uint32_t* const hash = segment.hash(i + 1);
+      part.model = segment.source(i + 1);
       part.stream = {{table[kTableSeed], table[kTableSeed + 1]}, {hash[0], hash[1]}};
+      part.bitsAt = segment.firstBlock() * kLines * models + i;
       part.first = std::bit_cast<float>(coefficients[kDropWords * i]);
       part.rank = std::bit_cast<float>(coefficients[kDropWords * i + 1]);
       part.row = part.rank == 0 ? 0 : row;
@@ -203,17 +201,12 @@ bool drawOnHost(const DrawWork& work, ThreadPool& threads) {
       }
       parts.push_back(part);
     }
-    block = table[record + kRecordFirstBlock] + static_cast<uint32_t>((uint64_t{part.elements} + kBlock - 1) / kBlock);
   }
 
   const size_t start = table.size();
   table[kTableGiven] = static_cast<uint32_t>(start);
   table.resize(start + words);
-  uint32_t block = 0;
-  for (size_t p = 0; p < parts.size(); ++p) {
-    parts[p].bits = &table[start + block * kLines * models + p % models];
-    if (p % models == models - 1) block += static_cast<uint32_t>((uint64_t{parts[p].elements} + kBlock - 1) / kBlock);
-  }
+  for (Part& part : parts) part.bits = &table[start + part.bitsAt];
 
   std::atomic<size_t> next{0};
   Completion done;

@@ -32,11 +32,24 @@ WEIGHTSMITH_WIDE void widenF32(const uint32_t* from, size_t count, uint32_t* to)
   for (size_t i = 0; i < count; ++i) to[i] = flush(from[i]);
 }
 
+inline uint32_t keyOf(uint32_t bits) { return std::min(flush(bits) & 0x7fffffffu, 0x7f800000u) + 1; }
+
+inline uint32_t deltaOf(uint32_t base, uint32_t model) {
+  return std::bit_cast<uint32_t>(std::bit_cast<float>(model) - std::bit_cast<float>(base));
+}
+
+WEIGHTSMITH_WIDE void weightedKeysOf(const uint32_t* base, const uint32_t* model, size_t count, float weight,
+                                     uint32_t* keys) {
+  for (size_t i = 0; i < count; ++i) {
+    const auto delta = std::bit_cast<float>(flush(deltaOf(base[i], model[i])));
+    keys[i] = keyOf(std::bit_cast<uint32_t>(delta * weight));
+  }
+}
+
 WEIGHTSMITH_WIDE uint32_t keysOf(const uint32_t* base, const uint32_t* model, size_t count, uint32_t* keys) {
   uint32_t top = kZeroKey;
   for (size_t i = 0; i < count; ++i) {
-    const float delta = std::bit_cast<float>(model[i]) - std::bit_cast<float>(base[i]);
-    const uint32_t key = std::min(flush(std::bit_cast<uint32_t>(delta)) & 0x7fffffffu, 0x7f800000u) + 1;
+    const uint32_t key = keyOf(deltaOf(base[i], model[i]));
     keys[i] = key;
     top = std::max(top, key == kInfKey ? kZeroKey : key);
   }
@@ -66,6 +79,17 @@ uint32_t deltaKeys(const HostSource& base, const HostSource& model, int64_t firs
     top = std::max(top, keysOf(b, m, part, keys + done));
   }
   return top;
+}
+
+void weightedKeys(const HostSource& base, const HostSource& model, int64_t first, size_t count, float weight,
+                  uint32_t* keys) {
+  uint32_t b[kChunk], m[kChunk];
+  for (size_t done = 0; done < count; done += kChunk) {
+    const size_t part = std::min(kChunk, count - done);
+    widen(base, first + static_cast<int64_t>(done), part, b);
+    widen(model, first + static_cast<int64_t>(done), part, m);
+    weightedKeysOf(b, m, part, weight, keys + done);
+  }
 }
 
 }  // namespace weightsmith

@@ -21,4 +21,8 @@ bool hostLoads(uint32_t dtype);
 // may lie before the memory's start. Returns the largest one of a finite difference, at least kZeroKey.
 uint32_t deltaKeys(const HostSource& base, const HostSource& model, int64_t first, size_t count, uint32_t* keys);
 
+// The keys of such differences times a weight.
+void weightedKeys(const HostSource& base, const HostSource& model, int64_t first, size_t count, float weight,
+                  uint32_t* keys);
+
 }  // namespace weightsmith

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "host/draw.h"
+#include "host/select.h"
 #include "stream/completed_jobs.h"
 #include "stream/cursor.h"
 #include "stream/store.h"
@@ -341,8 +342,12 @@ class Execution {
     }
     RingResult& result = freeResult();
     auto start = Clock::now();
-    item.slot->run(context_.pipelines, dispatch, table, fresh, *result.result);
-    report_.compute += since(start);
+    if (select(step, {table, item.slot->input(), group.inputs}, *result.result)) {
+      report_.cpuSteps += since(start);
+    } else {
+      item.slot->run(context_.pipelines, dispatch, table, fresh, *result.result);
+      report_.compute += since(start);
+    }
     if (step.words) {
       start = Clock::now();
       cursor.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
@@ -353,6 +358,15 @@ class Execution {
     write(tile, variant, result.result->data(), false, result.writes);
     result_ = (result_ + 1) % results_.size();
     return true;
+  }
+
+  // Whether this processor has done the kernel's work.
+  bool select(const KernelStep& step, const HostTile& tile, Result& result) const {
+    if (!context_.workers || step.kernel != "select" || has(step, "SPREAD")) return false;
+    const auto cuts = step.constants.find("CUTS");
+    return selectOnHost({tile, cuts == step.constants.end() ? 1 : static_cast<size_t>(cuts->second),
+                         has(step, "WEIGHTED"), reinterpret_cast<uint32_t*>(result.memory())},
+                        *context_.workers);
   }
 
   static bool has(const KernelStep& step, const char* constant) {

@@ -216,7 +216,8 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         for (const Variant& variant : plan.jobs[segment.job].variants) {
           coefficients = std::max<uint64_t>(coefficients, variant.coefficients.size());
         }
-        lines += lineWords(plan.programs[group.program], group.inputs, segment.elements);
+        const Program& program = plan.programs[group.program];
+        lines += lineWords(program, group.inputs, program.rows ? segment.blocks * kBlock : segment.elements);
       }
       if (cpuStep) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(

@@ -12,7 +12,7 @@ import type { TrainingSequence } from './teaching.js'
 import { TrainableModel, type TrainableOptions } from './trainable_model.js'
 
 /** Milliseconds. */
-export interface TrainingTimes {
+interface PartTimes {
   /** Until all kernels are compiled. */
   compile: number
   /** A micro-batch from tokens to losses, and also back to all gradients. */
@@ -20,6 +20,11 @@ export interface TrainingTimes {
   both: number
   /** The norm of all gradients, and a step of the optimizer. */
   update: number
+}
+
+export interface TrainingTimes extends PartTimes {
+  /** Bytes that the process holds more than before, without the buffers: compiled kernels, above all. */
+  hostBytes: number
 }
 
 /** Milliseconds that repeated runs may take together. */
@@ -41,15 +46,18 @@ export async function trainingTimes(
   const lowest = trained[0] ?? depth
   // A layer that is trained, where there is one, and a neighbour.
   const first = Math.min(lowest, depth - 1)
+  const before = process.memoryUsage.rss()
+  const held = () => Math.max(0, process.memoryUsage.rss() - before)
   const one = await timesOf(use, checkpoint, options, { layers: [first], sequences })
-  if (depth === 1) return one
+  if (depth === 1) return { ...one, hostBytes: held() }
   const second = trained[1] ?? (first > 0 ? first - 1 : first + 1)
   const two = await timesOf(use, checkpoint, options, { layers: [first, second].toSorted((a, b) => a - b), sequences })
-  const each = (of: (times: TrainingTimes) => number) => Math.max(0, of(two) - of(one))
+  const each = (of: (times: PartTimes) => number) => Math.max(0, of(two) - of(one))
   const [forward, both] = [each((times) => times.forward), each((times) => times.both)]
   const back = depth - Math.min(lowest, depth - 1)
   const again = Math.max(0, back - tapes)
   return {
+    hostBytes: held(),
     compile: one.compile + two.compile,
     forward: one.forward + (depth - 1) * forward,
     // Layers below the first that is trained go forward alone, others forward again where their values did not stay.
@@ -72,7 +80,7 @@ async function timesOf(
   checkpoint: Checkpoint,
   { tensors = [], adapters = [], tokens, dropout }: TrainableOptions,
   { layers, sequences }: { layers: readonly number[]; sequences: readonly TrainingSequence[] },
-): Promise<TrainingTimes> {
+): Promise<PartTimes> {
   const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
   const { language } = spec
   const part = { ...spec, language: { ...language, layers: language.layers.filter((_, i) => layers.includes(i)) } }

@@ -21,7 +21,7 @@ import { readStrategy, type Shape, type Strategy, shapeOf } from '../../subnets/
 import type { DryRun } from '../../util/dry_run.js'
 import { misuse } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
-import { checkCut, checkTables, type ShapeCheck } from './cut_check.js'
+import { checkCut, readCheckData, type ShapeCheck } from './cut_check.js'
 import { ShapeAdapters, type ShapeName } from './shape_adapters.js'
 import { type CutLayout, type CutSubject, cutsOf, type ShapeCuts, SharedCuts } from './shape_cuts.js'
 
@@ -137,7 +137,7 @@ export async function amoebaCut(
   checkOptions(options)
   const checkpoint = await checkpointOf(engine, model)
   const { spec } = modelOf(engine, checkpoint, { batchTokens: 1 })
-  const tables = data === undefined ? undefined : await checkTables(data, checkpoint, spec)
+  const lines = data === undefined ? undefined : await readCheckData(data, checkpoint, spec)
   return engine.use(async (host) => {
     const strategy = await readStrategy(host.addon, options.strategy, checkpoint)
     const names = namesOf(strategy, options)
@@ -189,11 +189,11 @@ export async function amoebaCut(
     const checked: CutShape[] = []
     for (const [i, result] of written.entries()) {
       const [shape, own] = [shapes[i] as Shape, cuts[i] as ShapeCuts]
-      const about = { engine, host, checkpoint, spec, model, shape, layout, blocks: own.blocks, tables, signal }
+      const about = { engine, host, checkpoint, spec, model, shape, layout, blocks: own.blocks, lines, signal }
       const adapters = (await adapted?.of(shape, signal)) ?? []
       const check = await checkCut({ ...about, out: result.out, adapters })
       checked.push({ ...(forecast[i] as CutShapeForecast), ...result, ...check })
-      if (tables) onProgress?.({ phase: 'check', done: i + 1, total: written.length, unit: 'models', item: result.out })
+      if (lines) onProgress?.({ phase: 'check', done: i + 1, total: written.length, unit: 'models', item: result.out })
     }
     const end = performance.now()
     const timings = { write: wrote - begin, check: end - wrote }

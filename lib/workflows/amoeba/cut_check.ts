@@ -37,7 +37,7 @@ export interface CheckData {
 }
 
 /** Lines for losses, read and checked. */
-export async function checkTables(data: string, checkpoint: Checkpoint, spec: ModelSpec): Promise<CheckData> {
+export async function readCheckData(data: string, checkpoint: Checkpoint, spec: ModelSpec): Promise<CheckData> {
   const tokenizer = await openTokenizer(checkpoint)
   return { tokenizer, set: await readSet(data, { tokenizer, spec, checkpoint }, { metric: 'nll' }) }
 }
@@ -54,7 +54,7 @@ interface Subject {
   blocks: readonly number[]
   out: string
   adapters: readonly ShapeAdapter[]
-  tables: CheckData | undefined
+  lines: CheckData | undefined
   signal: AbortSignal | undefined
 }
 
@@ -63,24 +63,24 @@ const compared = 4
 
 /** Throws ERR_WEIGHTSMITH_VERIFY where the folder is not the shape; measures losses where there is data. */
 export async function checkCut(subject: Subject): Promise<ShapeCheck> {
-  const { engine, host, out, tables, shape } = subject
+  const { engine, host, out, lines, shape } = subject
   const written = await openCheckpoint(host.addon, out, out)
   await checkStructure(subject, written)
-  if (tables === undefined) return {}
+  if (lines === undefined) return {}
   const masked = await maskedModel(subject, shape)
   const small = modelOf(engine, written, { batchTokens: masked.batchTokens })
   try {
-    const [found, wanted] = [await logitsOf(subject, small, tables), await logitsOf(subject, masked, tables)]
+    const [found, wanted] = [await logitsOf(subject, small, lines), await logitsOf(subject, masked, lines)]
     const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
     const logitsDifference = largest(found.map((value, i) => value - (wanted[i] ?? 0))) / largest(wanted)
     const losses = {
-      loss: await lossOf(subject, small, tables),
-      maskedLoss: await lossOf(subject, masked, tables),
+      loss: await lossOf(subject, small, lines),
+      maskedLoss: await lossOf(subject, masked, lines),
     }
     if (shape.biases.size === 0) return { ...losses, logitsDifference }
     const plain = await maskedModel(subject, { ...shape, biases: new Map() })
     try {
-      return { ...losses, uncompensatedLoss: await lossOf(subject, plain, tables), logitsDifference }
+      return { ...losses, uncompensatedLoss: await lossOf(subject, plain, lines), logitsDifference }
     } finally {
       await plain.close()
     }
@@ -156,7 +156,7 @@ class RowReader {
 
 /** The whole model with zeros in the places of what goes, and biases in memory that compensate for it. */
 async function maskedModel(subject: Subject, shape: Shape): Promise<Model> {
-  const { engine, host, checkpoint, model, adapters, tables, signal } = subject
+  const { engine, host, checkpoint, model, adapters, lines, signal } = subject
   const adapted = { model, adapters: [...adapters] }
   const base = adapters.length === 0 ? checkpoint : await openWithAdapters(host, nameOf(adapted), { adapted, signal })
   const cuts = await cutsOf(subject, shape, { layout: 'masked', shared: new SharedCuts(), key: '' })
@@ -186,7 +186,7 @@ async function maskedModel(subject: Subject, shape: Shape): Promise<Model> {
   const memory = new Uint8Array(Buffer.concat(chunks))
   const file = { path, name: path, size, modified: 0, identity: path, headerHash: '', memory }
   const files = size === 0 ? base.files : [...base.files, file]
-  const longest = tables?.set.longest ?? 0
+  const longest = lines?.set.longest ?? 0
   const batchTokens = Math.max(longest, Math.min(subject.spec.context, mostTokens))
   return modelOf(engine, { ...base, files, tensors, config: cuts.config }, { zeros, batchTokens })
 }

@@ -34,14 +34,21 @@ export interface ShapeCuts {
   notes: string[]
 }
 
-/** Cuts that shapes have in common are one object, so that they are made once. */
+/** Cuts and new tensors that shapes have in common are one object, so that they are made once. */
 export class SharedCuts {
-  private readonly known = new Map<string, Cut>()
+  private readonly cuts = new Map<string, Cut>()
+  private readonly contents = new Map<string, Content>()
 
   get(key: string, make: () => Cut): Cut {
-    const cut = this.known.get(key) ?? make()
-    this.known.set(key, cut)
+    const cut = this.cuts.get(key) ?? make()
+    this.cuts.set(key, cut)
     return cut
+  }
+
+  async content(key: string, make: () => Promise<Content>): Promise<Content> {
+    const content = this.contents.get(key) ?? (await make())
+    this.contents.set(key, content)
+    return content
   }
 }
 
@@ -98,14 +105,15 @@ export async function cutsOf(
     const shapes = new Map([...tensors.keys()].map((name) => [name, { shape: [] }]))
     for (const [name, size] of describe(config, shapes, checkpoint.name).tensors) {
       if (tensors.has(name)) continue
-      tensors.set(name, await biasTensor(host, dtypeOf(name), new Float32Array(elementsOf(size))))
+      tensors.set(name, zeros(dtypeOf(name), elementsOf(size)))
     }
   }
   for (const [weight, values] of biases) {
     const given = checkpoint.tensors.get(biasOf(weight))
     const name = renamed(biasOf(weight))
     const before: Content | undefined = given && cutTensor(checkpoint, given)
-    tensors.set(name, await biasTensor(host, dtypeOf(name), values, before))
+    const make = () => biasTensor(host, dtypeOf(name), values, before)
+    tensors.set(name, await shared.content(`${key}/${weight}`, make))
   }
   return { tensors, config, blocks, parameters, notes }
 }
@@ -190,6 +198,17 @@ function configWithBiases(
       'other linears are zeros.',
   )
   return found
+}
+
+/** A bias that changes nothing. */
+function zeros(dtype: string, elements: number): Content {
+  const size = elements * (dtype === 'F32' ? 4 : 2)
+  return {
+    ...{ dtype, shape: [elements], size },
+    async *bytes() {
+      yield new Uint8Array(size)
+    },
+  }
 }
 
 function elementsKept(shape: readonly number[], { rows, columns, zeroRows, zeroColumns }: Cut): number {
