@@ -6,7 +6,7 @@ import { modelSpec } from '../lib/architectures/index.js'
 import { type Checkpoint, openCheckpoint } from '../lib/checkpoint/index.js'
 import { loadAddon } from '../lib/native/load.js'
 import { fingerprint } from '../lib/score/index.js'
-import { readStrategy, type Strategy, shapeOf, writeStrategy } from '../lib/workflows/amoeba/strategy.js'
+import { readStrategy, type Strategy, shapeOf, writeStrategy } from '../lib/subnets/index.js'
 import { scratch } from './scratch.js'
 
 const { fresh } = scratch('strategy-file')

@@ -19,6 +19,7 @@ import { addMerge } from './merge.js'
 import { addPrune } from './prune.js'
 import { addSchema } from './schema.js'
 import { addScore } from './score.js'
+import { addTeach } from './teach.js'
 import { addTrain } from './train.js'
 import { addVerify } from './verify.js'
 
@@ -43,6 +44,7 @@ export function makeProgram(): Command {
   addDiff(program)
   addLora(program)
   addTrain(program)
+  addTeach(program)
   addGenerate(program)
   addEval(program)
   addScore(program)

@@ -2,9 +2,9 @@
 
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
+import { blocksOf, stagingBytes } from './blocks.js'
 import { modelKernels as kernels } from './kernels.js'
 import { packedBytes } from './ops/index.js'
-import { blocksOf, stagingBytes } from './program.js'
 
 /** x Wᵀ, f32 [rows, outputs], for x [rows, inputs] and a matrix [outputs, inputs] stored as F32, F16 or BF16. */
 export async function apply(

@@ -158,10 +158,11 @@ class LayerwisePass {
     this.depth = depth
     this.head = options.wanted !== undefined || options.onPass !== undefined || options.losses !== undefined
     const whole = this.head && depth === model.spec.language.layers.length
-    const begin = options.before === undefined ? 0 : Math.min(...this.firsts)
-    // The last partition may be a head without layers.
+    const begin = Math.min(...this.firsts)
+    const begins = ({ end }: Partition) => options.before === undefined || begin < end
+    // The first partition may be one that only fills the residual stream, and the last a head, without layers.
     this.partitions = model.partitions.filter(
-      ({ enter, first, end, leave }) => (begin < end && (enter || first < depth)) || (leave && whole),
+      (own) => (begins(own) && (own.enter || own.first < depth)) || (own.leave && whole),
     )
     this.streams = new ActivationStore(model.room)
   }

@@ -100,8 +100,9 @@ export const errors = {
       'Check the inputs of the tensor in the message, and for weights too large for the output dtype; train with a lower rate or stronger clipping.',
   },
   ERR_WEIGHTSMITH_VERIFY: {
-    meaning: 'An output does not match its manifest.',
-    remedy: 'Do not use the output; write it again. `problems` of the error lists what has changed or is missing.',
+    meaning: 'An output does not match its manifest, or a folded model is not what its base is with the adapters.',
+    remedy:
+      'Do not use the output; write it again. `problems` of the error lists what has changed or is missing; a fold that differs by its rounding needs `dtype: float32`.',
   },
   ERR_WEIGHTSMITH_OUTSIDE: {
     meaning: 'A symbolic link leads out of its folder.',

@@ -21,7 +21,7 @@ import type { DryRun } from '../../util/dry_run.js'
 import { misuse } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import { checkCut, readCheckData, type ShapeCheck } from './cut_check.js'
-import { adaptersFor, FoldedModels, type ShapeName } from './shape_adapters.js'
+import { ShapeAdapters, type ShapeName } from './shape_adapters.js'
 import { type CutLayout, type CutSubject, cutsOf, type ShapeCuts, SharedCuts } from './shape_cuts.js'
 import { readStrategy, type Shape, type Strategy, shapeOf } from './strategy.js'
 
@@ -173,7 +173,8 @@ export async function amoebaCut(
       bytesWritten: forecast.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0),
       device: engine.device.name,
     }
-    const { inputs, sourceOf } = await adaptedSources(host, model, { names, cuts }, options)
+    const adapted = adapter === undefined ? undefined : await ShapeAdapters.open(host, model, spec, adapter)
+    const { inputs, sourceOf } = await adaptedSources(adapted, { shapes, cuts }, options)
     if (options.dryRun === true) return { forecast: { ...common, shapes: forecast } }
     let bytesRead = 0
     const written = await writeCuts(host, checkpoint, outputs, {
@@ -187,9 +188,9 @@ export async function amoebaCut(
     const wrote = performance.now()
     const checked: CutShape[] = []
     for (const [i, result] of written.entries()) {
-      const [name, shape, own] = [names[i] as ShapeName, shapes[i] as Shape, cuts[i] as ShapeCuts]
+      const [shape, own] = [shapes[i] as Shape, cuts[i] as ShapeCuts]
       const about = { engine, host, checkpoint, spec, model, shape, layout, blocks: own.blocks, lines, signal }
-      const adapters = adapter === undefined ? [] : adaptersFor(adapter, name)
+      const adapters = (await adapted?.of(shape, signal)) ?? []
       const check = await checkCut({ ...about, out: result.out, adapters })
       checked.push({ ...(forecast[i] as CutShapeForecast), ...result, ...check })
       if (lines) onProgress?.({ phase: 'check', done: i + 1, total: written.length, unit: 'models', item: result.out })
@@ -301,15 +302,13 @@ async function outputsOf(
 
 /** Tensors that adapters change, computed as they are needed; and what is read for them. */
 async function adaptedSources(
-  host: Host,
-  path: string,
-  { names, cuts }: { names: readonly ShapeName[]; cuts: readonly ShapeCuts[] },
+  adapters: ShapeAdapters | undefined,
+  { shapes, cuts }: { shapes: readonly Shape[]; cuts: readonly ShapeCuts[] },
   { adapter, signal }: AmoebaCutOptions,
 ): Promise<Pick<CutsOptions, 'inputs' | 'sourceOf'>> {
-  if (adapter === undefined) return {}
-  const models = new FoldedModels(host, path)
+  if (adapters === undefined) return {}
   const folded: FoldedTensors[] = []
-  for (const name of names) folded.push(await models.open(adaptersFor(adapter, name)))
+  for (const shape of shapes) folded.push(await adapters.foldedFor(shape, signal))
   for (const [i, { changed }] of folded.entries()) {
     for (const [name, tensor] of cuts[i]?.tensors ?? []) {
       if ('from' in tensor || !changed.has(name)) continue
@@ -331,7 +330,11 @@ async function adaptedSources(
     known.set(key, source)
     return source
   }
-  return { inputs: [...new Set(folded)].map((model) => model.checkpoint), sourceOf }
+  const inputs = [...new Set(folded)].map(({ checkpoint }) => {
+    // What a mixture is at the gates of a shape lies in no file.
+    return { ...checkpoint, files: checkpoint.files.filter(({ memory }) => memory === undefined) }
+  })
+  return { inputs, sourceOf }
 }
 
 /** Files that decide about the result beside the model. */

@@ -4,7 +4,7 @@
  */
 
 import { type FileHandle, open } from 'node:fs/promises'
-import { openWithAdapters } from '../../adapters/adapted_model.js'
+import { nameOf, openWithAdapters } from '../../adapters/adapted_model.js'
 import { type ModelSpec, modelSpec } from '../../architectures/index.js'
 import { readFully } from '../../checkpoint/cut.js'
 import { type Checkpoint, type CheckpointTensor, openCheckpoint } from '../../checkpoint/index.js'
@@ -157,8 +157,8 @@ class RowReader {
 /** The whole model with zeros in the places of what goes, and biases in memory that compensate for it. */
 async function maskedModel(subject: Subject, shape: Shape): Promise<Model> {
   const { engine, host, checkpoint, model, adapters, lines, signal } = subject
-  const base =
-    adapters.length === 0 ? checkpoint : await openWithAdapters(host, { model, adapters: [...adapters] }, signal)
+  const adapted = { model, adapters: [...adapters] }
+  const base = adapters.length === 0 ? checkpoint : await openWithAdapters(host, nameOf(adapted), { adapted, signal })
   const cuts = await cutsOf(subject, shape, { layout: 'masked', shared: new SharedCuts(), key: '' })
   const zeros = new Map<string, Zeros>()
   const tensors = new Map<string, CheckpointTensor>(base.tensors)

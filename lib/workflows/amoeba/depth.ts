@@ -5,7 +5,7 @@
  * need not be a part of what is best for n, and masks of different m need not be nested.
  */
 
-import type { DepthMetric, DepthOrder, DepthTable } from './strategy.js'
+import type { DepthMetric, DepthOrder, DepthTable } from '../../subnets/index.js'
 
 export interface DepthSearch {
   /** Blocks of the model; the last `keepLast` always stay. */

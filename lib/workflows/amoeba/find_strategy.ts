@@ -4,6 +4,7 @@
  */
 
 import type { Engine } from '../../engine/engine.js'
+import { type DepthStrategy, type Strategy, type StrategyWidth, writeStrategy } from '../../subnets/index.js'
 import type { DryRun } from '../../util/dry_run.js'
 import { WeightsmithError } from '../../util/errors.js'
 import { costOf, searchDepths } from './depth.js'
@@ -11,7 +12,6 @@ import { Journal } from './journal.js'
 import { askedBatches } from './lines.js'
 import { MaskedModel } from './masked_model.js'
 import type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
-import { type DepthStrategy, type Strategy, type StrategyWidth, writeStrategy } from './strategy.js'
 import { summaryOf } from './summary.js'
 import { Task } from './task.js'
 import { chooseWidths, measureWidths } from './widths.js'

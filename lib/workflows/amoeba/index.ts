@@ -1,7 +1,5 @@
 /** AmoebaLLM, a workflow: subnets of any depth and width from one model. */
 
-export { amoebaStrategy } from './find_strategy.js'
-export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export {
   type DepthMetric,
   type DepthOrder,
@@ -18,5 +16,19 @@ export {
   type StrategyWidth,
   shapeOf,
   writeStrategy,
-} from './strategy.js'
+} from '../../subnets/index.js'
+export {
+  type AmoebaEvalForecast,
+  type AmoebaEvalOptions,
+  type AmoebaEvalReport,
+  type AmoebaShape,
+  type AmoebaShapeResult,
+  amoebaEval,
+  type ShapeMetric,
+  type ShapeResult,
+  shapeMetrics,
+} from './evaluate.js'
+export { amoebaStrategy } from './find_strategy.js'
+export type { AmoebaStrategyForecast, AmoebaStrategyOptions, AmoebaStrategyReport } from './options.js'
 export { inspectStrategy, openStrategy, type StrategyInspection, type StrategySummary } from './summary.js'
+export { type AmoebaTrainOptions, amoebaTrain } from './train.js'

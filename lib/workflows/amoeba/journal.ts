@@ -19,13 +19,14 @@ export class Journal {
     private readonly measured: number[],
   ) {}
 
-  /** `facts`: all that decides about the numbers. */
+  /** `facts`: all that decides about the numbers; `verb`: whose they are. */
   static async open(
     place: string,
     facts: Readonly<Record<string, unknown>>,
     { resume = false, overwrite = false }: { resume?: boolean | undefined; overwrite?: boolean | undefined },
+    verb = 'amoeba strategy',
   ): Promise<Journal> {
-    const run = { verb: 'amoeba strategy', facts, inputs: [] }
+    const run = { verb, facts, inputs: [] }
     const point = await ResumePoint.open(place, run, { resume, overwrite })
     const { measured = [] } = (point.done ?? {}) as { measured?: unknown }
     if (!Array.isArray(measured) || measured.some((text) => typeof text !== 'string')) {

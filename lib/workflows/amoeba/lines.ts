@@ -20,7 +20,7 @@ import {
 } from '../../data/index.js'
 import type { Engine } from '../../engine/engine.js'
 import { type Model, type PackedToken, rowsOf, type TokenSequence } from '../../runtime/index.js'
-import type { DepthMetric, StrategyData } from './strategy.js'
+import type { DepthMetric, StrategyData } from '../../subnets/index.js'
 
 /** A sequence of `length` tokens, of which those from `asked` on are asked for. */
 export interface Asked {

@@ -1,10 +1,10 @@
 /** The options of `amoebaStrategy`, what it reports, and its checks. */
 
 import type { ModelFit } from '../../runtime/memory_fit.js'
+import { type DepthMetric, type DepthOrder, depthMetrics, depthOrders, sameRatio } from '../../subnets/index.js'
 import { misuse, wrongOption } from '../../util/errors.js'
 import type { ProgressEvent } from '../../util/progress.js'
 import type { DepthSearch } from './depth.js'
-import { type DepthMetric, type DepthOrder, depthMetrics, depthOrders, sameRatio } from './strategy.js'
 import type { StrategySummary } from './summary.js'
 
 export interface AmoebaStrategyOptions {

@@ -4,7 +4,7 @@ import { stat } from 'node:fs/promises'
 import type { Engine } from '../../engine/engine.js'
 import { loadAddon } from '../../native/load.js'
 import { checkpointOf } from '../../runtime/open_model.js'
-import { type DepthMetric, type DepthOrder, isStrategy, readStrategy, type Strategy } from './strategy.js'
+import { type DepthMetric, type DepthOrder, isStrategy, readStrategy, type Strategy } from '../../subnets/index.js'
 
 /** What stays, in numbers. */
 export interface StrategySummary {

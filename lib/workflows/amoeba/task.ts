@@ -8,11 +8,11 @@ import type { Model } from '../../runtime/index.js'
 import { fitModel, type ModelFit } from '../../runtime/memory_fit.js'
 import { checkpointOf, modelOf } from '../../runtime/open_model.js'
 import { fingerprint } from '../../score/index.js'
+import type { Strategy } from '../../subnets/index.js'
 import { misuse, throwIfAborted, WeightsmithError } from '../../util/errors.js'
 import type { DepthSearch } from './depth.js'
 import { type AskedLines, readAsked, rightOnes } from './lines.js'
 import { type AmoebaStrategyOptions, searchOf, widthsOf } from './options.js'
-import type { Strategy } from './strategy.js'
 
 export class Task {
   private constructor(

@@ -10,8 +10,8 @@ import { lostOf } from '../../prune/biases.js'
 import { columnScores, type KeptUnits, keepGlobal, type ScoredUnits } from '../../prune/widths.js'
 import { apply, type Model } from '../../runtime/index.js'
 import { chosenMethods, SavedArrays } from '../../score/index.js'
+import type { StrategyWidth } from '../../subnets/index.js'
 import type { Asked } from './lines.js'
-import type { StrategyWidth } from './strategy.js'
 
 /** What one pass through the whole model has shown; all of it in float64. */
 export interface Measured {
