@@ -113,7 +113,7 @@ export function columnCutter(
       }
     }
     if (columns === undefined || kept === undefined) return cleared
-    const result = new Uint8Array(count * columns.length * size)
+    const result = unfilled(count * columns.length * size)
     if (pick !== undefined) {
       gather(elements(cleared, size), elements(result, size), pick, width, count)
       return result
@@ -128,6 +128,11 @@ export function columnCutter(
     }
     return result
   }
+}
+
+/** Memory whose bytes are all going to be written: zeros first would cost as much as the copying. */
+export function unfilled(size: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(Buffer.allocUnsafeSlow(size).buffer as ArrayBuffer)
 }
 
 /** Indices as runs of neighbours. */

@@ -10,7 +10,7 @@ import type { Host } from '../native/host.js'
 import { version } from '../native/version.js'
 import { parseBytes } from '../util/bytes.js'
 import { messageOf, throwIfAborted, WeightsmithError } from '../util/errors.js'
-import { chunkBytes, columnCutter, readFully, runsOf, shapeOf } from './cut.js'
+import { chunkBytes, columnCutter, readFully, runsOf, shapeOf, unfilled } from './cut.js'
 import { writerRank } from './dtypes.js'
 import {
   type Checkpoint,
@@ -66,8 +66,9 @@ export interface CutsOptions
   onRead?: ((bytes: number) => void) | undefined
 }
 
-/** Bytes that wait to be written, of all outputs. */
+/** Bytes that wait to be written, of all outputs; and what an output writes at once, however small tensors are. */
 const mostWaiting = 96 * 2 ** 20
+const writeBytes = 4 * 2 ** 20
 
 /** What the outputs will hold, and where. */
 export function layOutCuts(
@@ -132,15 +133,20 @@ export async function writeCuts(
       lanes.push(await Lane.create({ output, stage, described, layout, flow, sync, dtype }))
     }
     await flowThrough(checkpoint, lanes, { ...options, every: noted ? every : Infinity, total, flow })
-    const written: Rewritten[] = []
-    for (const [i, lane] of lanes.entries()) {
-      const { output, stage, layout, dtype, files, resumed } = lane
-      const { config = checkpoint.config, recipe, about, front = {} } = output
-      const target = targets[i] ?? ''
-      const beside = { config, recipe, about, target, layout, dtype, files, front, extra: output.files, inputs }
-      await writeBeside({ addon, device }, stage, checkpoint, beside)
-      written.push({ out: target, files, bytesWritten: layout.bytes, resumed })
-    }
+    // All of them come to their end before one that failed is heard of, and folders are removed.
+    const beside = await Promise.allSettled(
+      lanes.map(async ({ output, stage, layout, dtype, files, resumed }, i): Promise<Rewritten> => {
+        const { config = checkpoint.config, recipe, about, front = {} } = output
+        const target = targets[i] ?? ''
+        const what = { config, recipe, about, target, layout, dtype, files, front, extra: output.files, inputs }
+        await writeBeside({ addon, device }, stage, checkpoint, what)
+        return { out: target, files, bytesWritten: layout.bytes, resumed }
+      }),
+    )
+    const written = beside.map((result) => {
+      if (result.status === 'rejected') throw result.reason
+      return result.value
+    })
     await refuseChanged(inputs)
     throwIfAborted(signal, 'The writing')
     for (const { stage } of lanes) await stage.publish()
@@ -182,7 +188,10 @@ async function flowThrough(
   const sources = sourceOrder(checkpoint)
   try {
     for (const rank of [...ranks].sort((a, b) => b - a)) {
-      for (const tensor of sources.filter(({ dtype }) => writerRank(dtype) === rank)) {
+      const wanted = sources.filter(
+        ({ dtype, name }) => writerRank(dtype) === rank && lanes.some((lane) => lane.takes(name) !== undefined),
+      )
+      for (const [place, tensor] of wanted.entries()) {
         const takers = new Map<RowSource, Map<Cut, Lane[]>>()
         const own = files.source(tensor)
         for (const [i, lane] of lanes.entries()) {
@@ -192,6 +201,9 @@ async function flowThrough(
           const cuts = takers.get(source) ?? new Map<Cut, Lane[]>()
           takers.set(source, cuts.set(cut, [...(cuts.get(cut) ?? []), lane]))
         }
+        const following = wanted[place + 1]
+        if (following !== undefined && lanes.some((_, i) => sourceOf?.(following, i) === undefined))
+          files.warm(following)
         for (const [source, cuts] of takers) {
           const cutters = [...cuts].map(([cut, those]) => ({ cut: rowCutter(source, cut), those }))
           for (const { those } of cutters) for (const lane of those) lane.begin()
@@ -289,6 +301,9 @@ class Lane {
   private file: number
   private opens = false
   private queue: Promise<void> = Promise.resolve()
+  /** Behind what is queued: pieces that are written together. */
+  private held: Uint8Array[] = []
+  private heldBytes = 0
   /** What is on its way to the disk: the file, how far it is, and the tensors in it. */
   private sink: Sink | undefined
   private end: number
@@ -346,10 +361,9 @@ class Lane {
 
   put(bytes: Uint8Array): void {
     this.passed += bytes.length
-    this.after(async () => {
-      await this.sink?.write(bytes)
-      this.end += bytes.length
-    }, bytes.length)
+    this.held.push(bytes)
+    this.heldBytes += bytes.length
+    if (this.heldBytes >= writeBytes) this.flush()
   }
 
   /** Ends the tensor that was begun. */
@@ -358,8 +372,21 @@ class Lane {
     this.after(async () => void this.finished++)
   }
 
+  /** Queues what was put and is held. */
+  private flush(): void {
+    const [pieces, size] = [this.held, this.heldBytes]
+    if (size === 0) return
+    this.held = []
+    this.heldBytes = 0
+    this.after(async () => {
+      await this.sink?.writeAll(pieces)
+      this.end += size
+    }, size)
+  }
+
   /** Notes what is on disk, for a run that goes on from there. */
   note(): void {
+    this.flush()
     this.after(async () => {
       await this.sink?.sync()
       await this.stage.point?.save({ files: this.files, tensors: this.finished, bytes: this.end })
@@ -385,6 +412,7 @@ class Lane {
   private reach(file: number): void {
     for (; this.file < file; this.file++, this.opens = false) {
       this.open()
+      this.flush()
       this.after(() => this.finishFile())
     }
     if (file < this.layout.files.length) this.open()
@@ -435,35 +463,50 @@ const elementsOf = (shape: readonly number[]) => shape.reduce((product, size) =>
 /** The files of a checkpoint, open as long as tensors are read from them. */
 class SourceFiles {
   private readonly handles = new Map<number, Promise<FileHandle>>()
+  /** First chunks of tensors that are being read. */
+  private readonly warmed = new Map<string, Promise<Uint8Array>>()
 
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly onRead: ((bytes: number) => void) | undefined,
   ) {}
 
-  source({ dtype, shape, file, begin, end }: CheckpointTensor): RowSource {
+  source(tensor: CheckpointTensor): RowSource {
+    const { dtype, shape, begin, end } = tensor
     const [height = 1] = shape
     const rowBytes = height === 0 ? 0 : (end - begin) / height
-    const step = rowBytes * Math.max(1, Math.floor(chunkBytes / Math.max(1, rowBytes)))
-    const read = async (from: number) => {
-      const bytes = new Uint8Array(Math.min(step, end - from))
-      await readFully(await this.handle(file), this.checkpoint.files[file]?.path ?? '', bytes, from)
-      this.onRead?.(bytes.length)
-      return bytes
+    const step = stepOf(tensor)
+    const first = () => {
+      const warm = this.warmed.get(tensor.name)
+      this.warmed.delete(tensor.name)
+      return warm ?? this.read(tensor, begin)
     }
+    const next = (from: number) => (from < end ? quiet(this.read(tensor, from)) : undefined)
     return {
       ...{ dtype, shape, rowBytes },
       async *chunks() {
         // While a chunk is cut, the next one is read.
-        let ahead = begin < end ? read(begin) : undefined
+        let ahead = begin < end ? first() : undefined
         for (let from = begin; ahead !== undefined; from += step) {
           const chunk = await ahead
-          ahead = from + step < end ? read(from + step) : undefined
-          ahead?.catch(() => undefined)
+          ahead = next(from + step)
           yield chunk
         }
       },
     }
+  }
+
+  /** Begins to read a tensor that comes next. */
+  warm(tensor: CheckpointTensor): void {
+    if (tensor.begin < tensor.end) this.warmed.set(tensor.name, quiet(this.read(tensor, tensor.begin)))
+  }
+
+  private async read(tensor: CheckpointTensor, from: number): Promise<Uint8Array> {
+    const { file, end } = tensor
+    const bytes = unfilled(Math.min(stepOf(tensor), end - from))
+    await readFully(await this.handle(file), this.checkpoint.files[file]?.path ?? '', bytes, from)
+    this.onRead?.(bytes.length)
+    return bytes
   }
 
   async close(): Promise<void> {
@@ -479,6 +522,18 @@ class SourceFiles {
       throw new WeightsmithError('ERR_WEIGHTSMITH_IO_READ', message, { cause, file: path })
     })
   }
+}
+
+/** Bytes of a tensor that are read at once: whole rows. */
+function stepOf({ shape, begin, end }: CheckpointTensor): number {
+  const rowBytes = (end - begin) / (shape[0] ?? 1)
+  return rowBytes * Math.max(1, Math.floor(chunkBytes / Math.max(1, rowBytes)))
+}
+
+/** A promise that may fail before anyone waits for it. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined)
+  return promise
 }
 
 /** What makes of whole rows, which come in order, those of a cut. */
@@ -506,7 +561,7 @@ function rowCutter({ shape, rowBytes }: RowSource, cut: Cut): (chunk: Uint8Array
       const size = parts.reduce((sum, { begin, end }) => sum + end - begin, 0)
       if (size < bytes.length) {
         const whole = bytes
-        bytes = new Uint8Array(size)
+        bytes = unfilled(size)
         let to = 0
         for (const { begin, end } of parts) {
           bytes.set(whole.subarray(begin, end), to)

@@ -28,15 +28,27 @@ export class Sink {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    this.hash.update(bytes)
+    await this.writeAll([bytes])
+  }
+
+  /** Several pieces, one behind the other, in as few calls as the system allows. */
+  async writeAll(pieces: readonly Uint8Array[]): Promise<void> {
+    for (const bytes of pieces) this.hash.update(bytes)
     try {
-      for (let done = 0; done < bytes.length; ) {
-        done += (await this.file.write(bytes, done, bytes.length - done, this.written + done)).bytesWritten
+      let left = pieces.filter(({ length }) => length > 0)
+      while (left.length > 0) {
+        let { bytesWritten } = await this.file.writev(left, this.written)
+        this.written += bytesWritten
+        // A write may be cut short anywhere.
+        left = left.flatMap((bytes) => {
+          const done = Math.min(bytesWritten, bytes.length)
+          bytesWritten -= done
+          return done < bytes.length ? [bytes.subarray(done)] : []
+        })
       }
     } catch (cause) {
       throw writeFailed(this.path, cause)
     }
-    this.written += bytes.length
   }
 
   /** Returns when what was written is on disk. */
