@@ -128,7 +128,7 @@ async function train({ device, model, tokens }) {
   for (let step = 1; step <= 2; step++) {
     await trained.run(batch, 1 / tokens)
     const clip = Math.min(1, 1 / (await trained.gradientNorm()))
-    await trained.step({ step, rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
+    await trained.step({ rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
   }
   const peak = status('VmHWM')
   await trained.close()

@@ -2,7 +2,8 @@
  * `npm run soak`: whether a process that goes on working goes on growing. One process and one engine, which is never
  * reopened, and no collection is forced. Merges of five methods in turn, every seventh one aborted; then a model
  * opened, run, scored, evaluated, continued and closed, again and again. Once each part is warm, what the process holds
- * may grow by so much until its end; the exit code is 1 where it grows more.
+ * may grow by so much until its end; the exit code is 1 where it grows more. Then trainings are killed, in processes of
+ * their own (kills.mjs).
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,6 +11,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError } from 'commander'
 import { Engine, evaluate, generate, merge, openModel, openScores, score } from '../dist/esm/index.js'
+import { killTrainings } from './kills.mjs'
 
 const MiB = 2 ** 20
 /** How often what the process holds is looked at, in merges and in rounds of models. */
@@ -34,6 +36,7 @@ const flags = new Command('npm run soak --')
   .description('Merge, score, evaluate and generate in one process for long, and see whether it grows.')
   .option('--merges <number>', 'merges in turn', count, 600)
   .option('--rounds <number>', 'models opened and closed in turn', count, 100)
+  .option('--kills <number>', 'processes that train and are killed', count, 20)
   .option('--methods <names>', 'of the merges', 'linear,ties,dare_ties,della,breadcrumbs')
   .option('--memory <size>', 'what the buffers of a run may take together', '256MiB')
   .option('--growth <MiB>', 'most growth of a part once it is warm', count, 24)
@@ -140,6 +143,7 @@ say(`device: ${device}`)
 const parts = []
 if (flags.merges > 0) parts.push(await part('merges', flags.merges, (i) => mergeOnce(engine, i)))
 if (flags.rounds > 0) parts.push(await part('models', flags.rounds, (i) => modelOnce(engine, i)))
+if (flags.kills > 0) parts.push(await killTrainings(engine, { count: flags.kills, folder, device: flags.device, say }))
 await engine.close()
 
 const passed = parts.every((each) => each.passed)

@@ -154,6 +154,8 @@ export {
   prunePage,
   renderPage,
   scorePage,
+  shapesPage,
+  strategyPage,
   type TrainPageInput,
   trainPage,
   writePage,
@@ -166,9 +168,12 @@ export type {
   LayerwiseObservers,
   LayerwiseOptions,
   Model,
+  ModelAdapters,
   ModelOptions,
   PackedToken,
+  RouterSpec,
   StatisticSpec,
+  Subnet,
   TokenSequence,
 } from './runtime/index.js'
 export { ColumnStatistics, rowGroups } from './runtime/index.js'
@@ -176,8 +181,10 @@ export type { ModelFit } from './runtime/memory_fit.js'
 export { openModel } from './runtime/open_model.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export type { ShapeChoice, ShapeSize } from './subnets/index.js'
 export type { RateSchedule, TrainingFile, TrainingFileReport, TrainingLogLine } from './training/index.js'
 export type { TrainOptions } from './training/options.js'
+export { type TeachForecast, type TeachOptions, type TeachReport, teach } from './training/teach.js'
 export { type TrainForecast, type TrainHeldOut, type TrainReport, train } from './training/train.js'
 export type { DryRun } from './util/dry_run.js'
 export {
@@ -189,6 +196,51 @@ export {
   WeightsmithError,
 } from './util/errors.js'
 export type { ProgressEvent } from './util/progress.js'
+export {
+  type AmoebaCutForecast,
+  type AmoebaCutOptions,
+  type AmoebaCutReport,
+  amoebaCut,
+  type CutLayout,
+  type CutShape,
+  type CutShapeForecast,
+  type ShapeCheck,
+  type ShapeName,
+} from './workflows/amoeba/cut.js'
+export { type AmoebaImportOptions, type AmoebaImportReport, amoebaImport } from './workflows/amoeba/import.js'
+export {
+  type AmoebaEvalForecast,
+  type AmoebaEvalOptions,
+  type AmoebaEvalReport,
+  type AmoebaShape,
+  type AmoebaShapeResult,
+  type AmoebaStrategyForecast,
+  type AmoebaStrategyOptions,
+  type AmoebaStrategyReport,
+  type AmoebaTrainOptions,
+  amoebaEval,
+  amoebaStrategy,
+  amoebaTrain,
+  type DepthMetric,
+  type DepthOrder,
+  type DepthStrategy,
+  type DepthTable,
+  depthMetrics,
+  depthOrders,
+  inspectStrategy,
+  openStrategy,
+  type Shape,
+  type ShapeMetric,
+  type ShapeResult,
+  type Strategy,
+  type StrategyData,
+  type StrategyInspection,
+  type StrategySummary,
+  type StrategyUnits,
+  type StrategyWidth,
+  shapeMetrics,
+  shapeOf,
+} from './workflows/amoeba/index.js'
 export type { ImmCollapse } from './workflows/imm/collapse.js'
 export type { Completion, ImmAnswerCheck, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export {

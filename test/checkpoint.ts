@@ -39,9 +39,13 @@ export function readFolder(folder: string): Map<string, Raw> {
   return tensors
 }
 
-export function writeSafetensors(path: string, tensors: Record<string, Raw>): void {
+export function writeSafetensors(
+  path: string,
+  tensors: Record<string, Raw>,
+  metadata: Record<string, string> = { format: 'pt' },
+): void {
   let offset = 0
-  const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
+  const header: Record<string, unknown> = { __metadata__: metadata }
   for (const [name, { dtype, shape, bytes }] of Object.entries(tensors)) {
     header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.length] }
     offset += bytes.length
@@ -68,6 +72,10 @@ export function values(raw: Raw): Float64Array {
   switch (dtype) {
     case 'F32':
       return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true))
+    case 'F64':
+      return Float64Array.from({ length: bytes.length / 8 }, (_, i) => view.getFloat64(8 * i, true))
+    case 'I32':
+      return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getInt32(4 * i, true))
     case 'U8':
       return Float64Array.from(bytes)
     case 'BF16':

@@ -6,7 +6,7 @@ import { Engine } from 'weightsmith'
 import type { TrainableModel, TrainableOptions } from '../lib/runtime/gradients/trainable_model.js'
 import { f32, fill, readSafetensors, values, writeModel } from './checkpoint.js'
 import { scratch } from './scratch.js'
-import { apart, meanLoss, near, norm, openTrainable, within } from './training.js'
+import { apart, meanLoss, near, norm, openTrainable, targetsOf, within } from './training.js'
 
 const goldens = join(process.cwd(), 'test/goldens/training/families')
 const { rank, alpha, sequences, targets, cases } = JSON.parse(readFileSync(join(goldens, 'families.json'), 'utf8')) as {
@@ -31,6 +31,16 @@ const wanted = (name: string, kind: string) => {
       .map(([key, raw]) => [key.slice(prefix.length), values(raw)]),
   )
 }
+
+/** Gradients of adapters that lose elements, by PEFT with the masks that are drawn here: test/peers/make_dropout.py. */
+const lost = JSON.parse(readFileSync(join(goldens, 'dropout.json'), 'utf8')) as {
+  share: number
+  seed: number
+  step: number
+  microBatch: number
+  cases: Record<string, Record<'lora' | 'dora', { loss: number; modules: string[] }>>
+}
+const lostGradients = readSafetensors(join(goldens, 'dropout.safetensors'))
 
 describe('a tiny model', () => {
   const { fresh } = scratch('family-gradients')
@@ -81,6 +91,37 @@ describe('a tiny model', () => {
       await model.write(part, start?.map((length, i) => length * (1 + value[i]!)) ?? value)
     }
     await compare(model, name, kind)
+  })
+
+  const dropouts = Object.keys(lost.cases).flatMap((name) =>
+    (['lora', 'dora'] as const).map((kind) => [name, kind] as const),
+  )
+
+  test.each(dropouts)('%s has the gradients of %s with dropout that PEFT has', async (name, kind) => {
+    const { loss, modules } = lost.cases[name]![kind]
+    const adapters = modules.map((module) => {
+      return { weight: `${module}.weight`, rank, scale: alpha / rank, dora: kind === 'dora' }
+    })
+    const model = await open(name, { adapters, dropout: lost })
+    for (const part of model.learned) {
+      const value = fill(part, model.shapeOf(part))
+      const start = part.endsWith('magnitude_vector') ? await model.read(part) : undefined
+      await model.write(part, start?.map((length, i) => length * (1 + value[i]!)) ?? value)
+    }
+    const count = targetsOf(batch)
+    const losses = await model.run(batch, 1 / count, lost)
+    near(losses.reduce((sum, value) => sum + value, 0) / count, loss, 1e-6, 'loss')
+    const want = new Map(model.learned.map((part) => [part, values(lostGradients.get(`${name}/${kind}/${part}`)!)]))
+    const all = norm([...want.values()].flatMap((some) => [...some]))
+    for (const [part, some] of want) {
+      const got = await model.read(part, 'gradient')
+      within(norm(some.map((value, i) => got[i]! - value)), 1e-5 * norm(some) + 1e-7 * all, part)
+    }
+    // Without a draw nothing is lost, and a second one is another.
+    const plain = await model.run(batch)
+    expect(await model.run(batch, undefined, { ...lost, step: lost.step + 1 })).not.toEqual(losses)
+    expect(plain).not.toEqual(losses)
+    await model.close()
   })
 
   test('has magnitudes of the lengths of its rows, also where layers take turns in memory', async () => {

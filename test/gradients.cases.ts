@@ -5,9 +5,10 @@ import {
   type Block,
   type Forms,
   modelKernels as kernels,
-  lossesOf,
   lossWords,
   packedBytes,
+  taughtLossesOf,
+  taughtLossWords,
 } from '../lib/runtime/index.js'
 import { adaptedNorms } from '../lib/runtime/ops/index.js'
 import { math } from './math.js'
@@ -583,65 +584,86 @@ const ofEnds = [
     entry({
       says: `distillation_gradient gives ${read} of what a teacher and targets say, from any row on`,
       shapes: [
-        { rows: 1, width: 2, share: 1, scale: 1, certain: 0 },
-        { rows: 3, width: 67, share: 0.25, scale: -0.5, certain: 0 },
-        { rows: 5, width: 1003, share: 1, scale: 1 / 3, certain: 0 },
-        { rows: 2, width: 131, share: 0.5, scale: 1, certain: 20 },
+        { rows: 1, width: 2, share: 1, scale: 1, certain: 0, divergence: false },
+        { rows: 3, width: 67, share: 0.25, scale: -0.5, certain: 0, divergence: true },
+        { rows: 5, width: 1003, share: 1, scale: 1 / 3, certain: 0, divergence: true },
+        { rows: 2, width: 131, share: 0.5, scale: 1, certain: 20, divergence: false },
       ],
       ...(read === 'gradient' && {
         bench: {
           op: 'distillation, gradient',
-          shape: { rows: 64, width: 32000, share: 1, scale: 1, certain: 0 },
-          small: { rows: 2, width: 256, share: 1, scale: 1, certain: 0 },
+          shape: { rows: 64, width: 32000, share: 1, scale: 1, certain: 0, divergence: false },
+          small: { rows: 2, width: 256, share: 1, scale: 1, certain: 0, divergence: false },
         },
       }),
-      make: ({ rows, width, share, scale, certain }) => {
-        const [logits, teacher] = [numbers((rows + 2) * width, 17), numbers((rows + 2) * width, 18)]
-        const targets = Array.from({ length: rows }, (_, t) => (t * 11 + 1) % width)
+      make: ({ rows, width, share, scale, certain, divergence }) => {
+        // Behind the rows with both, one that only the teacher and one that only a target says something of, one of
+        // which nobody does, and one that stays.
+        const all = rows + 3
+        const [logits, teacher] = [numbers((all + 1) * width, 17), numbers((all + 1) * width, 18)]
+        const targets = Array.from({ length: all }, (_, t) => (t * 11 + 1) % width)
         for (const [t, target] of targets.entries()) {
           logits[t * width + target]! += certain
           teacher[t * width + target]! += certain
         }
-        // The first token is not among them, and the last one has no target; what is behind it stays.
-        logits.fill(untouched, (rows + 1) * width)
-        const table = targets.map((id): [number, number, number, number] => [0, 0, 0, id])
-        const [own, theirs] = [logits.slice(0, rows * width), teacher.slice(0, rows * width)]
-        const mixed = (a: ArrayLike<number>, b: ArrayLike<number>) =>
-          Float64Array.from(a, (value, i) => share * value + (1 - share) * b[i]!)
+        logits.fill(untouched, all * width)
+        const weights = Array.from({ length: all }, (_, t): [number, number] =>
+          t < rows ? [1 - share, share] : t === rows ? [0, share] : t === rows + 1 ? [1 - share, 0] : [0, 0],
+        )
+        const hasTarget = (t: number) => t < rows || t === rows + 1
+        const table = targets.map((id, t): Parameters<typeof tokenTable>[0][number] =>
+          hasTarget(t) ? [0, 0, 0, id] : [0, 0, 0],
+        )
+        const [own, theirs] = [logits.slice(0, all * width), teacher.slice(0, all * width)]
+        const mixed = (a: ArrayLike<number>, b: ArrayLike<number>, each: number) =>
+          Float64Array.from(a, (value, i) => {
+            const [ofTarget, ofTeacher] = weights[math.floor(i / each)]!
+            return ofTeacher * value + ofTarget * b[i]!
+          })
+        const taught = () => {
+          const losses = gradient.distillationLoss(own, theirs, width)
+          return divergence
+            ? losses.map((loss, t) => loss - gradient.distillationLoss(theirs, theirs, width)[t]!)
+            : losses
+        }
         return {
           buffers: [
-            tokenTable([[0, 0, 0], ...table, [0, 0, 0]]),
+            tokenTable([[0, 0, 0], ...table]),
+            Float32Array.from([0, 0, ...weights.flat()]),
             teacher,
-            between(new Float32Array(lossWords * (rows + 1)), lossWords, lossWords),
+            between(new Float32Array(taughtLossWords * all), taughtLossWords, taughtLossWords),
             logits,
           ],
           dispatches: () => [
             kernels.distillationGradient(
-              { tokens: 0, teacher: 1, losses: 2, logits: 3 },
-              { rows: rows + 1, width, from: 1, scale, share },
+              { tokens: 0, shares: 1, teacher: 2, losses: 3, logits: 4 },
+              { rows: all, width, from: 1, scale, divergence },
             ),
           ],
-          read: read === 'losses' ? 2 : 3,
+          read: read === 'losses' ? 3 : 4,
           ...(read === 'losses' && {
             got: (words: Float32Array) => [
-              ...[...words.subarray(0, lossWords), ...words.subarray(lossWords * (rows + 2))],
-              ...lossesOf(words.subarray(lossWords, lossWords * (rows + 2))),
+              ...[...words.subarray(0, taughtLossWords), ...words.subarray(taughtLossWords * (all + 1))],
+              ...taughtLossesOf(
+                words.subarray(taughtLossWords, taughtLossWords * (all + 1)),
+                Float32Array.from(weights.flat()),
+                divergence,
+              ),
             ],
           }),
           want: () =>
             read === 'losses'
               ? [
-                  ...new Float32Array(2 * lossWords).fill(untouched),
-                  ...mixed(gradient.distillationLoss(own, theirs, width), reference.crossEntropy(own, targets)),
-                  0,
+                  ...new Float32Array(2 * taughtLossWords).fill(untouched),
+                  ...mixed(taught(), reference.crossEntropy(own, targets), 1),
                 ]
               : [
                   ...mixed(
                     gradient.distillation(own, theirs, width, scale),
                     gradient.crossEntropy(own, targets, scale),
+                    width,
                   ),
-                  ...new Float32Array(width),
-                  ...logits.subarray((rows + 1) * width),
+                  ...logits.subarray(all * width),
                 ],
           tolerance: read === 'losses' ? 1e-6 : 2e-6,
           ...(read === 'gradient' && { ofLargest: true }),
@@ -649,6 +671,29 @@ const ofEnds = [
       },
     }),
   ),
+  entry({
+    says: 'expand_top puts known logits at their ids, and beside them ones of no probability',
+    shapes: [
+      { rows: 3, width: 67, top: 5 },
+      { rows: 1, width: 9, top: 1 },
+    ],
+    make: ({ rows, width, top }) => {
+      const values = numbers(rows * top, 3)
+      const ids = Uint32Array.from({ length: rows * top }, (_, i) => ((i % top) * 7 + math.floor(i / top)) % width)
+      const x = numbers(rows * width + 4, 4)
+      return {
+        buffers: [ids, values, x],
+        dispatches: () => [kernels.expandTop({ ids: 0, values: 1, y: 2 }, { rows, width, top })],
+        read: 2,
+        want: () => {
+          const want = Float32Array.from(x, (value, i) => (i < rows * width ? -1e4 : value))
+          for (const [i, id] of ids.entries()) want[math.floor(i / top) * width + id] = values[i]!
+          return want
+        },
+        tolerance: 0,
+      }
+    },
+  }),
   entry({
     says: 'gather_rows takes rows in any order',
     shapes: [{ width: 67, list: [4, 0, 2, 4] }],
@@ -928,6 +973,33 @@ const ofDora = [
           return between(scaled, 0, 3)
         },
         tolerance: 1e-6,
+      }
+    },
+  }),
+  entry({
+    says: 'dora_add adds columns by their magnitude, or puts them there, and takes norms of zero for a quotient of zero',
+    shapes: widths.flatMap((at) => [
+      { ...at, less: 1, add: false },
+      { ...at, less: 0, add: true },
+    ]),
+    make: ({ rows, width, less, add }) => {
+      const [magnitude, norms] = [numbers(width, 1), numbers(width, 2).map(math.abs)]
+      const [x, y] = [numbers(rows * width, 3), numbers(rows * width, 4)]
+      if (width > 1) norms[0] = 0
+      return {
+        buffers: [magnitude, norms, x, between(y, 0, 3)],
+        dispatches: () => [
+          kernels.doraAdd({ magnitude: 0, norms: 1, x: 2, y: 3 }, { rows, width, less: less as 0 | 1, add }),
+        ],
+        read: 3,
+        want: () => {
+          const changed = x.map((value, i) => {
+            const norm = norms[i % width]!
+            return (add ? y[i]! : 0) + value * ((norm > 0 ? magnitude[i % width]! / norm : 0) - less)
+          })
+          return between(changed, 0, 3)
+        },
+        tolerance: 2e-6,
       }
     },
   }),

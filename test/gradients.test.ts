@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { Engine } from 'weightsmith'
-import type { Part, TrainableModel, TrainingSequence } from '../lib/runtime/gradients/trainable_model.js'
+import { lossRowsOf, type Taught, type TeacherMask, type TrainingSequence } from '../lib/runtime/gradients/teaching.js'
+import type { Part, TrainableModel } from '../lib/runtime/gradients/trainable_model.js'
 import { type Raw, readFolder, readSafetensors, values, writeModel } from './checkpoint.js'
 import { golden } from './goldens.js'
 import { math } from './math.js'
@@ -189,7 +190,7 @@ async function steps(
     losses.push(await meanLoss(model, sequencesOf(lines)))
     const norm = await model.gradientNorm()
     norms.push(norm)
-    await model.step({ step: i + 1, rate, beta1, beta2, eps, decay, clip: math.min(1, clip / (norm + 1e-6)) })
+    await model.step({ rate, beta1, beta2, eps, decay, clip: math.min(1, clip / (norm + 1e-6)) })
     await after?.(i + 1)
   }
   return { losses, norms }
@@ -246,7 +247,7 @@ describe('five steps on all tensors', () => {
     const sequences = sequencesOf(settings.batches[0]!.slice(0, 2))
     await meanLoss(model, sequences)
     const first = await all(model, 'gradient')
-    await model.step({ step: 1, rate: 0, beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: () => 0, clip: 1 })
+    await model.step({ rate: 0, beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: () => 0, clip: 1 })
     await model.run(sequences)
     expect(await model.gradientNorm()).toBe(0)
     await meanLoss(model, sequences)
@@ -416,19 +417,54 @@ describe('distillation', () => {
     return writeModel(fresh('student'), Object.fromEntries(tensors), { ...config, num_hidden_layers: kept.length })
   }
 
-  test.each([
-    ['kd_ce_form_shifted', 1],
-    ['kd_half_ce_shifted', 0.5],
-  ] as const)('of all layers to some has the gradients of PyTorch, %s', async (name, share) => {
+  const teachings = {
+    kd_ce_form_shifted: { share: 1, mask: 'shifted', divergence: false },
+    kd_ce_form_own_label: { share: 1, mask: 'own-label', divergence: false },
+    kd_kl_form_shifted: { share: 1, mask: 'shifted', divergence: true },
+    kd_half_ce_shifted: { share: 0.5, mask: 'shifted', divergence: false },
+  } as const
+  const known = values(stored('losses').get('kd/teacher_logits')!)
+
+  /** The rows of the teacher's logits of which something is learned, the largest of each 0. */
+  function rowsOf(sequences: TrainingSequence[], mask: TeacherMask): Float32Array<ArrayBuffer> {
+    let begin = 0
+    const rows = sequences.flatMap((sequence) => {
+      const own = lossRowsOf(sequence, mask).map(({ position }) => begin + position)
+      begin += sequence.ids.length
+      return own
+    })
+    const width = known.length / begin
+    return Float32Array.from(
+      rows.flatMap((row) => {
+        const logits = [...known.subarray(row * width, (row + 1) * width)]
+        return logits.map((logit) => logit - math.max(...logits))
+      }),
+    )
+  }
+
+  const sources = Object.keys(teachings).flatMap((name) =>
+    (['a model', 'known logits'] as const).map((from) => [name as keyof typeof teachings, from] as const),
+  )
+
+  test.each(sources)('of all layers to some has the gradients of PyTorch, %s from %s', async (name, from) => {
     const { loss: want, grad_norm, grad } = settings.cases[name]!
+    const teaching = teachings[name]
     const sequences = sequencesOf(settings.A)
     const tokens = tokensOf(sequences)
     const count = targetsOf(sequences)
-    const teacher = await openTrainable(engine, folder, { tokens })
     const path = student()
     const tensors = await tensorsOf(engine, path)
-    const model = await openTrainable(engine, path, { tokens, tensors, teacher: teacher.checkpoint })
-    const taught = { normed: await teacher.normed(sequences), share }
+    const teacher = await openTrainable(engine, folder, { tokens })
+    const width = teacher.spec.vocabulary
+    const model = await openTrainable(engine, path, {
+      ...{ tokens, tensors },
+      teacher: from === 'a model' ? teacher.checkpoint : { top: width },
+    })
+    const logits = rowsOf(sequences, teaching.mask)
+    const taught: Taught =
+      from === 'a model'
+        ? { ...teaching, normed: await teacher.normed(sequences, teaching.mask) }
+        : { ...teaching, rows: async (row, rows) => ({ logits: logits.slice(row * width, (row + rows) * width) }) }
     // Evaluated, and then with a gradient: the losses are the same.
     const evaluated = await model.run(sequences, undefined, undefined, taught)
     expect(await model.gradientNorm()).toBe(0)

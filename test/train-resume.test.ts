@@ -30,8 +30,9 @@ let engine: Engine
 let model: string
 let data: string
 let heldOut: string
-/** What a run leaves that was never interrupted. */
+/** What a run leaves that was never interrupted, and what its resume points held, by their steps. */
 let whole: Map<string, Buffer>
+const states = new Map<number, Buffer>()
 
 const common = () =>
   ({ data, heldOut, steps: 12, batch: 6, rank: 4, dropout: 0.1, rate: 0.02, saveEvery: 2, heldOutEvery: 5 }) as const
@@ -80,7 +81,11 @@ beforeAll(async () => {
   data = lines(fresh('sums.jsonl'), sums(24))
   heldOut = lines(fresh('held-out.jsonl'), sums(5, 50))
   const at = place()
-  await run(at)
+  const onLine: TrainOptions['onLine'] = (line) => {
+    // The step before has been saved, and nothing is being written.
+    if ('loss' in line && line.step > 1) states.set(line.step - 1, stateOf(at.out))
+  }
+  await run({ ...at, saveEvery: 1, onLine })
   whole = leftBy(at)
 })
 afterAll(() => engine?.close())
@@ -286,13 +291,29 @@ describe('a process that is killed', () => {
     return start([child(), model, ...options], { env })
   }
 
-  // Five runs are in each process, so that a kill strikes them at five moments.
-  test('20 times at any moment, ends with the same bytes', async () => {
+  /** Whether a run has left a resume point before its end, which holds what one that was not killed held then. */
+  function comparesState(out: string): boolean {
+    if (!existsSync(`${out}.resume`)) return false
+    const { done, tensors } = JSON.parse(readFileSync(`${out}.resume`, 'utf8')) as {
+      done: { step: number; ended: boolean }
+      tensors: 0 | 1
+    }
+    const state = states.get(done.step)
+    if (done.ended || state === undefined) return false
+    const same = readFileSync(`${out}.resume-${tensors}.safetensors`).equals(state)
+    expect({ step: done.step, same }).toEqual({ step: done.step, same: true })
+    return true
+  }
+
+  // Five runs are in each process, so that a kill strikes them at five moments: a process for each kill, which compiles
+  // its kernels anew, is for `npm run soak`.
+  test('20 times at any moment, ends with the same bytes, and has the same moments after each', async () => {
     const word = stream('kills of a training', 7)
     let draws = 0
     let runs = [1, 2, 1, 3, 1].map((saveEvery) => ({ ...place(), saveEvery }))
     const finished: typeof runs = []
     let kills = 0
+    let compared = 0
     while (runs.length > 0) {
       const running = begin(runs)
       const lineCount = () => runs.reduce((sum, { log }) => sum + textOf(log).split('\n').length, 0)
@@ -307,11 +328,13 @@ describe('a process that is killed', () => {
       // It can be killed between the last rename and the end of its resume point.
       const done = runs.filter(({ out }) => existsSync(out) && !existsSync(`${out}.resume`))
       finished.push(...done)
+      compared += runs.filter(({ out }) => !done.some((at) => at.out === out) && comparesState(out)).length
       runs = runs.filter((at) => !done.includes(at))
       while (runs.length < 5 && kills < 20) runs.push({ ...place(), saveEvery: 1 })
     }
     for (const at of finished) expectWhole(at)
     expect(kills).toBeGreaterThanOrEqual(20)
+    expect(compared).toBeGreaterThanOrEqual(5)
   }, 240_000)
 
   const onLinux = process.platform === 'linux' ? test : test.skip

@@ -171,7 +171,23 @@ describe('an adapter', () => {
     expect(moved.every((share) => share > 0.5 && share < 1.5)).toBe(true)
     expect(Math.max(...moved.map((share) => Math.abs(share - 1)))).toBeGreaterThan(0.01)
     expect(losses.at(-1)).toBeLessThan(losses[0]!)
-    await expect(run({ dora: true, dropout: 0.1 }, wide)).rejects.toThrow(/DoRA is trained without dropout/)
+  })
+
+  test('of DoRA is gone on from with its lengths, and may lose elements', async () => {
+    // All examples in every step, so that no batch differs from another.
+    const dora = { dora: true, targets: ['o_proj', 'up_proj'], batch: 24, schedule: 'constant', rate: 0.05 } as const
+    const whole = await run({ ...dora, steps: 4 })
+    const part = await run({ ...dora, steps: 3 })
+    const then = await run({ adapter: part.out, batch: 24, steps: 1, rate: 0.05 })
+    expect(then.losses[0]).toBeCloseTo(whole.losses[3]!, 5)
+    expect(Math.abs(then.losses[0]! - whole.losses[0]!)).toBeGreaterThan(1e-3)
+    expect(configOf(then.out)).toMatchObject({ use_dora: true, r: 4, lora_alpha: 8 })
+    expect(then.parameters).toBe(part.parameters)
+    const lengths = ({ out }: Ran) => [...readFolder(out)].filter(([key]) => key.endsWith('magnitude_vector'))
+    expect(lengths(then)).not.toEqual(lengths(part))
+    const dropped = await run({ ...dora, steps: 4, dropout: 0.1 })
+    expect(dropped.losses.at(-1)).toBeLessThan(dropped.losses[0]!)
+    expect(dropped.losses[3]).not.toBe(whole.losses[3])
   })
 
   test('of dropout loses something else in every step, by the seed', async () => {
@@ -197,7 +213,7 @@ describe('an adapter', () => {
     expect(half.losses[0]).toBeCloseTo((before.losses[0]! + own.losses[0]!) / 2, 5)
     expect(normsOf(half)[0]! / normsOf(before)[0]!).toBeCloseTo(0.5, 3)
     expect(half.deviceBytes).toBeGreaterThan(before.deviceBytes)
-    await expect(run({ teacherShare: 0.5 })).rejects.toThrow(/A share of 0.5 needs a teacher/)
+    await expect(run({ teacherShare: 0.5 })).rejects.toThrow(/teacherShare 0.5 needs a teacher/)
     await expect(run({ teacher: model, teacherShare: 2 })).rejects.toThrow(
       /the teacher's share to be above 0 and up to 1/,
     )
@@ -518,14 +534,11 @@ describe('what is wrong is refused by name, and nothing is written:', () => {
     const first = 'base_model.model.model.layers.0.self_attn.q_proj'
     const wide = altered((tensors) => tensors.set(`${first}.lora_A.weight`, f32(fill('a', [4, 20]), [4, 20])))
     await refused({ adapter: wide }, 'SHAPE_MISMATCH', /layers\.0\.self_attn\.q_proj/)
-    const dora = altered((tensors, config) => {
-      config.use_dora = true
-      for (const layer of [0, 1, 2]) {
-        const name = `base_model.model.model.layers.${layer}.self_attn.q_proj.lora_magnitude_vector`
-        tensors.set(name, f32(fill('m', [16])))
-      }
+    const more = altered((tensors, config) => {
+      config.modules_to_save = ['norm']
+      tensors.set('base_model.model.model.norm.weight', f32(fill('norm', [16])))
     })
-    await refused({ adapter: dora }, 'ARGUMENT', /more than factors of linear layers.*DoRA/i)
+    await refused({ adapter: more }, 'ARGUMENT', /more than factors of linear layers.*modules_to_save/i)
     const other = altered((tensors) => {
       for (const [name, raw] of [...tensors]) {
         tensors.delete(name)

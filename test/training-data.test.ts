@@ -1,5 +1,8 @@
 /** Training data: files become ids with what of them is to be predicted, and nothing is lost without a word. */
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from '@jest/globals'
 import { type ChatMessage, openTokenizer, readRecords, type Tokenizer } from '../lib/data/index.js'
@@ -440,5 +443,45 @@ describe('a conversation', () => {
     const plain = ({ sources }: typeof rows) => sources[0]!.examples.map(({ ids, targets }) => ({ ids, targets }))
     expect(plain(rows)).toEqual(plain(same))
     expect(rows.reports[0]).toMatchObject({ records: 2, examples: 2 })
+  })
+})
+
+describe('reading', () => {
+  const lines = Array.from({ length: 600 }, (_, i) => ({ prompt: `${i}+1=`, answer: `${i + 1}` }))
+  const forms = {
+    jsonl: lines.map((line) => `${JSON.stringify(line)}\n`).join(''),
+    json: `\n ${JSON.stringify(lines)}`,
+    'lines.json': `\n${lines.map((line) => JSON.stringify(line)).join('\n')}`,
+  }
+
+  test.each(Object.entries(forms))(
+    'of a pipe and of a file, %s, gives the hash of what was read',
+    async (form, text) => {
+      const pipe = `${fresh('pipe')}.${form}`
+      execFileSync('mkfifo', [pipe])
+      const writing = writeFile(pipe, text)
+      const [piped, plain] = [await read([{ file: pipe }]), await read([{ file: data(text, form) }])]
+      await writing
+      expect(piped.sources[0]!.examples.map(({ ids }) => ids)).toEqual(plain.sources[0]!.examples.map(({ ids }) => ids))
+      const sha256 = createHash('sha256').update(text).digest('hex')
+      for (const { reports } of [piped, plain]) expect(reports[0]).toMatchObject({ records: 600, sha256 })
+    },
+  )
+
+  test('says how far it is, and ends where it is told to', async () => {
+    const file = data(forms.json, 'json')
+    const heard: number[] = []
+    await read([{ file }], { onProgress: ({ done, unit }) => heard.push(done) && expect(unit).toBe('examples') })
+    expect(heard).toEqual([256, 512])
+    const stop = new AbortController()
+    const code = { code: 'ERR_WEIGHTSMITH_ABORTED' }
+    const seen: number[] = []
+    const onProgress = ({ done }: { done: number }) => {
+      seen.push(done)
+      stop.abort()
+    }
+    await expect(read([{ file }], { signal: stop.signal, onProgress })).rejects.toMatchObject(code)
+    expect(seen).toEqual([256])
+    await expect(read([{ file }], { signal: stop.signal })).rejects.toMatchObject(code)
   })
 })

@@ -2,11 +2,8 @@
 import { expect } from '@jest/globals'
 import type { Engine } from 'weightsmith'
 import { openCheckpoint } from '../lib/checkpoint/index.js'
-import {
-  TrainableModel,
-  type TrainableOptions,
-  type TrainingSequence,
-} from '../lib/runtime/gradients/trainable_model.js'
+import type { TrainingSequence } from '../lib/runtime/gradients/teaching.js'
+import { TrainableModel, type TrainableOptions } from '../lib/runtime/gradients/trainable_model.js'
 import { math } from './math.js'
 
 /** Opens a model that is trained. */

@@ -7,15 +7,16 @@ import { untilDone } from '../native/job.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type Array32, bytesOf, type Device, turned } from './device.js'
 
-/** A [rank, inputs] and B [outputs, rank]. */
+/** A [rank, inputs] and B [outputs, rank], and of DoRA the lengths of rows. */
 export interface Factors {
   a: Array32
   b: Array32
+  magnitude?: Array32
 }
 
 /**
- * A, times `scale`, and B. Of types that f32 holds (F16, BF16, F8) every value is what the file has; F64 is rounded
- * once. Throws ERR_WEIGHTSMITH_DTYPE for others.
+ * A, times `scale`, and B, and lengths that there are. Of types that f32 holds (F16, BF16, F8) every value is what the
+ * file has; F64 is rounded once. Throws ERR_WEIGHTSMITH_DTYPE for others.
  */
 export async function readFactors(
   host: Device,
@@ -26,7 +27,8 @@ export async function readFactors(
   const { target } = matrix
   // mlx-lm stores A and B turned
   const [a, b] = isSwapped(matrix) ? [matrix.b, matrix.a] : [matrix.a, matrix.b]
-  for (const tensor of [a, b]) {
+  const { magnitude } = matrix
+  for (const tensor of [a, b, ...(magnitude === undefined ? [] : [magnitude])]) {
     if (isLoadable(tensor.dtype)) continue
     throw new WeightsmithError(
       'ERR_WEIGHTSMITH_DTYPE',
@@ -34,16 +36,22 @@ export async function readFactors(
       { file: checkpoint.path, tensor: tensor.name },
     )
   }
-  const read = { a: new Float32Array(elementsOf(a)), b: new Float32Array(elementsOf(b)) }
+  const read = {
+    ...{ a: new Float32Array(elementsOf(a)), b: new Float32Array(elementsOf(b)) },
+    ...(magnitude && { magnitude: new Float32Array(elementsOf(magnitude)) }),
+  }
   const files = checkpoint.files.map(({ path, size }) => ({ path, size }))
   const input = ({ file, begin, dtype }: CheckpointTensor) => ({ place: file, offset: begin, dtype })
-  await convert(host, files, [bytesOf(read.a), bytesOf(read.b)], 'F32', signal, [
+  const lengths = magnitude && read.magnitude && { tensor: magnitude, values: read.magnitude }
+  const outputs = [read.a, read.b, ...(lengths ? [lengths.values] : [])]
+  await convert(host, files, outputs.map(bytesOf), 'F32', signal, [
     { input: input(a), elements: read.a.length, scale },
     { input: input(b), elements: read.b.length, scale: 1 },
+    ...(lengths ? [{ input: input(lengths.tensor), elements: lengths.values.length, scale: 1 }] : []),
   ])
   if (!isSwapped(matrix)) return read
-  const { outputs, inputs } = sizeOf(matrix)
-  return { a: turned(read.a, inputs, matrix.rank), b: turned(read.b, matrix.rank, outputs) }
+  const size = sizeOf(matrix)
+  return { ...read, a: turned(read.a, size.inputs, matrix.rank), b: turned(read.b, matrix.rank, size.outputs) }
 }
 
 /** Whether the transpose of B A is added where PEFT adds B A, and the other way round. */

@@ -3,6 +3,7 @@
 import { Command } from 'commander'
 import { followLinksVariable } from '../checkpoint/inside.js'
 import { version } from '../native/version.js'
+import { addAmoeba } from './amoeba.js'
 import { addBatch } from './batch.js'
 import { addBench } from './bench.js'
 import { addDiff } from './diff.js'
@@ -18,6 +19,7 @@ import { addMerge } from './merge.js'
 import { addPrune } from './prune.js'
 import { addSchema } from './schema.js'
 import { addScore } from './score.js'
+import { addTeach } from './teach.js'
 import { addTrain } from './train.js'
 import { addVerify } from './verify.js'
 
@@ -42,12 +44,14 @@ export function makeProgram(): Command {
   addDiff(program)
   addLora(program)
   addTrain(program)
+  addTeach(program)
   addGenerate(program)
   addEval(program)
   addScore(program)
   addImm(program)
   addPrune(program)
   addManu(program)
+  addAmoeba(program)
   addVerify(program)
   addDoctor(program)
   addBench(program)

@@ -1,11 +1,11 @@
 /**
  * Data sets as records, an object each, from the files that they are published in: a line of JSON each, an array in a
  * JSON file, or the rows of a Parquet file. Lines and rows are read a part at a time: their files may be larger than
- * any text of JavaScript.
+ * any text of JavaScript. What is JSON is read once, from its beginning to its end, so that it may come from a pipe.
  */
 
+import type { Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
 import { readRows } from './parquet.js'
@@ -18,24 +18,35 @@ export interface DataRecord {
 
 /**
  * The records of a file: of a `.parquet` file its rows, of a `.json` file that begins with a bracket the elements of
- * that array, of any other file its lines. `columns`: those that are read of a Parquet file. Throws
+ * that array, of any other file its lines. `columns`: those that are read of a Parquet file. `hash` gets the bytes that
+ * are read, but for a Parquet file, of which only parts are. Throws
  * ERR_WEIGHTSMITH_NOT_FOUND and _IO_READ, _ARGUMENT for what is not JSON and for a record that is no object, and
  * _FORMAT for a Parquet file that cannot be read.
  */
-export async function* readRecords(file: string, columns: readonly string[]): AsyncGenerator<DataRecord> {
+export async function* readRecords(
+  file: string,
+  columns: readonly string[],
+  hash?: Pick<Hash, 'update'>,
+): AsyncGenerator<DataRecord> {
   let count = 0
   try {
     if (file.endsWith('.parquet')) {
       for await (const row of readRows(file, columns)) yield recordOf(row, `Row ${++count} of ${file}`)
-    } else if (file.endsWith('.json') && (await beginsWithBracket(file))) {
-      for (const value of parsed(await readFile(file, 'utf8'), file) as unknown[]) {
+      return
+    }
+    const chunks = chunksOf(file, hash)
+    // The beginning of a .json file tells an array from lines.
+    const begin = file.endsWith('.json') ? await untilText(chunks) : []
+    if (Buffer.concat(begin).toString('utf8').trimStart().startsWith('[')) {
+      for await (const chunk of chunks) begin.push(chunk)
+      for (const value of parsed(Buffer.concat(begin).toString('utf8'), file) as unknown[]) {
         yield recordOf(value, `Record ${++count} of ${file}`)
       }
-    } else {
-      for await (const line of linesOf(file)) {
-        const where = `Line ${++count} of ${file}`
-        if (line.trim() !== '') yield recordOf(parsed(line, where), where)
-      }
+      return
+    }
+    for await (const line of linesOf(begin, chunks)) {
+      const where = `Line ${++count} of ${file}`
+      if (line.trim() !== '') yield recordOf(parsed(line, where), where)
     }
   } catch (cause) {
     if (cause instanceof WeightsmithError) throw cause
@@ -78,15 +89,28 @@ function parsed(text: string, where: string): unknown {
   }
 }
 
-async function beginsWithBracket(file: string): Promise<boolean> {
-  for await (const line of linesOf(file)) if (line.trim() !== '') return line.trimStart().startsWith('[')
-  return false
+async function* chunksOf(file: string, hash: Pick<Hash, 'update'> | undefined): AsyncGenerator<Buffer> {
+  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
+    hash?.update(chunk)
+    yield chunk
+  }
 }
 
-/** Lines without what ends them. */
-async function* linesOf(file: string): AsyncGenerator<string> {
+/** Chunks up to the first one with something that is no blank. */
+async function untilText(chunks: AsyncGenerator<Buffer>): Promise<Buffer[]> {
+  const begin: Buffer[] = []
+  for (;;) {
+    const { value, done } = await chunks.next()
+    if (done) return begin
+    begin.push(value)
+    if (value.toString('utf8').trim() !== '') return begin
+  }
+}
+
+/** Lines of some chunks and of those that follow, without what ends them. */
+async function* linesOf(begin: readonly Buffer[], chunks: AsyncGenerator<Buffer>): AsyncGenerator<string> {
   let rest: Buffer[] = []
-  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
+  const linesIn = function* (chunk: Buffer) {
     let from = 0
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
       yield Buffer.concat([...rest, chunk.subarray(from, end)]).toString('utf8')
@@ -95,5 +119,7 @@ async function* linesOf(file: string): AsyncGenerator<string> {
     }
     rest.push(chunk.subarray(from))
   }
+  for (const chunk of begin) yield* linesIn(chunk)
+  for await (const chunk of chunks) yield* linesIn(chunk)
   yield Buffer.concat(rest).toString('utf8')
 }

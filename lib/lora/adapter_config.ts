@@ -37,10 +37,23 @@ export interface AdapterConfig {
   obstacles: string[]
   /** It is a LoRA adapter, so that its tensors can be understood. */
   readable: boolean
+  /** It is a mixture of experts, of AmoebaLLM's code. */
+  mixture?: MixtureConfig
   /** Rank and scale, alpha / r or alpha / √r, of each of these modules. */
   factorsOf(modules: readonly string[]): { rank: number; scale: number }[]
   /** Throws: what it says makes no sense. */
   refuse(what: string): never
+}
+
+/** What a mixture of LoRA experts has beside their factors. */
+export interface MixtureConfig {
+  experts: number
+  /** Experts that count for a shape of the model. */
+  top: number
+  /** Shares that the router knows, in the order in which it is told them. */
+  widths: number[]
+  /** Whether factors are mixed, or what they make. */
+  mix: 'factor' | 'output'
 }
 
 /** Fields that leave W + s (B A) as it is, whatever they hold. */
@@ -67,6 +80,7 @@ const harmless: ReadonlySet<string> = new Set([
 const read: ReadonlySet<string> = new Set([
   ...['bias', 'init_lora_weights', 'lora_alpha', 'peft_type', 'r'],
   ...Object.keys(takenFields),
+  ...['use_moe_lora', 'num_experts', 'top_k', 'width_choice', 'moe_mix'],
 ])
 
 export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
@@ -99,6 +113,7 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
   const rooted = flag('use_rslora')
   const ranks = patternsAt(config, 'rank_pattern', isRank, refuse)
   const alphas = patternsAt(config, 'alpha_pattern', Number.isFinite, refuse)
+  const mixture = flag('use_moe_lora') ? mixtureOf(config, refuse) : undefined
   const narrowed = !isEmpty(config.exclude_modules) || !isEmpty(config.layers_to_transform)
   const tokens = tokensAt(config.trainable_token_indices, refuse)
   return {
@@ -119,6 +134,7 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     ],
     obstacles,
     readable,
+    ...(mixture === undefined ? {} : { mixture }),
     factorsOf: (modules) => {
       const own = (patterns: Patterns, otherwise: number) => valuesOf(patterns, modules, otherwise, refuse)
       const scales = own(alphas, alpha)
@@ -126,6 +142,29 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     },
     refuse,
   }
+}
+
+const mostExperts = 1024
+
+/** Released configs leave `moe_mix` out, and their code mixes factors. */
+function mixtureOf(config: Config, refuse: Refuse): MixtureConfig {
+  const few = (value: number) => isRank(value) && value <= mostExperts
+  const experts = numberAt(config, 'num_experts', few, Number.NaN, refuse)
+  const top = numberAt(config, 'top_k', (value) => few(value) && value <= experts, Number.NaN, refuse)
+  const { moe_mix: mix = 'factor', width_choice: widths } = config
+  if (mix !== 'factor' && mix !== 'output') return refuse(`moe_mix is ${JSON.stringify(mix)}`)
+  return { experts, top, widths: widthsOf(widths) ?? refuse(`width_choice is ${JSON.stringify(widths)}`), mix }
+}
+
+/** A list such as "[1,7/8,0.75]", which is a text. */
+function widthsOf(value: unknown): number[] | undefined {
+  const [, list] = (typeof value === 'string' && /^\s*\[([^[\]]{1,4096})\]\s*$/.exec(value)) || []
+  const widths = list?.split(',').map((text) => {
+    const [, over, under = '1'] = /^\s*([\d.]+)\s*(?:\/\s*([\d.]+)\s*)?$/.exec(text) ?? []
+    return Number(over) / Number(under)
+  })
+  const sound = widths?.every((width) => width > 0 && width <= 1) && new Set(widths).size === widths.length
+  return sound ? widths : undefined
 }
 
 /** Which order a stack of experts has, PEFT asks its class since 0.19 (peft/tuners/lora/layer.py, ParamWrapper). */

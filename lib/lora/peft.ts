@@ -29,9 +29,9 @@ export async function openPeft(
     turned: config.turned,
     named: [...config.targets, ...config.saved, ...config.parameters],
     features: config.features,
-    obstacles: config.obstacles,
+    obstacles: config.mixture === undefined ? config.obstacles : [...config.obstacles, isMixture],
   }
-  if (!config.readable) {
+  if (!config.readable || config.mixture !== undefined) {
     return { ...common, matrices: [], replaced: new Map(), biases: new Map(), tokens: new Map() }
   }
   const parts = sorted(checkpoint, refuse)
@@ -63,6 +63,9 @@ export async function openPeft(
   if (matrices.length + parts.whole.size + tokens.length === 0) refuse('it has no tensors')
   return { ...common, matrices, replaced: parts.whole, biases: new Map(biases), tokens: new Map(tokens) }
 }
+
+const isMixture =
+  'it is a mixture of experts (use_moe_lora), whose gates depend on the shape that a model has; amoeba eval runs it'
 
 function lowRank(
   { module, a, b, embedding }: Pair,

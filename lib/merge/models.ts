@@ -140,7 +140,7 @@ function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promis
 }
 
 /** `model+adapter`, with further adapters behind it, unless there is a folder with a plus in its name. */
-async function splitAdapters(name: string, folder: string): Promise<AdaptedModel | undefined> {
+export async function splitAdapters(name: string, folder: string): Promise<AdaptedModel | undefined> {
   const at = name.lastIndexOf('+')
   if (at <= 0 || at === name.length - 1) return undefined
   const exists = await stat(resolve(folder, name)).then(

@@ -30,6 +30,8 @@ export type {
 } from './page.js'
 export { prunePage, type UnitScores } from './prune.js'
 export { scorePage } from './score.js'
+export { shapesPage } from './shapes.js'
+export { strategyPage } from './strategy.js'
 export { type TrainPageInput, trainPage } from './train.js'
 
 /** The page as one HTML document. The same page gives the same text. */

@@ -69,6 +69,19 @@ export function lossesOf(words: Float32Array): Float32Array {
   })
 }
 
+/** Words that kernel `distillation_gradient` leaves of a token. */
+export const taughtLossWords = recordWords('TaughtLoss')
+
+/** Losses with a teacher, in nats. `shares`: of the target and of the teacher, a token. */
+export function taughtLossesOf(words: Float32Array, shares: Float32Array, divergence: boolean): Float32Array {
+  const fields = [wordOf('TaughtLoss', 'sum'), wordOf('TaughtLoss', 'teacher_sum'), wordOf('TaughtLoss', 'own')]
+  return Float32Array.from({ length: words.length / taughtLossWords }, (_, t) => {
+    const [sum = 1, teacherSum = 1, own = 0] = fields.map((field) => words[taughtLossWords * t + field] ?? 0)
+    const [target = 0, teacher = 0] = shares.subarray(2 * t, 2 * t + 2)
+    return (target + teacher) * Math.log(sum) - (divergence ? teacher * Math.log(teacherSum) : 0) - own
+  })
+}
+
 /** What makes the dispatch of each kernel of a model, by its name. */
 export const modelKernels = {
   ...opKernels,
@@ -190,12 +203,12 @@ export const modelKernels = {
   }),
 
   /**
-   * What losses of distillation are made of (see `lossesOf`), and scale * their gradient in the place of logits. The
-   * teacher's logits count for `share`, the target for the rest.
+   * What losses with a teacher are made of (see `taughtLossesOf`), and scale * their gradient in the place of logits.
+   * `shares`: of the target and of the teacher, a row.
    */
   distillationGradient: (
-    { tokens, teacher, losses, logits }: Record<'tokens' | 'teacher' | 'losses' | 'logits', number>,
-    at: Record<'rows' | 'width' | 'from' | 'scale' | 'share', number>,
+    { tokens, shares, teacher, losses, logits }: Record<'tokens' | 'shares' | 'teacher' | 'losses' | 'logits', number>,
+    at: Record<'rows' | 'width' | 'from' | 'scale', number> & { divergence: boolean },
   ): NativeDispatch => ({
     kernel: 'model/distillation_gradient',
     parameters: packParameters('model/distillation_gradient', {
@@ -203,10 +216,21 @@ export const modelKernels = {
       width: at.width,
       start: at.from,
       scale: at.scale,
-      share: at.share,
+      divergence: at.divergence ? 1 : 0,
     }),
-    buffers: [tokens, teacher, losses, logits],
+    buffers: [tokens, shares, teacher, losses, logits],
     grid: perRow(at.rows),
+  }),
+
+  /** Rows of logits of which only some are known: y[t, ids[t, k]] = values[t, k]; the others have no probability. */
+  expandTop: (
+    { ids, values, y }: Record<'ids' | 'values' | 'y', number>,
+    { rows, width, top }: Record<'rows' | 'width' | 'top', number>,
+  ): NativeDispatch => ({
+    kernel: 'model/expand_top',
+    parameters: packParameters('model/expand_top', { rows, width, top }),
+    buffers: [ids, values, y],
+    grid: perRow(rows),
   }),
 
   /** y[i] = x[list[i]]. */
@@ -237,6 +261,44 @@ export const modelKernels = {
     parameters: packParameters('model/squares', { rows: Math.ceil(elements / layout.block), elements, start }),
     buffers: [x, y],
     grid: perRow(Math.ceil(elements / layout.block)),
+  }),
+
+  /** y[at] = the sum of x[first .. first + count]. */
+  total: (x: number, y: number, at: { first: number; count: number; at: number }): NativeDispatch => ({
+    kernel: 'model/total',
+    parameters: packParameters('model/total', { rows: 1, ...at }),
+    buffers: [x, y],
+    grid: [1, 1, 1],
+  }),
+
+  /** x *= scale. */
+  scale: (x: number, { elements, scale }: { elements: number; scale: number }): NativeDispatch => ({
+    kernel: 'model/scale',
+    parameters: packParameters('model/scale', { vec4s: Math.ceil(elements / 4), scale }),
+    buffers: [x],
+    grid: perVec4(elements),
+  }),
+
+  /** Gates y[experts] of the `top` experts, then 1 for each of them. */
+  gates: (
+    { logits, spread, noise, y }: Record<'logits' | 'spread' | 'noise' | 'y', number>,
+    { experts, top }: { experts: number; top: number },
+  ): NativeDispatch => ({
+    kernel: 'model/gates',
+    parameters: packParameters('model/gates', { experts, top }),
+    buffers: [logits, spread, noise, y],
+    grid: [1, 1, 1],
+  }),
+
+  /** Gradients y of logits and z of spreads, from that of gates, g. */
+  gatesGradient: (
+    { gates, spread, noise, g, y, z }: Record<'gates' | 'spread' | 'noise' | 'g' | 'y' | 'z', number>,
+    { experts }: { experts: number },
+  ): NativeDispatch => ({
+    kernel: 'model/gates_gradient',
+    parameters: packParameters('model/gates_gradient', { experts }),
+    buffers: [gates, spread, noise, g, y, z],
+    grid: [1, 1, 1],
   }),
 
   /** A step of AdamW on so many elements x, from `clip` times their gradient. `step` counts from 1. */

@@ -4,8 +4,9 @@
  * on less than they think.
  */
 
-import { createHash } from 'node:crypto'
+import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
+import { setImmediate } from 'node:timers/promises'
 import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import {
@@ -20,8 +21,9 @@ import {
   readRecords,
   type Tokenizer,
 } from '../data/index.js'
-import { misuse, WeightsmithError, wrongOption } from '../util/errors.js'
+import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import { plural } from '../util/plural.js'
+import type { ProgressEvent } from '../util/progress.js'
 import { defaultTokens, sharesOf, type TrainingExample, type TrainingSource } from './batches.js'
 
 /** A file, and how likely the next example is one of its; see `planBatches`. */
@@ -41,6 +43,9 @@ export interface TrainingDataOptions {
    * context of the model, but to no more than 2,048.
    */
   maxLength?: number | undefined
+  signal?: AbortSignal | undefined
+  /** Records that were read; how many there are is not known before. */
+  onProgress?: ((event: ProgressEvent) => void) | undefined
 }
 
 /** Some examples of a file, and the first of them: `Line 3 of train.jsonl`. */
@@ -52,6 +57,7 @@ export interface TrainingExamples {
 /** What was read of a file. */
 export interface TrainingFileReport {
   file: string
+  /** Of the bytes that were read. */
   sha256: string
   records: number
   examples: number
@@ -96,12 +102,12 @@ const keys = ['messages', 'instruction', 'input', 'output', 'prompt', 'question'
  * `instruction`, maybe `input`, and `output`; `prompt` or `question`, and `answer`; or `text`. An answer ends with the
  * end of text that generation of the model stops at; one that was cut does not. Throws ERR_WEIGHTSMITH_ARGUMENT for a
  * record of another form, for ids that the vocabulary does not have and for a file without an example that is left;
- * _FORMAT for a chat template in which what the assistant says cannot be told; and what `readRecords` throws.
+ * _ABORTED; _FORMAT for a chat template in which what the assistant says cannot be told; and what `readRecords` throws.
  */
 export async function readTrainingData(
   { spec, checkpoint }: TrainingSubject,
   files: readonly TrainingFile[],
-  { loss = 'answer', maxLength = Math.min(spec.context, defaultTokens) }: TrainingDataOptions = {},
+  { loss = 'answer', maxLength = Math.min(spec.context, defaultTokens), ...heard }: TrainingDataOptions = {},
 ): Promise<TrainingData> {
   if (loss !== 'answer' && loss !== 'all') throw wrongOption('the loss of examples', 'answer or all', loss)
   if (!(Number.isInteger(maxLength) && maxLength >= 2 && maxLength <= spec.context)) {
@@ -110,15 +116,23 @@ export async function readTrainingData(
   }
   if (files.length === 0) throw misuse('There is no data to train on; give one file or several.')
   sharesOf(files)
+  throwIfAborted(heard.signal, 'Reading training data')
   const tokenizer = await openTokenizer(checkpoint)
   const data: TrainingData = { sources: [], reports: [], maxLength }
   for (const { file, share } of files) {
-    const { examples, counts } = await readFileExamples({ spec, checkpoint }, file, { tokenizer, loss, maxLength })
+    const hash = createHash('sha256')
+    const options = { tokenizer, loss, maxLength, hash, ...heard }
+    const { examples, counts } = await readFileExamples({ spec, checkpoint }, file, options)
     data.sources.push({ examples, share })
-    data.reports.push({ file, sha256: await sha256(file), ...counts })
+    data.reports.push({ file, sha256: file.endsWith('.parquet') ? await sha256(file) : hash.digest('hex'), ...counts })
   }
   return data
 }
+
+type Heard = Pick<TrainingDataOptions, 'signal' | 'onProgress'>
+
+/** How often reading hears of an abort and tells how far it is. */
+const recordsTogether = 256
 
 type Counts = Omit<TrainingFileReport, 'file' | 'sha256'>
 
@@ -126,12 +140,25 @@ type Counts = Omit<TrainingFileReport, 'file' | 'sha256'>
 async function readFileExamples(
   subject: TrainingSubject,
   file: string,
-  { tokenizer, loss, maxLength }: { tokenizer: Tokenizer; loss: 'answer' | 'all'; maxLength: number },
+  {
+    tokenizer,
+    loss,
+    maxLength,
+    hash,
+    signal,
+    onProgress,
+  }: { tokenizer: Tokenizer; loss: 'answer' | 'all'; maxLength: number; hash: Hash } & Heard,
 ): Promise<{ examples: TrainingExample[]; counts: Counts }> {
   const counts: Counts = { records: 0, examples: 0, tokens: 0, targets: 0 }
   const examples: TrainingExample[] = []
-  for await (const record of readRecords(file, keys)) {
+  for await (const record of readRecords(file, keys, hash)) {
     counts.records++
+    if (counts.records % recordsTogether === 0) {
+      // A signal comes by the event loop, which records that are there already do not wait for.
+      await setImmediate()
+      throwIfAborted(signal, 'Reading training data')
+      onProgress?.({ phase: 'read data', done: counts.records, total: 0, unit: 'examples', item: file })
+    }
     const whole = wholeOf(record, { tokenizer, loss })
     if (whole === undefined) {
       counts.empty = oneMore(counts.empty, record.where)

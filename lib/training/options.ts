@@ -1,5 +1,6 @@
 /** Options of training, with their defaults and limits. */
 
+import type { TeacherMask } from '../runtime/index.js'
 import { misuse, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import { defaultTokens } from './batches.js'
@@ -45,12 +46,23 @@ export interface TrainOptions extends TargetOptions {
   /** What is predicted: the answers, or everything. Defaults to answer. */
   loss?: 'answer' | 'all' | undefined
   /**
-   * A model whose probabilities are learned beside the targets, at the same places: the loss of a target is -Σ p log q,
-   * with p = (1 - teacherShare) the target + teacherShare the teacher's probabilities. It has the same vocabulary.
+   * A model of the same vocabulary whose probabilities are learned beside the targets, or a file of what one has said
+   * (`teach` writes it; its name ends with .safetensors). The loss of a step is (1 - teacherShare) times that of its
+   * targets, plus teacherShare times -Σ p log q of the teacher's probabilities p, by as many tokens.
    */
   teacher?: string | undefined
   /** How much of the loss is the teacher's, above 0 and up to 1. Defaults to 0.5. */
   teacherShare?: number | undefined
+  /**
+   * Where a teacher is learned: at the tokens that predict a target (`shifted`), or that are one (`own-label`, as
+   * AmoebaLLM's release has it). Defaults to shifted.
+   */
+  teacherMask?: TeacherMask | undefined
+  /**
+   * What a teacher's part of the loss is: `cross-entropy`, -Σ p log q; or `kl`, which is less the teacher's entropy and
+   * has the same gradient. Defaults to cross-entropy.
+   */
+  teacherLoss?: 'cross-entropy' | 'kl' | undefined
   /** What the loss of a step is divided by: its `targets`, or the mean of `micro-batches`. Defaults to targets. */
   normalise?: 'targets' | 'micro-batches' | undefined
 
@@ -130,6 +142,8 @@ export function settingsOf(options: TrainOptions) {
     dora: options.dora ?? false,
     dropout: options.dropout ?? 0,
     teacherShare: options.teacher === undefined ? 0 : (options.teacherShare ?? 0.5),
+    teacherMask: options.teacherMask ?? 'shifted',
+    teacherLoss: options.teacherLoss ?? 'cross-entropy',
     batch: options.batch ?? 8,
     tokens: options.tokens ?? defaultTokens,
     loss: options.loss ?? 'answer',
@@ -162,12 +176,19 @@ export function settingsOf(options: TrainOptions) {
   const { alpha, dropout, teacherShare, beta1, beta2, eps, decay, clip } = settings
   within('alpha', alpha, alpha > 0 && Number.isFinite(alpha), 'a number above 0')
   within('the dropout', dropout, dropout >= 0 && dropout < 1, 'from 0 to below 1')
-  if (options.teacher === undefined && options.teacherShare !== undefined) {
-    throw misuse(`A share of ${options.teacherShare} needs a teacher; give one, or leave it out.`)
+  for (const key of ['teacherShare', 'teacherMask', 'teacherLoss'] as const) {
+    if (options[key] !== undefined && options.teacher === undefined) {
+      throw misuse(`${key} ${options[key]} needs a teacher; give one, or leave it out.`)
+    }
+  }
+  if (!['shifted', 'own-label'].includes(settings.teacherMask)) {
+    throw wrongOption("the teacher's mask", 'shifted or own-label', settings.teacherMask)
+  }
+  if (!['cross-entropy', 'kl'].includes(settings.teacherLoss)) {
+    throw wrongOption("the teacher's loss", 'cross-entropy or kl', settings.teacherLoss)
   }
   const taught = options.teacher === undefined || (teacherShare > 0 && teacherShare <= 1)
   within("the teacher's share", teacherShare, taught, 'above 0 and up to 1')
-  if (settings.dora && dropout > 0) throw misuse('DoRA is trained without dropout here; leave one of the two out.')
   within('beta1', beta1, beta1 >= 0 && beta1 < 1, 'from 0 to below 1')
   within('beta2', beta2, beta2 >= 0 && beta2 < 1, 'from 0 to below 1')
   within('eps', eps, eps > 0 && eps < 1, 'above 0 and below 1')

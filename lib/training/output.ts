@@ -30,7 +30,7 @@ export interface Written {
 export async function writeAdapter(
   host: Host,
   model: TrainableModel,
-  adapters: readonly Omit<AdapterStart, 'a' | 'b'>[],
+  adapters: readonly Omit<AdapterStart, 'a' | 'b' | 'magnitude'>[],
   { dtype, rslora, ...options }: OutputOptions & { dtype: StoreDType; rslora: boolean },
 ): Promise<Written> {
   const [first] = adapters

@@ -11,22 +11,33 @@ import { type Checkpoint, checkOutput, inputsOf, parseDType } from '../checkpoin
 import { contains } from '../checkpoint/inside.js'
 import { ResumePoint } from '../checkpoint/resume/index.js'
 import type { Engine } from '../engine/engine.js'
-import type { Host } from '../native/host.js'
 import { version } from '../native/version.js'
-import { factorNames, TrainableModel, type TrainableOptions } from '../runtime/index.js'
+import { factorNames, TrainableModel, type TrainableOptions, trainingTimes } from '../runtime/index.js'
 import { checkpointOf, modelOf } from '../runtime/open_model.js'
 import type { DryRun } from '../util/dry_run.js'
 import { aborted, codeOf, misuse, WeightsmithError, writeFailed, wrongOption } from '../util/errors.js'
 import { type BatchPlan, planBatches, type TrainingExample, type TrainingSource, type TrainingStep } from './batches.js'
 import { readTrainingData, type TrainingFile, type TrainingFileReport } from './examples.js'
 import { nonFiniteTensor } from './finite.js'
-import { openLog, type TrainingLog, type TrainingLogLine } from './log.js'
+import { openLog, type TrainingDetails, type TrainingLog, type TrainingLogLine } from './log.js'
+import type { MicroBatchAt, Objective } from './objective.js'
 import { type Settings, settingsOf, type TrainOptions } from './options.js'
 import { type OutputOptions, type Written, writeAdapter, writeCheckpoint } from './output.js'
 import { rateSchedule } from './schedule.js'
 import { type AdapterStart, adapterToGoOnFrom, freshAdapter } from './start.js'
 import { type Best, type Progress, restoreState, saveState } from './state.js'
 import { adapterTargets, fullTargets } from './targets.js'
+import {
+  besideTeacher,
+  findTeacher,
+  isTeacherFile,
+  openTeacher,
+  type Teacher,
+  type TeacherSource,
+  taughtBy,
+  teacherForecast,
+  teacherInputs,
+} from './teacher.js'
 
 /** What is known before training begins. */
 export interface TrainForecast {
@@ -46,7 +57,7 @@ export interface TrainForecast {
   examples: number
   /** Of all steps together. */
   tokens: number
-  /** Estimated from the speed of one product on this device. */
+  /** Estimated from one layer and two on this device, as it was just then. */
   milliseconds: number
   data: TrainingFileReport[]
 }
@@ -107,12 +118,23 @@ export async function train(
   model: string,
   options: TrainOptions,
 ): Promise<TrainReport | DryRun<TrainForecast>> {
+  return trainFor(engine, model, options)
+}
+
+/** Trains a model for an objective of its own. */
+export async function trainFor(
+  engine: Engine,
+  model: string,
+  options: TrainOptions,
+  objective?: Objective,
+): Promise<TrainReport | DryRun<TrainForecast>> {
   const begin = performance.now()
-  const prepared = await prepare(engine, model, options)
-  const forecast = await forecastOf(engine, prepared)
-  if (options.dryRun === true) return { forecast }
-  const { milliseconds: _, ...known } = forecast
-  const run = await new Training(engine, prepared, options).run()
+  const prepared = await prepare(engine, model, options, objective)
+  const known = await forecastOf(engine, prepared)
+  if (options.dryRun === true) {
+    return { forecast: { ...known, milliseconds: await timeOf(engine, prepared, options, objective) } }
+  }
+  const run = await new Training(engine, prepared, options, objective).run()
   const milliseconds = performance.now() - begin
   return { ...known, ...run, milliseconds }
 }
@@ -127,6 +149,7 @@ interface Prepared {
   /** Hash of all ids, in their order, and of which are to be predicted. */
   ids: string
   heldOut: { file: string; ids: string; batches: TrainingStep } | undefined
+  teacher: TeacherSource | undefined
   trainable: TrainableOptions
   adapters: AdapterStart[]
   parameters: number
@@ -134,7 +157,12 @@ interface Prepared {
   dtype: 'F32' | 'F16' | 'BF16'
 }
 
-async function prepare(engine: Engine, name: string, options: TrainOptions): Promise<Prepared> {
+async function prepare(
+  engine: Engine,
+  name: string,
+  options: TrainOptions,
+  objective: Objective | undefined,
+): Promise<Prepared> {
   const settings = settingsOf(options)
   const dtype = parseDType(options.dtype ?? 'float32')
   if (dtype === undefined) throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
@@ -144,33 +172,47 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const { maxLength = Math.min(tokens, spec.context), steps, epochs } = options
   const subject = { spec, checkpoint }
   const scale = rslora ? alpha / Math.sqrt(rank) : alpha / rank
+  const experts = objective?.experts === undefined ? {} : { experts: objective.experts }
   const { adapter } = options
   const earlier = adapter === undefined ? undefined : await engine.use((host) => adapterToGoOnFrom(host, spec, adapter))
-  const teacher = options.teacher === undefined ? undefined : await checkpointOf(engine, options.teacher)
-  const others = [teacher, earlier?.checkpoint].filter((other) => other !== undefined)
-  await checkPlaces(options, [checkpoint, ...others])
+  await checkPlaces(options, earlier === undefined ? [checkpoint] : [checkpoint, earlier.checkpoint])
   const adapters =
     method === 'full'
       ? []
       : (earlier?.starts ??
-        adapterTargets(spec, options, name).map((weight) => freshAdapter(spec, { weight, rank, scale, dora }, seed)))
-  const data = await readTrainingData(subject, filesOf(options.data), { loss, maxLength })
+        adapterTargets(spec, options, name).map((weight) =>
+          freshAdapter(spec, { weight, rank, scale, dora, ...experts }, seed),
+        ))
+  const reading = { loss, maxLength, signal: options.signal, onProgress: options.onProgress }
+  const data = await readTrainingData(subject, filesOf(options.data), reading)
   const plan = planBatches(data.sources, { batch, tokens, seed, steps, epochs })
   const rateOf = rateSchedule(settings, plan.steps)
   const held = options.heldOut
   const heldOut =
     held === undefined
       ? undefined
-      : heldOutOf(held, (await readTrainingData(subject, [{ file: held }], { loss, maxLength })).sources, tokens)
+      : heldOutOf(held, (await readTrainingData(subject, [{ file: held }], reading)).sources, tokens)
   const tensors = method === 'full' ? fullTargets(spec, options) : []
   const sizeOf = (tensor: string) => (spec.tensors.get(tensor) ?? []).reduce((a, b) => a * b, 1)
   const parameters =
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
-    adapters.reduce((sum, { a, b }) => sum + a.length + b.length, 0)
+    adapters.reduce((sum, { weight, a, b, dora, experts = 1 }) => {
+      return sum + experts * (a.length + b.length) + (dora ? (spec.tensors.get(weight)?.[0] ?? 0) : 0)
+    }, 0)
   const lost = dropout > 0 ? { dropout: { share: dropout, seed } } : {}
-  const trainable = { tokens, tensors, adapters, ...lost, ...(teacher && { teacher }) }
+  const taughtOf = { sources: data.sources, mask: settings.teacherMask, vocabulary: spec.vocabulary }
+  const teacher = options.teacher === undefined ? undefined : await findTeacher(engine, options.teacher, taughtOf)
+  if (teacher !== undefined && 'checkpoint' in teacher) await checkPlaces(options, [teacher.checkpoint])
+  const trainable = {
+    tokens,
+    tensors,
+    adapters,
+    ...lost,
+    ...(teacher && { teacher: taughtBy(teacher) }),
+    ...objective?.trainable,
+  }
   return {
-    ...{ name, checkpoint, settings, plan, heldOut, trainable, adapters, parameters, rateOf, dtype },
+    ...{ name, checkpoint, settings, plan, heldOut, teacher, trainable, adapters, parameters, rateOf, dtype },
     ...{ reports: data.reports, ids: hashOf(data.sources) },
   }
 }
@@ -205,7 +247,7 @@ const placeOf = ({ out }: TrainOptions) => `${resolve(out)}.resume`
  * replaced.
  */
 async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise<void> {
-  const { out, fold, log, data, heldOut, overwrite = false, resume = false } = options
+  const { out, fold, log, data, heldOut, teacher, overwrite = false, resume = false } = options
   const unfinished = resume && (await stat(placeOf(options)).catch(() => undefined)) !== undefined
   const folders = fold === undefined ? [out] : [out, fold]
   for (const folder of folders) await checkOutput(folder, inputs, { overwrite: overwrite || unfinished })
@@ -215,7 +257,8 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   if (log === undefined) return
   const inside = folders.find((folder) => contains(resolve(folder), resolve(log)))
   if (inside !== undefined) throw misuse(`The log ${log} lies in the output ${inside}; choose a place outside of it.`)
-  const files = [...filesOf(data).map(({ file }) => file), ...(heldOut === undefined ? [] : [heldOut])]
+  const known = teacher !== undefined && isTeacherFile(teacher) ? [teacher] : []
+  const files = [...filesOf(data).map(({ file }) => file), ...(heldOut === undefined ? [] : [heldOut]), ...known]
   const models = inputs.flatMap(({ files }) => files.map(({ path }) => path))
   const real = (path: string) => realpath(path).catch(() => resolve(path))
   const place = await real(log)
@@ -224,34 +267,16 @@ async function checkPlaces(options: TrainOptions, inputs: Checkpoint[]): Promise
   }
 }
 
-/** What a teacher takes; nothing where there is none. It keeps no layer's values, as nothing goes back through it. */
-async function teacherForecast(engine: Engine, { teacher, tokens }: TrainableOptions) {
-  if (teacher === undefined) return { bytes: 0, bytesReadPerPass: 0 }
-  return TrainableModel.forecast((work) => engine.use(work), teacher, { tokens, tapes: 1 })
-}
-
-/** Lends the engine with the memory that a teacher leaves. */
-function besideTeacher(engine: Engine, bytes: number): <T>(work: (host: Host) => Promise<T>) => Promise<T> {
-  return (work) => engine.use((host) => work({ ...host, memory: host.memory - bytes }))
-}
-
-async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainForecast> {
+async function forecastOf(engine: Engine, prepared: Prepared): Promise<Omit<TrainForecast, 'milliseconds'>> {
   const { name, checkpoint, settings, plan, reports, trainable, adapters, parameters } = prepared
-  const teacher = await teacherForecast(engine, trainable)
+  const teacher = await teacherForecast(engine, prepared.teacher, trainable.tokens)
   const use = besideTeacher(engine, teacher.bytes)
-  const own = await TrainableModel.forecast(use, checkpoint, trainable)
+  const own = await TrainableModel.forecast(use, checkpoint, besideOf(prepared, teacher.bytes))
   const [bytes, bytesReadPerPass] = [own.bytes + teacher.bytes, own.bytesReadPerPass + teacher.bytesReadPerPass]
-  const { tapes } = own
-  const { spec } = modelOf(engine, checkpoint, {})
-  const all = [...spec.tensors.values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0)
   const each = reports.reduce((sum, { tokens }) => sum + tokens, 0) / plan.examples
   const { steps, stepsPerEpoch } = plan
   const left = Math.min((steps % stepsPerEpoch) * settings.batch, plan.examples)
   const tokens = Math.round(each * (Math.floor(steps / stepsPerEpoch) * plan.examples + left))
-  const depth = spec.language.layers.length
-  // Forward, back to the activations, maybe back to the weights, and layers again whose values did not stay.
-  const products = 2 + (settings.method === 'full' ? 1 : 0) + 1 - tapes / depth
-  const flops = 2 * all * tokens * products
   return {
     ...{
       model: name,
@@ -263,9 +288,70 @@ async function forecastOf(engine: Engine, prepared: Prepared): Promise<TrainFore
     },
     trained: settings.method === 'full' ? (trainable.tensors?.length ?? 0) : adapters.length,
     ...{ steps, epochs: steps / stepsPerEpoch, examples: plan.examples, tokens },
-    milliseconds: (flops / (await TrainableModel.flopsOf(use))) * 1e3,
     data: reports,
   }
+}
+
+/** Tokens of the micro-batch that is timed, at most: more take as much longer. */
+const timedTokens = 512
+
+/** Steps that say how many micro-batches there are, and how long. */
+const sampledSteps = 8
+
+/** Milliseconds of all steps, and of measuring data held out, by a micro-batch of middling length. */
+async function timeOf(
+  engine: Engine,
+  prepared: Prepared,
+  options: TrainOptions,
+  objective: Objective | undefined,
+): Promise<number> {
+  const { learn, measure } = objective?.passes ?? { learn: 1, measure: 1 }
+  const { checkpoint, plan, trainable, heldOut, teacher } = prepared
+  const steps = Array.from({ length: Math.min(sampledSteps, plan.steps) }, (_, step) => plan.stepAt(step))
+  const batches = steps.flatMap(({ microBatches }) => microBatches)
+  const mean = batches.reduce((sum, batch) => sum + tokensOf(batch), 0) / batches.length
+  const off = (batch: readonly TrainingExample[]) => Math.abs(tokensOf(batch) - mean)
+  const sequences = timed(batches.reduce((best, batch) => (off(batch) < off(best) ? batch : best)))
+  const { bytes } = await teacherForecast(engine, teacher, trainable.tokens)
+  const use = besideTeacher(engine, bytes)
+  const { tapes } = await TrainableModel.forecast(use, checkpoint, trainable)
+  const times = await trainingTimes(use, checkpoint, trainable, { sequences, tapes })
+  let asked = 0
+  if (teacher !== undefined && 'checkpoint' in teacher) {
+    const alone = { tokens: trainable.tokens }
+    const of = await trainingTimes((work) => engine.use(work), teacher.checkpoint, alone, { sequences, tapes: 1 })
+    asked = of.forward
+  }
+  const every = options.heldOutEvery ?? Math.max(1, Math.ceil(plan.steps / 10))
+  const measured = heldOut === undefined ? 0 : (1 + Math.ceil(plan.steps / every)) * heldOut.batches.tokens
+  const { compile, forward, both, update } = times
+  const microBatches = (plan.steps * batches.length) / steps.length
+  const share = mean / tokensOf(sequences)
+  return (
+    compile +
+    (learn * both + asked) * share * microBatches +
+    (measure * forward * measured) / tokensOf(sequences) +
+    update * plan.steps
+  )
+}
+
+const tokensOf = (batch: readonly TrainingExample[]) => batch.reduce((sum, { ids }) => sum + ids.length, 0)
+
+/** The first sequences of a micro-batch that have no more tokens together than are timed; of a longer one a part. */
+function timed(batch: readonly TrainingExample[]): TrainingExample[] {
+  let left = timedTokens
+  return batch.flatMap((example) => {
+    if (left < 2) return []
+    const [ids, targets] = [example.ids.slice(0, left), example.targets.slice(0, left)]
+    left -= ids.length
+    return [{ ...example, ids, targets }]
+  })
+}
+
+/** What is trained, with the teacher that takes a part of the memory. */
+function besideOf({ trainable, teacher }: Prepared, bytes: number): TrainableOptions {
+  const beside = teacher !== undefined && 'checkpoint' in teacher && { name: teacher.checkpoint.name, bytes }
+  return { ...trainable, ...(beside && { beside }) }
 }
 
 /** What a run adds to what was known before. */
@@ -275,7 +361,7 @@ type Ran = Omit<TrainReport, keyof TrainForecast> & { tokens: number }
 class Training {
   private progress: Progress = { step: 0, tokens: 0, worse: 0, losses: { first: 0, last: 0 }, ended: false }
   private best: Best | undefined
-  private teacher: TrainableModel | undefined
+  private teacher: Teacher | undefined
   /** The step whose state is saved. */
   private saved = -1
   /** Whether an output that is there is replaced: it was asked for, or this run has written it at its end. */
@@ -285,6 +371,7 @@ class Training {
     private readonly engine: Engine,
     private readonly prepared: Prepared,
     private readonly options: TrainOptions,
+    private readonly objective: Objective | undefined,
   ) {
     this.mayReplace = options.overwrite ?? false
   }
@@ -293,12 +380,14 @@ class Training {
     const { engine, prepared, options } = this
     const { checkpoint, settings } = prepared
     const { overwrite = false, resume = false } = options
-    const { teacher, tokens: batchTokens } = prepared.trainable
-    const { bytes } = await teacherForecast(engine, prepared.trainable)
+    const { teacher } = prepared
+    const { tokens: batchTokens } = prepared.trainable
+    const { bytes } = await teacherForecast(engine, teacher, batchTokens)
     const check = () => {
       if (options.signal?.aborted) throw aborted(options.signal, what)
     }
-    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, { ...prepared.trainable, check })
+    const asked = { ...besideOf(prepared, bytes), check }
+    const model = await TrainableModel.open(besideTeacher(engine, bytes), checkpoint, asked)
     let log: TrainingLog | undefined
     try {
       const place = placeOf(options)
@@ -306,11 +395,12 @@ class Training {
         throw writeFailed(place, cause)
       })
       if (teacher !== undefined) {
-        const alone = { tokens: batchTokens, tapes: 1, check }
-        this.teacher = await TrainableModel.open((work) => engine.use(work), teacher, alone)
+        const { teacherShare: share, teacherMask: mask, teacherLoss } = settings
+        const teaching = { share, mask, divergence: teacherLoss === 'kl' }
+        this.teacher = await openTeacher(engine, teacher, { tokens: batchTokens, teaching, check })
       }
-      const inputs = inputsOf(teacher === undefined ? [checkpoint] : [checkpoint, teacher])
-      const run = { verb: 'train', facts: this.facts(model), inputs }
+      const inputs = [...inputsOf([checkpoint]), ...(teacher === undefined ? [] : teacherInputs(teacher))]
+      const run = { verb: this.objective?.verb ?? 'train', facts: this.facts(model), inputs }
       const point = await ResumePoint.open(place, run, { resume, overwrite })
       if (point.resumed) {
         const before = await engine.use(({ addon }) => restoreState(addon, point, model))
@@ -318,11 +408,7 @@ class Training {
         this.best = before.best
         this.mayReplace ||= before.progress.ended
       } else {
-        for (const { weight, a, b } of prepared.adapters) {
-          const names = factorNames(weight)
-          await model.write(names.a, a)
-          await model.write(names.b, b)
-        }
+        for (const [name, values] of this.start()) await model.write(name, values)
       }
       for (const folder of [options.out, options.fold ?? options.out]) {
         await checkOutput(folder, [checkpoint], { overwrite: this.mayReplace })
@@ -367,10 +453,15 @@ class Training {
     }
   }
 
-  /** What the teacher says of the targets of a batch. */
-  private async taught(batch: readonly TrainingExample[]) {
-    const { teacher } = this
-    return teacher && { normed: await teacher.normed(batch), share: this.prepared.settings.teacherShare }
+  /** First values of what does not begin as it is stored. */
+  private start(): Iterable<readonly [name: string, values: Float32Array]> {
+    const { adapters } = this.prepared
+    if (this.objective !== undefined) return this.objective.start(adapters)
+    return adapters.flatMap(({ weight, a, b, magnitude }) => {
+      const names = factorNames(weight)
+      const lengths = magnitude === undefined ? [] : [[names.magnitude, magnitude] as const]
+      return [[names.a, a] as const, [names.b, b] as const, ...lengths]
+    })
   }
 
   /** Everything that decides about the result. */
@@ -386,6 +477,8 @@ class Training {
       'set of modules': adapters.map(({ weight, rank, scale }) => [weight, rank, scale]),
       'set of tensors': trainable.tensors,
       'set of kernel forms': model.forms,
+      ...this.objective?.facts,
+      ...this.objective?.sets,
     }
   }
 
@@ -414,10 +507,16 @@ class Training {
       const number = this.progress.step + 1
       const { microBatches, targets, tokens, epoch } = plan.stepAt(this.progress.step)
       let loss = 0
+      const subnets: TrainingDetails[] = []
       for (const [microBatch, batch] of microBatches.entries()) {
         const own = batch.reduce((sum, example) => sum + example.targets.reduce((a, b) => a + b, 0), 0)
         const scale = settings.normalise === 'targets' ? 1 / targets : 1 / (own * microBatches.length)
-        loss += scale * sumOf(await model.run(batch, scale, { step: number, microBatch }, await this.taught(batch)))
+        const at = { step: number, microBatch, scale }
+        const learned = this.objective
+          ? await this.objective.learn(model, batch, at)
+          : await this.learn(model, batch, at)
+        loss += learned.loss
+        subnets.push(...learned.details)
       }
       if (!Number.isFinite(loss)) throw await this.notFinite(number, `its loss is ${loss}`, model)
       const gradientNorm = await model.gradientNorm()
@@ -432,23 +531,31 @@ class Training {
       const rate = rateOf(this.progress.step)
       const { beta1, beta2, eps, decay, clip } = settings
       await model.step({
-        ...{ step: number, rate, beta1, beta2, eps },
+        ...{ rate, beta1, beta2, eps },
         decay: (name) => (isMatrix(model, name) ? decay : 0),
         clip: clip > 0 ? Math.min(1, clip / (gradientNorm + 1e-6)) : 1,
+        dense: this.objective?.dense,
       })
       const losses = { first: number === 1 ? loss : this.progress.losses.first, last: loss }
       this.progress = { ...this.progress, step: number, tokens: this.progress.tokens + tokens, losses }
-      await this.note(log, { step: number, epoch, loss, gradientNorm, rate, tokens, targets })
+      const details = subnets.length > 0 ? { subnets } : {}
+      await this.note(log, { step: number, epoch, loss, gradientNorm, rate, tokens, targets, ...details })
       tokensHere += tokens
       const seconds = (performance.now() - begin) / 1e3
       const left = ((plan.steps - number) * tokens * seconds) / tokensHere
       onProgress?.({
         ...{ phase: 'train', done: number, total: plan.steps, unit: 'steps' },
-        item: `loss ${loss.toFixed(4)}, ${(tokensHere / seconds).toFixed(0)} tokens/s, ${left.toFixed(0)} s left`,
+        item: `loss ${loss.toFixed(4)}${ofSubnets(subnets)}, ${(tokensHere / seconds).toFixed(0)} tokens/s, ${left.toFixed(0)} s left`,
       })
       await measure()
       if (number % saveEvery === 0 && number < plan.steps) await this.save(model, point, log)
     }
+  }
+
+  /** Adds the gradient of a micro-batch. */
+  private async learn(model: TrainableModel, batch: readonly TrainingExample[], { scale, ...draw }: MicroBatchAt) {
+    const losses = await model.run(batch, scale, draw, await this.teacher?.says(batch))
+    return { loss: scale * sumOf(losses), details: [] }
   }
 
   /** The loss of the data held out, and whether it is the best so far. */
@@ -462,7 +569,7 @@ class Training {
     let sum = 0
     for (const batch of microBatches) {
       if (this.options.signal?.aborted) throw aborted(this.options.signal, what)
-      sum += sumOf(await model.run(batch))
+      sum += this.objective ? await this.objective.measure(model, batch) : sumOf(await model.run(batch))
     }
     const loss = sum / targets
     if (!Number.isFinite(loss)) throw await this.notFinite(step, `the loss of the data held out is ${loss}`, model)
@@ -516,13 +623,15 @@ class Training {
     const output: OutputOptions = {
       ...{ out: options.out, seed: settings.seed, signal, onProgress },
       overwrite,
-      recipe: { train: name, ...shown },
+      recipe: { train: name, ...shown, ...this.objective?.facts },
       about: `Trained on ${plan.examples} examples in ${this.progress.step} steps.`,
     }
     const written = await engine.use((host) =>
-      settings.method === 'full'
-        ? writeCheckpoint(host, model, checkpoint, output)
-        : writeAdapter(host, model, adapters, { ...output, dtype, rslora: settings.rslora }),
+      this.objective !== undefined
+        ? this.objective.write(host, model, adapters, { ...output, dtype })
+        : settings.method === 'full'
+          ? writeCheckpoint(host, model, checkpoint, output)
+          : writeAdapter(host, model, adapters, { ...output, dtype, rslora: settings.rslora }),
     )
     const folded = options.fold
     if (folded !== undefined) {
@@ -538,6 +647,13 @@ class Training {
     if (error instanceof WeightsmithError && this.saved >= 0) error.partial = place
     return error
   }
+}
+
+/** Losses of the subnets of a step, for the line of progress. */
+function ofSubnets(subnets: readonly TrainingDetails[]): string {
+  if (subnets.length === 0) return ''
+  const each = subnets.map(({ depth, width, loss }) => `${depth}x${+width.toFixed(3)} ${loss.toFixed(2)}`)
+  return ` (${each.slice(-4).join(', ')})`
 }
 
 /** Factors of adapters are matrices too. */

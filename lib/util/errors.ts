@@ -52,7 +52,7 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_FORMAT: {
     meaning:
-      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, or an adapter is not one that can be folded.',
+      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, an adapter is not one that can be folded, a file of scores or a strategy is none, or a pickle has what is not read as data.',
     remedy:
       'Download the file again, or convert the checkpoint to safetensors. To merge an adapter, write it after the model it was trained for (`base+adapter`).',
   },
@@ -114,7 +114,8 @@ export const errors = {
     remedy: 'Wait for it to end, or choose another folder.',
   },
   ERR_WEIGHTSMITH_INPUT_CHANGED: {
-    meaning: 'An input has changed during the run, or since the run being resumed.',
+    meaning:
+      'An input has changed during the run, or since the run being resumed, or scores or a strategy are of another model.',
     remedy:
       'Leave the inputs unchanged and start over, with `overwrite` (`--overwrite`) if there is an unfinished output.',
   },

@@ -132,4 +132,5 @@ def main():
 # The models round to float32 on the way, in norms, softmax and angles.
 torch.float32 = torch.float64
 torch.Tensor.float = torch.Tensor.double
-main()
+if __name__ == "__main__":
+    main()

@@ -10,20 +10,33 @@ import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
 import { misuse, WeightsmithError } from '../../util/errors.js'
-import { modelKernels as kernels, lossesOf, lossWords, packTokens } from '../kernels.js'
+import { type AdapterSpec, gatesOf } from '../adapters.js'
+import { transposed } from '../blocks.js'
+import {
+  modelKernels as kernels,
+  lossesOf,
+  lossWords,
+  packTokens,
+  taughtLossesOf,
+  taughtLossWords,
+} from '../kernels.js'
 import { dtypeOf, storedBlock } from '../model.js'
 import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
-import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
+import type { RouterSpec } from '../router.js'
+import { type Subnet, withSubnets } from '../subnet.js'
+import { GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass, type Stage } from './pass.js'
+import {
+  type KnownLogits,
+  lossRowsOf,
+  sharesOf,
+  type Taught,
+  type TeacherMask,
+  type TrainingSequence,
+} from './teaching.js'
 
 type Use = <T>(work: (host: Host) => Promise<T>) => Promise<T>
-
-/** A sequence of ids, and which of them are to be predicted from those before them; the first one never is. */
-export interface TrainingSequence {
-  ids: ArrayLike<number>
-  targets: ArrayLike<number | boolean>
-}
 
 export interface TrainableOptions {
   /** Tokens a micro-batch. */
@@ -38,23 +51,50 @@ export interface TrainableOptions {
    * no number. As many as there is memory for by default.
    */
   tapes?: number
-  /** A model with the same vocabulary, whose predictions are learned (see `run`); its head is on the device too. */
-  teacher?: Checkpoint
+  /**
+   * What is learned beside targets (see `run`): the predictions of a model with the same vocabulary, whose head is on
+   * the device too, or logits that are known. `self`: what a pass of `forward` has kept of the model itself.
+   */
+  teacher?: Checkpoint | KnownLogits | 'self'
+  /** Another model on the same device, for messages about memory: its name, and bytes that are not to be had. */
+  beside?: { name: string; bytes: number } | undefined
+  /** Whether passes go through parts of the model (see `forward`). */
+  subnets?: boolean
+  /** Of adapters with experts. */
+  router?: RouterSpec | undefined
+  /** How experts are mixed: their factors (default), or their outputs. */
+  mix?: 'factor' | 'output' | undefined
   /** Called between parts of a pass; what it throws ends the pass. */
   check?: (() => void) | undefined
 }
 
-/** What a teacher says of the targets of a batch: rows of what its head is applied to, from its `normed`. */
-export interface Taught {
-  normed: Float32Array<ArrayBuffer>
-  /** How much it counts, above 0 and at most 1; the targets count for the rest. */
-  share: number
+/** What a pass of `forward` goes through, and what it is for. */
+export interface SubnetOptions {
+  subnet?: Subnet | undefined
+  /** What the router is told, and noise for its choice. */
+  gate?: { input: Float32Array<ArrayBuffer>; noise?: Float32Array<ArrayBuffer> | undefined } | undefined
+  /** Whether gradients are to be taken of it. */
+  learns?: boolean | undefined
+  /** Tokens at which what it says is kept, or what was kept is learned (see `TeacherMask`). */
+  mask?: TeacherMask | undefined
+  /** Keeps what it says there, for those that learn from it. */
+  teaches?: boolean | undefined
+  /** How much of the loss is of what was kept, up to 1; targets count for the rest. Defaults to 0. */
+  share?: number | undefined
+}
+
+/** A pass through a subnet. */
+export interface SubnetPass {
+  /** Of loss rows (see `lossRowsOf`) in their order, in nats; 0 where there is no target, and nothing is learned. */
+  losses: Float32Array
+  /** Of all experts; 0 for those that do not count. */
+  gates?: Float32Array<ArrayBuffer>
+  /** Adds the gradient of scale * the sum of losses to what is there; before any other pass. */
+  backward(scale: number): Promise<void>
 }
 
 /** A step of AdamW, as torch.optim.AdamW takes it. */
 export interface AdamwStep {
-  /** From 1. */
-  step: number
   rate: number
   beta1: number
   beta2: number
@@ -63,7 +103,11 @@ export interface AdamwStep {
   decay: (tensor: string) => number
   /** What gradients are multiplied by first. */
   clip: number
+  /** Whether what has no gradient is moved by its moments, as if that were 0. Defaults to false: it is left alone. */
+  dense?: boolean | undefined
 }
+
+const noShape: BatchShape = { tokens: 0, losses: 0, buckets: { id: 0, position: 0 } }
 
 /** So many dispatches go to the device at a time: few enough to hear of an abort, and for the watchdog of a GPU. */
 const dispatchesTogether = 200
@@ -74,6 +118,8 @@ export type Part = 'master' | 'gradient' | 'm' | 'v'
 export class TrainableModel {
   readonly spec: ModelSpec
   private rotary: Rotary | undefined
+  /** How often each tensor was moved, which corrects its moments. */
+  readonly updates = new Map<string, number>()
   private readonly touched = new Set<string>()
   /** Of the layers whose weights take turns, the one whose turn it is. */
   private loadedLayer: number | undefined
@@ -95,7 +141,7 @@ export class TrainableModel {
    */
   static open(use: Use, checkpoint: Checkpoint, options: TrainableOptions): Promise<TrainableModel> {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is trained')
-    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = specOf(checkpoint, options)
     return use(async (host) => {
       const buffers = buffersFor(host, spec, checkpoint, options)
       const resident = await host.device.allocate(buffers.sizes)
@@ -104,9 +150,15 @@ export class TrainableModel {
       try {
         await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
         await model.beginMagnitudes()
-        if (options.teacher !== undefined) {
+        const source = buffers.teacher?.source
+        if (
+          typeof options.teacher === 'object' &&
+          'tensors' in options.teacher &&
+          source !== undefined &&
+          'head' in source
+        ) {
           const head = headOf(options.teacher, spec, checkpoint.name)
-          await model.loadBlocks(options.teacher, head, buffers.teacher?.head ?? [], [])
+          await model.loadBlocks(options.teacher, head, source.head, [])
         }
       } catch (error) {
         await model.close()
@@ -126,7 +178,7 @@ export class TrainableModel {
     checkpoint: Checkpoint,
     options: TrainableOptions,
   ): Promise<{ bytes: number; tapes: number; bytesReadPerPass: number }> {
-    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = specOf(checkpoint, options)
     return use(async (host) => {
       const { bytes, layerValues, passing, lowest } = buffersFor(host, spec, checkpoint, options)
       const bytesOf = (names: readonly string[]) =>
@@ -141,23 +193,20 @@ export class TrainableModel {
     })
   }
 
-  /** Floating-point operations a second of one product of matrices on the device, for estimates. */
-  static flopsOf(use: Use): Promise<number> {
-    return use(async ({ device }) => {
-      const [rows, side] = [64, 512]
-      const block: Block = { buffer: 0, dtype: 'F32', first: 0, rows: side, columns: side }
-      const resident = await device.allocate([packedBytes(block), 4 * rows * side, 4 * rows * side])
-      const product = kernels.gemm(block, 1, 2, { rows, stride: side, forms: formsOf(device.info) })
-      const run = (count: number) =>
-        device.dispatch(resident, { writes: [], dispatches: Array.from({ length: count }, () => product), reads: [] })
-      try {
-        await run(1)
-        const begin = performance.now()
-        await run(4)
-        return (4 * 2 * rows * side * side) / ((performance.now() - begin) / 1e3)
-      } finally {
-        await device.release(resident)
-      }
+  /**
+   * A model, or some of its layers (`spec`), of which no weight is read: all are zeros. To take times of, which do not
+   * depend on values.
+   */
+  static unloaded(
+    use: Use,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    options: TrainableOptions,
+  ): Promise<TrainableModel> {
+    return use(async (host) => {
+      const buffers = buffersFor(host, spec, checkpoint, options)
+      const resident = await host.device.allocate(buffers.sizes)
+      return new TrainableModel(use, checkpoint, host.device, resident, buffers, options.check)
     })
   }
 
@@ -181,8 +230,9 @@ export class TrainableModel {
   /**
    * Losses of the targets of sequences, in their order, in nats; with a `scale`, the gradient of scale * their sum is
    * added to what is there. `draw`: which draw of dropout it is; without it nothing is lost. `taught`: of a model that
-   * has a teacher; the loss of a target is -sum p log q then, with p = (1 - share) the target + share softmax(the
-   * teacher's logits).
+   * has a teacher. The loss of a row (see `lossRowsOf`) is -sum p log q then, with p = (1 - share) the target + share
+   * softmax(the teacher's logits), each where it has one; less share times the entropy of the teacher where its
+   * divergence is asked for.
    */
   run(
     sequences: readonly TrainingSequence[],
@@ -191,28 +241,105 @@ export class TrainableModel {
     taught?: Taught,
   ): Promise<Float32Array> {
     return this.lend(async () => {
-      const { writes, shape } = this.batchOf(sequences)
+      const { writes, shape } = this.batchOf(sequences, taught?.mask)
       if (shape.losses === 0) return new Float32Array()
       const { teacher, losses } = this.buffers
-      if (taught !== undefined) {
-        if (teacher === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no teacher.')
-        writes.push({ buffer: teacher.normed, offset: 0, memory: bytesOf(taught.normed) })
+      const stages = new GradientPass(this.buffers, { ...shape, draw }, this.touched, taught).stages(scale)
+      const words = taught === undefined ? lossWords : taughtLossWords
+      const read = { buffer: losses, bytes: 4 * words * shape.losses }
+      if (taught === undefined) return lossesOf(await this.inStages(writes, stages, read))
+      if (teacher === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no teacher.')
+      const rows = sequences.flatMap((sequence) => lossRowsOf(sequence, taught.mask))
+      const shares = sharesOf(rows, taught.share)
+      writes.push({ buffer: teacher.shares, offset: 0, memory: bytesOf(shares) })
+      if ('normed' in taught && 'normed' in teacher.source) {
+        writes.push({ buffer: teacher.source.normed, offset: 0, memory: bytesOf(taught.normed) })
       }
-      const stages = new GradientPass(this.buffers, { ...shape, draw }, this.touched, taught?.share).stages(scale)
-      const words = await this.inStages(writes, stages, { buffer: losses, bytes: 4 * lossWords * shape.losses })
-      return lossesOf(words)
+      return taughtLossesOf(await this.inStages(writes, stages, read), shares, taught.divergence)
     })
   }
 
-  /** What the head is applied to, [targets of sequences, width]. */
-  normed(sequences: readonly TrainingSequence[]): Promise<Float32Array<ArrayBuffer>> {
+  /**
+   * Losses as a subnet predicts them. Which part of the model it is, its experts and their gates belong to the pass, so
+   * that nothing else is asked for where values are computed again.
+   */
+  forward(
+    sequences: readonly TrainingSequence[],
+    { subnet, gate, learns = false, mask, teaches = false, share = 0 }: SubnetOptions = {},
+  ): Promise<SubnetPass> {
     return this.lend(async () => {
-      const { writes, shape } = this.batchOf(sequences)
+      const { writes, shape } = this.batchOf(sequences, mask)
+      const { buffers } = this
+      for (const { buffer, values } of buffers.subnet.writesFor(subnet)) {
+        writes.push({ buffer, offset: 0, memory: bytesOf(values) })
+      }
+      const taught =
+        share > 0 && mask !== undefined ? { share, mask, divergence: false, kept: true as const } : undefined
+      const shares =
+        taught &&
+        sharesOf(
+          sequences.flatMap((sequence) => lossRowsOf(sequence, mask)),
+          share,
+        )
+      if (shares !== undefined && buffers.teacher !== undefined) {
+        writes.push({ buffer: buffers.teacher.shares, offset: 0, memory: bytesOf(shares) })
+      }
+      const gates = gate && (await this.gatesOf(gate))
+      const experts = gatesOf(gates ?? [])
+      const noisy = gate?.noise !== undefined
+      const pass = new GradientPass(buffers, { ...shape, subnet, experts, noisy }, this.touched, taught)
+      const stages = [...pass.toLosses(learns ? 1 : undefined), ...(teaches ? [{ dispatches: pass.remember() }] : [])]
+      const words = await this.inStages(writes, stages, {
+        buffer: buffers.losses,
+        bytes: 4 * (taught === undefined ? lossWords : taughtLossWords) * shape.losses,
+      })
+      const nothing = { buffer: buffers.losses, bytes: 0 }
+      return {
+        losses: shares === undefined ? lossesOf(words) : taughtLossesOf(words, shares, false),
+        ...(gates && { gates }),
+        backward: (scale) =>
+          this.lend(async () => {
+            await this.inStages([], pass.backwardFrom(scale), nothing)
+          }),
+      }
+    })
+  }
+
+  /** The gates of experts. */
+  private async gatesOf({ input, noise }: NonNullable<SubnetOptions['gate']>): Promise<Float32Array<ArrayBuffer>> {
+    const { router } = this.buffers
+    if (router === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no router.')
+    return router.ask(this.device, this.resident, input, noise)
+  }
+
+  /** What the head is applied to, [loss rows of sequences, width]; see `lossRowsOf`. */
+  normed(sequences: readonly TrainingSequence[], mask?: TeacherMask): Promise<Float32Array<ArrayBuffer>> {
+    return this.lend(async () => {
+      const { writes, shape } = this.batchOf(sequences, mask)
       if (shape.losses === 0) return new Float32Array()
       const { stages, buffer } = new GradientPass(this.buffers, shape, this.touched).normed()
       const width = this.spec.tensors.get(this.spec.head.weight)?.[1] ?? 0
       return this.inStages(writes, stages, { buffer, bytes: 4 * width * shape.losses })
     })
+  }
+
+  /** Logits of the loss rows of sequences (see `lossRowsOf`), [some rows, vocabulary] at a time. */
+  async *logits(sequences: readonly TrainingSequence[], mask?: TeacherMask): AsyncGenerator<Float32Array<ArrayBuffer>> {
+    const { spec, buffers } = this
+    const width = spec.tensors.get(spec.head.weight)?.[1] ?? 1
+    const rows = (await this.normed(sequences, mask)).length / width
+    for (let from = 0; from < rows; from += buffers.headRows) {
+      const count = Math.min(buffers.headRows, rows - from)
+      yield await this.lend(async () => {
+        const work: NativeWork = {
+          writes: [],
+          dispatches: new GradientPass(buffers, noShape, this.touched).logits(from, count),
+          reads: [{ buffer: buffers.logits, offset: 0, bytes: 4 * spec.vocabulary * count }],
+        }
+        const [words] = await this.device.dispatch(this.resident, work)
+        return new Float32Array((words?.buffer ?? new ArrayBuffer(0)) as ArrayBuffer)
+      })
+    }
   }
 
   private async inStages(
@@ -221,7 +348,11 @@ export class TrainableModel {
     read: { buffer: number; bytes: number },
   ): Promise<Float32Array<ArrayBuffer>> {
     let work: NativeWork = { writes, dispatches: [], reads: [] }
-    for (const { layer, dispatches } of stages) {
+    for (const { layer, writes, dispatches } of stages) {
+      if (writes !== undefined) {
+        await this.device.dispatch(this.resident, work)
+        work = { writes: await writes(), dispatches: [], reads: [] }
+      }
       if (layer !== undefined && layer !== this.loadedLayer && this.buffers.passing.has(layer)) {
         await this.device.dispatch(this.resident, work)
         work = { writes: [], dispatches: [], reads: [] }
@@ -263,21 +394,23 @@ export class TrainableModel {
   }
 
   /** Moves what has a gradient; the next one begins anew. */
-  step({ decay, ...at }: AdamwStep): Promise<void> {
+  step({ decay, dense = false, ...at }: AdamwStep): Promise<void> {
     return this.lend(async () => {
       const dispatches = [...this.buffers.learned.values()]
-        .filter(({ name }) => this.touched.has(name))
-        .flatMap(({ name, blocks, master, gradient, m, v }) =>
-          blocks.flatMap((block, i) => {
+        .filter(({ name }) => dense || this.touched.has(name))
+        .flatMap(({ name, blocks, master, gradient, m, v }) => {
+          const step = (this.updates.get(name) ?? 0) + 1
+          this.updates.set(name, step)
+          return blocks.flatMap((block, i) => {
             const of = (some: readonly Block[]) => some[i]?.buffer ?? 0
             const elements = packedBytes({ ...block, dtype: 'F32' }) / 4
             const buffers = { gradient: of(gradient), m: of(m), v: of(v), x: of(master) }
             return [
-              kernels.adamw(buffers, { ...at, decay: decay(name), elements }),
+              kernels.adamw(buffers, { ...at, step, decay: decay(name), elements }),
               ...(of(master) === block.buffer ? [] : [kernels.roundWeights(of(master), block)]),
             ]
-          }),
-        )
+          })
+        })
       await this.device.dispatch(this.resident, { writes: [], dispatches, reads: [] })
       this.touched.clear()
     })
@@ -436,17 +569,18 @@ export class TrainableModel {
     }
   }
 
-  private batchOf(sequences: readonly TrainingSequence[]): { writes: NativeWork['writes']; shape: BatchShape } {
+  private batchOf(
+    sequences: readonly TrainingSequence[],
+    mask?: TeacherMask,
+  ): { writes: NativeWork['writes']; shape: BatchShape } {
     const { buffers, spec } = this
     const tokens: { id: number; start: number; row: number }[] = []
-    const losses: { id: number; start: number; row: number; target: number }[] = []
-    for (const { ids, targets } of sequences) {
+    const losses: { id: number; start: number; row: number; target: number | undefined }[] = []
+    for (const sequence of sequences) {
       const start = tokens.length
-      for (let i = 0; i < ids.length; i++) {
-        const token = { id: ids[i] ?? 0, start, row: start + i }
-        tokens.push(token)
-        const next = ids[i + 1]
-        if (next !== undefined && targets[i + 1]) losses.push({ ...token, target: next })
+      for (const [i, id] of Array.from(sequence.ids).entries()) tokens.push({ id, start, row: start + i })
+      for (const { position, target } of lossRowsOf(sequence, mask)) {
+        losses.push({ id: sequence.ids[position] ?? 0, start, row: start + position, target })
       }
     }
     const buckets = {
@@ -483,11 +617,6 @@ export class TrainableModel {
   }
 }
 
-/** The transpose of values [rows, columns]. */
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
-  return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)] ?? 0)
-}
-
 /** Tokens by what they share, for kernel `embed_gradient`: (value, first, end) of each, then the tokens. */
 function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>; count: number } {
   const tokens = new Map<number, number[]>()
@@ -503,6 +632,12 @@ function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>
     return [value, end - some.length, end]
   })
   return { words: Uint32Array.from([...heads, ...sorted.flatMap(([, some]) => some)]), count: sorted.length }
+}
+
+/** The model, with places for subnets where it has some. */
+function specOf(checkpoint: Checkpoint, { subnets = false }: TrainableOptions): ModelSpec {
+  const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+  return subnets ? withSubnets(spec) : spec
 }
 
 /** Throws for what would be trained without effect, such as a tensor of a vision encoder. */
@@ -538,11 +673,17 @@ function headOf(teacher: Checkpoint, { vocabulary }: ModelSpec, model: string): 
   )
 }
 
+function teacherOf(teacher: Checkpoint | KnownLogits | 'self', spec: ModelSpec, model: string) {
+  if (teacher === 'self' || 'top' in teacher) return teacher
+  const head = headOf(teacher, spec, model)
+  return { width: head.shape[1] ?? 0, dtype: dtypeOf(head) }
+}
+
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>) =>
   new Uint8Array(buffer, byteOffset, byteLength)
 
 function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options: TrainableOptions): GradientBuffers {
-  const { tokens, tensors = [], adapters = [], dropout } = options
+  const { tokens, tensors = [], adapters = [], dropout, beside } = options
   const { info } = host.device
   const binding = info.limits.maxStorageBufferBindingSize ?? 2 ** 27
   const stored = (name: string): CheckpointTensor => {
@@ -553,10 +694,10 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
-  const head = options.teacher && headOf(options.teacher, spec, checkpoint.name)
-  const teacher = head && { width: head.shape[1] ?? 0, dtype: dtypeOf(head) }
+  const { router, mix = 'factor' } = options
+  const teacher = options.teacher && teacherOf(options.teacher, spec, checkpoint.name)
   const make = (tapes: number, resident: number, count = tokens) => {
-    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident }
+    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident, router, mix }
     return new GradientBuffers(spec, { ...layout, ...(teacher && { teacher }) }, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)
@@ -580,11 +721,13 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   let fewer = Math.floor(tokens / 2)
   const leastOf = (tokens: number) => make(1, least === whole ? depth : 0, tokens).bytes
   while (fewer > 0 && leastOf(fewer) > host.memory) fewer = Math.floor(fewer / 2)
+  const what = `${tensors.length + adapters.length > 0 ? 'Training' : 'Running the teacher'} ${checkpoint.name}`
+  const others = beside === undefined ? '' : ` beside the teacher ${beside.name}, which takes ${beside.bytes}`
   const instead = fewer > 0 ? `, or ${fewer} tokens, which take ${leastOf(fewer)} bytes` : ', as fewer tokens do not do'
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_OUT_OF_MEMORY',
-    `Training ${checkpoint.name} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch` +
-      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}; give at least as many bytes` +
-      `${instead}${frozen ? '' : '; or train an adapter'}.`,
+    `${what} takes ${least.bytes} bytes with ${tokens} tokens a micro-batch` +
+      `${least === whole ? '' : ', one layer at a time'}, but memory allows ${host.memory}${others}; give at least as ` +
+      `many bytes${instead}${frozen ? '' : '; or train an adapter'}.`,
   )
 }

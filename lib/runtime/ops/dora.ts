@@ -51,6 +51,17 @@ const doraScale = (
   grid: perRow(rows),
 })
 
+/** y[rows, width] (+)= x (magnitude / norms - less), column by column. */
+const doraAdd = (
+  { magnitude, norms, x, y }: Record<'magnitude' | 'norms' | 'x' | 'y', number>,
+  { rows, width, less, add }: { rows: number; width: number; less: 0 | 1; add: boolean },
+): NativeDispatch => ({
+  kernel: 'model/dora_add',
+  parameters: packParameters('model/dora_add', { rows, width, less, add: add ? 1 : 0 }),
+  buffers: [magnitude, norms, x, y],
+  grid: perRow(rows),
+})
+
 /** The gradient y[width] (+)= of a magnitude, from that of what `doraScale` made of x, g. */
 const doraMagnitudeGradient = (
   { norms, x, g, y }: Record<'norms' | 'x' | 'g' | 'y', number>,
@@ -96,6 +107,19 @@ export function scaledByMagnitude({ magnitude }: Adapter, x: number, { rows, blo
   return [doraScale({ magnitude: block.buffer, norms: magnitude.norms, x }, { rows, width: block.rows })]
 }
 
+/** y (+)= x (magnitude / norms - less), of an adapter that has a magnitude. */
+export function addedByMagnitude(
+  { magnitude }: Adapter,
+  { x, y }: { x: number; y: number },
+  { rows, blocks }: StackContext,
+  { less, add }: { less: 0 | 1; add: boolean },
+): NativeDispatch[] {
+  const [block] = magnitude === undefined ? [] : blocks(magnitude.tensor)
+  if (magnitude === undefined || block === undefined) return []
+  const { norms } = magnitude
+  return [doraAdd({ magnitude: block.buffer, norms, x, y }, { rows, width: block.rows, less, add })]
+}
+
 /** The gradient of a magnitude, from that of the scaled product and from the product x before. */
 export function magnitudeGradient(
   { magnitude }: Adapter,
@@ -109,4 +133,4 @@ export function magnitudeGradient(
   return [doraMagnitudeGradient({ norms, x, g, y: block.buffer }, { rows, width: block.rows, add: of.add })]
 }
 
-export const kernels = { doraNorms, doraScale, doraMagnitudeGradient }
+export const kernels = { doraNorms, doraScale, doraAdd, doraMagnitudeGradient }

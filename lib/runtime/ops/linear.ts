@@ -7,9 +7,10 @@ import type { NativeDispatch } from '../../native/border.js'
 import { packParameters } from '../../native/parameters.js'
 import { addBias, biasGradient } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
-import { adaptedNorms, magnitudeGradient, scaledByMagnitude } from './dora.js'
+import { adaptedNorms, addedByMagnitude, magnitudeGradient, scaledByMagnitude } from './dora.js'
 import { dropout } from './dropout.js'
-import type { Adapter, BackwardContext, Op, StackContext } from './op.js'
+import { adaptersOf, gradientOfMixture, gradientOfOutput, mixedFactors } from './mixture.js'
+import type { Adapter, BackwardContext, Dropout, Op, StackContext } from './op.js'
 
 /** y = x · Wᵀ + bias. */
 export interface Spec {
@@ -205,14 +206,94 @@ function adaptedProduct(
   adapter: Adapter | undefined,
 ): NativeDispatch[] {
   if (adapter === undefined) return product(weight, x, y, context)
-  const { a, b, scale, inner } = adapter
   const { read, makes } = readByAdapter(adapter, x, columnsOf(weight, context), context)
   return [
     ...product(weight, x, y, context),
     ...makes,
-    ...productTransposed(a, read, inner, context, { scale }),
-    ...product(b, inner, y, context, { add: true }),
+    ...mixedFactors(adapter, context),
+    ...adaptersOf(adapter).flatMap(({ a, b, scale, inner }) => [
+      ...productTransposed(a, read, inner, context, { scale }),
+      ...product(b, inner, y, context, { add: true }),
+    ]),
   ]
+}
+
+/**
+ * y = x · Wᵀ and what a DoRA adds to it that has lost elements of x, as PEFT has it: with z what is left of x and
+ * c = magnitude / norms, (c - 1) z · Wᵀ + c scale (z Aᵀ) Bᵀ.
+ */
+function droppedProduct(
+  weight: string,
+  x: number,
+  y: number,
+  context: StackContext,
+  { adapter, outer, makes, read }: Dropped,
+): NativeDispatch[] {
+  const { a, b, scale, inner } = adapter
+  return [
+    ...product(weight, x, y, context),
+    ...makes,
+    ...product(weight, read, outer, context),
+    ...adaptedNorms(weight, adapter, context.blocks),
+    ...addedByMagnitude(adapter, { x: outer, y }, context, { less: 1, add: true }),
+    ...productTransposed(a, read, inner, context, { scale }),
+    ...product(b, inner, outer, context),
+    ...addedByMagnitude(adapter, { x: outer, y }, context, { less: 0, add: true }),
+  ]
+}
+
+/** From the gradient g of what `droppedProduct` made of x, which is changed. */
+function droppedGradient(
+  weight: string,
+  { x, g, to }: { x: number; g: number; to: ReturnType<BackwardContext['into']> },
+  context: BackwardContext,
+  { adapter, outer, dropped, makes, read, lost }: Dropped,
+): NativeDispatch[] {
+  const { a, b, scale, inner, innerGradient, index } = adapter
+  const columns = columnsOf(weight, context)
+  return [
+    ...makes,
+    ...product(weight, read, outer, context),
+    ...productTransposed(a, read, inner, context, { scale }),
+    ...product(b, inner, outer, context, { add: true }),
+    ...magnitudeGradient(adapter, { x: outer, g }, context),
+    ...productOuter(weight, g, x, context),
+    ...(to.wanted ? productTransposed(weight, g, to.buffer, context, { add: to.add }) : []),
+    // Gradients of what was left of x · Wᵀ, and of what the factors made of it.
+    ...addedByMagnitude(adapter, { x: g, y: outer }, context, { less: 1, add: false }),
+    ...scaledByMagnitude(adapter, g, context),
+    ...productOuter(weight, outer, read, context),
+    ...productOuter(b, g, inner, context),
+    ...productTransposed(b, g, innerGradient, context, { scale }),
+    ...productOuter(a, read, innerGradient, context),
+    ...(to.wanted
+      ? [
+          ...productTransposed(weight, outer, dropped, context),
+          ...product(a, innerGradient, dropped, context, { add: true }),
+          dropout(dropped, to.buffer, context.rows * columns, { ...lost, module: index, add: true }),
+        ]
+      : []),
+  ]
+}
+
+/** A DoRA that loses elements, where it does in this pass, and what it reads. */
+function droppedDora(
+  adapter: Adapter | undefined,
+  x: number,
+  columns: number,
+  context: StackContext,
+): Dropped | undefined {
+  const { dropout: lost } = context
+  if (adapter?.magnitude === undefined || adapter.dropped === undefined || lost === undefined) return undefined
+  const { dropped, magnitude } = adapter
+  return { adapter, dropped, outer: magnitude.outer, lost, ...readByAdapter(adapter, x, columns, context) }
+}
+
+type Dropped = ReturnType<typeof readByAdapter> & {
+  adapter: Adapter
+  dropped: number
+  outer: number
+  lost: Dropout
 }
 
 /** y += the gradient of x that comes through an adapter, after `innerGradient`. */
@@ -232,6 +313,10 @@ export const op: Op<Spec> = {
   forward(spec, context) {
     const [x, y] = [context.activation(spec.x), context.activation(spec.y)]
     const adapter = context.adapter?.(spec.weight)
+    const dropped = droppedDora(adapter, x, columnsOf(spec.weight, context), context)
+    if (dropped !== undefined) {
+      return [...droppedProduct(spec.weight, x, y, context, dropped), ...addBias(spec, context)]
+    }
     return [
       ...adaptedProduct(spec.weight, x, y, context, adapter),
       ...(adapter === undefined
@@ -246,13 +331,17 @@ export const op: Op<Spec> = {
     const to = context.into(spec.x)
     const adapter = context.adapter?.(spec.weight)
     const columns = columnsOf(spec.weight, context)
+    const dropped = droppedDora(adapter, x, columns, context)
+    if (dropped !== undefined) {
+      return [...biasGradient(spec, context), ...droppedGradient(spec.weight, { x, g, to }, context, dropped)]
+    }
     const { read, makes } = adapter ? readByAdapter(adapter, x, columns, context) : { read: x, makes: [] }
     // What the products share is computed again rather than kept for every matrix.
     const again =
       adapter === undefined
         ? []
         : adapter.magnitude === undefined
-          ? [...makes, ...productTransposed(adapter.a, read, adapter.inner, context, { scale: adapter.scale })]
+          ? [...makes, ...mixedFactors(adapter, context)]
           : [
               ...adaptedProduct(spec.weight, x, adapter.magnitude.outer, context, adapter),
               ...magnitudeGradient(adapter, { x: adapter.magnitude.outer, g }, context),
@@ -267,10 +356,17 @@ export const op: Op<Spec> = {
       ...(adapter === undefined
         ? []
         : [
-            ...productOuter(adapter.b, g, adapter.inner, context),
-            ...productTransposed(adapter.b, g, adapter.innerGradient, context, { scale: adapter.scale }),
-            ...productOuter(adapter.a, read, adapter.innerGradient, context),
-            ...(to.wanted ? adapterGradient(adapter, to.buffer, columns, context) : []),
+            ...adaptersOf(adapter).flatMap((own) => [
+              ...(own.magnitude === undefined
+                ? productTransposed(own.a, read, own.inner, context, { scale: own.scale })
+                : []),
+              ...productOuter(own.expert === undefined ? own.b : adapter.b, g, own.inner, context),
+              ...(own.expert === undefined ? [] : gradientOfOutput(adapter, own.expert, context)),
+              ...productTransposed(own.b, g, own.innerGradient, context, { scale: own.scale }),
+              ...productOuter(own.a, read, own.innerGradient, context),
+              ...(to.wanted ? adapterGradient(own, to.buffer, columns, context) : []),
+            ]),
+            ...gradientOfMixture(adapter, context),
           ]),
     ]
   },

@@ -13,6 +13,7 @@ const TABLE_MAP = 2u; // where the segments of blocks start
 const TABLE_RECORDS = 3u; // where the records start
 const TABLE_RECORD_WORDS = 4u; // words of a record
 const TABLE_SEED = 5u; // u64
+const TABLE_GIVEN = 7u; // with GIVEN 1: where bits start that the processor drew (see drop.wgsl)
 const TABLE_WORDS = 8u;
 
 // The record of a segment begins with these words. Then come the sources, one word an input (start in units of 16
@@ -100,6 +101,14 @@ struct Loss {
   sum: f32, // of exp(logit - largest)
   largest: f32,
   own: f32, // logit of the target
+}
+
+// What the loss of a token with a teacher is made of: (share of the target + share of the teacher) log(sum) - own, and
+// of a divergence less share of the teacher * log(teacher_sum).
+struct TaughtLoss {
+  sum: f32, // of exp(logit - the largest)
+  teacher_sum: f32, // the same of the teacher
+  own: f32, // mean of (logit - the largest) by the target and the teacher's probabilities, times their shares
 }
 
 // Rows of words that kernel column_stats leaves of a group, each as wide as what is measured.
