@@ -61,9 +61,7 @@ async function compare(engine, bin, recipe, { folder, deviceName, runs }) {
   return Object.fromEntries(Object.entries(times).map(([way, values]) => [way, spread(values).median]))
 }
 
-/**
- * Whole commands that extract an adapter of rank 16 from a small model: a full SVD of each matrix takes theirs minutes.
- */
+/** Whole commands that extract an adapter of rank 16; of a small model, for theirs takes minutes: an SVD a matrix. */
 async function extractCommands(bin, { folder, deviceName, runs, checkpoints, say }) {
   const { paths, size } = await checkpoints(extractBytes)
   const [base, tuned] = paths
