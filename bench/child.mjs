@@ -7,7 +7,7 @@ import { openSync, readFileSync, readSync } from 'node:fs'
 const [what, text] = process.argv.slice(2)
 const options = JSON.parse(text)
 const start = performance.now()
-const { Engine, merge, score: scoreModel } = await import('../dist/esm/index.js')
+const { Engine, foldAdapters, merge, score: scoreModel } = await import('../dist/esm/index.js')
 const imported = performance.now() - start
 
 /** Bytes of a field of the process's status, as Linux counts them. */
@@ -16,7 +16,8 @@ function status(field) {
   return 1024 * Number(kilobytes?.[1])
 }
 
-async function memory({ device, recipe, out, budget }) {
+/** Of a merge by `recipe`, or of a fold of `adapters` into `model`. */
+async function memory({ device, recipe, model, adapters, out, budget }) {
   const engine = await Engine.open({ device, memory: budget })
   const afterOpen = status('VmRSS')
   let anonymous = 0
@@ -24,7 +25,9 @@ async function memory({ device, recipe, out, budget }) {
     anonymous = Math.max(anonymous, status('RssAnon'))
   }
   const timer = setInterval(sample, 5)
-  await merge(engine, recipe, { out, checksum: 'none' })
+  const options = { out, checksum: 'none' }
+  if (recipe === undefined) await foldAdapters(engine, model, { ...options, adapters })
+  else await merge(engine, recipe, options)
   clearInterval(timer)
   sample()
   const peak = status('VmHWM')
@@ -128,7 +131,7 @@ async function train({ device, model, tokens }) {
   for (let step = 1; step <= 2; step++) {
     await trained.run(batch, 1 / tokens)
     const clip = Math.min(1, 1 / (await trained.gradientNorm()))
-    await trained.step({ step, rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
+    await trained.step({ rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
   }
   const peak = status('VmHWM')
   await trained.close()

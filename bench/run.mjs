@@ -9,7 +9,9 @@ import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { Engine } from '../dist/esm/index.js'
 import { parseBytes } from '../dist/esm/util/bytes.js'
+import { amoebaTables } from './amoeba.mjs'
 import { batchTables } from './batch.mjs'
+import { cutTables } from './cut.mjs'
 import { forwardTables } from './forward.mjs'
 import { kernelTables } from './kernels.mjs'
 import { loopTables } from './loop.mjs'
@@ -34,10 +36,12 @@ const groups = {
   merge: mergeTables,
   sweep: sweepTables,
   lora: loraTables,
+  cut: cutTables,
   batch: batchTables,
   forward: forwardTables,
   train: trainTables,
   manu: manuTables,
+  amoeba: amoebaTables,
   score: scoreTables,
   peers: peerTables,
   kernels: kernelTables,
@@ -59,7 +63,7 @@ function size(text) {
 
 const program = new Command('npm run bench --')
   .description(
-    'Print the figures of this machine: kernels, merges, sweeps, LoRA, batches, forward passes, training, memory, event loop, opening, Python peers.',
+    'Print the figures of this machine: kernels, merges, sweeps, LoRA, shapes, batches, forward passes, training, memory, event loop, opening, Python peers.',
   )
   .addOption(new Option('--only <group...>', 'only these groups').choices(Object.keys(groups)))
   .option('--size <size>', 'of a synthetic checkpoint; also the most a kernel is given', size, 2 ** 31)

@@ -178,7 +178,7 @@ async function stepsOf(engine, path, method, sequences, length, count) {
       const start = performance.now()
       await model.run(batch, 1 / (sequences * (length - 1)))
       const clip = Math.min(1, 1 / (await model.gradientNorm()))
-      await model.step({ step, rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
+      await model.step({ rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip, decay: () => 0 })
       if (step > 1) seconds.push((performance.now() - start) / 1e3)
     }
     return spread(seconds).median

@@ -36,7 +36,7 @@ export {
   type InspectAdapterOptions,
   inspectAdapter,
 } from './adapters/inspect.js'
-export { type MixOptions, mixAdapters } from './adapters/mix.js'
+export { type FoldMixtureOptions, foldMixture, type MixOptions, mixAdapters } from './adapters/mix.js'
 export { type ResizeOptions, resizeAdapter } from './adapters/resize.js'
 export { type InspectReport, inspect } from './checkpoint/inspect.js'
 export { type VerifyOptions, type VerifyReport, verify } from './checkpoint/verify.js'
@@ -64,6 +64,7 @@ export { type BenchOptions, type BenchReport, bench } from './engine/bench.js'
 export { type DeviceInfo, Engine, type EngineOptions } from './engine/engine.js'
 export type { Kernel, KernelCall, KernelInput, KernelOutput, KernelRun } from './engine/kernel.js'
 export { type KernelSpec, kernels } from './engine/kernel_registry.js'
+export { type CheckFoldOptions, checkFold, type FoldCheck } from './eval/check_fold.js'
 export {
   type EvalForecast,
   type EvalMetric,
@@ -152,6 +153,8 @@ export {
   prunePage,
   renderPage,
   scorePage,
+  shapesPage,
+  strategyPage,
   type TrainPageInput,
   trainPage,
   writePage,
@@ -164,9 +167,12 @@ export type {
   LayerwiseObservers,
   LayerwiseOptions,
   Model,
+  ModelAdapters,
   ModelOptions,
   PackedToken,
+  RouterSpec,
   StatisticSpec,
+  Subnet,
   TokenSequence,
 } from './runtime/index.js'
 export { ColumnStatistics, rowGroups } from './runtime/index.js'
@@ -174,6 +180,7 @@ export type { ModelFit } from './runtime/memory_fit.js'
 export { openModel } from './runtime/open_model.js'
 export { type ScoreInfo, type ScoreMethod, type Scores, scoreMethods } from './score/index.js'
 export { openScores, type ScoreForecast, type ScoreOptions, type ScoreReport, score } from './score/score.js'
+export type { ShapeChoice, ShapeSize } from './subnets/index.js'
 export type { RateSchedule, TrainingFile, TrainingFileReport, TrainingLogLine } from './training/index.js'
 export type { TrainOptions } from './training/options.js'
 export { type TeachForecast, type TeachOptions, type TeachReport, teach } from './training/teach.js'
@@ -188,6 +195,51 @@ export {
   WeightsmithError,
 } from './util/errors.js'
 export type { ProgressEvent } from './util/progress.js'
+export {
+  type AmoebaCutForecast,
+  type AmoebaCutOptions,
+  type AmoebaCutReport,
+  amoebaCut,
+  type CutLayout,
+  type CutShape,
+  type CutShapeForecast,
+  type ShapeCheck,
+  type ShapeName,
+} from './workflows/amoeba/cut.js'
+export { type AmoebaImportOptions, type AmoebaImportReport, amoebaImport } from './workflows/amoeba/import.js'
+export {
+  type AmoebaEvalForecast,
+  type AmoebaEvalOptions,
+  type AmoebaEvalReport,
+  type AmoebaShape,
+  type AmoebaShapeResult,
+  type AmoebaStrategyForecast,
+  type AmoebaStrategyOptions,
+  type AmoebaStrategyReport,
+  type AmoebaTrainOptions,
+  amoebaEval,
+  amoebaStrategy,
+  amoebaTrain,
+  type DepthMetric,
+  type DepthOrder,
+  type DepthStrategy,
+  type DepthTable,
+  depthMetrics,
+  depthOrders,
+  inspectStrategy,
+  openStrategy,
+  type Shape,
+  type ShapeMetric,
+  type ShapeResult,
+  type Strategy,
+  type StrategyData,
+  type StrategyInspection,
+  type StrategySummary,
+  type StrategyUnits,
+  type StrategyWidth,
+  shapeMetrics,
+  shapeOf,
+} from './workflows/amoeba/index.js'
 export type { ImmCollapse } from './workflows/imm/collapse.js'
 export type { Completion, ImmAnswerCheck, ImmCommand, ImmConfig } from './workflows/imm/config.js'
 export {

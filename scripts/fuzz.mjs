@@ -1,7 +1,8 @@
 /**
  * Fuzzes the parsers of hostile bytes with libFuzzer, for the seconds given (60 by default) in all, from the corpus in
  * test/fuzz/corpus. `--keep` adds the inputs that reach new code to the corpus, made small; a crash is written to
- * build/fuzz and ends with exit code 1. Without clang nothing can be fuzzed, which is said and is exit code 3.
+ * build/fuzz and ends with exit code 1. Without clang nothing of C++ can be fuzzed, which is said and is exit code 3.
+ * The readers of .npy and pickles are TypeScript, and come first: test/fuzz/npy.mjs changes files at random.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
@@ -39,6 +40,18 @@ function installClang() {
 }
 
 mkdirSync(build, { recursive: true })
+const share = Math.ceil(seconds / (targets.length + 1))
+const script = [join(root, 'test/fuzz/npy.mjs'), String(share), build]
+// A hang is one that the parent has to end.
+const limit = { timeout: (share + 30) * 1000 }
+const ran = spawnSync(process.execPath, ['--max-old-space-size=512', ...script], { ...limit, encoding: 'utf8' })
+if (ran.status !== 0) {
+  console.error(ran.stderr)
+  console.error(`fuzz: npy fails (${ran.signal ?? `exit code ${ran.status}`}).`)
+  process.exit(1)
+}
+console.log(`fuzz: npy: ${ran.stdout.trim()}`)
+
 let clang = findClang()
 if (clang === undefined) {
   installClang()
@@ -69,12 +82,7 @@ for (const target of targets) {
   compile(binary, '-fsanitize=fuzzer,address,undefined', main, parsers, `-Wl,-rpath,${build}`)
   const found = join(build, `${target}-corpus`)
   mkdirSync(found, { recursive: true })
-  const limits = [
-    `-max_total_time=${Math.ceil(seconds / targets.length)}`,
-    '-max_len=4096',
-    '-timeout=5',
-    '-rss_limit_mb=1024',
-  ]
+  const limits = [`-max_total_time=${share}`, '-max_len=4096', '-timeout=5', '-rss_limit_mb=1024']
   const dictionary = `-dict=${join(root, 'test/fuzz/json.dict')}`
   const ended = run(binary, [
     ...limits,

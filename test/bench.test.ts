@@ -59,7 +59,7 @@ describe('the bench', () => {
     const [gemm, gemv, ops, model] = await tables('--only', 'forward', '--venv', 'package.json/venv')
     expect(gemm!.rows.map(({ name }) => name)).toEqual(['baseline, F32', 'gemm, F32', 'gemm, F16', 'gemm, BF16'])
     expect(gemv!.rows.map(({ dtype }) => dtype)).toEqual(['BF16', 'F16', 'F32'])
-    const timed = ['linear', 'embed', 'norm', 'rope', 'attention', 'activation', 'glu', 'add', 'cross_entropy']
+    const timed = ['mask', 'linear', 'embed', 'norm', 'rope', 'attention', 'activation', 'glu', 'add', 'cross_entropy']
     const all = ops!.rows.map(({ op }) => String(op))
     expect(all.filter((op) => !/gradient|DoRA/.test(op))).toEqual(timed)
     expect(all).toContain('attention, gradient of k and v')

@@ -72,6 +72,10 @@ export function values(raw: Raw): Float64Array {
   switch (dtype) {
     case 'F32':
       return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true))
+    case 'F64':
+      return Float64Array.from({ length: bytes.length / 8 }, (_, i) => view.getFloat64(8 * i, true))
+    case 'I32':
+      return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getInt32(4 * i, true))
     case 'U8':
       return Float64Array.from(bytes)
     case 'BF16':

@@ -56,7 +56,10 @@ export function cli(...args: string[]): Promise<Ended> {
 export function script(folder: string, name: string, body: string): string {
   const path = join(folder, `${name}.mjs`)
   const url = pathToFileURL(resolve('dist/esm/index.js')).href
-  writeFileSync(path, `import { doctor, Engine, merge, prune, score, train } from ${JSON.stringify(url)}\n${body}`)
+  writeFileSync(
+    path,
+    `import { amoebaStrategy, doctor, Engine, merge, prune, score, train } from ${JSON.stringify(url)}\n${body}`,
+  )
   return path
 }
 

@@ -101,6 +101,17 @@ describe.each(['auto', 'staging'] as const)('with %s slots', (slots) => {
     }
   })
 
+  test('recast stores its first input with one rounding', async () => {
+    const sources = [encode('F32', numbers(2049, 3)), encode('BF16', numbers(2049, 4))]
+    const inputs = sources.map((data, i) => ({ dtype: (['F32', 'BF16'] as const)[i]! as 'F32', data }))
+    for (const outDtype of stores) {
+      const want = decode('F32', sources[0]!).map((value) => rounded(outDtype, value))
+      expect(
+        typed(outDtype, await engine.kernel('recast').run({ inputs, outDtype, constants: { GIVEN: 0, WEIGHT: 2 } })),
+      ).toEqual(want)
+    }
+  })
+
   test('lora adds the scaled product of B and A, whole or turned, to matrices of any shape and type', async () => {
     const shapes = [
       [1, 1, 1],

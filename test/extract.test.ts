@@ -435,7 +435,7 @@ describe('ranks', () => {
     const of = (k: number) => Math.hypot(...spectrum.slice(0, k)) ** 2 / all ** 2
     expect((await rankFor({ energy: of(3) - 1e-4 }))[0]).toBe(3)
     expect((await rankFor({ energy: of(3) + 1e-4 }))[0]).toBe(4)
-    expect((await rankFor({ energy: of(3) + 1e-4, maxRank: 2 }))[0]).toBe(2)
+    expect((await rankFor({ energy: of(3) + 1e-4, rank: 2 }))[0]).toBe(2)
   })
 
   test('follow from the residual to leave', async () => {
@@ -482,14 +482,10 @@ describe('ranks', () => {
   })
 
   test.each([
-    [{ rank: 4, energy: 0.9 }, 'Ranks follow from rank or energy; give one of them.'],
+    [{ tolerance: 0.1, energy: 0.9 }, 'Ranks follow from energy or tolerance; give one of them.'],
     [{ rank: 0 }, 'Expected rank to be a whole number from 1, but received "0".'],
     [{ energy: 0 }, 'Expected energy to be above 0 and at most 1, but received "0".'],
     [{ tolerance: 1 }, 'Expected tolerance to be from 0 and below 1, but received "1".'],
-    [
-      { rank: 4, maxRank: 8 },
-      'maxRank bounds the ranks of energy, tolerance and budget; with a fixed rank, give rank alone.',
-    ],
     [{ dtype: 'int8' }, 'Expected dtype to be float32, float16 or bfloat16, but received "int8".'],
   ])('of %j are refused', async (options, message) => {
     await expect(extract('a', 'b', options)).rejects.toMatchObject({ code: 'ERR_WEIGHTSMITH_ARGUMENT', message })

@@ -6,7 +6,7 @@ import type { NativeSvd } from '../lib/native/border.js'
 import { loadAddon } from '../lib/native/load.js'
 import { uniform } from './random.js'
 
-const { thinQr, smallSvd } = loadAddon()
+const { thinQr, smallSvd, orthonormal, thinProduct } = loadAddon()
 
 interface Matrix {
   rows: number
@@ -177,6 +177,65 @@ describe('a small SVD', () => {
     const { values } = noise(300, 260, 9)
     expect(await smallSvd(values, 300, 260)).toEqual(await smallSvd(values, 300, 260))
   })
+})
+
+describe('orthonormal', () => {
+  /** Columns of singular values that fall by `step` from one to the next. */
+  const falling = (rows: number, columns: number, step: number): Matrix =>
+    scaledColumns(
+      noise(rows, columns, 3),
+      Array.from({ length: columns }, (_, k) => step ** k),
+    )
+
+  test.each([
+    ['at random', noise(300, 32, 1)],
+    ['of one row more than columns', noise(6, 5, 2)],
+    ['one', noise(7, 1, 2)],
+    ['that fall to a billionth', falling(200, 10, 0.1)],
+    ['too small for squares', { ...noise(9, 4, 4), values: noise(9, 4, 4).values.map((x) => x * 1e-30) }],
+    [
+      'that depend on each other',
+      { rows: 40, columns: 3, values: noise(40, 1, 5).values.reduce(tripled, new Float64Array(120)) },
+    ],
+    ['of zeros', { rows: 8, columns: 3, values: new Float64Array(24) }],
+  ] as [string, Matrix][])('makes a basis of columns %s', async (_, a) => {
+    const { rows, columns } = a
+    const given = Float32Array.from(a.values)
+    const q = { rows, columns, values: Float64Array.from(await orthonormal(given, rows, columns)) }
+    const gram = product(transposed(q), q)
+    for (let i = 0; i < columns; i++) gram.values[i * (columns + 1)]! -= 1
+    expect(Math.max(...gram.values.map(Math.abs))).toBeLessThan(1e-6)
+    const rest = { ...a, values: Float64Array.from(given) }
+    expect(distance(product(q, product(transposed(q), rest)), rest)).toBeLessThanOrEqual(1e-6 * norm(rest))
+    expect(await orthonormal(given, rows, columns)).toEqual(await orthonormal(given, rows, columns))
+  })
+
+  function tripled(all: Float64Array, value: number, i: number): Float64Array {
+    all.set([value, 2 * value, -value], 3 * i)
+    return all
+  }
+
+  test('refuses what is not finite, and a wide matrix', async () => {
+    const code = 'ERR_WEIGHTSMITH_ARGUMENT'
+    await expect(orthonormal(Float32Array.of(1, Number.NaN), 2, 1)).rejects.toMatchObject({ code })
+    await expect(orthonormal(new Float32Array(6), 2, 3)).rejects.toMatchObject({ code })
+  })
+})
+
+test('thinProduct is the product of matrices of any shape, rounded', async () => {
+  for (const [rows, inner, columns] of [
+    [1, 1, 1],
+    [17, 5, 129],
+    [300, 160, 130],
+  ] as const) {
+    const a = noise(rows, inner, 6)
+    const [given, b] = [Float32Array.from(a.values), noise(inner, columns, 7)]
+    const want = product({ ...a, values: Float64Array.from(given) }, b)
+    const got = await thinProduct(given, b.values, rows, inner, columns)
+    expect(got).toEqual(Float32Array.from(want.values))
+  }
+  const message = 'Matrices of 6 and 6 numbers are not 2 x 2 and 2 x 3.'
+  await expect(thinProduct(new Float32Array(6), new Float64Array(6), 2, 2, 3)).rejects.toMatchObject({ message })
 })
 
 describe.each([

@@ -1,6 +1,8 @@
 /** Adapters of experts, and adapters of mlx-lm. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, test } from '@jest/globals'
-import { f32, type Raw } from './checkpoint.js'
+import { f32, type Raw, readFolder, readSafetensors, values } from './checkpoint.js'
 import { columns, fixtures, layer, near, q, rank, rows, table, up, wave } from './lora.js'
 import { math } from './math.js'
 import * as reference from './reference/merge.js'
@@ -93,6 +95,26 @@ describe('experts', () => {
     near(folded.get(place('down_proj')), want(weight, 5, 8, 8, true))
   })
 
+  test('that are square are read as the version of PEFT that made A and B reads them', async () => {
+    const old = { peft_version: '0.18.1', target_parameters: ['experts.down_proj'] }
+    const weight = wave(experts * 64, 4)
+    const base = model(f32, { [place('down_proj')]: f32(weight, [experts, 8, 8]) })
+    const { tensors } = await fold(base, [adapter(stacked(owner, 5, 8, 8), old)])
+    near(tensors.get(place('down_proj')), want(weight, 5, 8, 8, true))
+
+    const name = (e: number) => `${owner}.${e}.down_proj.weight`
+    const part = (e: number) => weight.slice(64 * e, 64 * (e + 1))
+    const each = [0, 1, 2].map((e) => [name(e), f32(part(e), [8, 8])] as const)
+    const single = model(f32, Object.fromEntries(each))
+    const made = (peft_version: string | null) => adapter(stacked(owner, 5, 8, 8), { ...old, peft_version })
+    expect(await failure(single, [made('0.18.1')])).toMatch(/FORMAT: .*only since PEFT 0.19.* an older peft_version/)
+    expect(await failure(single, [made(null)])).toMatch(/FORMAT: .*are square.* no peft_version/)
+    const { tensors: folded } = await fold(single, [made('0.19.0.dev0')])
+    for (const e of [0, 1, 2]) {
+      near(folded.get(name(e)), want(weight, 5, 8, 8, false).slice(64 * e, 64 * (e + 1)))
+    }
+  })
+
   test('of another shape, or too many of them, are refused', async () => {
     const base = model(f32, { [place('down_proj')]: f32(wave(experts * 48, 4), [experts, 6, 8]) })
     const parameters = { target_parameters: ['experts.down_proj'] }
@@ -101,6 +123,20 @@ describe('experts', () => {
     expect(await failure(base, [adapter(stacked(owner, 5, 6, 8), { r: 5, ...parameters })])).toMatch(/says rank 5/)
     const two = { target_parameters: ['experts.down_proj', 'experts.gate_up_proj'] }
     expect(await failure(base, [adapter(stacked(owner, 5, 6, 8), two)])).toMatch(/FORMAT: .*but it has 1 of them/)
+  })
+})
+
+describe('experts that PEFT has trained', () => {
+  const folder = join('test', 'peers', 'experts')
+  const cases = readdirSync(folder).filter((name) => !name.endsWith('-adapter'))
+
+  test.each(cases)('fold into %s as PEFT folds them', async (name) => {
+    const about = JSON.parse(readFileSync(join(folder, name, 'case.json'), 'utf8')) as { adapter: string }
+    const base = join(folder, name, 'base')
+    const { tensors } = await fold(base, [join(folder, about.adapter)])
+    const [before, merged] = [readFolder(base), readSafetensors(join(folder, name, 'merged.safetensors'))]
+    expect([...tensors.keys()].sort()).toEqual([...before.keys()].sort())
+    for (const [key, raw] of tensors) near(raw, values(merged.get(key) ?? before.get(key)!), 1e-6)
   })
 })
 

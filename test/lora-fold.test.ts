@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from '@jest/globals'
-import { Engine, evaluate, merge } from 'weightsmith'
+import { Engine, evaluate, foldMixture, merge, mixAdapters } from 'weightsmith'
 import { bf16, f32, readFolder, values } from './checkpoint.js'
 import { cli } from './child.js'
 import { golden } from './goldens.js'
@@ -92,6 +92,67 @@ describe('fold', () => {
       [`${q}.lora_B.weight`]: f32(new Float32Array(rows * rank), [rows, rank]),
     })
     expect((await fold(base, [still])).report.folded).toEqual({ elements: rows * columns, changed: 0, swallowed: 0 })
+  })
+
+  test('counts DoRA, experts, rows of tokens and what is replaced as a whole too', async () => {
+    const [m, experts] = [wave(rows, 3).map((x) => math.abs(x) + 0.5), `${layer}.mlp.experts`]
+    const base = model(bf16, { [`${experts}.down_proj`]: bf16(wave(96, 4), [2, 6, 8]) })
+    const stack = {
+      [`${experts}.lora_A.weight`]: f32(wave(2 * rank * 8, 5), [2 * rank, 8]),
+      [`${experts}.lora_B.weight`]: f32(wave(6 * 2 * rank, 6), [6, 2 * rank]),
+    }
+    const whole = f32(wave(10 * columns, 2), [10, columns])
+    const kinds: [string, string, number, number][] = [
+      // what differs after the rounding alone is swallowed: 0.3 of the table lies between two values of bfloat16
+      [adapter({ [`${table}.weight`]: whole }, { modules_to_save: ['embed_tokens'] }), `${table}.weight`, 400, 400],
+      [
+        adapter({ ...factors(q, 5), [`${q}.lora_magnitude_vector`]: f32(m) }, { use_dora: true }),
+        ...([`${q}.weight`, rows * columns, rows * columns] as const),
+      ],
+      [
+        adapter(stack, { lora_alpha: 0.02, target_parameters: ['experts.down_proj'] }),
+        ...([`${experts}.down_proj`, 96, 96] as const),
+      ],
+      [
+        adapter(
+          { [`${table}.trainable_tokens_delta`]: f32(wave(2 * columns, 8), [2, columns]) },
+          { trainable_token_indices: [1, 4] },
+        ),
+        ...([`${table}.weight`, 400, 2 * columns] as const),
+      ],
+    ]
+    for (const [path, tensor, elements, asked] of kinds) {
+      const { tensors, report } = await fold(base, [path], { checksum: 'none', dtype: 'bfloat16' })
+      const [was, is] = [values(readFolder(base).get(tensor)!), values(tensors.get(tensor)!)]
+      const changed = is.filter((value, i) => value !== was[i]).length
+      expect(report.adapted).toEqual([{ tensor, elements, changed, swallowed: asked - changed }])
+      expect(changed).toBeGreaterThan(tensor === `${table}.weight` && asked === 400 ? -1 : 0)
+    }
+    const { report } = await fold(base, [kinds[0]![0]], { checksum: 'none' })
+    expect(report.adapted).toEqual([{ tensor: `${table}.weight`, elements: 400, changed: 400, swallowed: 0 }])
+  })
+
+  test.each(['factor', 'output'] as const)('takes a mixture (%s) as it takes the adapter of it', async (mix) => {
+    const base = model(bf16, { 'norm.weight': bf16(wave(columns, 2)) })
+    const saved = { 'norm.weight': f32(wave(columns, 9)) }
+    const experts = [5, 7].map((seed) => adapter({ ...factors(q, seed), ...saved }, { modules_to_save: ['norm'] }))
+    const gates = [0.75, 0.25]
+    const [between, out] = [fresh('mixed'), fresh('out')]
+    await mixAdapters(opened(), experts, { out: between, gates, mix, sync: false })
+    const { tensors } = await fold(base, [between])
+    expect(tensors.get(`${q}.weight`)).not.toEqual(readFolder(base).get(`${q}.weight`))
+    const { forecast } = await foldMixture(opened(), base, experts, { out, gates, mix, dryRun: true })
+    const report = await foldMixture(opened(), base, experts, { out, gates, mix, sync: false, dryRun: false })
+    expect(readFolder(out)).toEqual(tensors)
+    expect(forecast.tensors).toEqual(report.tensors)
+    expect(report.adapters).toEqual(experts.map((path, i) => ({ adapter: path, weight: gates[i] })))
+    const manifest = JSON.parse(readFileSync(join(out, 'weightsmith.json'), 'utf8')) as object
+    expect(manifest).toMatchObject({
+      recipe: { models: [{ model: `${base}+${mix}(${experts[0]}=0.75 ${experts[1]}=0.25)` }] },
+    })
+    await expect(foldMixture(opened(), base, experts, { out, gates: [1], overwrite: true })).rejects.toMatchObject({
+      code: 'ERR_WEIGHTSMITH_ARGUMENT',
+    })
   })
 
   test('refuses weights other than 1 where there is no sum to scale', async () => {

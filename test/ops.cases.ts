@@ -6,6 +6,7 @@
 import { type Block, modelKernels as kernels, lossesOf, lossWords, packedBytes } from '../lib/runtime/index.js'
 import { gradientCases } from './gradients.cases.js'
 import { math } from './math.js'
+import { mixtureCases } from './mixture.cases.js'
 import { entry, type Heads, numbers, type OpCases, packed, tensor, timed, tokenTable, widths } from './op-case.js'
 import { decode, encode } from './reference/dtypes.js'
 import * as reference from './reference/forward.js'
@@ -50,6 +51,24 @@ const activations = (['silu', 'gelu', 'gelu_tanh', 'quick_gelu', 'relu'] as cons
 })
 
 export const opCases: readonly OpCases[] = [
+  entry({
+    says: 'mask multiplies every row by a vector',
+    shapes: widths,
+    bench: { op: 'mask', ...timed },
+    make: ({ rows, width }) => {
+      const [x, mask] = [
+        numbers(rows * width, 40),
+        numbers(width, 41).map((value, i) => (i % 3 ? 1 : i % 2 ? 0 : value)),
+      ]
+      return {
+        buffers: [mask, x],
+        dispatches: () => [kernels.mask({ buffer: 0, rows: width }, 1, rows)],
+        read: 1,
+        want: () => Float64Array.from(x, (value, i) => value * mask[i % width]!),
+        tolerance: 1e-7,
+      }
+    },
+  }),
   entry({
     says: 'gemm multiplies rows by the transpose of a matrix',
     weights: true,
@@ -342,4 +361,5 @@ export const opCases: readonly OpCases[] = [
     },
   }),
   ...gradientCases,
+  ...mixtureCases,
 ]

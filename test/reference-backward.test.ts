@@ -7,6 +7,7 @@ import { math } from './math.js'
 import { uniform } from './random.js'
 import * as backward from './reference/backward.js'
 import * as forward from './reference/forward.js'
+import { gates, gatesGradient } from './reference/gates.js'
 
 type Inputs = Record<string, Float64Array>
 
@@ -335,5 +336,38 @@ describe('clipFactor', () => {
     close([backward.clipFactor(4, 1), backward.clipFactor(0.5, 1), backward.clipFactor(0, 1)], [1 / 4.000001, 1, 1], 0)
     // At the limit itself, 1e-6 counts.
     expect(backward.clipFactor(1, 1)).toBe(1 / 1.000001)
+  })
+})
+
+describe('gates', () => {
+  // Three experts of rank 1, of which two count, worked out by hand and checked by differences.
+  const logits = [0.2, 1, -0.5]
+  const none = [0, 0, 0]
+
+  test('of clean logits are a softmax of those that count', () => {
+    const found = gates(logits, none, none, 2)
+    close(found.gates, [0.310026, 0.689974, 0], 3e-6)
+    expect(found.counts).toEqual([true, true, false])
+    close(gatesGradient(logits, none, none, [0.341954, -0.0659643, 5], 2).logits, [0.0872577, -0.0872577, 0], 3e-6)
+  })
+
+  test('have the gradients of central differences, with noise', () => {
+    const [spread, noise, g] = [numbers(5, 71), numbers(5, 72), numbers(5, 73)]
+    const base = numbers(5, 74)
+    const loss = (z: ArrayLike<number>, n: ArrayLike<number>) =>
+      gates(z, n, noise, 3).gates.reduce((sum, gate, e) => sum + gate * g[e]!, 0)
+    const got = gatesGradient(base, spread, noise, g, 3)
+    const step = 1e-6
+    const difference = (of: (by: number) => number) => (of(step) - of(-step)) / (2 * step)
+    close(
+      got.logits,
+      got.logits.map((_, e) => difference((by) => loss(base.with(e, base[e]! + by), spread))),
+      1e-8,
+    )
+    close(
+      got.spread,
+      got.spread.map((_, e) => difference((by) => loss(base, spread.with(e, spread[e]! + by)))),
+      1e-8,
+    )
   })
 })

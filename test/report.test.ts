@@ -3,9 +3,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { type Page, renderPage, writePage } from 'weightsmith'
+import { type Page, type PageCurves, renderPage, writePage } from 'weightsmith'
 import { binned, keptShares } from '../lib/report/bins.js'
-import { trainPage } from '../lib/report/index.js'
+import { extractPage, trainPage } from '../lib/report/index.js'
 import { Browser } from './browser.js'
 import { cli } from './child.js'
 
@@ -402,4 +402,33 @@ describe('counts behind figures', () => {
     expect(keptShares([true, false, true], 8)).toEqual([1, 0, 1])
     expect(keptShares([1, 1, 0, 0, 1, 0, 1], 3)).toEqual([1, 0, 2 / 3])
   })
+})
+
+test('the page of an extraction draws the spectra of some layers of each kind of module', async () => {
+  const modules = Array.from({ length: 24 }, (_, i) => ({
+    module: `model.layers.${i % 12}.${i < 12 ? 'self_attn.q_proj' : 'mlp.up_proj'}`,
+    ...{ outputs: 8, inputs: 8, rank: 2, norm: 2, energy: 0.75, residual: 1, spectrum: [1.6, 0.6, 0.2], whole: false },
+  }))
+  const page = extractPage({
+    ...{
+      base: 'a',
+      tuned: 'b',
+      out: 'c',
+      device: 'd',
+      modules,
+      saved: [{ module: 'norm', reason: 'weight has changed' }],
+    },
+    ...{ unchanged: [], dropped: [], norm: 9, residual: 4.5, parameters: 100, bytesWritten: 400, milliseconds: 1 },
+  })
+  const [spectra] = page.sections
+  const figure = spectra?.figure as PageCurves
+  expect(figure.panels.map(({ label, curves }) => [label, curves.map(({ name }) => name.slice(6))])).toEqual(
+    ['self_attn.q_proj', 'mlp.up_proj'].map((kind) => [kind, ['0', '2', '3', '5', '6', '8', '9', '11']]),
+  )
+  expect(figure.panels[1]?.curves[0]?.points).toEqual([
+    [1, 0.8],
+    [2, 0.3],
+    [3, 0.1],
+  ])
+  expect(await renderPage(page)).toMatch(/leave 50.00 % of the norm/)
 })

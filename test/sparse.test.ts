@@ -84,9 +84,13 @@ function recipeOf(method: string, { paths: [base, ...models] }: Family, paramete
   }
 }
 
-async function merged(recipe: RecipeInput, options: Partial<MergeOptions> = {}): Promise<Map<string, Raw>> {
+async function merged(
+  recipe: RecipeInput,
+  options: Partial<MergeOptions> = {},
+  on: Engine = engine,
+): Promise<Map<string, Raw>> {
   const out = join(folder, `out-${count++}`)
-  await merge(engine, recipe, { out, sync: false, checksum: 'none', ...options })
+  await merge(on, recipe, { out, sync: false, checksum: 'none', ...options })
   return readFolder(out)
 }
 
@@ -401,74 +405,88 @@ describe.each(['mergekit', 'reference'] as const)('ties over the whole model wit
   })
 })
 
+// Of slots that a software driver maps the processor draws itself, where types and rows suit it; of others kernels do.
 describe('della', () => {
-  test.each(['F32', 'BF16', 'F8_E4M3'] as const)(
-    'ranks whole rows of %s where tiles end inside them',
-    async (dtype) => {
-      const shape = [40, 1501]
-      const elements = shape[0]! * shape[1]!
-      const [base, model] = [1, 2].map((seed) => encode(dtype, noise(elements, seed, 1)))
-      const paths = [base!, model!].map((bytes, i) =>
-        writeModel(join(folder, `rows-${dtype}-${i}`), { w: { dtype, shape, bytes: Buffer.from(bytes) } }),
-      )
-      const recipe: RecipeInput = {
-        merge_method: 'della_linear',
-        base_model: paths[0]!,
-        models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.4, epsilon: 0.35 } }],
-        parameters: { rescale: false },
-      }
-      const own = await Engine.open({ maxBufferBytes: 65_536 })
-      const out = join(folder, `rows-${count++}`)
-      try {
-        const report = await merge(own, recipe, { out, sync: false, dtype: 'float32', seed: 3 })
-        expect(report.tiles).toBeGreaterThan(3)
-      } finally {
-        await own.close()
-      }
-      const [x, y] = [base!, model!].map((bytes) => decode(dtype, bytes))
-      const words = randomWords(3n, 'w', 1, elements)
-      const kept = keptByRank(difference(y!, x!), shape[1]!, { density: 0.4, epsilon: 0.35, words })
-      const got = values(readFolder(out).get('w')!)
-      expect([...got].findIndex((v, e) => Math.abs(v - (kept[e] ? y![e]! : x![e]!)) > 1e-6)).toBe(-1)
-    },
-  )
-
   test.each([
-    ['two magnitudes', (v: number) => (v > 0.3 ? 0.5 : -0.25)],
-    ['zeros', (v: number) => (v > 0 ? v : 0)],
-    ['magnitudes from 1e-30 to 1e30', (v: number) => Math.sign(v) * 10 ** (60 * Math.abs(v) - 30)],
-    ['a few magnitudes far from the rest', (v: number) => (Math.abs(v) > 0.45 ? v * 1e20 : 1 + v * 1e-4)],
-  ] as const)('ranks rows longer and shorter than a block with %s', async (_, change) => {
-    const shapes = [
-      [9, 600],
-      [3, 2048],
-      [2, 5003],
-    ]
-    const tensors = shapes.map((shape, i) => f32(noise(shape[0]! * shape[1]!, i, 0.5 / 0.75).map(change), shape))
-    const zeros = shapes.map((shape) => f32(new Float64Array(shape[0]! * shape[1]!), shape))
-    const paths = [zeros, tensors].map((list, i) =>
-      writeModel(
-        join(folder, `long-${count++}-${i}`),
-        Object.fromEntries(list.map((raw, t) => [`layer.${t}.weight`, raw])),
-      ),
+    ['F32', 'auto'],
+    ['F16', 'auto'],
+    ['BF16', 'auto'],
+    ['BF16', 'staging'],
+    ['F8_E4M3', 'auto'],
+  ] as const)('ranks whole rows of %s where tiles end inside them, with slots %s', async (dtype, slots) => {
+    const shape = [40, 1501]
+    const elements = shape[0]! * shape[1]!
+    const [base, model] = [1, 2].map((seed) => encode(dtype, noise(elements, seed, 1)))
+    const paths = [base!, model!].map((bytes, i) =>
+      writeModel(join(folder, `rows-${count++}-${i}`), { w: { dtype, shape, bytes: Buffer.from(bytes) } }),
     )
-    const result = await merged(
-      {
-        merge_method: 'della_linear',
-        base_model: paths[0]!,
-        models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.5, epsilon: 0.45 } }],
-        parameters: { rescale: false },
-      },
-      { seed: 5 },
-    )
-    for (const [t, shape] of shapes.entries()) {
-      const name = `layer.${t}.weight`
-      const want = values(tensors[t]!)
-      const words = randomWords(5n, name, 1, want.length)
-      const kept = keptByRank(want, shape[1]!, { density: 0.5, epsilon: 0.45, words })
-      const got = values(result.get(name)!)
-      expect([...got].findIndex((v, e) => v !== (kept[e] ? want[e]! : 0))).toBe(-1)
+    const recipe: RecipeInput = {
+      merge_method: 'della_linear',
+      base_model: paths[0]!,
+      models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.4, epsilon: 0.35 } }],
+      parameters: { rescale: false },
     }
+    const own = await Engine.open({ maxBufferBytes: 65_536, slots })
+    const out = join(folder, `rows-${count++}`)
+    try {
+      const report = await merge(own, recipe, { out, sync: false, dtype: 'float32', seed: 3 })
+      expect(report.tiles).toBeGreaterThan(3)
+    } finally {
+      await own.close()
+    }
+    const [x, y] = [base!, model!].map((bytes) => decode(dtype, bytes))
+    const words = randomWords(3n, 'w', 1, elements)
+    const kept = keptByRank(difference(y!, x!), shape[1]!, { density: 0.4, epsilon: 0.35, words })
+    const got = values(readFolder(out).get('w')!)
+    expect([...got].findIndex((v, e) => Math.abs(v - (kept[e] ? y![e]! : x![e]!)) > 1e-6)).toBe(-1)
+  })
+
+  describe.each(['auto', 'staging'] as const)('with slots %s', (slots) => {
+    let own: Engine
+    beforeAll(async () => {
+      own = await Engine.open({ slots })
+    })
+    afterAll(() => own?.close())
+
+    test.each([
+      ['two magnitudes', (v: number) => (v > 0.3 ? 0.5 : -0.25)],
+      ['zeros', (v: number) => (v > 0 ? v : 0)],
+      ['magnitudes from 1e-30 to 1e30', (v: number) => Math.sign(v) * 10 ** (60 * Math.abs(v) - 30)],
+      ['a few magnitudes far from the rest', (v: number) => (Math.abs(v) > 0.45 ? v * 1e20 : 1 + v * 1e-4)],
+    ] as const)('ranks rows longer and shorter than a block with %s', async (_, change) => {
+      const shapes = [
+        [90, 33],
+        [9, 600],
+        [3, 2048],
+        [2, 5003],
+      ]
+      const tensors = shapes.map((shape, i) => f32(noise(shape[0]! * shape[1]!, i, 0.5 / 0.75).map(change), shape))
+      const zeros = shapes.map((shape) => f32(new Float64Array(shape[0]! * shape[1]!), shape))
+      const paths = [zeros, tensors].map((list, i) =>
+        writeModel(
+          join(folder, `long-${count++}-${i}`),
+          Object.fromEntries(list.map((raw, t) => [`layer.${t}.weight`, raw])),
+        ),
+      )
+      const result = await merged(
+        {
+          merge_method: 'della_linear',
+          base_model: paths[0]!,
+          models: [{ model: paths[1]!, parameters: { weight: 1, density: 0.5, epsilon: 0.45 } }],
+          parameters: { rescale: false },
+        },
+        { seed: 5 },
+        own,
+      )
+      for (const [t, shape] of shapes.entries()) {
+        const name = `layer.${t}.weight`
+        const want = values(tensors[t]!)
+        const words = randomWords(5n, name, 1, want.length)
+        const kept = keptByRank(want, shape[1]!, { density: 0.5, epsilon: 0.45, words })
+        const got = values(result.get(name)!)
+        expect([...got].findIndex((v, e) => v !== (kept[e] ? want[e]! : 0))).toBe(-1)
+      }
+    })
   })
 
   test('keeps a share of density, less of small entries and more of large ones', async () => {

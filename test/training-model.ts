@@ -14,8 +14,8 @@ const config = {
   ...{ architectures: ['LlamaForCausalLM'], hidden_act: 'silu', tie_word_embeddings: false, eos_token_id: 2 },
 }
 
-/** Shapes of its tensors. */
-export function shapes(): Map<string, number[]> {
+/** Shapes of its tensors, with so many layers. */
+export function shapes(count = layers): Map<string, number[]> {
   const layer = (i: number): [string, number[]][] =>
     Object.entries({
       ...{ 'self_attn.q_proj': [16, 16], 'self_attn.k_proj': [8, 16], 'self_attn.v_proj': [8, 16] },
@@ -29,15 +29,21 @@ export function shapes(): Map<string, number[]> {
     }).map(([name, shape]) => [`model.layers.${i}.${name}.weight`, shape])
   return new Map<string, number[]>([
     ['model.embed_tokens.weight', [64, 16]],
-    ...Array.from({ length: layers }, (_, i) => layer(i)).flat(),
+    ...Array.from({ length: count }, (_, i) => layer(i)).flat(),
     ['model.norm.weight', [16]],
     ['lm_head.weight', [64, 16]],
   ])
 }
 
-/** Writes it, in bfloat16 unless `changed` has other tensors of the same names. */
-export function smallModel(folder: string, changed: Record<string, Raw> = {}, more: object = {}): string {
-  const tensors = Object.fromEntries([...shapes()].map(([name, shape]) => [name, bf16(fill(name, shape), shape)]))
+/** Writes it, in bfloat16 unless `changed` has other tensors of the same names; `more` goes into its config. */
+export function smallModel(
+  folder: string,
+  changed: Record<string, Raw> = {},
+  more: { num_hidden_layers?: number; [key: string]: unknown } = {},
+): string {
+  const tensors = Object.fromEntries(
+    [...shapes(more.num_hidden_layers)].map(([name, shape]) => [name, bf16(fill(name, shape), shape)]),
+  )
   writeModel(folder, { ...tensors, ...changed }, { ...config, ...more })
   for (const name of tokenizer) copyFileSync(join(demo, name), join(folder, name))
   return folder

@@ -27,7 +27,7 @@ import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
 import { elementsOf, type Factors, roundedFactors } from './factors.js'
-import { first, isSmall, type LeadingFactors, leadingFactors, sketchWidth } from './range_finder.js'
+import { isSmall, type LeadingFactors, leadingFactors, sketchWidth } from './range_finder.js'
 import { checkRanks, firstRank, type RankOptions, rankOf, shareBudget } from './ranks.js'
 import { saveAdapter } from './save.js'
 import { Difference, type DifferenceOptions } from './thin_products.js'
@@ -386,7 +386,7 @@ class Extraction {
       const norm = await difference.load(widthOf(difference, firstRank(options)))
       if (norm === 0) return undefined
       for (let rank = firstRank(options); ; rank *= 2) {
-        const most = Math.min(rank, options.maxRank ?? rank)
+        const most = Math.min(rank, options.rank ?? rank)
         const factors = await leadingFactors(host, difference, most, both.tuned.name, seed)
         const known = rankOf(factors.values, norm, factors.exact, options)
         if (known === undefined) continue
@@ -402,7 +402,7 @@ class Extraction {
     const { host, dtype, options } = this
     const { module, difference, norm, rank, factors } = changed
     const { rows: outputs, columns: inputs } = difference
-    const pair = factorsOf(changed)
+    const pair = await factors.factors(rank)
     const stored = await roundedFactors(host, [pair.a, pair.b], dtype, module, options.signal)
     const [a = pair.a, b = pair.b] = stored
     try {
@@ -421,8 +421,8 @@ class Extraction {
 
   private async save(modules: ExtractedModule[], factors: Map<string, Factors>, saved: Map<string, string>) {
     const { pair, options, dtype, seed } = this
-    const { out, overwrite, sync, signal, onProgress, rank, energy, tolerance, budget, maxRank } = options
-    const rules = { rank, energy, tolerance, budget, 'max rank': maxRank }
+    const { out, overwrite, sync, signal, onProgress, rank, energy, tolerance, budget } = options
+    const rules = { rank, energy, tolerance, budget }
     const given = Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined))
     return saveAdapter(
       this.host,
@@ -447,18 +447,6 @@ class Extraction {
       },
     )
   }
-}
-
-/** A [rank, inputs] and B [outputs, rank], with the singular values shared between them. */
-function factorsOf({ rank, difference: { rows, columns }, factors: { values, left, right } }: Changed): Factors {
-  const roots = Array.from({ length: rank }, (_, k) => Math.sqrt(values[k] ?? 0))
-  const [us, vs] = [first(left, left.length / rows, rank), first(right, right.length / columns, rank)]
-  const b = Float32Array.from(us, (value, i) => value * (roots[i % rank] ?? 0))
-  const a = new Float32Array(rank * columns)
-  for (let k = 0; k < rank; k++) {
-    for (let j = 0; j < columns; j++) a[k * columns + j] = (vs[j * rank + k] ?? 0) * (roots[k] ?? 0)
-  }
-  return { a, b }
 }
 
 /** All tensors of these modules, as the tuned model has them; a tied head is its table. */

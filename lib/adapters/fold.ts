@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from '../engine/engine.js'
+import type { Adapter } from '../lora/index.js'
 import type { MergeForecast } from '../merge/forecast.js'
 import type { AdaptedTensor, MergeOptions, MergeReport } from '../merge/index.js'
 import { mergeAdapted } from '../merge/merge.js'
@@ -30,9 +31,9 @@ export interface FoldOptions extends Omit<MergeOptions, 'seed'> {
   resize?: boolean | undefined
 }
 
-/** Figures of what adapters changed in weights; biases, lengths of DoRA and what is replaced as a whole are apart. */
+/** What adapters changed in weights, those that they replace as a whole included; biases that they add to are apart. */
 export interface FoldedElements {
-  /** Of the weights that are W + s (B A) in the output. */
+  /** Of the weights that adapters change. */
   elements: number
   /** Of these, how many are stored as something else than in the model. */
   changed: number
@@ -80,13 +81,26 @@ export function foldAdapters(
 export async function foldAdapters(
   engine: Engine,
   model: string,
-  { adapters: given, untie = false, resize = false, ...options }: FoldOptions,
+  { adapters: given, ...options }: FoldOptions,
 ): Promise<FoldReport | DryRun<FoldForecast>> {
-  const adapters = checkAdapters(given)
-  const name = [model, ...adapters.map(({ adapter }) => adapter)].join('+')
+  return foldOpened(engine, model, { adapters: checkAdapters(given) }, options)
+}
+
+/** The same of adapters in memory, which are made of others. */
+export async function foldOpened(
+  engine: Engine,
+  model: string,
+  { adapters, mix, opened }: { adapters: Required<WeightedAdapter>[]; mix?: string; opened?: Adapter[] },
+  { untie = false, resize = false, ...options }: Omit<FoldOptions, 'adapters'>,
+): Promise<FoldReport | DryRun<FoldForecast>> {
+  // The recipe in the manifest says the weights too.
+  const words = adapters.map(({ adapter, weight }) => (weight === 1 ? adapter : `${adapter}=${weight}`))
+  const name = [model, ...(mix === undefined ? words : [`${mix}(${words.join(' ')})`])].join('+')
   const recipe = { merge_method: 'passthrough', models: [{ model: name }] }
   const about = { model, adapters }
-  const result = await mergeAdapted(engine, recipe, options, new Map([[name, { model, adapters, untie, resize }]]))
+  const sources = opened?.map((adapter) => ({ adapter })) ?? adapters
+  const models = new Map([[name, { model, adapters: sources, untie, resize }]])
+  const result = await mergeAdapted(engine, recipe, options, models)
   if ('forecast' in result) {
     const { method: _, seed: __, sweep: ___, ...forecast } = result.forecast
     return { forecast: { ...about, ...forecast } }

@@ -6,13 +6,14 @@
 
 import {
   type Checkpoint,
+  type CheckpointTensor,
   openCheckpoint,
   quantisationNamed,
   resolveModel,
   tiesEmbeddings,
 } from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
-import { type Adapter, type LowRank, readAdapter, readValues } from '../lora/index.js'
+import { type Adapter, type LowRank, readAdapter } from '../lora/index.js'
 import { findWeight, tieOf } from '../merge/plan/index.js'
 import type { NativeAddon } from '../native/border.js'
 import type { Host } from '../native/host.js'
@@ -127,20 +128,17 @@ async function moduleOf(
   weightNorm: number | undefined,
   nonFinite: string[],
 ): Promise<AdapterModule> {
-  const { target, a, b, rank, scale, experts = 1, stacked, turned } = matrix
-  const [valuesA, valuesB] = [await readValues(checkpoint, a), await readValues(checkpoint, b)]
-  const sound = [valuesA, valuesB].map((values) => values.every(Number.isFinite))
-  for (const [i, tensor] of [a, b].entries()) if (!sound[i]) nonFinite.push(tensor.name)
+  const { target, a, b, rank, scale, experts = 1, stacked = false, turned } = matrix
   const inputs = a.shape.at(-1) ?? 0
   const outputs = (stacked ? b.shape[1] : b.shape[0]) ?? 0
-  let values: number[] = []
-  for (let expert = 0; expert < experts && sound.every(Boolean); expert++) {
-    const ownA = valuesA.subarray(expert * rank * inputs, (expert + 1) * rank * inputs)
-    const ownB = stacked
-      ? valuesB.subarray(expert * outputs * rank, (expert + 1) * outputs * rank)
-      : valuesB.filter((_, i) => i % experts === expert)
-    values = values.concat(await singularValues(addon, ownB, ownA, outputs, rank, inputs))
-  }
+  const stored = (tensor: CheckpointTensor) => ({
+    ...{ path: checkpoint.files[tensor.file]?.path ?? '', begin: tensor.begin },
+    ...{ elements: count(tensor.shape), dtype: tensor.dtype },
+  })
+  const found = await addon.lowRankValues(stored(a), stored(b), { outputs, rank, inputs, experts, stacked })
+  const values = [...found.values]
+  const sound = [found.finiteA, found.finiteB]
+  for (const [i, tensor] of [a, b].entries()) if (!sound[i]) nonFinite.push(tensor.name)
   const norm = sound.every(Boolean) ? Math.abs(scale) * Math.hypot(...values) : Number.NaN
   const swapped = format === 'mlx-lm' && turned
   return {
@@ -156,32 +154,6 @@ async function moduleOf(
     effectiveRank: effectiveRank(values),
     ...(experts > 1 ? { experts } : {}),
   }
-}
-
-/** Of B A, from the triangles of B and Aᵀ. */
-async function singularValues(
-  addon: NativeAddon,
-  b: Float64Array,
-  a: Float64Array,
-  outputs: number,
-  rank: number,
-  inputs: number,
-): Promise<number[]> {
-  const turnedA = new Float64Array(inputs * rank)
-  for (let k = 0; k < rank; k++) for (let j = 0; j < inputs; j++) turnedA[j * rank + k] = a[k * inputs + j] ?? 0
-  const triangle = async (matrix: Float64Array, rows: number) =>
-    rows < rank ? matrix : (await addon.thinQr(matrix.slice(), rows, rank)).r
-  const [left, right] = [await triangle(b, outputs), await triangle(turnedA, inputs)]
-  const [m, n] = [Math.min(outputs, rank), Math.min(inputs, rank)]
-  const product = new Float64Array(m * n)
-  for (let i = 0; i < m; i++) {
-    for (let j = 0; j < n; j++) {
-      let sum = 0
-      for (let k = 0; k < rank; k++) sum += (left[i * rank + k] ?? 0) * (right[j * rank + k] ?? 0)
-      product[i * n + j] = sum
-    }
-  }
-  return [...(await addon.smallSvd(product, m, n)).s]
 }
 
 function effectiveRank(values: number[]): number {

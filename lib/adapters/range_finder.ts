@@ -5,6 +5,7 @@
  */
 
 import type { Host } from '../native/host.js'
+import type { Factors } from './factors.js'
 import { signs } from './sketch.js'
 import type { Difference } from './thin_products.js'
 
@@ -14,11 +15,10 @@ const iterations = 2
 export interface LeadingFactors {
   /** Singular values, descending. */
   values: Float64Array
-  /** Left vectors [rows, values], right ones [columns, values]. */
-  left: Float64Array
-  right: Float64Array
   /** Whether these are all of them, from an SVD of the whole difference. */
   exact: boolean
+  /** A [rank, columns] and B [rows, rank] of the leading ones, whose roots are shared between the two. */
+  factors(rank: number): Promise<Factors>
 }
 
 /** At least `rank` of them, where there are as many. */
@@ -33,18 +33,27 @@ export async function leadingFactors(
   const width = sketchWidth(rank)
   if (isSmall(rows, columns, rank)) {
     const { u, s, v } = await addon.smallSvd(await difference.whole(), rows, columns)
-    return { values: s, left: u, right: v, exact: true }
+    return {
+      values: s,
+      exact: true,
+      factors: async (rank) => ({ a: across(v, columns, s, rank), b: Float32Array.from(down(u, rows, s, rank)) }),
+    }
   }
-  const orthonormal = async (matrix: Float32Array, height: number) => (await addon.thinQr(matrix, height, width)).q
-  let q = await orthonormal(await difference.times(signs(columns, width, name, seed), width), rows)
+  let q = await addon.orthonormal(await difference.times(signs(columns, width, name, seed), width), rows, width)
   for (let i = 0; i < iterations; i++) {
-    const z = await orthonormal(await difference.transposedTimes(new Float32Array(q), width), columns)
-    q = await orthonormal(await difference.times(new Float32Array(z), width), rows)
+    const z = await addon.orthonormal(await difference.transposedTimes(q, width), columns, width)
+    q = await addon.orthonormal(await difference.times(z, width), rows, width)
   }
   // D is about Q (Dᵀ Q)ᵀ, with Q as the device has it.
-  const z = await difference.transposedTimes(new Float32Array(q), width)
-  const { u, s, v } = await addon.smallSvd(z, columns, width)
-  return { values: s.slice(0, rank), left: times(q, v, rows, width, rank), right: first(u, width, rank), exact: false }
+  const { u, s, v } = await addon.smallSvd(await difference.transposedTimes(q, width), columns, width)
+  return {
+    values: s.slice(0, rank),
+    exact: false,
+    factors: async (rank) => ({
+      a: across(u, columns, s, rank),
+      b: await addon.thinProduct(q, down(v, width, s, rank), rows, width, rank),
+    }),
+  }
 }
 
 /** Columns of the sketch: the rank and what is drawn beyond it, in whole vectors. */
@@ -57,22 +66,22 @@ export function isSmall(rows: number, columns: number, rank: number): boolean {
   return Math.min(rows, columns) <= 4 * sketchWidth(rank)
 }
 
-/** Q [rows, width] times the first columns of V [width, width]. */
-function times(q: Float64Array, v: Float64Array, rows: number, width: number, count: number): Float64Array {
-  const result = new Float64Array(rows * count)
+/** The first columns of U [rows, values], times the roots of their values. */
+function down(u: Float64Array, rows: number, values: Float64Array, rank: number): Float64Array {
+  const [width, roots] = [u.length / rows, values.map(Math.sqrt)]
+  const result = new Float64Array(rows * rank)
   for (let i = 0; i < rows; i++) {
-    for (let k = 0; k < width; k++) {
-      const x = q[i * width + k] ?? 0
-      for (let j = 0; j < count; j++) result[i * count + j] = (result[i * count + j] ?? 0) + x * (v[k * width + j] ?? 0)
-    }
+    for (let k = 0; k < rank; k++) result[i * rank + k] = (u[i * width + k] ?? 0) * (roots[k] ?? 0)
   }
   return result
 }
 
-/** The first columns of a matrix of this width. */
-export function first(matrix: Float64Array, width: number, count: number): Float64Array {
-  const rows = matrix.length / width
-  const result = new Float64Array(rows * count)
-  for (let i = 0; i < rows; i++) result.set(matrix.subarray(i * width, i * width + count), i * count)
+/** The transpose of that. */
+function across(v: Float64Array, columns: number, values: Float64Array, rank: number): Float32Array<ArrayBuffer> {
+  const [width, roots] = [v.length / columns, values.map(Math.sqrt)]
+  const result = new Float32Array(rank * columns)
+  for (let j = 0; j < columns; j++) {
+    for (let k = 0; k < rank; k++) result[k * columns + j] = (v[j * width + k] ?? 0) * (roots[k] ?? 0)
+  }
   return result
 }

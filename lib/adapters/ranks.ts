@@ -3,7 +3,10 @@
 import { misuse, wrongOption } from '../util/errors.js'
 
 export interface RankOptions {
-  /** So many of every module. Defaults to 16, where none of the others is given. */
+  /**
+   * So many of every module, and with one of the others at most so many. Defaults to 16; with `budget` to 64, with
+   * `energy` and `tolerance` to all.
+   */
   rank?: number | undefined
   /** As few as keep this share of the squared norm of each difference: above 0, at most 1. */
   energy?: number | undefined
@@ -11,16 +14,14 @@ export interface RankOptions {
   tolerance?: number | undefined
   /** Factors of so many parameters in all: those values that leave least for what they cost. */
   budget?: number | undefined
-  /** With `energy`, `tolerance` or `budget`: at most so many of a module. Defaults to 64 with `budget`, else to all. */
-  maxRank?: number | undefined
 }
 
 /** Throws ERR_WEIGHTSMITH_ARGUMENT for values out of range, and for two rules at once. */
 export function checkRanks(options: RankOptions): void {
-  const rules = (['rank', 'energy', 'tolerance', 'budget'] as const).filter((rule) => options[rule] !== undefined)
+  const rules = (['energy', 'tolerance', 'budget'] as const).filter((rule) => options[rule] !== undefined)
   if (rules.length > 1) throw misuse(`Ranks follow from ${rules.join(' or ')}; give one of them.`)
-  const { rank, energy, tolerance, budget, maxRank } = options
-  for (const [name, value] of Object.entries({ rank, budget, maxRank })) {
+  const { rank, energy, tolerance, budget } = options
+  for (const [name, value] of Object.entries({ rank, budget })) {
     if (value !== undefined && !(Number.isSafeInteger(value) && value > 0)) {
       throw wrongOption(name, 'a whole number from 1', value)
     }
@@ -29,32 +30,30 @@ export function checkRanks(options: RankOptions): void {
   if (tolerance !== undefined && !(tolerance >= 0 && tolerance < 1)) {
     throw wrongOption('tolerance', 'from 0 and below 1', tolerance)
   }
-  if (maxRank !== undefined && (rules.length === 0 || rank !== undefined)) {
-    throw misuse('maxRank bounds the ranks of energy, tolerance and budget; with a fixed rank, give rank alone.')
-  }
 }
 
 /** How many leading values are looked for at first. */
-export function firstRank({ rank, energy, tolerance, budget, maxRank }: RankOptions): number {
-  if (budget !== undefined) return maxRank ?? 64
+export function firstRank({ rank, energy, tolerance, budget }: RankOptions): number {
+  if (budget !== undefined) return rank ?? 64
   if (energy === undefined && tolerance === undefined) return rank ?? 16
-  return Math.min(16, maxRank ?? 16)
+  return Math.min(16, rank ?? 16)
 }
 
 /** The rank of a module from what is known of its spectrum; undefined: more of it has to be known. */
 export function rankOf(values: Float64Array, norm: number, all: boolean, options: RankOptions): number | undefined {
-  const { rank = 16, energy, tolerance, budget, maxRank = Number.POSITIVE_INFINITY } = options
+  const { energy, tolerance, budget } = options
   const there = values.indexOf(0)
   const most = there < 0 ? values.length : there
   if (budget !== undefined) return Math.min(most, firstRank(options))
   const share = energy ?? (tolerance === undefined ? undefined : 1 - tolerance ** 2)
-  if (share === undefined) return Math.min(most, rank)
+  if (share === undefined) return Math.min(most, options.rank ?? 16)
+  const limit = options.rank ?? Number.POSITIVE_INFINITY
   let kept = 0
-  for (let k = 0; k < Math.min(most, maxRank); k++) {
+  for (let k = 0; k < Math.min(most, limit); k++) {
     kept += (values[k] ?? 0) ** 2
     if (kept >= share * norm ** 2) return k + 1
   }
-  if (all || values.length >= maxRank || most < values.length) return Math.min(most, maxRank)
+  if (all || values.length >= limit || most < values.length) return Math.min(most, limit)
   return undefined
 }
 

@@ -48,6 +48,8 @@ export interface AdaptedModule {
   below?: Content | undefined
   /** A [rank, inputs] and B [outputs, rank]; asked for once, when they are written. */
   factors(): Promise<Factors> | Factors
+  /** Its number among the experts of its module, in a mixture. */
+  expert?: number | undefined
   /** Lengths of the rows of the adapted weight [outputs], where it is a DoRA; of all modules or of none. */
   magnitude?: (() => Promise<Float32Array<ArrayBuffer>>) | undefined
 }
@@ -60,6 +62,10 @@ export interface NewAdapter {
   turned?: boolean | undefined
   /** The scale of an adapter whose modules have one rank: alpha / rank, or alpha / √rank. Defaults to a scale of 1. */
   scaling?: { alpha: number; rslora: boolean } | undefined
+  /**
+   * What a mixture of experts has beside its factors, which PEFT knows nothing of: tensors by name, keys of the config.
+   */
+  mixture?: { tensors: ReadonlyMap<string, Content>; config: Readonly<Record<string, unknown>> } | undefined
   /** The base model, as the config is to name it. */
   base?: string | undefined
   /** Defaults to `CAUSAL_LM`. */
@@ -199,7 +205,11 @@ function layOutFile(tensors: ReadonlyMap<string, Content>) {
 
 /** The tensors of the file by name; `encoded` gives A and B of a module as they are stored. */
 function contentsOf<M extends Shaped>(
-  { modules, whole = new Map() }: { modules: readonly M[]; whole?: NewAdapter['whole'] },
+  {
+    modules,
+    whole = new Map(),
+    mixture,
+  }: { modules: readonly M[]; whole?: NewAdapter['whole']; mixture?: NewAdapter['mixture'] },
   dtype: StoreDType,
   encoded: (module: M) => Promise<Uint8Array[]>,
   encodedLengths: (module: M, lengths: Float32Array<ArrayBuffer>) => Promise<Uint8Array[]> = () => Promise.resolve([]),
@@ -222,7 +232,10 @@ function contentsOf<M extends Shaped>(
       },
     })
     const key = peftPrefix + module.module
-    const [a, b] = module.embedding ? ['lora_embedding_A', 'lora_embedding_B'] : ['lora_A.weight', 'lora_B.weight']
+    const of = module.expert === undefined ? '' : `.${module.expert}`
+    const [a, b] = module.embedding
+      ? ['lora_embedding_A', 'lora_embedding_B']
+      : [`lora_A${of}.weight`, `lora_B${of}.weight`]
     tensors.set(`${key}.${a}`, side(0, [rank, inputs]))
     tensors.set(`${key}.${b}`, side(1, [outputs, rank]))
     const { magnitude } = module
@@ -237,6 +250,7 @@ function contentsOf<M extends Shaped>(
     if (module.below !== undefined) tensors.set(`${key}.base_layer.weight`, module.below)
   }
   for (const [name, content] of whole) tensors.set(peftPrefix + name, content)
+  for (const [name, content] of mixture?.tensors ?? []) tensors.set(name, content)
   return tensors
 }
 
@@ -246,14 +260,17 @@ function configOf({
   whole,
   turned = false,
   scaling,
+  mixture,
   base,
   task = 'CAUSAL_LM',
 }: NewAdapter): Record<string, unknown> {
   if (modules.length === 0) throw misuse('The adapter would have no factors, and PEFT loads none without.')
-  const names = modules.map(({ module }) => module)
-  const known = new Set(names)
-  if (known.size < names.length) {
-    throw misuse(`The adapter has ${names.find((name, i) => names.indexOf(name) < i)} twice.`)
+  const names = [...new Set(modules.map(({ module }) => module))]
+  const known = new Set<string>()
+  for (const { module, expert } of modules) {
+    const name = expert === undefined ? module : `expert ${expert} of ${module}`
+    if (known.has(name)) throw misuse(`The adapter has ${name} twice.`)
+    known.add(name)
   }
   const saved = [...new Set([...(whole?.keys() ?? [])].map((name) => name.replace(/\.[^.]+$/, '')))].sort()
   for (const name of saved) {
@@ -283,6 +300,7 @@ function configOf({
     task_type: task,
     use_dora: modules.some(({ magnitude }) => magnitude !== undefined),
     use_rslora: scaling?.rslora ?? false,
+    ...mixture?.config,
   }
 }
 

@@ -4,7 +4,14 @@
  */
 
 import { createHash } from 'node:crypto'
-import { type Checkpoint, type Content, cutTensor, inside, readSmall } from '../checkpoint/index.js'
+import {
+  type Checkpoint,
+  type CheckpointTensor,
+  type Content,
+  cutTensor,
+  inside,
+  readSmall,
+} from '../checkpoint/index.js'
 import { adapterConfigName } from '../checkpoint/open.js'
 import { resolveModel } from '../checkpoint/resolve.js'
 import { largestConfig } from '../checkpoint/small.js'
@@ -38,6 +45,8 @@ export interface Union {
   checkpoints: Checkpoint[]
   modules: JoinedModule[]
   whole: Map<string, Content>
+  /** The tensors behind `whole`. */
+  replaced: Map<string, { checkpoint: Checkpoint; tensor: CheckpointTensor }>
   turned: boolean
   base?: string
   task?: string
@@ -101,6 +110,11 @@ export async function openUnion(addon: Reader, weighted: readonly Required<Weigh
     checkpoints: opened.map(({ opened: { checkpoint } }) => checkpoint),
     modules: [...modules.values()].filter(({ terms }) => terms.length > 0),
     whole: await wholeOf(opened),
+    replaced: new Map(
+      opened.flatMap(({ opened: { checkpoint, replaced } }) =>
+        [...replaced].map(([name, tensor]) => [name, { checkpoint, tensor }] as const),
+      ),
+    ),
     turned,
     ...(base === undefined ? {} : { base }),
     ...(task === undefined ? {} : { task }),

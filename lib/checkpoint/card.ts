@@ -42,11 +42,18 @@ ${stringify(recipe.input)}\`\`\`
 /** The card of an output that is one model, changed; `about` says how, in a paragraph. */
 export function plainCard(
   title: string,
-  of: { model: string; about: string; recipe: Record<string, unknown>; version: string },
+  of: {
+    model: string
+    about: string
+    recipe: Record<string, unknown>
+    version: string
+    /** Front matter beside that of all cards, such as the licence. */
+    front?: Record<string, unknown> | undefined
+  },
 ): string {
   const model = isAbsolute(of.model) ? basename(of.model) : of.model
   return `---
-${stringify({ base_model: [model], library_name: 'transformers', tags: ['weightsmith'] })}---
+${stringify({ base_model: [model], library_name: 'transformers', tags: ['weightsmith'], ...of.front })}---
 # ${title}
 
 Made by weightsmith ${of.version} from ${model}. ${of.about}

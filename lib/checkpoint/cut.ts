@@ -24,7 +24,7 @@ export interface Content {
 }
 
 /** Bytes read at a time; a row is read whole. */
-const chunkBytes = 8 * 2 ** 20
+export const chunkBytes = 8 * 2 ** 20
 
 /** The tensor of a checkpoint, cut. Throws ERR_WEIGHTSMITH_INTERNAL for indices that it does not have. */
 export function cutTensor(checkpoint: Checkpoint, tensor: CheckpointTensor, cut: Cut = {}): Content {
@@ -43,20 +43,8 @@ export function cutTensor(checkpoint: Checkpoint, tensor: CheckpointTensor, cut:
   }
   const rows = cut.rows ?? Array.from({ length: height }, (_, i) => i)
   const zeros = new Set(cut.zeroRows)
-  const shape = [...tensor.shape]
-  if (cut.rows !== undefined) shape[0] = cut.rows.length
-  if (cut.columns !== undefined) shape.splice(1, shape.length, cut.columns.length)
-
-  /** A row of the source as it is in the output. */
-  const changed = (row: Uint8Array): Uint8Array => {
-    for (const column of cut.zeroColumns ?? []) row.fill(0, column * size, (column + 1) * size)
-    if (cut.columns === undefined) return row
-    const kept = new Uint8Array(cut.columns.length * size)
-    for (const [i, column] of cut.columns.entries()) {
-      kept.set(row.subarray(column * size, (column + 1) * size), i * size)
-    }
-    return kept
-  }
+  const shape = shapeOf(tensor.shape, cut)
+  const columns = columnCutter(cut, width, size)
   return {
     dtype: tensor.dtype,
     shape,
@@ -77,14 +65,100 @@ export function cutTensor(checkpoint: Checkpoint, tensor: CheckpointTensor, cut:
             const row = chunk.subarray(j * bytes, (j + 1) * bytes)
             if (zeros.has(rows[i + j] ?? 0)) row.fill(0)
           }
-          if (cut.columns === undefined && cut.zeroColumns === undefined) yield chunk
-          else for (let j = 0; j < count; j++) yield changed(chunk.subarray(j * bytes, (j + 1) * bytes))
+          yield columns === undefined ? chunk : columns(chunk)
           i += count
         }
       } finally {
         await file.close()
       }
     },
+  }
+}
+
+/** The shape of a tensor that is cut. */
+export function shapeOf(shape: readonly number[], { rows, columns }: Cut): number[] {
+  const result = [...shape]
+  if (rows !== undefined) result[0] = rows.length
+  if (columns !== undefined) result.splice(1, result.length, columns.length)
+  return result
+}
+
+/** Runs of neighbours of at least so many elements are copied as one. */
+const longRun = 16
+
+/**
+ * What makes of whole rows (`width` elements of `size` bytes each) those without the columns that a cut leaves out, and
+ * with its zeros: new bytes, whatever the number of rows. Nothing for cuts that leave columns alone.
+ */
+export function columnCutter(
+  { columns, zeroColumns }: Cut,
+  width: number,
+  size: number,
+): ((rows: Uint8Array) => Uint8Array) | undefined {
+  const zeroed = zeroColumns?.length ? runsOf(zeroColumns) : []
+  if (columns === undefined && zeroed.length === 0) return undefined
+  const kept = columns && runsOf(columns)
+  const pick = kept && columns.length < longRun * kept.length ? Int32Array.from(columns) : undefined
+  const rowBytes = width * size
+  return (rows) => {
+    const count = rows.length / rowBytes
+    let cleared = rows
+    if (zeroed.length > 0) {
+      cleared = rows.slice()
+      for (let row = 0; row < count; row++) {
+        for (const { first, length } of zeroed) {
+          const begin = row * rowBytes + first * size
+          cleared.fill(0, begin, begin + length * size)
+        }
+      }
+    }
+    if (columns === undefined || kept === undefined) return cleared
+    const result = new Uint8Array(count * columns.length * size)
+    if (pick !== undefined) {
+      gather(elements(cleared, size), elements(result, size), pick, width, count)
+      return result
+    }
+    let to = 0
+    for (let row = 0; row < count; row++) {
+      for (const { first, length } of kept) {
+        const begin = row * rowBytes + first * size
+        result.set(cleared.subarray(begin, begin + length * size), to)
+        to += length * size
+      }
+    }
+    return result
+  }
+}
+
+/** Indices as runs of neighbours. */
+export function runsOf(indices: readonly number[]): { first: number; length: number }[] {
+  const runs: { first: number; length: number }[] = []
+  for (const index of indices) {
+    const last = runs.at(-1)
+    if (last !== undefined && last.first + last.length === index) last.length++
+    else runs.push({ first: index, length: 1 })
+  }
+  return runs
+}
+
+type Elements = Uint8Array | Uint16Array | Uint32Array | BigUint64Array
+
+/** Bytes as elements, whose bits nothing looks at. */
+function elements(bytes: Uint8Array, size: number): Elements {
+  const { buffer, byteOffset, byteLength } = byteOffsetFits(bytes, size) ? bytes : bytes.slice()
+  if (size === 2) return new Uint16Array(buffer, byteOffset, byteLength / 2)
+  if (size === 4) return new Uint32Array(buffer, byteOffset, byteLength / 4)
+  if (size === 8) return new BigUint64Array(buffer, byteOffset, byteLength / 8)
+  return new Uint8Array(buffer, byteOffset, byteLength)
+}
+
+const byteOffsetFits = ({ byteOffset }: Uint8Array, size: number) => byteOffset % size === 0
+
+function gather(from: Elements, to: Elements, columns: Int32Array, width: number, rows: number): void {
+  let place = 0
+  for (let row = 0; row < rows; row++) {
+    const begin = row * width
+    for (let i = 0; i < columns.length; i++) to[place++] = from[begin + (columns[i] as number)] as never
   }
 }
 

@@ -20,6 +20,7 @@ export { inside } from './inside.js'
 export { withLayerTypes } from './layer_types.js'
 export { layerChange, layerLists } from './layers.js'
 export { layOut, type OutputFile, type OutputLayout, type OutputTensor } from './layout.js'
+export { licenceFiles, licenceFront } from './licence.js'
 export {
   areThere,
   describeInputs,

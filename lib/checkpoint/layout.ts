@@ -29,8 +29,11 @@ export interface OutputLayout {
   bytes: number
 }
 
-/** Tensors fill shards in the order given; one larger than a shard gets a file to itself. */
-export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout {
+/**
+ * Tensors fill shards in the order given; one larger than a shard gets a file to itself. Within a file they are in the
+ * order of the reference writer, or in that in which they are `given`.
+ */
+export function layOut(tensors: OutputTensor[], shardSize: number, order: 'writer' | 'given' = 'writer'): OutputLayout {
   const shards: OutputTensor[][] = []
   let room = 0
   for (const tensor of tensors) {
@@ -46,7 +49,7 @@ export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout
   if (shards.length === 0) shards.push([])
   const places: OutputLayout['places'] = new Map()
   const files = shards.map((shard, file) => {
-    const { header, begins, sorted, size } = layOutFile(shard)
+    const { header, begins, sorted, size } = layOutFile(shard, order)
     for (const [i, { name }] of sorted.entries()) places.set(name, { file, offset: begins[i] ?? 0 })
     return { name: shardName(file, shards.length), size, header }
   })
@@ -56,8 +59,9 @@ export function layOut(tensors: OutputTensor[], shardSize: number): OutputLayout
 }
 
 /** The header of a file, and its tensors in the order in which they follow it. */
-function layOutFile(tensors: OutputTensor[]) {
-  const sorted = byBytes(tensors, ({ name }) => name).sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype))
+function layOutFile(tensors: OutputTensor[], order: 'writer' | 'given') {
+  const asWriter = () => byBytes(tensors, ({ name }) => name).sort((a, b) => writerRank(b.dtype) - writerRank(a.dtype))
+  const sorted = order === 'given' ? tensors : asWriter()
   return { ...safetensorsHeader(sorted), sorted }
 }
 

@@ -39,6 +39,8 @@ export interface CheckpointFile {
   headerHash: string
   /** What it holds, where no file does. */
   memory?: Uint8Array
+  /** Computes `memory`, which is zeros before: what only shapes are asked of need not wait for it. */
+  fill?: () => Promise<void>
 }
 
 export interface Checkpoint {

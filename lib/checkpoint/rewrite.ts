@@ -27,6 +27,7 @@ import {
   type Manifest,
   manifestName,
   manifestText,
+  type OutputLayout,
   plainCard,
   readSmall,
   refuseChanged,
@@ -48,7 +49,7 @@ export interface RewriteOptions {
   /** What the card says under its title, in a paragraph. */
   about: string
   /** Files beside the weights. */
-  files?: { name: string; data: string }[]
+  files?: { name: string; data: string | Uint8Array }[]
   seed?: number
   /** Largest size of a file, in bytes. Defaults to 5e9. */
   shardSize?: number
@@ -152,23 +153,10 @@ export async function rewrite(
         await sink.close()
       }
     }
-    const write = async (name: string, data: string | Uint8Array) => {
-      await stage.write(name, data)
-      files.push(fileEntry(name, data))
-    }
-    if (layout.index !== undefined) await write('model.safetensors.index.json', layout.index)
-    if (config !== undefined) await write('config.json', await configText(config, checkpoint))
-    for (const { from, name } of await auxiliaryFiles(checkpoint, checkpoint.folder)) {
-      await write(name, await readSmall(from, largestAuxiliary))
-    }
-    for (const { name, data } of options.files ?? []) await write(name, data)
-    await write(
-      'README.md',
-      plainCard(basename(target), { model: checkpoint.name, about: options.about, recipe, version }),
-    )
-    const inputs = await describeInputs(addon, new Map([[checkpoint.name, checkpoint]]), false)
-    const about = { recipe, seed, dtype, device: deviceOf(device), inputs, outputs: files }
-    await stage.write(manifestName, manifestText(about))
+    await writeBeside({ addon, device }, stage, checkpoint, {
+      ...{ config, recipe, seed, about: options.about, target, layout, dtype, files },
+      extra: options.files,
+    })
     await refuseChanged([checkpoint])
     throwIfAborted(signal, 'The writing')
     await stage.publish()
@@ -179,6 +167,49 @@ export async function rewrite(
     if (partial !== undefined && error instanceof WeightsmithError) error.partial = partial
     throw error
   }
+}
+
+/** What stands beside the weights: index, config, tokenizer, files of the caller, card and manifest. */
+export async function writeBeside(
+  { addon, device }: Pick<Host, 'addon' | 'device'>,
+  stage: Stage,
+  checkpoint: Checkpoint,
+  about: Pick<RewriteOptions, 'config' | 'recipe' | 'about' | 'seed'> & {
+    target: string
+    layout: Pick<OutputLayout, 'index'>
+    /** PyTorch's name of the type of most weights. */
+    dtype: string
+    /** The files of weights; what is written is added. */
+    files: Manifest['outputs']
+    /** Files of the caller. */
+    extra?: RewriteOptions['files']
+    /** What the front matter of the card has beside what all cards have. */
+    front?: Record<string, unknown>
+    /** What was read. Defaults to the checkpoint. */
+    inputs?: readonly Checkpoint[]
+  },
+): Promise<void> {
+  const { target, layout, config, recipe, seed = 0, dtype, files, extra = [], front } = about
+  const { inputs: read = [checkpoint] } = about
+  const write = async (name: string, data: string | Uint8Array) => {
+    await stage.write(name, data)
+    files.push(fileEntry(name, data))
+  }
+  if (layout.index !== undefined) await write('model.safetensors.index.json', layout.index)
+  if (config !== undefined) await write('config.json', await configText(config, checkpoint))
+  for (const { from, name } of await auxiliaryFiles(checkpoint, checkpoint.folder)) {
+    await write(name, await readSmall(from, largestAuxiliary))
+  }
+  for (const { name, data } of extra) await write(name, data)
+  await write(
+    'README.md',
+    plainCard(basename(target), { model: checkpoint.name, about: about.about, recipe, version, front }),
+  )
+  const inputs = await describeInputs(addon, new Map(read.map((one) => [one.name, one])), false)
+  await stage.write(
+    manifestName,
+    manifestText({ recipe, seed, dtype, device: deviceOf(device), inputs, outputs: files }),
+  )
 }
 
 /** What the files of weights will hold, and where. */

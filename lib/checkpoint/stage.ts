@@ -89,14 +89,21 @@ async function refuseExisting(target: string, overwrite: boolean): Promise<void>
   }
 }
 
-/** Refuses before the first byte when the disk cannot hold the output; an unfinished one makes room for it. */
-export async function checkDisk(target: string, bytes: number): Promise<void> {
+/**
+ * Refuses before the first byte when the disk cannot hold the output, or all outputs of a run; unfinished ones make
+ * room for it.
+ */
+export async function checkDisk(targets: string | readonly string[], bytes: number): Promise<void> {
+  const all = [targets].flat()
+  const [target = ''] = all
   const { bavail, bsize } = await statfs(await nearestFolder(target))
-  const free = bavail * bsize + (await allocated(partialOf(target)))
+  let free = bavail * bsize
+  for (const one of all) free += await allocated(partialOf(one))
   if (free >= bytes) return
+  const what = all.length === 1 ? `The output ${target} needs` : `The ${all.length} outputs in ${dirname(target)} need`
   throw new WeightsmithError(
     'ERR_WEIGHTSMITH_DISK_FULL',
-    `The output ${target} needs ${bytes} bytes, but its disk has only ${free} bytes free.`,
+    `${what} ${bytes} bytes, but ${all.length === 1 ? 'its' : 'their'} disk has only ${free} bytes free.`,
     { file: target },
   )
 }

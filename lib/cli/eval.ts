@@ -11,9 +11,23 @@ import {
 } from '../eval/evaluate.js'
 import { evalPage } from '../report/index.js'
 import type { ModelFit } from '../runtime/memory_fit.js'
-import { bytes, count, milliseconds, percent, table } from './format.js'
+import { bytes, count, milliseconds, percent, shapedName, table } from './format.js'
 import { signal } from './interrupt.js'
-import { device, dryRun, images, json, memory, report, wholeNumber } from './options.js'
+import {
+  depth,
+  device,
+  dryRun,
+  images,
+  json,
+  memory,
+  noBias,
+  report,
+  type ShapeFlags,
+  shapeFrom,
+  strategy,
+  wholeNumber,
+  width,
+} from './options.js'
 import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addEval(program: Command): void {
@@ -40,6 +54,10 @@ export function addEval(program: Command): void {
     .addOption(wholeNumber('--stride', 'tokens by which the window advances (default: one window)'))
     .addOption(wholeNumber('--limit', 'use only the first N lines of each file'))
     .option('--out <file>', 'write the result of every line to this .jsonl file')
+    .addOption(strategy())
+    .addOption(depth())
+    .addOption(width())
+    .addOption(noBias())
     .addOption(dryRun())
     .addOption(report())
     .addOption(memory())
@@ -48,11 +66,12 @@ export function addEval(program: Command): void {
     .action(run)
 }
 
-async function run(model: string, flags: Common & Reported & EvalOptions): Promise<void> {
+async function run(model: string, flags: Common & Reported & EvalOptions & ShapeFlags): Promise<void> {
+  const options = shapeFrom(flags)
   const lines: Readonly<Record<string, unknown>>[] = []
   const found = await withEngine('eval', flags, (engine, progress) =>
     evaluate(engine, model, {
-      ...flags,
+      ...options,
       signal,
       onProgress: progress.show,
       ...(flags.report !== undefined && { onLine: (line) => lines.push(line) }),
@@ -63,9 +82,9 @@ async function run(model: string, flags: Common & Reported & EvalOptions): Promi
 }
 
 function forecastText(forecast: EvalForecast): string {
-  const { metric, model, sets, milliseconds: time } = forecast
+  const { metric, sets, milliseconds: time } = forecast
   return [
-    `Would measure ${metric} of ${model}: about ${milliseconds(time)}, ${place(forecast)}`,
+    `Would measure ${metric} of ${shapedName(forecast)}: about ${milliseconds(time)}, ${place(forecast)}`,
     '',
     table(
       ['data', 'examples', 'tokens', 'time'],
@@ -76,7 +95,7 @@ function forecastText(forecast: EvalForecast): string {
 }
 
 function text(report: EvalReport): string {
-  const { metric, model, sets } = report
+  const { metric, sets } = report
   const shown = (value: number | undefined) =>
     value === undefined ? '-' : metric === 'exact-match' || metric === 'choice' ? percent(value) : value.toFixed(6)
   const columns: [name: string, of: (set: EvalSetReport) => string][] = [
@@ -91,7 +110,7 @@ function text(report: EvalReport): string {
     columns.push(['bits per byte', ({ bitsPerByte }) => bitsPerByte?.toFixed(6) ?? '-'])
   }
   return [
-    `${metric} of ${model}, ${milliseconds(report.milliseconds)}, ${place(report)}`,
+    `${metric} of ${shapedName(report)}, ${milliseconds(report.milliseconds)}, ${place(report)}`,
     '',
     table(
       columns.map(([name]) => name),

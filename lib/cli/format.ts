@@ -66,3 +66,16 @@ export function table(head: string[], rows: string[][]): string {
 function isFigure(cell: string): boolean {
   return /^-?\d[\d,.]*(e[+-]\d+)?( \S+)?$|^-$/.test(cell)
 }
+
+/** A model, and the shape that it was run as. */
+export function shapedName({
+  model,
+  shape,
+}: {
+  model: string
+  shape?: { depth?: number | undefined; width?: number | undefined } | undefined
+}): string {
+  if (shape === undefined) return model
+  const { depth, width = 1 } = shape
+  return `${model} (${depth === undefined ? 'all' : depth} blocks, width ${Number(width.toPrecision(4))})`
+}

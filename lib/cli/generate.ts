@@ -12,9 +12,24 @@ import {
 } from '../generation/generate.js'
 import { misuse } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
-import { bytes, count, milliseconds, plural } from './format.js'
+import { bytes, count, milliseconds, plural, shapedName } from './format.js'
 import { signal } from './interrupt.js'
-import { device, dryRun, images, json, memory, realNumber, seed, wholeNumber } from './options.js'
+import {
+  depth,
+  device,
+  dryRun,
+  images,
+  json,
+  memory,
+  noBias,
+  realNumber,
+  type ShapeFlags,
+  seed,
+  shapeFrom,
+  strategy,
+  wholeNumber,
+  width,
+} from './options.js'
 import { type Common, printResult, verb, withEngine } from './verb.js'
 
 export function addGenerate(program: Command): void {
@@ -45,6 +60,10 @@ export function addGenerate(program: Command): void {
     .option('--chat', "put each prompt into the model's chat template")
     .addOption(wholeNumber('--limit', 'use only the first N prompts of the file'))
     .addOption(images())
+    .addOption(strategy())
+    .addOption(depth())
+    .addOption(width())
+    .addOption(noBias())
     .option('--out <file>', 'write one continuation per line to this .jsonl file (default: stdout)')
     .addOption(dryRun())
     .addOption(memory())
@@ -53,10 +72,11 @@ export function addGenerate(program: Command): void {
     .action(run)
 }
 
-type Flags = Common & GenerateOptions & { data?: string; limit?: number; out?: string }
+type Flags = Common & GenerateOptions & ShapeFlags & { data?: string; limit?: number; out?: string }
 
 /** One continuation of one prompt is shown as it grows; others are lines of JSON, in a file or on standard output. */
-async function run(model: string, given: string[], { data, limit, out, ...flags }: Flags): Promise<void> {
+async function run(model: string, given: string[], { data, limit, out, ...asked }: Flags): Promise<void> {
+  const flags = shapeFrom(asked)
   const prompts = await promptsOf(given, data, limit)
   const toStdout = !flags.json && out === undefined && !flags.dryRun
   const single = toStdout && prompts.length === 1 && (flags.samples ?? 1) === 1
@@ -113,7 +133,7 @@ async function standardInput(): Promise<string> {
 
 function forecastText(forecast: GenerateForecast): string {
   return (
-    `Would continue ${promptsText(forecast)} with ${forecast.model}, which takes ${bytes(forecast.deviceBytes)} on ` +
+    `Would continue ${promptsText(forecast)} with ${shapedName(forecast)}, which takes ${bytes(forecast.deviceBytes)} on ` +
     `${forecast.device}: at most about ${milliseconds(forecast.milliseconds)}.${notesText(forecast)}`
   )
 }

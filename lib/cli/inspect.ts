@@ -2,6 +2,8 @@
 
 import type { Command } from 'commander'
 import { type InspectReport, inspect } from '../checkpoint/inspect.js'
+import { inspectStrategy } from '../workflows/amoeba/index.js'
+import { inspectionText } from './amoeba_strategy.js'
 import { bytes, count, parameters, plural, shownRows, table } from './format.js'
 import { json } from './options.js'
 import { type Common, print, verb } from './verb.js'
@@ -10,12 +12,18 @@ export function addInspect(program: Command): void {
   verb(
     program,
     'inspect',
-    'list the tensors, dtypes, shapes, shards and config of a checkpoint',
+    'list the tensors, dtypes, shapes, shards and config of a checkpoint, or what a strategy file holds',
     'weightsmith inspect ./merged',
   )
-    .argument('<checkpoint>', 'a folder, a .safetensors file or org/name in the local cache')
+    .argument('<checkpoint>', 'a folder, a .safetensors or strategy file, or org/name in the local cache')
     .addOption(json())
-    .action(async (checkpoint: string, flags: Common) => print(await inspect(checkpoint), text, flags))
+    .action(run)
+}
+
+async function run(checkpoint: string, flags: Common): Promise<void> {
+  const strategy = await inspectStrategy(checkpoint)
+  if (strategy !== undefined) print(strategy, inspectionText, flags)
+  else print(await inspect(checkpoint), text, flags)
 }
 
 function text(report: InspectReport): string {

@@ -3,26 +3,26 @@
 import type { Command } from 'commander'
 import { type ExtractForecast, type ExtractOptions, type ExtractReport, extractAdapter } from '../adapters/extract.js'
 import { evaluate } from '../eval/evaluate.js'
+import { extractPage } from '../report/index.js'
 import { bytes, milliseconds, parameters, percent, plural, shownRows, table } from './format.js'
 import { signal } from './interrupt.js'
-import { device, dryRun, json, memory, overwrite, realNumber, seed, wholeNumber } from './options.js'
-import { type Common, printResult, verb, withEngine } from './verb.js'
+import { device, dryRun, json, memory, overwrite, realNumber, report, seed, wholeNumber } from './options.js'
+import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addLoraExtract(lora: Command): void {
   verb(
     lora,
     'extract',
     'make an adapter of what training has changed in a model',
-    'weightsmith lora extract ./base ./tuned ./adapter --energy 0.9 --max-rank 128',
+    'weightsmith lora extract ./base ./tuned ./adapter --energy 0.9 --rank 128',
   )
     .argument('<base>', 'the model that was trained')
     .argument('<tuned>', 'what came of it')
     .argument('<out>', 'the folder of the adapter')
-    .addOption(wholeNumber('--rank', 'rank of every module (default: 16)'))
+    .addOption(wholeNumber('--rank', 'rank of every module (default: 16), or with the options below the most of it'))
     .addOption(realNumber('--energy', 'the smallest ranks that keep this share of the squared norm of each difference'))
     .addOption(realNumber('--tolerance', 'the smallest ranks that leave at most this share of the norm'))
     .addOption(wholeNumber('--budget', 'parameters of all factors together, spent where they keep most'))
-    .addOption(wholeNumber('--max-rank', 'highest rank with --energy, --tolerance or --budget'))
     .option(
       '--data <file>',
       'compare the loss of the base with the adapter on these lines with that of the tuned model',
@@ -31,6 +31,7 @@ export function addLoraExtract(lora: Command): void {
     .addOption(seed('seed of the random signs that the range of a difference is found by'))
     .addOption(overwrite())
     .addOption(dryRun('check everything, but compute and write nothing'))
+    .addOption(report())
     .addOption(memory())
     .addOption(device())
     .addOption(json())
@@ -41,9 +42,16 @@ async function run(
   base: string,
   tuned: string,
   out: string,
-  { json, device, memory, data, ...options }: Common & { data?: string } & Omit<ExtractOptions, 'out'>,
+  {
+    json,
+    device,
+    memory,
+    report,
+    data,
+    ...options
+  }: Common & Reported & { data?: string } & Omit<ExtractOptions, 'out'>,
 ): Promise<void> {
-  const flags = { json, device, memory } as Common
+  const flags = { json, device, memory, report } as Common & Reported
   const found = await withEngine('extract', flags, async (engine, progress) => {
     const onProgress = progress.show
     const done = await extractAdapter(engine, base, tuned, { ...options, out, signal, onProgress })
@@ -51,6 +59,7 @@ async function run(
     const lossOf = async (model: string) => (await evaluate(engine, model, { data, signal, onProgress })).sets[0]?.value
     return { ...done, loss: { tuned: await lossOf(tuned), adapted: await lossOf(`${base}+${out}`) } }
   })
+  if (!('forecast' in found)) await writeReport(flags, () => extractPage(found))
   printResult(found, { report: text, forecast: forecastText }, flags)
 }
 

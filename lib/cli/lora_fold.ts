@@ -8,6 +8,7 @@ import {
   foldAdapters,
   type WeightedAdapter,
 } from '../adapters/fold.js'
+import { checkFold, type FoldCheck } from '../eval/check_fold.js'
 import { bytes, count, milliseconds, percent, plural } from './format.js'
 import { signal } from './interrupt.js'
 import { checksum, device, dryRun, dtype, json, list, memory, overwrite, shardSize } from './options.js'
@@ -40,19 +41,27 @@ export function addLoraFold(lora: Command): void {
     .option('--resume', 'continue an interrupted run; start from scratch if there is none')
     .option('--journal-every <size>', 'record progress for --resume every so many bytes written (default: 256MiB)')
     .addOption(checksum())
+    .option(
+      '--check [text]',
+      'run base with adapters and the folded model on a line of text, and fail if their logits differ by more than the rounding',
+    )
     .option('--check-finite', 'fail if the result has NaN or infinite values')
     .addOption(json())
     .action(run)
 }
 
-type Flags = Common & { adapter: WeightedAdapter[] } & Omit<FoldOptions, 'out' | 'adapters'>
+type Flags = Common & { check?: string | true } & { adapter: WeightedAdapter[] } & Omit<FoldOptions, 'out' | 'adapters'>
 
-async function run(model: string, out: string, { json, device, adapter, ...flags }: Flags): Promise<void> {
+async function run(model: string, out: string, { json, device, adapter, check, ...flags }: Flags): Promise<void> {
   const common: Common = { ...(json && { json }), ...(device && { device }) }
-  const done = await withEngine('fold', { ...common, ...memoryOf(flags) }, (engine, progress) =>
-    foldAdapters(engine, model, { ...flags, adapters: adapter, out, signal, onProgress: progress.show }),
-  )
-  printResult(done, { report: text, forecast: forecastText }, common)
+  const done = await withEngine('fold', { ...common, ...memoryOf(flags) }, async (engine, progress) => {
+    const options = { ...flags, adapters: adapter, out, signal }
+    const folded = await foldAdapters(engine, model, { ...options, onProgress: progress.show })
+    if (check === undefined || 'forecast' in folded) return folded
+    const text = check === true ? undefined : check
+    return { ...folded, check: await checkFold(engine, model, folded.out, { ...options, text }) }
+  })
+  printResult(done, { report: reportText, forecast: forecastText }, common)
 }
 
 const memoryOf = ({ memory }: Pick<FoldOptions, 'memory'>) => (typeof memory === 'string' ? { memory } : {})
@@ -64,7 +73,15 @@ export function weighted(word: string): WeightedAdapter {
   return Number.isFinite(weight) ? { adapter, weight } : { adapter: word, weight: 1 }
 }
 
-function forecastText({ model, adapters, out, tensors, bytesRead, bytesWritten, deviceBytes }: FoldForecast): string {
+export function forecastText({
+  model,
+  adapters,
+  out,
+  tensors,
+  bytesRead,
+  bytesWritten,
+  deviceBytes,
+}: FoldForecast): string {
   return (
     `Would fold ${named(adapters)} into ${model} and write ${out}: ${plural(tensors.computed, 'tensor')} computed, ` +
     `${count(tensors.copied)} copied; reads ${bytes(bytesRead)}, writes ${bytes(bytesWritten)}, buffers take ` +
@@ -76,8 +93,8 @@ function named(adapters: FoldReport['adapters']): string {
   return adapters.map(({ adapter, weight }) => (weight === 1 ? adapter : `${weight} × ${adapter}`)).join(' and ')
 }
 
-function text(report: FoldReport): string {
-  const { model, out, adapters, tensors, folded, files, bytesWritten, dtype } = report
+export function reportText(report: FoldReport & { check?: FoldCheck }): string {
+  const { model, out, adapters, tensors, folded, files, bytesWritten, dtype, check } = report
   const { elements, changed, swallowed } = folded
   return [
     `Folded ${named(adapters)} into ${model}.`,
@@ -92,6 +109,12 @@ function text(report: FoldReport): string {
     ...(report.resumed > 0
       ? [`Resumed: ${plural(report.resumed, 'tensor')} were already written by an earlier run.`]
       : []),
+    ...(check === undefined
+      ? []
+      : [
+          `On a text of ${plural(check.tokens, 'token')} its logits are those of the base with the adapters but for ` +
+            `${percent(check.difference)} of their spread; ${percent(check.agreed)} of the most likely tokens are the same.`,
+        ]),
     `Took ${milliseconds(report.milliseconds)} on ${report.device}.`,
     ...report.nonFinite.map(
       ({ tensor, count: values }) => `Warning: ${tensor} holds ${plural(values, 'NaN or infinite value')}.`,

@@ -1,7 +1,7 @@
 /** Options that several verbs share, and the parsers of their values. */
 
 import { Option } from 'commander'
-import { wrongOption } from '../util/errors.js'
+import { misuse, wrongOption } from '../util/errors.js'
 
 export const json = () => new Option('--json', 'print one JSON document to stdout')
 
@@ -26,6 +26,35 @@ export const checksum = () =>
 
 export const images = (otherwise = 'the folder of the data') =>
   new Option('--images <path>', `folder or safetensors file with the images (default: ${otherwise})`)
+
+export const strategy = () =>
+  new Option('--strategy <file>', 'run the model as one of the shapes of this strategy, without cutting it')
+
+export const depth = () => wholeNumber('--depth', 'number of blocks of the shape (default: all)')
+
+export const width = () =>
+  new Option(
+    '--width <share>',
+    'share of the parameters of heads and neurons of the shape, such as 7/8 (default: 1)',
+  ).argParser((text) => share('width')(text)[0])
+
+export const noBias = () =>
+  new Option('--no-bias', 'leave out the biases that stand for heads and neurons that are removed')
+
+export interface ShapeFlags {
+  strategy?: string
+  depth?: number
+  width?: number
+  /** Commander's default of `--no-bias` is true. */
+  bias?: boolean
+}
+
+/** The shape, where one is asked for, and the other options. */
+export function shapeFrom<Flags extends ShapeFlags>({ strategy, depth, width, bias, ...flags }: Flags) {
+  if (strategy !== undefined) return { ...flags, shape: { strategy, depth, width, bias } }
+  if (depth === undefined && width === undefined && bias !== false) return flags
+  throw misuse('A shape (--depth, --width, --no-bias) is one of a strategy: pass it with --strategy.')
+}
 
 export const dryRun = (about = 'check everything and estimate the cost, but write nothing') =>
   new Option('--dry-run', about)
@@ -70,6 +99,16 @@ export function real(option: string, text: string): number {
   const value = text.trim() === '' ? Number.NaN : Number(text)
   if (Number.isFinite(value)) return value
   throw wrongOption(option, 'a number', text)
+}
+
+/** A share: a number, or a fraction such as `7/8`. */
+export function share(option: string): (word: string) => number[] {
+  return (word) => {
+    const [, over, under = 1] = /^([\d.]+)(?:\/([\d.]+))?$/.exec(word) ?? []
+    const value = Number(over) / Number(under)
+    if (Number.isFinite(value)) return [value]
+    throw wrongOption(option, 'numbers or fractions, separated by spaces, such as 1 7/8 0.75', word)
+  }
 }
 
 function whole(option: string, text: string): number {

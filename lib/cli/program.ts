@@ -3,6 +3,7 @@
 import { Command } from 'commander'
 import { followLinksVariable } from '../checkpoint/inside.js'
 import { version } from '../native/version.js'
+import { addAmoeba } from './amoeba.js'
 import { addBatch } from './batch.js'
 import { addBench } from './bench.js'
 import { addDiff } from './diff.js'
@@ -50,6 +51,7 @@ export function makeProgram(): Command {
   addImm(program)
   addPrune(program)
   addManu(program)
+  addAmoeba(program)
   addVerify(program)
   addDoctor(program)
   addBench(program)

@@ -1,10 +1,12 @@
 /** `weightsmith train`. */
 
 import { type Command, Option } from 'commander'
+import type { Engine } from '../engine/engine.js'
 import { trainPage } from '../report/train.js'
 import { readLog, scheduleNames, type TrainingFile, type TrainingLogLine } from '../training/index.js'
 import type { TrainOptions } from '../training/options.js'
 import { type TrainForecast, type TrainReport, train } from '../training/train.js'
+import type { DryRun } from '../util/dry_run.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
 import { signal } from './interrupt.js'
 import {
@@ -124,6 +126,23 @@ type Flags = Common &
   Omit<TrainOptions, 'out' | 'data' | 'targets'> & { data: TrainingFile[]; targets?: string[] }
 
 async function run(model: string, out: string, flags: Flags): Promise<void> {
+  await runTraining('train', model, out, flags, ({ engine, options }) => train(engine, model, { ...flags, ...options }))
+}
+
+/** Flags that verbs which train share. */
+export type TrainingFlags = Common & Reported & { log?: string | undefined; targets?: string[] }
+
+/** Options that follow from flags in the same way for all of them. */
+type Ready = Pick<TrainOptions, 'targets' | 'signal' | 'onProgress' | 'onLine'> & { out: string }
+
+/** Trains, and says and shows what came of it. */
+export async function runTraining(
+  name: string,
+  model: string,
+  out: string,
+  flags: TrainingFlags,
+  learn: (work: { engine: Engine; options: Ready }) => Promise<TrainReport | DryRun<TrainForecast>>,
+): Promise<void> {
   const { json, device, memory, report, targets, ...options } = flags
   const common = {
     ...(json && { json }),
@@ -132,13 +151,13 @@ async function run(model: string, out: string, flags: Flags): Promise<void> {
     ...(report && { report }),
   }
   const collected: TrainingLogLine[] = []
-  const done = await withEngine('train', common, (engine, progress) =>
-    train(engine, model, {
-      ...options,
-      ...(targets && { targets: patternOf(targets) }),
+  const done = await withEngine(name, common, (engine, progress) => {
+    const ready: Ready = {
+      targets: targets && patternOf(targets),
       ...{ out, signal, onProgress: progress.show, onLine: (line: TrainingLogLine) => collected.push(line) },
-    }),
-  )
+    }
+    return learn({ engine, options: ready })
+  })
   if (!('forecast' in done)) {
     await writeReport(common, async () => {
       const lines = options.log === undefined ? collected : await readLog(options.log)
@@ -156,7 +175,7 @@ async function run(model: string, out: string, flags: Flags): Promise<void> {
 }
 
 /** `file=0.7`; a word without a number behind the last `=` is a file. */
-function dataFile(word: string): TrainingFile {
+export function dataFile(word: string): TrainingFile {
   const at = word.lastIndexOf('=')
   const share = Number(word.slice(at + 1))
   return at > 0 && word.slice(at + 1) !== '' && Number.isFinite(share)

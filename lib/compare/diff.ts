@@ -3,7 +3,7 @@
  * its partial sums are added in float64, so groups of tensors come from exact sums of tensors.
  */
 
-import { openWithAdapters } from '../adapters/adapted_model.js'
+import { type AdaptedOptions, openWithAdapters } from '../adapters/adapted_model.js'
 import {
   type Checkpoint,
   type CheckpointTensor,
@@ -116,7 +116,7 @@ export async function diff(
   const { signal, onProgress } = options
   throwIfAborted(signal, what)
   return engine.use(async (host) => {
-    const pair = await openPair(host, a, b, signal)
+    const pair = await openPair(host, a, b, { signal, values: !options.dryRun })
     const { left, right, pairs, skipped } = pair
     throwIfAborted(signal, what)
     if (options.dryRun) return { forecast: { a, b, ...(await forecast(host, pair, signal)) } }
@@ -158,8 +158,8 @@ const what = 'The comparison'
 const sampleElements = 2 ** 22
 
 /** Two checkpoints, and the tensors that can be compared. */
-async function openPair(host: Host, a: string, b: string, signal: AbortSignal | undefined): Promise<Opened> {
-  const [left, right] = [await openWithAdapters(host, a, signal), await openWithAdapters(host, b, signal)]
+async function openPair(host: Host, a: string, b: string, options: AdaptedOptions): Promise<Opened> {
+  const [left, right] = [await openWithAdapters(host, a, options), await openWithAdapters(host, b, options)]
   for (const model of [left, right]) refuseQuantised(model, 'convert it to float16 or bfloat16 before it is compared')
   return { left, right, ...pair(left, right) }
 }

@@ -30,6 +30,12 @@ const codes = Object.entries(dtypeCodes)
 
 const models = (inputs: number) => Array.from({ length: inputs - 1 }, (_, i) => i)
 
+/** Of kernels that count against what a weight was before. */
+const counted = {
+  GIVEN: `code of the type of the other inputs (${codes}); ${layout.dtypeMixed}: found in the call`,
+  WEIGHT: 'code of the type of the last input, in the same way',
+}
+
 /** The bits of an f32, for coefficients that mix integers and floats. */
 function bits(value: number): number {
   return new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0
@@ -129,7 +135,18 @@ const list: KernelSpec[] = [
     constants: {
       ACROSS: '0: rows; 1: columns',
       BASE: '1: input 0 is a base, and the differences from it are added to it',
+      COUNTED: '1: the last input is no summand, but what elements are counted against',
+      ...counted,
     },
+  },
+  {
+    name: 'recast',
+    about: 'The first input, rounded; elements are counted against the second',
+    inputs: { min: 2, max: 2 },
+    writes: 'output',
+    coefficients: 'none',
+    example: () => [],
+    constants: counted,
   },
   {
     name: 'nearswap',

@@ -1,18 +1,18 @@
 /** `evaluate`: loss, perplexity, exact match or multiple choice of a model on a data set. */
 
-import { openWithAdapters } from '../adapters/adapted_model.js'
 import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import { ImageLoader, openTokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import type { Model } from '../runtime/index.js'
-import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
+import { fitModel, type ModelFit } from '../runtime/memory_fit.js'
 import { modelOf } from '../runtime/open_model.js'
+import { openShaped, type ShapeChoice } from '../subnets/index.js'
 import type { DryRun } from '../util/dry_run.js'
 import { misuse, throwIfAborted } from '../util/errors.js'
 import { createLines } from '../util/jsonl.js'
 import type { ProgressEvent } from '../util/progress.js'
-import { type DataSet, type EvalMetric, evalMetrics, measure, readSet } from './index.js'
+import { type DataSet, type EvalMetric, estimateOf, evalMetrics, measure, readSet } from './index.js'
 
 export { type EvalMetric, evalMetrics } from './index.js'
 
@@ -39,6 +39,8 @@ export interface EvalOptions {
   stride?: number | undefined
   /** Use only the first lines, this many. Defaults to all. */
   limit?: number | undefined
+  /** Run the model as one of its shapes, without cutting it. Defaults to all of it. */
+  shape?: ShapeChoice | undefined
   /** A .jsonl file to write the result of every line to. */
   out?: string | undefined
   /** Check everything and estimate the cost, but run no data. */
@@ -62,6 +64,7 @@ export interface EvalSetForecast {
 
 export interface EvalForecast extends ModelFit {
   model: string
+  shape?: ShapeChoice
   metric: EvalMetric
   /** In the order of `data`. */
   sets: EvalSetForecast[]
@@ -88,6 +91,7 @@ export interface EvalSetReport {
 
 export interface EvalReport extends ModelFit {
   model: string
+  shape?: ShapeChoice
   metric: EvalMetric
   /** In the order of `data`. */
   sets: EvalSetReport[]
@@ -98,7 +102,7 @@ export interface EvalReport extends ModelFit {
 /**
  * Evaluates data sets by one metric; the model is loaded once. Prompt and answer of a line are tokenized as the text
  * that both are together, and the id that ends an answer follows. Throws ERR_WEIGHTSMITH_ARGUMENT for options and lines
- * that it cannot take, with the number of the line.
+ * that it cannot take, with the number of the line, and for a shape that is none of the strategy's.
  */
 export function evaluate(
   engine: Engine,
@@ -116,11 +120,12 @@ export async function evaluate(
   path: string,
   options: EvalOptions,
 ): Promise<EvalReport | DryRun<EvalForecast>> {
-  const { metric = 'nll', signal } = options
+  const { metric = 'nll', shape, signal } = options
   const begin = performance.now()
   const files = [options.data].flat()
   if (files.length === 0) throw misuse('Pass at least one data set.')
-  const checkpoint = await engine.use((host) => openWithAdapters(host, path, signal))
+  const shaped = await engine.use((host) => openShaped(host, path, shape, { signal, values: !options.dryRun }))
+  const { checkpoint } = shaped
   const tokenizer = await openTokenizer(checkpoint)
   const { spec } = modelOf(engine, checkpoint, {})
   checkOptions(options, { ends: tokenizer.ends, spec, checkpoint })
@@ -129,8 +134,8 @@ export async function evaluate(
   const longest = Math.max(...sets.map((set) => set.longest))
   const total = Math.max(...sets.map((set) => set.total))
   const cached = metric === 'exact-match'
-  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached })
-  const common = { model: path, metric, ...fit }
+  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached, options: shaped.options })
+  const common = { model: path, ...(shape && { shape }), metric, ...fit }
   try {
     if (options.dryRun) {
       const found = await forecastSets(model, sets, {
@@ -215,25 +220,4 @@ function checkOptions(
       'The metric exact-match needs an eos_token_id in config.json or generation_config.json, and there is none.',
     )
   }
-}
-
-/** Milliseconds, from one layer. */
-async function estimateOf(
-  model: Model,
-  set: DataSet,
-  { bytesReadPerPass, together }: { bytesReadPerPass: number; together: number },
-): Promise<number> {
-  if (set.kind === 'matches') {
-    const promptTokens = set.total - set.most * set.examples
-    return estimateGeneration(model, {
-      sequences: set.examples,
-      promptTokens,
-      maxTokens: set.most,
-      together,
-      bytesReadPerPass,
-    })
-  }
-  const tokens = Math.min(model.batchTokens, set.total)
-  const { run, load } = await model.paceOf(Array.from({ length: tokens }, (_, row) => ({ id: 0, start: row, row })))
-  return (run * model.spec.language.layers.length * set.total) / tokens + load * bytesReadPerPass
 }

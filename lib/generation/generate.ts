@@ -1,12 +1,12 @@
 /** `generate`: continues prompts, by greedy decoding or sampling. */
 
-import { openWithAdapters } from '../adapters/adapted_model.js'
 import type { ImageSource } from '../data/images/index.js'
 import { type ChatMessage, checkIds, ImageLoader, openTokenizer, type Prompt, type Tokenizer } from '../data/index.js'
 import type { Engine } from '../engine/engine.js'
 import { rowsOf } from '../runtime/index.js'
 import { estimateGeneration, fitModel, type ModelFit } from '../runtime/memory_fit.js'
 import { modelOf } from '../runtime/open_model.js'
+import { openShaped, type ShapeChoice } from '../subnets/index.js'
 import type { DryRun } from '../util/dry_run.js'
 import { throwIfAborted, WeightsmithError, wrongOption } from '../util/errors.js'
 import type { ProgressEvent } from '../util/progress.js'
@@ -32,6 +32,8 @@ export interface GenerateOptions {
   chat?: boolean | undefined
   /** Folder of the images, or a safetensors file with the tensor `images`. Defaults to the working folder. */
   images?: string | undefined
+  /** Run the model as one of its shapes, without cutting it. Defaults to all of it. */
+  shape?: ShapeChoice | undefined
   /** Check everything and estimate the cost, but run nothing. */
   dryRun?: boolean | undefined
   signal?: AbortSignal | undefined
@@ -57,6 +59,7 @@ export interface GeneratedText extends SampleIndex {
 
 export interface GenerateForecast extends ModelFit {
   model: string
+  shape?: ShapeChoice
   prompts: number
   promptTokens: number
   /** Of the run; in a forecast an estimate from one layer, as if no continuation ended before its most. */
@@ -80,8 +83,8 @@ export interface PromptWithImage {
 }
 
 /**
- * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken,
- * ERR_WEIGHTSMITH_ABORTED after an abort.
+ * Continues prompts. Throws ERR_WEIGHTSMITH_ARGUMENT for options and prompts that cannot be taken, and for a shape that
+ * is none of the strategy's, ERR_WEIGHTSMITH_ABORTED after an abort.
  */
 export function generate(
   engine: Engine,
@@ -107,12 +110,13 @@ export async function generate(
   prompts: readonly (Prompt | PromptWithImage)[],
   options: GenerateOptions = {},
 ): Promise<GenerateReport | DryRun<GenerateForecast>> {
-  const { maxTokens = 64, signal, onEnd, onProgress, dryRun = false } = options
+  const { maxTokens = 64, shape, signal, onEnd, onProgress, dryRun = false } = options
   const sampling = samplingOf(options)
   if (!Number.isInteger(maxTokens) || maxTokens < 1) throw wrongOption('maxTokens', 'a whole number from 1', maxTokens)
   if (prompts.length === 0) throw new WeightsmithError('ERR_WEIGHTSMITH_ARGUMENT', 'Pass at least one prompt.')
   const begin = performance.now()
-  const checkpoint = await engine.use((host) => openWithAdapters(host, path, signal))
+  const shaped = await engine.use((host) => openShaped(host, path, shape, { signal, values: !dryRun }))
+  const { checkpoint } = shaped
   const tokenizer = await openTokenizer(checkpoint)
   const lines = prompts.map((given, i) => {
     const asked: PromptWithImage = typeof given === 'object' && 'prompt' in given ? given : { prompt: given }
@@ -131,8 +135,8 @@ export async function generate(
   const promptTokens = lengths.reduce((sum, length) => sum + length, 0)
   const longest = Math.max(...lengths) + maxTokens
   const total = sampling.samples * (promptTokens + maxTokens * ids.length)
-  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached: true })
-  const common = { model: path, prompts: prompts.length, promptTokens, ...fit }
+  const { model, fit } = await fitModel(engine, checkpoint, { longest, total, cached: true, options: shaped.options })
+  const common = { model: path, ...(shape && { shape }), prompts: prompts.length, promptTokens, ...fit }
   const count = ids.length * sampling.samples
   if (dryRun) {
     const asked = {

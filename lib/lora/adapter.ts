@@ -20,6 +20,8 @@ export interface LowRank {
   embedding: boolean
   /** E: the weight is a stack of so many matrices; absent: it is one. */
   experts?: number
+  /** How a stack was read when A and B were made, where the adapter says it. */
+  order?: StackOrder
   /** The factors of each expert lie together. */
   stacked?: boolean
   /**
@@ -40,6 +42,12 @@ export interface LowRank {
  * factorisation (arXiv 2406.01775).
  */
 export type Start = 'pissa' | 'olora'
+
+/**
+ * `in-out`: a stack [E, x, y] takes x inputs and gives y outputs, whatever class it is of; `class`: it is [E, out, in]
+ * but where its class says otherwise, as that of GPT-OSS does.
+ */
+export type StackOrder = 'in-out' | 'class'
 
 /** Rows of a table of tokens that replace those of the base. */
 export interface TokenRows {

@@ -8,7 +8,7 @@ import { Script } from 'node:vm'
 import { largestConfig, readSmall } from '../checkpoint/small.js'
 import { codeOf, messageOf, WeightsmithError } from '../util/errors.js'
 import { parseJson } from '../util/json.js'
-import type { Start } from './adapter.js'
+import type { StackOrder, Start } from './adapter.js'
 
 export interface AdapterConfig {
   /** The model it was trained on, as the config names it. */
@@ -26,6 +26,8 @@ export interface AdapterConfig {
   parameters: string[]
   /** Ids of the tokens whose rows it has, of a table by its module. */
   tokensOf(module: string): number[] | undefined
+  /** Of `parameters` with three dimensions; absent where the config names no version of PEFT. */
+  stackOrder?: StackOrder
   dora: boolean
   loraBias: boolean
   start?: Start
@@ -34,10 +36,23 @@ export interface AdapterConfig {
   obstacles: string[]
   /** It is a LoRA adapter, so that its tensors can be understood. */
   readable: boolean
+  /** It is a mixture of experts, of AmoebaLLM's code. */
+  mixture?: MixtureConfig
   /** Rank and scale, alpha / r or alpha / √r, of each of these modules. */
   factorsOf(modules: readonly string[]): { rank: number; scale: number }[]
   /** Throws: what it says makes no sense. */
   refuse(what: string): never
+}
+
+/** What a mixture of LoRA experts has beside their factors. */
+export interface MixtureConfig {
+  experts: number
+  /** Experts that count for a shape of the model. */
+  top: number
+  /** Shares that the router knows, in the order in which it is told them. */
+  widths: number[]
+  /** Whether factors are mixed, or what they make. */
+  mix: 'factor' | 'output'
 }
 
 /** Fields that leave W + s (B A) as it is, whatever they hold. */
@@ -64,6 +79,7 @@ const harmless: ReadonlySet<string> = new Set([
 const read: ReadonlySet<string> = new Set([
   ...['alpha_pattern', 'bias', 'fan_in_fan_out', 'init_lora_weights', 'lora_alpha', 'peft_type', 'r', 'rank_pattern'],
   ...['use_rslora', 'use_dora', 'lora_bias', 'target_parameters', 'trainable_token_indices'],
+  ...['use_moe_lora', 'num_experts', 'top_k', 'width_choice', 'moe_mix'],
 ])
 
 /** What else these do; the sentence goes on after "it sets …, ". */
@@ -126,6 +142,7 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
   const rooted = flag('use_rslora')
   const ranks = patternsAt(config, 'rank_pattern', isRank, refuse)
   const alphas = patternsAt(config, 'alpha_pattern', Number.isFinite, refuse)
+  const mixture = flag('use_moe_lora') ? mixtureOf(config, refuse) : undefined
   const narrowed = !isEmpty(config.exclude_modules) || !isEmpty(config.layers_to_transform)
   const tokens = tokensAt(config.trainable_token_indices, refuse)
   const quiet = ['alpha_pattern', 'modules_to_save', 'rank_pattern', 'trainable_token_indices', 'target_parameters']
@@ -137,6 +154,7 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     saved: namesAt(config.modules_to_save),
     parameters: namesAt(config.target_parameters),
     tokensOf: (module) => tokens.find(([name]) => module === name || module.endsWith(`.${name}`))?.[1],
+    ...stackOrderOf(config.peft_version),
     dora: flag('use_dora'),
     loraBias: flag('lora_bias'),
     ...(start === 'pissa' || start === 'olora' ? { start } : {}),
@@ -147,6 +165,7 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     ],
     obstacles,
     readable,
+    ...(mixture === undefined ? {} : { mixture }),
     factorsOf: (modules) => {
       const own = (patterns: Patterns, otherwise: number) => valuesOf(patterns, modules, otherwise, refuse)
       const scales = own(alphas, alpha)
@@ -154,6 +173,36 @@ export async function readAdapterConfig(file: string): Promise<AdapterConfig> {
     },
     refuse,
   }
+}
+
+const mostExperts = 1024
+
+/** Released configs leave `moe_mix` out, and their code mixes factors. */
+function mixtureOf(config: Config, refuse: Refuse): MixtureConfig {
+  const few = (value: number) => isRank(value) && value <= mostExperts
+  const experts = numberAt(config, 'num_experts', few, Number.NaN, refuse)
+  const top = numberAt(config, 'top_k', (value) => few(value) && value <= experts, Number.NaN, refuse)
+  const { moe_mix: mix = 'factor', width_choice: widths } = config
+  if (mix !== 'factor' && mix !== 'output') return refuse(`moe_mix is ${JSON.stringify(mix)}`)
+  return { experts, top, widths: widthsOf(widths) ?? refuse(`width_choice is ${JSON.stringify(widths)}`), mix }
+}
+
+/** A list such as "[1,7/8,0.75]", which is a text. */
+function widthsOf(value: unknown): number[] | undefined {
+  const [, list] = (typeof value === 'string' && /^\s*\[([^[\]]{1,4096})\]\s*$/.exec(value)) || []
+  const widths = list?.split(',').map((text) => {
+    const [, over, under = '1'] = /^\s*([\d.]+)\s*(?:\/\s*([\d.]+)\s*)?$/.exec(text) ?? []
+    return Number(over) / Number(under)
+  })
+  const sound = widths?.every((width) => width > 0 && width <= 1) && new Set(widths).size === widths.length
+  return sound ? widths : undefined
+}
+
+/** Which order a stack of experts has, PEFT asks its class since 0.19 (peft/tuners/lora/layer.py, ParamWrapper). */
+function stackOrderOf(version: unknown): Pick<AdapterConfig, 'stackOrder'> {
+  const [, major, minor] = typeof version === 'string' ? (/^(\d+)\.(\d+)/.exec(version) ?? []) : []
+  if (major === undefined) return {}
+  return { stackOrder: Number(major) === 0 && Number(minor) < 19 ? 'in-out' : 'class' }
 }
 
 function startOf(init: unknown): Start | 'plain' | 'other' {

@@ -1,6 +1,7 @@
 /** LoRA adapters: how they are stored, and what their factors mean. */
 
 export type { Adapter, LowRank, Start, TokenRows } from './adapter.js'
+export { isMixture, type Mixture, openMixture, routerPrefix } from './mixture.js'
 export { openAdapter, readAdapter } from './open.js'
-export { type Linalg, startOf } from './start.js'
-export { readValues } from './values.js'
+export { refuseStart } from './start.js'
+export { countDifferent, readValues } from './values.js'

@@ -29,14 +29,18 @@ export async function openPeft(
     turned: config.turned,
     named: [...config.targets, ...config.saved, ...config.parameters],
     features: config.features,
-    obstacles: config.obstacles,
+    obstacles: config.mixture === undefined ? config.obstacles : [...config.obstacles, isMixture],
   }
-  if (!config.readable) {
+  if (!config.readable || config.mixture !== undefined) {
     return { ...common, matrices: [], replaced: new Map(), biases: new Map(), tokens: new Map() }
   }
   const parts = sorted(checkpoint, refuse)
-  const factors = config.factorsOf(parts.pairs.map(({ module }) => module))
-  const matrices = parts.pairs.map((pair, i) => lowRank(pair, factors[i] ?? { rank: 0, scale: 0 }, parts, config))
+  const parameters = parts.pairs.map(({ module }) => parameterOf(module, parts, config))
+  // PEFT looks a parameter up by its own name, and all else by that of the module.
+  const factors = config.factorsOf(parts.pairs.map(({ module }, i) => parameters[i] ?? module))
+  const matrices = parts.pairs.map((pair, i) =>
+    lowRank(pair, parameters[i], factors[i] ?? { rank: 0, scale: 0 }, parts, config),
+  )
   const absent = config.parameters.find((name) => !matrices.some(({ target }) => `.${target}`.endsWith(`.${name}`)))
   if (absent !== undefined) refuse(`its target_parameters name ${absent}, but it has no factors of it`)
   for (const module of parts.below.keys()) refuse(`it has ${module}.base_layer.weight without A and B`)
@@ -60,8 +64,12 @@ export async function openPeft(
   return { ...common, matrices, replaced: parts.whole, biases: new Map(biases), tokens: new Map(tokens) }
 }
 
+const isMixture =
+  'it is a mixture of experts (use_moe_lora), whose gates depend on the shape that a model has; amoeba eval runs it'
+
 function lowRank(
   { module, a, b, embedding }: Pair,
+  parameter: string | undefined,
   { rank, scale }: { rank: number; scale: number },
   parts: Sorted,
   config: AdapterConfig,
@@ -74,9 +82,7 @@ function lowRank(
         'rows as B has columns',
     )
   }
-  const target = parameterOf(module, parts, config)
-  const parameter = target !== undefined
-  if (experts !== 1 && !(parameter && Number.isSafeInteger(experts) && experts > 0)) {
+  if (experts !== 1 && !(parameter !== undefined && Number.isSafeInteger(experts) && experts > 0)) {
     refuse(`A of ${module} has ${a.shape[0]} rows, but its config says rank ${rank}`)
   }
   const below = parts.below.get(module)
@@ -85,9 +91,9 @@ function lowRank(
   if (config.dora) parts.magnitudes.delete(module)
   if (config.dora && magnitude === undefined) refuse(`it sets use_dora, but ${module} has no magnitude vector`)
   return {
-    target: target ?? `${module}.weight`,
+    target: parameter ?? `${module}.weight`,
     ...{ a, b, rank, scale, turned: embedding, embedding },
-    ...(experts === 1 ? {} : { experts }),
+    ...(experts === 1 ? {} : { experts, ...(config.stackOrder === undefined ? {} : { order: config.stackOrder }) }),
     ...(magnitude === undefined ? {} : { magnitude }),
     ...(config.start === undefined ? {} : { start: config.start }),
     ...(below === undefined ? {} : { below }),

@@ -1,4 +1,4 @@
-/** Reads small tensors as numbers: lengths of DoRA, and weights that the start of an adapter is computed from. */
+/** Reads tensors as numbers: lengths of DoRA, and what an adapter replaces. */
 
 import { open } from 'node:fs/promises'
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/open.js'
@@ -20,6 +20,30 @@ export async function readValues({ files }: Checkpoint, tensor: CheckpointTensor
   return valuesOf(bytes.buffer, tensor)
 }
 
+/** Elements that are compared at a time. */
+const chunk = 2 ** 18
+
+/** How many elements of two tensors of one shape have different values, whatever types they are stored as. */
+export async function countDifferent(
+  one: { checkpoint: Checkpoint; tensor: CheckpointTensor },
+  two: { checkpoint: Checkpoint; tensor: CheckpointTensor },
+): Promise<number> {
+  const elements = one.tensor.shape.reduce((a, b) => a * b, 1)
+  let count = 0
+  for (let first = 0; first < elements; first += chunk) {
+    const [a, b] = await Promise.all([one, two].map(({ checkpoint, tensor }) => readPart(checkpoint, tensor, first)))
+    if (a === undefined || b === undefined) break
+    for (let i = 0; i < a.length; i++) if (!Object.is(a[i], b[i])) count++
+  }
+  return count
+
+  function readPart(checkpoint: Checkpoint, tensor: CheckpointTensor, first: number): Promise<Float64Array> {
+    const width = (tensor.end - tensor.begin) / elements
+    const begin = tensor.begin + width * first
+    return readValues(checkpoint, { ...tensor, begin, end: Math.min(tensor.end, begin + width * chunk) })
+  }
+}
+
 function valuesOf(bytes: ArrayBuffer, { dtype, name }: CheckpointTensor): Float64Array {
   switch (dtype) {
     case 'F64':
@@ -27,7 +51,9 @@ function valuesOf(bytes: ArrayBuffer, { dtype, name }: CheckpointTensor): Float6
     case 'F32':
       return Float64Array.from(new Float32Array(bytes))
     case 'BF16': {
-      const wide = Uint32Array.from(new Uint16Array(bytes), (half) => half << 16)
+      const halves = new Uint16Array(bytes)
+      const wide = new Uint32Array(halves.length)
+      for (let i = 0; i < halves.length; i++) wide[i] = (halves[i] ?? 0) << 16
       return Float64Array.from(new Float32Array(wide.buffer))
     }
     case 'F16':

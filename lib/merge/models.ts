@@ -3,18 +3,19 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { type Checkpoint, openCheckpoint, readVocabulary, resolveModel } from '../checkpoint/index.js'
-import { type Adapter, type Linalg, openAdapter } from '../lora/index.js'
+import { type Adapter, openAdapter } from '../lora/index.js'
 import type { NativeAddon } from '../native/border.js'
 import { WeightsmithError } from '../util/errors.js'
 import { isVocabulary, withAdapter } from './plan/index.js'
 import { modelsOf, type Recipe, statisticsOf } from './recipe/index.js'
 
-export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex'> & Linalg
+export type Reader = Pick<NativeAddon, 'readHeader' | 'readIndex' | 'adapterStart'>
 
 /** A model with adapters, which are added in their order. */
 export interface AdaptedModel {
   model: string
-  adapters: { adapter: string; weight?: number }[]
+  /** By name, or opened. */
+  adapters: { adapter: string | Adapter; weight?: number }[]
   /** See `AdapterUse`. */
   untie?: boolean
   resize?: boolean
@@ -31,6 +32,7 @@ export class Models {
   private readonly paths = new Map<string, Promise<string>>()
   private readonly opened = new Map<string, Promise<Checkpoint>>()
   private readonly adapters = new Map<string, Promise<Adapter>>()
+  private readonly bases = new Map<string, Checkpoint>()
 
   /** `adapted`: models that are no `model+adapter` by their names, by these names. */
   constructor(
@@ -54,7 +56,7 @@ export class Models {
       if (recipe.stages.has(parts.model)) {
         throw new WeightsmithError(
           'ERR_WEIGHTSMITH_RECIPE',
-          `The recipe puts the adapter ${parts.adapters[0]?.adapter} on the stage ${parts.model}, but only stored models can have one; ` +
+          `The recipe puts the adapter ${nameOf(parts)} on the stage ${parts.model}, but only stored models can have one; ` +
             'put it on the models of the stage.',
         )
       }
@@ -66,6 +68,12 @@ export class Models {
       opened.set(source, await this.openTokenizer(source, recipe.folder))
     }
     return opened
+  }
+
+  /** The stored model of the one that was given with its adapters, if it is the only one that has been opened. */
+  get base(): Checkpoint | undefined {
+    const [name] = this.adapted.keys()
+    return this.opened.size === 1 && name !== undefined ? this.bases.get(name) : undefined
   }
 
   /** A model of which only the tokenizer is wanted; it need not have weights. */
@@ -89,12 +97,17 @@ export class Models {
     vocabularies: boolean,
   ): Promise<Checkpoint> {
     let checkpoint = await this.openOne(model, folder, vocabularies)
+    this.bases.set(name, checkpoint)
     for (const { adapter, weight = 1 } of adapters) {
-      const path = await this.resolve(adapter, folder)
-      const opened = await once(this.adapters, path, () => openAdapter(this.addon, path, name))
+      const opened = typeof adapter === 'string' ? await this.openAdapter(adapter, name, folder) : adapter
       checkpoint = await withAdapter(this.addon, name, checkpoint, { adapter: opened, weight, untie, resize })
     }
     return checkpoint
+  }
+
+  private async openAdapter(adapter: string, name: string, folder: string): Promise<Adapter> {
+    const path = await this.resolve(adapter, folder)
+    return once(this.adapters, path, () => openAdapter(this.addon, path, name))
   }
 
   private resolve(name: string, folder: string): Promise<string> {
@@ -112,6 +125,9 @@ export class Models {
   }
 }
 
+const nameOf = ({ adapters: [first] }: AdaptedModel) =>
+  typeof first?.adapter === 'object' ? first.adapter.checkpoint.path : first?.adapter
+
 function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
   const value = known.get(key) ?? make()
   known.delete(key)
@@ -124,7 +140,7 @@ function once<T>(known: Map<string, Promise<T>>, key: string, make: () => Promis
 }
 
 /** `model+adapter`, with further adapters behind it, unless there is a folder with a plus in its name. */
-async function splitAdapters(name: string, folder: string): Promise<AdaptedModel | undefined> {
+export async function splitAdapters(name: string, folder: string): Promise<AdaptedModel | undefined> {
   const at = name.lastIndexOf('+')
   if (at <= 0 || at === name.length - 1) return undefined
   const exists = await stat(resolve(folder, name)).then(

@@ -5,7 +5,7 @@ import { type Checkpoint, checkDisk, checkOutput, refuseDifferent } from '../che
 import { throwIfAborted } from '../util/errors.js'
 import type { Models } from './models.js'
 import { checkOptions, type MergeOptions } from './options.js'
-import { type JointPlan, joinPlans, type MergePlan, planMerge } from './plan/index.js'
+import { counted, type JointPlan, joinPlans, type MergePlan, planMerge } from './plan/index.js'
 import type { Recipe } from './recipe/index.js'
 
 /** What a merge knows before it looks at its output. */
@@ -38,10 +38,12 @@ export async function prepareMerge(models: Models, recipe: Recipe, options: Merg
   throwIfAborted(signal, 'The merge')
   const checkpoints = await models.open(recipe)
   throwIfAborted(signal, 'The merge')
+  const { base } = models
+  const count = (plan: MergePlan) => (base === undefined ? plan : counted(plan, base))
   const points = recipe.sweep.length > 0 ? recipe.sweep : [{ recipe }]
   const outputs = points.map((point) => ({
     ...point,
-    plan: planMerge(point.recipe, checkpoints, settings),
+    plan: count(planMerge(point.recipe, checkpoints, settings)),
     out: 'label' in point ? join(out, point.label) : out,
   }))
   // The points of a sweep copy the same tensors.

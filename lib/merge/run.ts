@@ -6,6 +6,7 @@
 import { join } from 'node:path'
 import { type Checkpoint, describeInputs, inputsOf, isComputed, refuseChanged, Stage } from '../checkpoint/index.js'
 import { digest, type Run } from '../checkpoint/resume/index.js'
+import { countDifferent } from '../lora/index.js'
 import type { NativeAddon, NativeDevice, NativeJournal, NativeProgress, NativeReport } from '../native/border.js'
 import { untilDone } from '../native/job.js'
 import { version } from '../native/version.js'
@@ -14,7 +15,7 @@ import { plural } from '../util/plural.js'
 import { byteProgress } from '../util/progress.js'
 import { writeFiles } from './files.js'
 import { checkOptions, type MergeOptions, type Settings } from './options.js'
-import { isDerived, type JointPlan, type PlannedTensor, toNative } from './plan/index.js'
+import { isCounted, isDerived, type JointPlan, type MergePlan, type PlannedTensor, toNative } from './plan/index.js'
 import { checkTargets, type PreparedMerge, type Target } from './prepare.js'
 import { runPrepasses } from './prepasses.js'
 import { type AdaptedTensor, type RunReport, type StagedOutput, typeName } from './report.js'
@@ -53,7 +54,7 @@ export async function stageMerge(
       const nonFinite = own.flatMap(({ tensor, nonFinite: count }) =>
         count > 0 ? [{ tensor: tensor.name, count }] : [],
       )
-      const adapted = adaptedTensors(output.plan.tensors, own)
+      const adapted = await adaptedTensors(output.plan, own)
       staged.push({ ...output, files, nonFinite, ...(adapted.length > 0 ? { adapted } : {}), stage })
     }
     await refuseChanged(checkpoints.values())
@@ -140,14 +141,24 @@ interface Counted extends Pick<NativeReport['counts'][number], 'nonFinite' | 'ch
   tensor: PlannedTensor
 }
 
-/** What became of the tensors that were computed from the factors of adapters. */
-function adaptedTensors(tensors: PlannedTensor[], counts: Counted[]): AdaptedTensor[] {
-  const found = new Map(counts.map((count) => [count.tensor, count]))
-  return tensors.flatMap((tensor) => {
-    if (tensor.program?.kernels.at(-1)?.kernel !== 'lora') return []
-    const { changed = 0, swallowed = 0 } = found.get(tensor) ?? {}
-    return [{ tensor: tensor.name, elements: tensor.elements, changed, swallowed }]
-  })
+/** What became of the tensors that adapters change. */
+async function adaptedTensors({ tensors, replaced = [] }: MergePlan, counted: Counted[]): Promise<AdaptedTensor[]> {
+  const found = new Map(counted.map((count) => [count.tensor, count]))
+  const before = new Map(replaced.map((one) => [one.tensor, one.before]))
+  const adapted: AdaptedTensor[] = []
+  for (const tensor of tensors) {
+    const { name, elements, origins } = tensor
+    const was = before.get(tensor)
+    if (was !== undefined && origins[0] !== undefined) {
+      // Nothing is rounded where bytes are copied.
+      const changed = await countDifferent(origins[0], was)
+      adapted.push({ tensor: name, elements, changed, swallowed: 0 })
+    } else if (isCounted(tensor)) {
+      const { changed = 0, swallowed = 0 } = found.get(tensor) ?? {}
+      adapted.push({ tensor: name, elements, changed, swallowed })
+    }
+  }
+  return adapted
 }
 
 /** Makes what is made before the merge, then the weights of all outputs. */

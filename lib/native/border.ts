@@ -282,6 +282,15 @@ export interface NativeMemcpy {
   bytesPerSecond: number
 }
 
+/** The elements of a tensor in a file. */
+export interface NativeStored {
+  path: string
+  begin: number
+  elements: number
+  /** F64, F32, F16 or BF16; others are refused with ERR_WEIGHTSMITH_DTYPE. */
+  dtype: string
+}
+
 export interface NativeAddon {
   version: string
   errorCodes: string[]
@@ -312,12 +321,49 @@ export interface NativeAddon {
    */
   thinQr(matrix: Float32Array | Float64Array, rows: number, columns: number): Promise<NativeQr>
   /**
+   * Orthonormal columns [rows, columns] that span those of a matrix with rows >= columns, in float64 and rounded to
+   * f32; row-major. Rejects what is not finite.
+   */
+  orthonormal(matrix: Float32Array, rows: number, columns: number): Promise<Float32Array<ArrayBuffer>>
+  /**
    * A = U diag(s) Vᵀ in float64, for A [rows, columns]: u [rows, k], v [columns, k], k the smaller of both, row-major.
    * s is descending; the largest component of each column of u is positive. The same bytes with any number of
    * threads. The time grows as rows · columns · k: 0.1 s for 256 x 256, 7 s for 1024 x 1024, on two cores. Rejects
    * what is not finite (ERR_WEIGHTSMITH_ARGUMENT).
    */
   smallSvd(matrix: Float32Array | Float64Array, rows: number, columns: number): Promise<NativeSvd>
+  /**
+   * A [rank, inputs] and B [outputs, rank] that an adapter of PiSSA or OLoRA begins with, from its weight [rows,
+   * columns] in float64 and rounded; `transposed`: that is [inputs, outputs]. PiSSA divides by the scale.
+   */
+  adapterStart(
+    weight: NativeStored,
+    options: {
+      rows: number
+      columns: number
+      transposed: boolean
+      rank: number
+      scale: number
+      start: 'pissa' | 'olora'
+    },
+  ): Promise<{ a: Float32Array; b: Float32Array }>
+  /**
+   * Singular values of B A in float64, those of every expert descending, and whether all elements of A and B are
+   * finite; there are none where they are not. See `LowRank` for the order of experts.
+   */
+  lowRankValues(
+    a: NativeStored,
+    b: NativeStored,
+    sizes: { outputs: number; rank: number; inputs: number; experts: number; stacked: boolean },
+  ): Promise<{ values: Float64Array; finiteA: boolean; finiteB: boolean }>
+  /** A [rows, inner] times B [inner, columns], in float64 and rounded; for thin matrices. */
+  thinProduct(
+    a: Float32Array,
+    b: Float64Array,
+    rows: number,
+    inner: number,
+    columns: number,
+  ): Promise<Float32Array<ArrayBuffer>>
   /** A kernel's text as Dawn compiles it, includes expanded; of a folder as in `NativeOpenOptions`. */
   kernelSource(name: string, folder?: string): string
   memcpyBandwidth(bytes: number): Promise<NativeMemcpy>

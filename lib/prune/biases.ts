@@ -21,10 +21,9 @@ export async function addBiases(
   tensors: Map<string, Content | null>,
   narrow: Record<string, unknown> | undefined,
 ): Promise<Record<string, unknown> | undefined> {
-  const owners = kept.flatMap(({ units, kept: stays }) =>
-    units.columns.map(({ tensor, size }) => ({ weight: tensor, size, stays, bias: tensor.replace(/weight$/, 'bias') })),
+  const changed = kept.flatMap(({ units, kept: stays }) =>
+    stays.includes(false) ? units.columns.map(({ tensor }) => ({ weight: tensor, bias: biasOf(tensor) })) : [],
   )
-  const changed = owners.filter(({ stays }) => stays.includes(false))
   if (changed.length === 0) return undefined
   const without = changed.find(({ bias }) => !checkpoint.tensors.has(bias))
   let config: Record<string, unknown> | undefined
@@ -40,25 +39,51 @@ export async function addBiases(
     for (const [name, shape] of describe(config, checkpoint.tensors, checkpoint.name).tensors) {
       if (checkpoint.tensors.has(name)) continue
       const dtype = checkpoint.tensors.get(name.replace(/bias$/, 'weight'))?.dtype ?? 'F32'
-      tensors.set(name, await stored(host, dtype, new Float32Array(elementsOf(shape))))
+      tensors.set(name, await biasTensor(host, dtype, new Float32Array(elementsOf(shape))))
     }
   }
-  for (const { weight, size, stays, bias } of changed) {
-    const tensor = checkpoint.tensors.get(weight)
+  for (const [weight, sum] of await lostOnAverage({ host, checkpoint }, scores, kept)) {
+    const [bias, tensor] = [biasOf(weight), checkpoint.tensors.get(weight)]
     if (tensor === undefined) continue
-    if (!isStorable(tensor.dtype))
-      throw argument(`The tensor ${weight} is stored as ${tensor.dtype}, and cannot be run.`)
-    const mean = await scores.read(`mean/${weight}`)
-    const lost = mean.map((value, column) => (stays[Math.floor(column / size)] === true ? 0 : value))
     const given = checkpoint.tensors.get(bias)
-    const sum = await apply(host.device, checkpoint, tensor, lost)
-    tensors.set(bias, await stored(host, tensor.dtype, sum, given && cutTensor(checkpoint, given)))
+    tensors.set(bias, await biasTensor(host, tensor.dtype, sum, given && cutTensor(checkpoint, given)))
   }
   return config
 }
 
+export const biasOf = (weight: string) => weight.replace(/weight$/, 'bias')
+
+/** What linears that lose inputs gave for these on average, f32 [out], by the names of their weights. */
+export async function lostOnAverage(
+  { host, checkpoint }: Pick<Subject, 'host' | 'checkpoint'>,
+  scores: Scores,
+  kept: readonly KeptUnits[],
+): Promise<Map<string, Float32Array<ArrayBuffer>>> {
+  const sums = new Map<string, Float32Array<ArrayBuffer>>()
+  for (const { units, kept: stays } of kept) {
+    for (const { tensor: weight, size } of stays.includes(false) ? units.columns : []) {
+      const tensor = checkpoint.tensors.get(weight)
+      if (tensor === undefined) continue
+      if (!isStorable(tensor.dtype))
+        throw argument(`The tensor ${weight} is stored as ${tensor.dtype}, and cannot be run.`)
+      const lost = lostOf(await scores.read(`mean/${weight}`), stays, size)
+      sums.set(weight, Float32Array.from(await apply(host.device, checkpoint, tensor, lost)))
+    }
+  }
+  return sums
+}
+
+/** Means of the inputs that are pruned, and zeros; a unit is `size` inputs. */
+export function lostOf(
+  mean: Float32Array<ArrayBuffer>,
+  stays: readonly boolean[],
+  size: number,
+): Float32Array<ArrayBuffer> {
+  return mean.map((value, column) => (stays[Math.floor(column / size)] === true ? 0 : value))
+}
+
 /** Values as a tensor of a type, added to one that is there. */
-async function stored(
+export async function biasTensor(
   { device, memory }: Host,
   dtype: string,
   values: Float32Array,

@@ -1,5 +1,6 @@
 /** Pruning: what goes by its scores, and the tensors without it. */
 
+export { biasOf, biasTensor, lostOnAverage } from './biases.js'
 export {
   argument,
   type Choice,
@@ -10,7 +11,8 @@ export {
   pruneMethods,
   type Subject,
 } from './decision.js'
-export { pruneWidths } from './narrow.js'
-export { pruneBlocks } from './shallow.js'
+export { pruneWidths, scoreUnits } from './narrow.js'
+export { contributorsOf, pruneBlocks } from './shallow.js'
 export { pruneWeights } from './sparse.js'
 export { type Products, productsOf, sparseGptTensor } from './sparsegpt.js'
+export { type KeptUnits, keepUniform } from './widths.js'

@@ -16,7 +16,11 @@ import {
 } from './widths.js'
 
 /** Units of all layers with the scores of their columns. */
-async function scoreUnits(scores: Scores, { checkpoint, spec }: Subject, metric: WidthMetric): Promise<ScoredUnits[]> {
+export async function scoreUnits(
+  scores: Scores,
+  { checkpoint, spec }: Pick<Subject, 'checkpoint' | 'spec'>,
+  metric: WidthMetric,
+): Promise<ScoredUnits[]> {
   const scored: ScoredUnits[] = []
   for (const [layer, { units }] of spec.language.layers.entries()) {
     for (const unit of units) {

@@ -1,7 +1,7 @@
 /** Blocks go: left out, or without effect. */
 
 import type { ModelSpec } from '../architectures/index.js'
-import { type Content, cutTensor, layerLists, layerOf, outputConfig } from '../checkpoint/index.js'
+import { type Checkpoint, type Content, cutTensor, layerLists, layerOf, outputConfig } from '../checkpoint/index.js'
 import type { Scores } from '../score/index.js'
 import { argument, type Choice, type Decision, elementsOf, type Subject } from './decision.js'
 import { checkCount, leastBlocks, leastRun } from './depth.js'
@@ -39,21 +39,11 @@ export async function pruneBlocks(subject: Subject, options: Choice): Promise<De
   } else {
     // What a block adds to the residual stream is zero.
     for (const layer of blocks) {
-      let cleared = 0
-      for (const op of spec.language.layers[layer]?.ops ?? []) {
-        if (op.op !== 'linear' || !addsTo(spec, layer, op.y)) continue
-        for (const name of [op.weight, ...(op.bias === undefined ? [] : [op.bias])]) {
-          const tensor = checkpoint.tensors.get(name)
-          if (tensor === undefined) continue
-          const zeroRows = Array.from({ length: tensor.shape[0] ?? 0 }, (_, row) => row)
-          tensors.set(name, cutTensor(checkpoint, tensor, { zeroRows }))
-          cleared++
-        }
-      }
-      if (cleared === 0) {
-        throw argument(
-          `Block ${layer} of ${checkpoint.name} changes its input whatever its weights; leave it out (--layout compact).`,
-        )
+      for (const name of contributorsOf(spec, layer, checkpoint)) {
+        const tensor = checkpoint.tensors.get(name)
+        if (tensor === undefined) continue
+        const zeroRows = Array.from({ length: tensor.shape[0] ?? 0 }, (_, row) => row)
+        tensors.set(name, cutTensor(checkpoint, tensor, { zeroRows }))
       }
     }
   }
@@ -70,7 +60,20 @@ export async function pruneBlocks(subject: Subject, options: Choice): Promise<De
   }
 }
 
-/** Whether an activation is added to the residual stream right away. */
-function addsTo(spec: ModelSpec, layer: number, activation: string): boolean {
-  return spec.language.layers[layer]?.ops.some((op) => op.op === 'add' && op.y === activation) === true
+/**
+ * The tensors through which a block changes the residual stream: where they are zeros, it does not. Throws
+ * ERR_WEIGHTSMITH_ARGUMENT for a block that changes its input whatever its weights.
+ */
+export function contributorsOf(
+  spec: ModelSpec,
+  layer: number,
+  { name, tensors }: Pick<Checkpoint, 'name' | 'tensors'>,
+): string[] {
+  const ops = spec.language.layers[layer]?.ops ?? []
+  const found = ops.flatMap((op) => {
+    const adds = op.op === 'linear' && ops.some((other) => other.op === 'add' && other.y === op.y)
+    return adds ? [op.weight, ...(op.bias === undefined ? [] : [op.bias])].filter((tensor) => tensors.has(tensor)) : []
+  })
+  if (found.length > 0) return found
+  throw argument(`Block ${layer} of ${name} changes its input whatever its weights; leave it out (--layout compact).`)
 }

@@ -21,7 +21,7 @@ const abouts: Record<EvalReport['metric'], string> = {
 }
 
 /** `outcomes`: what `onLine` got. */
-export function evalPage({ metric, model, device, sets }: EvalReport, outcomes: readonly Outcome[]): Page {
+export function evalPage({ metric, model, shape, device, sets }: EvalReport, outcomes: readonly Outcome[]): Page {
   const share = metric === 'exact-match' || metric === 'choice'
   const value = (number: number | undefined) =>
     number === undefined ? '-' : share ? `${(100 * number).toFixed(2)} %` : number.toFixed(4)
@@ -53,12 +53,18 @@ export function evalPage({ metric, model, device, sets }: EvalReport, outcomes: 
   return {
     title: `How well ${shortName(model)} does: ${metric}`,
     summary: sets.map((set) => `${shortName(set.data)}: ${value(set.value)}`).join('; '),
-    facts: [
-      ['model', model],
-      ['device', device],
-    ],
+    facts: [['model', model], ...(shape === undefined ? [] : shapeFacts(shape)), ['device', device]],
     sections,
   }
+}
+
+function shapeFacts({ strategy, depth, width = 1, bias = true }: NonNullable<EvalReport['shape']>) {
+  return [
+    ['strategy', strategy],
+    ['blocks', depth === undefined ? 'all' : String(depth)],
+    ['width', String(Number(width.toPrecision(4)))],
+    ['biases for what is removed', bias ? 'yes' : 'no'],
+  ] as const
 }
 
 /** Losses of the lines of each data set, and the lines with the largest. */

@@ -15,6 +15,7 @@ import { style } from './style.js'
 export { analysisPage } from './analysis.js'
 export { changeMap, diffPage } from './diff.js'
 export { evalPage } from './eval.js'
+export { extractPage } from './extract.js'
 export { immPage, immTables } from './imm.js'
 export { manuPage } from './manu.js'
 export type {
@@ -29,6 +30,8 @@ export type {
 } from './page.js'
 export { prunePage, type UnitScores } from './prune.js'
 export { scorePage } from './score.js'
+export { shapesPage } from './shapes.js'
+export { strategyPage } from './strategy.js'
 export { type TrainPageInput, trainPage } from './train.js'
 
 /** The page as one HTML document. The same page gives the same text. */

@@ -1,12 +1,12 @@
-/** One matrix of a checkpoint applied to one vector, without a model around it. */
+/** One matrix of a checkpoint applied to vectors, without a model around it. */
 
 import type { Checkpoint, CheckpointTensor } from '../checkpoint/index.js'
 import type { NativeDevice, StoreDType } from '../native/border.js'
+import { blocksOf, stagingBytes } from './blocks.js'
 import { modelKernels as kernels } from './kernels.js'
 import { packedBytes } from './ops/index.js'
-import { blocksOf, stagingBytes } from './program.js'
 
-/** W x, f32, for a matrix [outputs, inputs] that is stored as F32, F16 or BF16. */
+/** x Wᵀ, f32 [rows, outputs], for x [rows, inputs] and a matrix [outputs, inputs] stored as F32, F16 or BF16. */
 export async function apply(
   device: NativeDevice,
   checkpoint: Checkpoint,
@@ -14,12 +14,18 @@ export async function apply(
   x: Float32Array<ArrayBuffer>,
 ): Promise<Float32Array> {
   const [outputs = 0, inputs = 0] = shape
+  const rows = x.length / inputs
   const limit = Math.min(stagingBytes, device.info.limits.maxStorageBufferBindingSize ?? stagingBytes)
   const blocks = blocksOf(outputs, inputs, dtype as StoreDType, limit)
   const row = inputs * (dtype === 'F32' ? 4 : 2)
   const most = blocks.reduce((size, block) => Math.max(size, packedBytes(block)), 4)
   const [staging, packed, from, to] = [0, 1, 2, 3]
-  const resident = await device.allocate([Math.max(4, (blocks[0]?.rows ?? 0) * row), most, x.byteLength, 4 * outputs])
+  const resident = await device.allocate([
+    Math.max(4, (blocks[0]?.rows ?? 0) * row),
+    most,
+    x.byteLength,
+    4 * rows * outputs,
+  ])
   try {
     await device.dispatch(resident, {
       writes: [{ buffer: from, offset: 0, memory: new Uint8Array(x.buffer) }],
@@ -32,11 +38,11 @@ export async function apply(
       const at = { begin: begin + block.first * row, bytes: block.rows * row }
       await device.dispatch(resident, {
         writes: [{ buffer: staging, offset: 0, path, ...at }],
-        dispatches: [kernels.packWeights(staging, own), kernels.gemm(own, from, to, { rows: 1, stride: outputs })],
+        dispatches: [kernels.packWeights(staging, own), kernels.gemm(own, from, to, { rows, stride: outputs })],
         reads: [],
       })
     }
-    const reads = [{ buffer: to, offset: 0, bytes: 4 * outputs }]
+    const reads = [{ buffer: to, offset: 0, bytes: 4 * rows * outputs }]
     const [bytes] = await device.dispatch(resident, { writes: [], dispatches: [], reads })
     return new Float32Array(bytes?.slice().buffer ?? [])
   } finally {

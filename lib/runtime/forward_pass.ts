@@ -3,6 +3,7 @@
 import type { ModelSpec, Vision } from '../architectures/index.js'
 import { recordWords } from '../native/parameters.js'
 import { ActivationStatistics } from './activation_statistics.js'
+import type { Gate } from './adapters.js'
 import {
   modelKernels as kernels,
   lossesOf,
@@ -14,6 +15,7 @@ import {
 import { type ImagePixels, imageTokens, patchesOf } from './patches.js'
 import type { Buffers, Program } from './program.js'
 import type { StatisticSpec } from './statistics.js'
+import type { Subnet } from './subnet.js'
 import { type OnDevice, Work } from './work.js'
 
 /** One token of a pass. */
@@ -66,6 +68,10 @@ export interface PassOptions {
   from?: { layer: number; x: Float32Array<ArrayBuffer> } | undefined
   /** Blocks that are left out: what comes into them goes on. */
   skip?: ReadonlySet<number> | undefined
+  /** The part of the model that is run; of one that has subnets. */
+  subnet?: Subnet | undefined
+  /** Experts of a mixture that count. */
+  experts?: readonly Gate[] | undefined
   statistics?: readonly StatisticSpec[] | undefined
   /**
    * Layers of the language model, from its first on, that are run; 0: the pass ends behind the vision encoder. Defaults
@@ -79,7 +85,11 @@ export interface PassOptions {
   /** Words of kernel `residual_delta` for every row, after a block. */
   residualDelta?: ((layer: number, words: Float32Array) => void) | undefined
   /** The residual stream before layer `boundary`, or after the last one. */
-  residualStream?: ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void) | undefined) | undefined
+  residualStream?:
+    | ((boundary: number) => ((x: Float32Array<ArrayBuffer>) => void | Promise<void>) | undefined)
+    | undefined
+  /** Called for every layer of the language model that is run. */
+  onLayer?: ((layer: number) => void) | undefined
 }
 
 /**
@@ -182,6 +192,7 @@ class ForwardPass {
     const longest = tokens.reduce((most, { start, row }) => Math.max(most, row + 1 - start), 0)
     const angles = language.anglesFor(longest)
     if (angles !== undefined) work.write(angles.buffer, angles.table)
+    for (const { buffer, values } of this.buffers.subnet.writesFor(this.options.subnet)) work.write(buffer, values)
   }
 
   private copyCacheRows(): void {
@@ -205,9 +216,10 @@ class ForwardPass {
 
   private async runLayers(): Promise<void> {
     const { language, partition } = this.buffers
-    const { from, skip, residualDelta } = this.options
+    const { from, skip, subnet, residualDelta, onLayer } = this.options
     for (let index = from?.layer ?? partition.first; index < Math.min(partition.end, this.depth); index++) {
-      if (skip?.has(index)) continue
+      if (skip?.has(index) || subnet?.blocks[index] === false) continue
+      onLayer?.(index)
       const run = () => this.runLayer(language, index, this.tokens.length)
       if (residualDelta) residualDelta(index, await this.withResidualDelta(run))
       else await run()
@@ -217,6 +229,9 @@ class ForwardPass {
 
   private async runLayer(program: Program, index: number, rows: number): Promise<void> {
     const { work, statistics, spec } = this
+    const { adapters, language } = this.buffers
+    const { experts = [] } = this.options
+    const adapter = adapters && program === language ? (weight: string) => adapters.of(weight, experts) : undefined
     for (const op of program.stack.layers[index]?.ops ?? []) {
       if (op.op !== 'linear') {
         work.add(program.op(op, index, rows))
@@ -225,7 +240,7 @@ class ForwardPass {
       const { weight, x, y } = op
       const [outputs = 0, columns = 0] = spec.tensors.get(weight) ?? []
       await statistics.capture({ weight, side: 'input' }, program.activation(x), columns)
-      work.add(program.op(op, index, rows))
+      work.add(program.op(op, index, rows, adapter))
       await statistics.capture({ weight, side: 'output' }, program.activation(y), outputs)
     }
   }
@@ -255,7 +270,7 @@ class ForwardPass {
     if (!this.wanted.hidden && see === undefined) return
     const x = await this.work.activation(this.buffers.language, 'x', this.tokens.length)
     if (this.wanted.hidden) this.hidden.push(x)
-    see?.(x)
+    await see?.(x)
   }
 
   private async endWithoutHead(): Promise<PassOutput> {

@@ -1,9 +1,10 @@
 /** Forward passes: the kernels, and models whose weights stay on the device. */
 
-export type { WaitingRows } from './activation_store.js'
+export { ActivationStore, type WaitingRows } from './activation_store.js'
+export type { ModelAdapters } from './adapter_buffers.js'
+export { type AdapterSpec, factorNames, type Gate, linearsOf } from './adapters.js'
 export { apply } from './apply.js'
 export type { ForwardOptions, ForwardOutput, PackedToken } from './forward_pass.js'
-export { type AdapterSpec, factorNames } from './gradients/buffers.js'
 export {
   type KnownLogits,
   type KnownRows,
@@ -14,7 +15,7 @@ export {
   type TrainingSequence,
 } from './gradients/teaching.js'
 export { type TrainingTimes, trainingTimes } from './gradients/timing.js'
-export { type AdamwStep, TrainableModel, type TrainableOptions } from './gradients/trainable_model.js'
+export { type AdamwStep, type SubnetPass, TrainableModel, type TrainableOptions } from './gradients/trainable_model.js'
 export {
   lossesOf,
   lossWords,
@@ -31,6 +32,7 @@ export { type Block, type Forms, formsOf, matrixSide, packedBytes, plainForms } 
 export { rowsOf, type TokenSequence } from './pack.js'
 export { type Partition, tensorsOf } from './partition.js'
 export type { ImagePixels } from './patches.js'
+export { gatesOfRouter, type RouterSpec, routerTensors } from './router.js'
 export {
   ColumnStatistics,
   type Groups,
@@ -39,3 +41,4 @@ export {
   rowGroups,
   type StatisticSpec,
 } from './statistics.js'
+export { type Subnet, withSubnets } from './subnet.js'

@@ -263,6 +263,44 @@ export const modelKernels = {
     grid: perRow(Math.ceil(elements / layout.block)),
   }),
 
+  /** y[at] = the sum of x[first .. first + count]. */
+  total: (x: number, y: number, at: { first: number; count: number; at: number }): NativeDispatch => ({
+    kernel: 'model/total',
+    parameters: packParameters('model/total', { rows: 1, ...at }),
+    buffers: [x, y],
+    grid: [1, 1, 1],
+  }),
+
+  /** x *= scale. */
+  scale: (x: number, { elements, scale }: { elements: number; scale: number }): NativeDispatch => ({
+    kernel: 'model/scale',
+    parameters: packParameters('model/scale', { vec4s: Math.ceil(elements / 4), scale }),
+    buffers: [x],
+    grid: perVec4(elements),
+  }),
+
+  /** Gates y[experts] of the `top` experts, then 1 for each of them. */
+  gates: (
+    { logits, spread, noise, y }: Record<'logits' | 'spread' | 'noise' | 'y', number>,
+    { experts, top }: { experts: number; top: number },
+  ): NativeDispatch => ({
+    kernel: 'model/gates',
+    parameters: packParameters('model/gates', { experts, top }),
+    buffers: [logits, spread, noise, y],
+    grid: [1, 1, 1],
+  }),
+
+  /** Gradients y of logits and z of spreads, from that of gates, g. */
+  gatesGradient: (
+    { gates, spread, noise, g, y, z }: Record<'gates' | 'spread' | 'noise' | 'g' | 'y' | 'z', number>,
+    { experts }: { experts: number },
+  ): NativeDispatch => ({
+    kernel: 'model/gates_gradient',
+    parameters: packParameters('model/gates_gradient', { experts }),
+    buffers: [gates, spread, noise, g, y, z],
+    grid: [1, 1, 1],
+  }),
+
   /** A step of AdamW on so many elements x, from `clip` times their gradient. `step` counts from 1. */
   adamw: (
     { gradient, m, v, x }: Record<'gradient' | 'm' | 'v' | 'x', number>,

@@ -21,8 +21,8 @@ export interface LayerwiseObservers {
   statistics?: (batch: number) => readonly StatisticSpec[]
   /** How every row of the residual stream is moved by a block: words of kernel `residual_delta`. */
   residualDelta?: (batch: number, layer: number, words: Float32Array) => void
-  /** The residual stream before layer `boundary`, or after the last one. */
-  residualStream?: (batch: number, boundary: number, x: Float32Array) => void
+  /** The residual stream before layer `boundary`, or after the last one; the pass goes on when this is done. */
+  residualStream?: (batch: number, boundary: number, x: Float32Array<ArrayBuffer>) => void | Promise<void>
   /** Sums of weights of linears, once a layerwise pass. */
   weights?: WeightSums
   /** Gram matrices of the inputs of linears over all batches, in blocks of rows, once all batches have been there. */
@@ -49,13 +49,23 @@ export interface LayerwiseOptions {
   /** Sets of blocks to leave out: every batch goes through once more for each of them, from its first block on. */
   skips?: readonly ReadonlySet<number>[]
   /**
+   * The residual stream before a layer, where an earlier pass of the same batches has seen it: they go through for each
+   * of `skips` alone, from its first block on, and not with all blocks again.
+   */
+  before?: ((batch: number, layer: number) => Promise<Float32Array<ArrayBuffer>>) | undefined
+  /**
    * What passes of a batch are to give beside losses. The head is run only where this, `onPass` or `losses` is given.
    */
   wanted?: ((batch: number) => ForwardOptions) | undefined
   /** What a partition gave for a batch with no block left out; the last one gives what the model says. */
   onPass?: ((batch: number, pass: ForwardOutput, partition: Partition) => void) | undefined
-  /** Losses of the tokens of a batch; `skip`: the number of the set that was left out, where one was. */
-  losses?: ((batch: number, nll: Float32Array, skip?: number) => void) | undefined
+  /**
+   * Losses of the tokens of a batch, and the likeliest token after each; `skip`: the number of the set that was left
+   * out, where one was.
+   */
+  losses?: ((batch: number, nll: Float32Array, skip: number | undefined, best: Uint32Array) => void) | undefined
+  /** Called for every layer that a batch is run through. */
+  onLayer?: ((batch: number, layer: number) => void) | undefined
   /** Called before every pass; what it throws ends the layerwise pass. */
   check?: (() => void) | undefined
   /** Where an earlier layerwise pass of the same kind stood. */
@@ -148,8 +158,12 @@ class LayerwisePass {
     this.depth = depth
     this.head = options.wanted !== undefined || options.onPass !== undefined || options.losses !== undefined
     const whole = this.head && depth === model.spec.language.layers.length
-    // The last partition may be a head without layers.
-    this.partitions = model.partitions.filter(({ enter, first, leave }) => enter || first < depth || (leave && whole))
+    const begin = Math.min(...this.firsts)
+    const begins = ({ end }: Partition) => options.before === undefined || begin < end
+    // The first partition may be one that only fills the residual stream, and the last a head, without layers.
+    this.partitions = model.partitions.filter(
+      (own) => (begins(own) && (own.enter || own.first < depth)) || (own.leave && whole),
+    )
     this.streams = new ActivationStore(model.room)
   }
 
@@ -212,13 +226,11 @@ class LayerwisePass {
     const begins = new Map<number, Float32Array<ArrayBuffer>>()
     const isBegin = (layer: number) =>
       layer >= partition.first && layer < partition.end && this.firsts.some((first) => first === layer)
-    const before = partition.enter ? undefined : await this.streams.get(this.keyOf(batch, 0))
-    if (before && isBegin(partition.first)) begins.set(partition.first, before)
-    await this.runLane(loaded, partition, batch, 0, {
-      ...{ depth, head },
-      ...(before && { from: { layer: partition.first, x: before } }),
-      ...seenOf(this.observers, batch, (boundary) => (isBegin(boundary) ? (x) => begins.set(boundary, x) : undefined)),
-    })
+    const { before } = this.options
+    if (before === undefined) await this.runWhole(loaded, partition, batch, isBegin, begins)
+    for (const layer of new Set(this.firsts.filter(isBegin))) {
+      if (before !== undefined) begins.set(layer, await before(batch, layer))
+    }
     for (const [i, skip] of this.skips.entries()) {
       const first = this.firsts[i] ?? 0
       if (first >= partition.end) continue
@@ -228,6 +240,26 @@ class LayerwisePass {
     }
   }
 
+  /** The batch with all blocks; what stands before the layers that sets begin at is put into `begins`. */
+  private async runWhole(
+    loaded: LoadedPartition,
+    partition: Partition,
+    batch: number,
+    isBegin: (layer: number) => boolean,
+    begins: Map<number, Float32Array<ArrayBuffer>>,
+  ): Promise<void> {
+    const { depth, head } = this
+    const before = partition.enter ? undefined : await this.streams.get(this.keyOf(batch, 0))
+    if (before && isBegin(partition.first)) begins.set(partition.first, before)
+    await this.runLane(loaded, partition, batch, 0, {
+      ...{ depth, head },
+      ...(before && { from: { layer: partition.first, x: before } }),
+      ...seenOf(this.observers, batch, (boundary) =>
+        isBegin(boundary) ? (x) => void begins.set(boundary, x) : undefined,
+      ),
+    })
+  }
+
   private async runLane(
     loaded: LoadedPartition,
     partition: Partition,
@@ -235,15 +267,17 @@ class LayerwisePass {
     lane: number,
     passOptions: PassOptions,
   ): Promise<void> {
-    const { wanted, losses, check, onPass, onStep } = this.options
+    const { wanted, losses, check, onPass, onLayer, onStep } = this.options
     check?.()
-    const { x, ...pass } = await loaded.run(this.batches[batch] ?? [], passOptions, wanted?.(batch))
+    const counted = { ...passOptions, ...(onLayer && { onLayer: (layer: number) => onLayer(batch, layer) }) }
+    const { x, ...pass } = await loaded.run(this.batches[batch] ?? [], counted, wanted?.(batch))
     this.between = undefined
     if (x !== undefined) await this.streams.put(this.keyOf(batch, lane), x)
     if (lane === 0) onPass?.(batch, pass, partition)
-    if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1)
+    if (partition.leave) losses?.(batch, pass.nll, lane === 0 ? undefined : lane - 1, pass.best)
     this.done += layersOf(partition, lane === 0 ? 0 : (this.firsts[lane - 1] ?? 0), this.depth)
-    const total = this.batches.length * this.firsts.reduce((sum, first) => sum + this.depth - first, this.depth)
+    const whole = this.options.before === undefined ? this.depth : 0
+    const total = this.batches.length * this.firsts.reduce((sum, first) => sum + this.depth - first, whole)
     onStep?.(this.done, total)
   }
 
@@ -291,9 +325,9 @@ function seenOf(
     residualStream: (boundary) => {
       const begin = begins(boundary)
       if (lookers.length === 0) return begin
-      return (x) => {
+      return async (x) => {
         begin?.(x)
-        for (const see of lookers) see(batch, boundary, x)
+        for (const see of lookers) await see(batch, boundary, x)
       }
     },
   }

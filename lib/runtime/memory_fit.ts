@@ -4,7 +4,7 @@ import type { ModelSpec } from '../architectures/index.js'
 import type { Checkpoint } from '../checkpoint/index.js'
 import type { Engine } from '../engine/engine.js'
 import { codeOf } from '../util/errors.js'
-import { type Model, tensorsOf } from './index.js'
+import { type Model, type ModelOptions, tensorsOf } from './index.js'
 import { modelOf } from './open_model.js'
 
 const usualTokens = 2048
@@ -38,13 +38,19 @@ export interface ModelFit {
 export async function fitModel(
   engine: Engine,
   checkpoint: Checkpoint,
-  { longest, total, cached }: { longest: number; total: number; cached: boolean },
+  {
+    longest,
+    total,
+    cached,
+    options = {},
+  }: { longest: number; total: number; cached: boolean; options?: Pick<ModelOptions, 'subnet' | 'adapters'> },
 ): Promise<{ model: Model; fit: ModelFit }> {
   const { spec } = modelOf(engine, checkpoint, {})
   let first: { model: Model; fit: ModelFit } | undefined
   for (let share = 1; ; share /= 2) {
     const layout = await engine.use(async ({ memory }) => layoutFor(spec, memory * share, longest, total))
-    const model = modelOf(engine, checkpoint, { batchTokens: layout.tokens, ...(cached && { cache: layout.cache }) })
+    const room = { batchTokens: layout.tokens, ...(cached && { cache: layout.cache }) }
+    const model = modelOf(engine, checkpoint, { ...options, ...room })
     const least = layout.tokens === longest && layout.cache === longest
     try {
       const { bytes, partitions, bytesReadPerPass } = await model.forecast({ mode: cached ? 'repeated' : 'layerwise' })

@@ -12,6 +12,8 @@ import type { NativeDevice, NativeWork, StoreDType } from '../native/border.js'
 import type { Host } from '../native/host.js'
 import { WeightsmithError } from '../util/errors.js'
 import { type CaptureOptions, noCapture } from './activation_statistics.js'
+import { checkAdapters, type ModelAdapters } from './adapter_buffers.js'
+import { type Gate, gatesOf } from './adapters.js'
 import { type ForwardOptions, type ForwardOutput, type PackedToken, type PassOptions, runPass } from './forward_pass.js'
 import { modelKernels } from './kernels.js'
 import { captureOf, type LayerwiseOptions, layerwisePass } from './layerwise_pass.js'
@@ -20,8 +22,10 @@ import { pack, type TokenSequence } from './pack.js'
 import { type Partition, partitionsOf, tensorsOf, wholeOf } from './partition.js'
 import { Buffers, imagesOf } from './program.js'
 import type { HookPoint } from './statistics.js'
+import { type Subnet, withSubnets } from './subnet.js'
 import { readGrams, readSums, type WeightSums } from './sums.js'
 import { streamingOf, type WeightStreaming } from './weight_streaming.js'
+import type { OnDevice } from './work.js'
 
 export interface ModelOptions {
   /** Tokens a pass; longer batches take several. Defaults to 1,024, or the model's context where that is shorter. */
@@ -30,6 +34,13 @@ export interface ModelOptions {
   zeros?: ReadonlyMap<string, Zeros> | undefined
   /** Keys and values of so many tokens are kept between passes, for generation. Defaults to none. */
   cache?: number | undefined
+  /** Runs as this part of it; see `Model.subnet`. Defaults to all of it, and no other later. */
+  subnet?: Subnet | undefined
+  /**
+   * What linears add to what they make; adapters are not folded into weights, so that a mixture of experts runs with
+   * the gates of every subnet. With a mixture, all passes are ones through a subnet with a `description`.
+   */
+  adapters?: ModelAdapters | undefined
 }
 
 export interface Zeros {
@@ -76,7 +87,15 @@ export class Model {
   readonly batchTokens: number
   /** Rows of the cache. */
   readonly cache: number
+  /**
+   * What passes that are asked for from now on go through. The weights on the device stay what they are, so that one
+   * model that was opened with a subnet runs as all of them.
+   */
+  subnet: Subnet | undefined
   private readonly zeros: ReadonlyMap<string, Zeros>
+  private readonly adapters: ModelAdapters | undefined
+  /** Experts that count in passes through a subnet, which its router has said. */
+  private readonly experts = new WeakMap<Subnet, readonly Gate[]>()
   private loaded: Loaded | undefined
   /** How passes go there, on the device that it was asked for. */
   private plan: { device: NativeDevice; plan: ExecutionPlan } | undefined
@@ -88,10 +107,14 @@ export class Model {
     options: ModelOptions = {},
   ) {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is run, scored or pruned')
-    this.spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    this.spec = options.subnet === undefined ? spec : withSubnets(spec)
+    this.subnet = options.subnet
     this.batchTokens = options.batchTokens ?? Math.min(this.spec.context, defaultTokens)
     this.cache = options.cache ?? 0
     this.zeros = options.zeros ?? new Map()
+    this.adapters = options.adapters
+    if (options.adapters !== undefined) checkAdapters(spec, options.adapters, checkpoint.name)
   }
 
   /**
@@ -133,9 +156,10 @@ export class Model {
         ...(seen && { images: seen }),
       }
     }
+    const { subnet } = this
     return this.inTurn(() =>
       this.use(async (host) => {
-        await this.go(host, this.repeatedPlan(host), batches, { wanted, onPass, check })
+        await this.go(host, this.repeatedPlan(host), batches, { wanted, onPass, check }, subnet)
         return found
       }),
     )
@@ -168,11 +192,12 @@ export class Model {
    */
   layerwisePass(batches: readonly (readonly PackedToken[])[], options: LayerwiseOptions = {}): Promise<void> {
     for (const tokens of batches) this.checkPass(tokens)
+    const { subnet } = this
     return this.inTurn(() =>
       this.use(async (host) => {
         const plan = this.planOf(host, captureOf(options), 'layerwise')
         try {
-          await this.go(host, plan, batches, options)
+          await this.go(host, plan, batches, options, subnet)
         } finally {
           // What is left of it is of use for the next layerwisePass, but not for passes.
           if (plan.partitions.length > 1 || plan.capture.grams.length > 0) await this.unload()
@@ -186,12 +211,13 @@ export class Model {
     plan: ExecutionPlan,
     batches: readonly (readonly PackedToken[])[],
     options: LayerwiseOptions,
+    subnet: Subnet | undefined,
   ): Promise<void> {
     const model = {
       spec: this.spec,
       partitions: plan.partitions,
       room: plan.partitions.length === 1 ? 0 : Math.max(0, host.memory - this.bytesOf(host, plan)),
-      load: async (partition: Partition) => this.stage(await this.load(host, partition, plan)),
+      load: async (partition: Partition) => this.stage(await this.load(host, partition, plan), subnet),
       prefetch: (partition: Partition, signal: AbortSignal) => this.prefetch(partition, plan, signal),
     }
     await layerwisePass(model, batches, options)
@@ -225,14 +251,14 @@ export class Model {
         const plan = { partitions: [partition], capture: noCapture }
         await this.unload()
         const begin = performance.now()
-        const stage = this.stage(await this.load(host, partition, plan))
+        const stage = await this.stage(await this.load(host, partition, plan), this.subnet)
         const loaded = performance.now() - begin
         const bytes = this.passing(partition, plan).reduce((sum, { begin, end }) => sum + end - begin, 0)
         const width = this.spec.language.activations.x ?? 0
         const run = (some: readonly PackedToken[]) =>
           stage.run(some, { from: { layer: 0, x: new Float32Array(width * some.length) } })
-        // The first pass compiles the kernels.
-        await run(tokens.slice(0, 1))
+        // The first pass compiles the kernels, which are others for a row than for many.
+        await run(tokens.slice(0, 64))
         const ready = performance.now()
         await run(tokens)
         return { run: performance.now() - ready, load: loaded / bytes }
@@ -276,15 +302,37 @@ export class Model {
     )
   }
 
-  private stage({ device, resident, buffers }: Loaded) {
+  private async stage({ device, resident, buffers }: Loaded, subnet: Subnet | undefined) {
     const { spec } = this
+    const experts = await this.expertsOf({ device, resident, buffers }, subnet)
     return {
       run: (tokens: readonly PackedToken[], passOptions: PassOptions, wanted: ForwardOptions = {}) =>
-        runPass({ device, resident, buffers }, spec, tokens, wanted, passOptions),
+        runPass({ device, resident, buffers }, spec, tokens, wanted, { ...passOptions, subnet, experts }),
       sums: (wanted: WeightSums) => readSums({ device, resident, buffers }, wanted),
       grams: (add: (hook: HookPoint, first: number, rows: Float32Array) => Promise<void>) =>
         readGrams({ device, resident, buffers }, add),
     }
+  }
+
+  /** Experts that count in passes through a subnet; its router is asked once, and without noise. */
+  private async expertsOf(
+    { device, resident, buffers }: OnDevice,
+    subnet: Subnet | undefined,
+  ): Promise<readonly Gate[]> {
+    const router = buffers.adapters?.router
+    if (router === undefined) return []
+    const input = subnet?.description
+    if (subnet === undefined || input?.length !== router.spec.inputs) {
+      throw argument(
+        `The mixture of ${this.checkpoint.name} takes passes through subnets that ${router.spec.inputs} numbers ` +
+          `describe, but ${input === undefined ? 'there is no description' : `${input.length} were given`}.`,
+      )
+    }
+    const known = this.experts.get(subnet)
+    if (known !== undefined) return known
+    const found = gatesOf(await router.ask(device, resident, input))
+    this.experts.set(subnet, found)
+    return found
   }
 
   /** Reads what a partition will need, so that the system has it in memory when it is loaded. */
@@ -340,6 +388,7 @@ export class Model {
       loaded = { key, partition, device: host.device, resident, buffers }
       this.loaded = loaded
       await this.upload(loaded, buffers.tensors.keys())
+      await this.uploadAdapters(loaded)
       if (streaming === undefined) return loaded
     } else if (loaded.partition === partition) return loaded
     loaded.partition = partition
@@ -367,7 +416,8 @@ export class Model {
     const forms = formsOf(device.info)
     const lists = [...this.zeros.values()].flatMap(({ rows = [], columns = [] }) => [rows.length, columns.length])
     const list = Math.max(0, ...lists)
-    const room = { tokens: this.batchTokens, cache: this.cache, binding, forms, partition, streaming, capture, list }
+    const { batchTokens: tokens, cache, adapters } = this
+    const room = { tokens, cache, binding, forms, partition, streaming, capture, list, adapters }
     return new Buffers(this.spec, room, (name) => dtypeOf(this.tensor(name)))
   }
 
@@ -390,6 +440,22 @@ export class Model {
           const dispatches = [modelKernels.packWeights(buffers.staging, block)]
           await device.dispatch(resident, { writes, dispatches, reads: [] })
         }
+      }
+    } catch (error) {
+      await this.unload()
+      throw error
+    }
+  }
+
+  /** Loads the factors of adapters, and the router of a mixture. */
+  private async uploadAdapters({ device, resident, buffers }: Loaded): Promise<void> {
+    try {
+      for (const { block, values } of buffers.adapters?.pieces() ?? []) {
+        await device.dispatch(resident, {
+          writes: [{ buffer: buffers.staging, offset: 0, memory: new Uint8Array(values.buffer) }],
+          dispatches: [modelKernels.packWeights(buffers.staging, block)],
+          reads: [],
+        })
       }
     } catch (error) {
       await this.unload()

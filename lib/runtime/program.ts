@@ -5,13 +5,21 @@ import type { NativeDispatch, StoreDType } from '../native/border.js'
 import { layout as wgsl } from '../native/layouts.js'
 import { WeightsmithError } from '../util/errors.js'
 import { CaptureBuffers, type CaptureOptions, noCapture } from './activation_statistics.js'
+import { AdapterBuffers, type ModelAdapters } from './adapter_buffers.js'
+import { blocksOf, bytesOf, stagingBytes } from './blocks.js'
 import { modelKernels as kernels, lossWords, samplingWords } from './kernels.js'
-import { type Block, type Forms, forward, type OpSpec, packedBytes, panel, type Rotary } from './ops/index.js'
+import {
+  type Block,
+  type Forms,
+  forward,
+  type OpSpec,
+  packedBytes,
+  type Rotary,
+  type StackContext,
+} from './ops/index.js'
 import { type Partition, tensorsOf, wholeOf } from './partition.js'
+import { SubnetBuffers } from './subnet.js'
 import type { WeightStreaming } from './weight_streaming.js'
-
-/** A block of a tensor is read from the file in one piece of at most so many bytes, through one staging buffer. */
-export const stagingBytes = 32 * 2 ** 20
 
 export interface BufferLayout {
   /** Most rows or columns of a tensor that become zeros. */
@@ -29,6 +37,7 @@ export interface BufferLayout {
   /** The partitions take turns in these buffers; begins without the first one that passes by. */
   streaming?: WeightStreaming | undefined
   capture?: CaptureOptions | undefined
+  adapters?: ModelAdapters | undefined
 }
 
 /** Images that have room in a pass of so many tokens. */
@@ -50,6 +59,8 @@ export class Buffers {
   /** That is on the device. */
   partition: Partition
   readonly captured: CaptureBuffers
+  readonly subnet: SubnetBuffers
+  readonly adapters: AdapterBuffers | undefined
   readonly logits: number
   readonly losses: number
   readonly best: number
@@ -77,15 +88,23 @@ export class Buffers {
       )
     }
     this.slots = (streaming?.slots ?? []).map(add)
-    const loaded = [...(streaming?.partitions ?? [this.partition])].flatMap((partition) => [
-      ...tensorsOf(spec, partition),
-    ])
-    const pieces = loaded.flatMap((name) => this.blocksOf(name))
+    const loaded = new Set(
+      (streaming?.partitions ?? [this.partition]).flatMap((partition) => [...tensorsOf(spec, partition)]),
+    )
+    const { adapters, tokens, forms } = layout
+    this.adapters = adapters && new AdapterBuffers(spec, adapters, { tokens, weights: loaded, forms, limit }, add)
+    const factors = [...(this.adapters?.blocks.values() ?? [])].flat()
+    const pieces = [...[...loaded].flatMap((name) => this.blocksOf(name)), ...factors]
     this.staging = add(
       pieces.reduce((most, { rows, columns, dtype }) => Math.max(most, rows * columns * bytesOf(dtype)), 4),
     )
     this.list = add(4 * Math.max(1, layout.list ?? 0))
-    this.language = new Program(spec.language, layout, this.tensors, add)
+    this.subnet = new SubnetBuffers(spec, add)
+    const more = [this.subnet.blocks, this.adapters?.blocks]
+    const tensors = {
+      get: (name: string) => this.tensors.get(name) ?? more.map((blocks) => blocks?.get(name)).find((own) => own),
+    }
+    this.language = new Program(spec.language, layout, tensors, add)
     const { vision } = spec
     let most = layout.tokens
     if (vision !== undefined && (this.partition.enter || streaming !== undefined)) {
@@ -186,7 +205,7 @@ export class Program {
   constructor(
     readonly stack: Stack,
     private readonly layout: Pick<BufferLayout, 'tokens' | 'cache' | 'forms'>,
-    private readonly tensors: ReadonlyMap<string, Block[]>,
+    private readonly tensors: { get(name: string): readonly Block[] | undefined },
     add: (bytes: number) => number,
   ) {
     const { numKvHeads, headSize } = stack.attention
@@ -240,7 +259,8 @@ export class Program {
     return this.stack.final.flatMap((op) => this.op(op, 0, rows))
   }
 
-  op(op: OpSpec, layer: number, rows: number): NativeDispatch[] {
+  /** `adapter`: of a matrix, where it has one. */
+  op(op: OpSpec, layer: number, rows: number, adapter?: StackContext['adapter']): NativeDispatch[] {
     const { stack, layout, tokens, angles } = this
     // Without a cache between passes, all layers share one.
     const cache = this.caches[layout.cache > 0 ? layer : 0]
@@ -252,6 +272,7 @@ export class Program {
       activation: (name) => this.activation(name),
       width: (name) => stack.activations[name] ?? 0,
       blocks: (tensor) => this.tensors.get(tensor) ?? [],
+      adapter,
     })
   }
 }
@@ -266,19 +287,4 @@ export function angleTable({ frequencies, factor }: Rotary, positions: number): 
     }
   }
   return table
-}
-
-function bytesOf(dtype: StoreDType): number {
-  return dtype === 'F32' ? 4 : 2
-}
-
-/** A tensor in blocks of rows that fit the limit, whole panels each. */
-export function blocksOf(rows: number, columns: number, dtype: StoreDType, limit: number): Omit<Block, 'buffer'>[] {
-  const most = Math.max(panel, Math.floor(limit / (columns * bytesOf(dtype)) / panel) * panel)
-  return Array.from({ length: Math.ceil(rows / most) }, (_, i) => ({
-    dtype,
-    first: i * most,
-    rows: Math.min(most, rows - i * most),
-    columns,
-  }))
 }

@@ -125,7 +125,7 @@ export async function score(
       { file: out },
     )
   }
-  const checkpoint = await engine.use((host) => openWithAdapters(host, path, signal))
+  const checkpoint = await engine.use((host) => openWithAdapters(host, path, { signal, values: !dryRun }))
   const probe = modelOf(engine, checkpoint, { batchTokens: 1 })
   const layers = checkLayers(options.layers, probe, path)
   const read =
@@ -235,8 +235,7 @@ export async function score(
  * Opens a score file. With the model it should be of, throws ERR_WEIGHTSMITH_INPUT_CHANGED where it is of another one.
  */
 export async function openScores(engine: Engine, path: string, model?: string): Promise<Scores> {
-  const checkpoint =
-    model === undefined ? undefined : await engine.use((host) => openWithAdapters(host, model, undefined))
+  const checkpoint = model === undefined ? undefined : await engine.use((host) => openWithAdapters(host, model))
   return engine.use(({ addon }) => readScores(addon, path, checkpoint))
 }
 

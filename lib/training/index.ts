@@ -21,10 +21,15 @@ export {
 export {
   openLog,
   readLog,
+  type TrainingDetails,
   type TrainingHeldOutLine,
   type TrainingLog,
   type TrainingLogLine,
   type TrainingLogOptions,
   type TrainingStepLine,
 } from './log.js'
+export type { MicroBatchAt, Objective } from './objective.js'
+export type { TrainOptions } from './options.js'
+export { type OutputOptions, type Written, writeAdapter } from './output.js'
 export { type RateOptions, type RateSchedule, rateSchedule, scheduleNames } from './schedule.js'
+export { type AdapterStart, freshAdapter } from './start.js'

@@ -22,6 +22,20 @@ export interface TrainingStepLine {
   rate: number
   tokens: number
   targets: number
+  /** Of subnets, micro-batch by micro-batch. */
+  subnets?: TrainingDetails[] | undefined
+}
+
+/** What a subnet of a micro-batch has learned. */
+export interface TrainingDetails {
+  depth: number
+  width: number
+  /** Mean over targets, in nats. */
+  loss: number
+  /** What it was multiplied by. */
+  weight: number
+  /** Of experts. */
+  gates?: number[] | undefined
 }
 
 /** What came out on data held out, after a step. */

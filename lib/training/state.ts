@@ -19,6 +19,8 @@ export interface Progress {
   held?: { step: number; first: number; last: number } | undefined
   /** Whether the run has ended, and its output is being written. */
   ended: boolean
+  /** Tensors that were moved less often than in every step: some experts. */
+  updates?: [name: string, count: number][] | undefined
 }
 
 /** Values of the best state, where that is what is kept. */
@@ -39,7 +41,11 @@ export async function saveState(
     const values = best?.get(name)
     if (values !== undefined) tensors.set(`best/${name}`, { dtype: 'F32', shape, values: async () => values })
   }
-  await point.save(progress, tensors)
+  const updates = model.learned.flatMap((name): [string, number][] => {
+    const count = model.updates.get(name) ?? 0
+    return count === progress.step ? [] : [[name, count]]
+  })
+  await point.save({ ...progress, ...(updates.length > 0 && { updates }) }, tensors)
 }
 
 /** Puts back what `saveState` has saved. Throws ERR_WEIGHTSMITH_RESUME where that is torn. */
@@ -67,5 +73,8 @@ export async function restoreState(
       best.set(name, await valuesOf(`best/${name}`, rows * columns))
     }
   }
-  return { progress: progress as Progress, best: best.size > 0 ? best : undefined }
+  const { updates = [], ...rest } = progress as Progress
+  for (const name of model.learned) model.updates.set(name, rest.step)
+  for (const [name, count] of updates) model.updates.set(name, count)
+  return { progress: rest, best: best.size > 0 ? best : undefined }
 }

@@ -19,7 +19,8 @@ import { aborted, codeOf, misuse, WeightsmithError, writeFailed, wrongOption } f
 import { type BatchPlan, planBatches, type TrainingExample, type TrainingSource, type TrainingStep } from './batches.js'
 import { readTrainingData, type TrainingFile, type TrainingFileReport } from './examples.js'
 import { nonFiniteTensor } from './finite.js'
-import { openLog, type TrainingLog, type TrainingLogLine } from './log.js'
+import { openLog, type TrainingDetails, type TrainingLog, type TrainingLogLine } from './log.js'
+import type { MicroBatchAt, Objective } from './objective.js'
 import { type Settings, settingsOf, type TrainOptions } from './options.js'
 import { type OutputOptions, type Written, writeAdapter, writeCheckpoint } from './output.js'
 import { rateSchedule } from './schedule.js'
@@ -122,13 +123,23 @@ export async function train(
   model: string,
   options: TrainOptions,
 ): Promise<TrainReport | DryRun<TrainForecast>> {
+  return trainFor(engine, model, options)
+}
+
+/** Trains a model for an objective of its own. */
+export async function trainFor(
+  engine: Engine,
+  model: string,
+  options: TrainOptions,
+  objective?: Objective,
+): Promise<TrainReport | DryRun<TrainForecast>> {
   const begin = performance.now()
-  const prepared = await prepare(engine, model, options)
+  const prepared = await prepare(engine, model, options, objective)
   const known = await forecastOf(engine, prepared)
   if (options.dryRun === true) {
-    return { forecast: { ...known, ...(await tried(engine, prepared, options)) } }
+    return { forecast: { ...known, ...(await tried(engine, prepared, options, objective)) } }
   }
-  const run = await new Training(engine, prepared, options).run()
+  const run = await new Training(engine, prepared, options, objective).run()
   const milliseconds = performance.now() - begin
   return { ...known, ...run, milliseconds }
 }
@@ -151,7 +162,12 @@ interface Prepared {
   dtype: 'F32' | 'F16' | 'BF16'
 }
 
-async function prepare(engine: Engine, name: string, options: TrainOptions): Promise<Prepared> {
+async function prepare(
+  engine: Engine,
+  name: string,
+  options: TrainOptions,
+  objective: Objective | undefined,
+): Promise<Prepared> {
   const settings = settingsOf(options)
   const dtype = parseDType(options.dtype ?? 'float32')
   if (dtype === undefined) throw wrongOption('dtype', 'float32, float16 or bfloat16', options.dtype)
@@ -161,6 +177,7 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const { maxLength = Math.min(tokens, spec.context), steps, epochs } = options
   const subject = { spec, checkpoint }
   const scale = rslora ? alpha / Math.sqrt(rank) : alpha / rank
+  const experts = objective?.experts === undefined ? {} : { experts: objective.experts }
   const { adapter } = options
   const earlier = adapter === undefined ? undefined : await engine.use((host) => adapterToGoOnFrom(host, spec, adapter))
   await checkPlaces(options, earlier === undefined ? [checkpoint] : [checkpoint, earlier.checkpoint])
@@ -168,7 +185,9 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
     method === 'full'
       ? []
       : (earlier?.starts ??
-        adapterTargets(spec, options, name).map((weight) => freshAdapter(spec, { weight, rank, scale, dora }, seed)))
+        adapterTargets(spec, options, name).map((weight) =>
+          freshAdapter(spec, { weight, rank, scale, dora, ...experts }, seed),
+        ))
   const reading = { loss, maxLength, signal: options.signal, onProgress: options.onProgress }
   const data = await readTrainingData(subject, filesOf(options.data), reading)
   const plan = planBatches(data.sources, { batch, tokens, seed, steps, epochs })
@@ -182,14 +201,21 @@ async function prepare(engine: Engine, name: string, options: TrainOptions): Pro
   const sizeOf = (tensor: string) => (spec.tensors.get(tensor) ?? []).reduce((a, b) => a * b, 1)
   const parameters =
     tensors.reduce((sum, tensor) => sum + sizeOf(tensor), 0) +
-    adapters.reduce((sum, { weight, a, b, dora }) => {
-      return sum + a.length + b.length + (dora ? (spec.tensors.get(weight)?.[0] ?? 0) : 0)
+    adapters.reduce((sum, { weight, a, b, dora, experts = 1 }) => {
+      return sum + experts * (a.length + b.length) + (dora ? (spec.tensors.get(weight)?.[0] ?? 0) : 0)
     }, 0)
   const lost = dropout > 0 ? { dropout: { share: dropout, seed } } : {}
   const taughtOf = { sources: data.sources, mask: settings.teacherMask, vocabulary: spec.vocabulary }
   const teacher = options.teacher === undefined ? undefined : await findTeacher(engine, options.teacher, taughtOf)
   if (teacher !== undefined && 'checkpoint' in teacher) await checkPlaces(options, [teacher.checkpoint])
-  const trainable = { tokens, tensors, adapters, ...lost, ...(teacher && { teacher: taughtBy(teacher) }) }
+  const trainable = {
+    tokens,
+    tensors,
+    adapters,
+    ...lost,
+    ...(teacher && { teacher: taughtBy(teacher) }),
+    ...objective?.trainable,
+  }
   return {
     ...{ name, checkpoint, settings, plan, heldOut, teacher, trainable, adapters, parameters, rateOf, dtype },
     ...{ reports: data.reports, ids: hashOf(data.sources) },
@@ -285,7 +311,9 @@ async function tried(
   engine: Engine,
   prepared: Prepared,
   options: TrainOptions,
+  objective: Objective | undefined,
 ): Promise<Pick<TrainForecast, 'milliseconds' | 'hostBytes'>> {
+  const { learn, measure } = objective?.passes ?? { learn: 1, measure: 1 }
   const { checkpoint, plan, trainable, heldOut, teacher } = prepared
   const steps = Array.from({ length: Math.min(sampledSteps, plan.steps) }, (_, step) => plan.stepAt(step))
   const batches = steps.flatMap(({ microBatches }) => microBatches)
@@ -307,7 +335,7 @@ async function tried(
   const { compile, forward, both, update, hostBytes } = times
   const microBatches = (plan.steps * batches.length) / steps.length
   const own = tokensOf(sequences)
-  const passes = ((both + asked) * microBatches * mean + forward * measured) / own
+  const passes = ((learn * both + asked) * microBatches * mean + measure * forward * measured) / own
   return { milliseconds: compile + passes + update * plan.steps, hostBytes }
 }
 
@@ -347,6 +375,7 @@ class Training {
     private readonly engine: Engine,
     private readonly prepared: Prepared,
     private readonly options: TrainOptions,
+    private readonly objective: Objective | undefined,
   ) {
     this.mayReplace = options.overwrite ?? false
   }
@@ -375,7 +404,7 @@ class Training {
         this.teacher = await openTeacher(engine, teacher, { tokens: batchTokens, teaching, check })
       }
       const inputs = [...inputsOf([checkpoint]), ...(teacher === undefined ? [] : teacherInputs(teacher))]
-      const run = { verb: 'train', facts: this.facts(model), inputs }
+      const run = { verb: this.objective?.verb ?? 'train', facts: this.facts(model), inputs }
       const point = await ResumePoint.open(place, run, { resume, overwrite })
       if (point.resumed) {
         const before = await engine.use(({ addon }) => restoreState(addon, point, model))
@@ -383,12 +412,7 @@ class Training {
         this.best = before.best
         this.mayReplace ||= before.progress.ended
       } else {
-        for (const { weight, a, b, magnitude } of prepared.adapters) {
-          const names = factorNames(weight)
-          await model.write(names.a, a)
-          await model.write(names.b, b)
-          if (magnitude !== undefined) await model.write(names.magnitude, magnitude)
-        }
+        for (const [name, values] of this.start()) await model.write(name, values)
       }
       for (const folder of [options.out, options.fold ?? options.out]) {
         await checkOutput(folder, [checkpoint], { overwrite: this.mayReplace })
@@ -433,6 +457,17 @@ class Training {
     }
   }
 
+  /** First values of what does not begin as it is stored. */
+  private start(): Iterable<readonly [name: string, values: Float32Array]> {
+    const { adapters } = this.prepared
+    if (this.objective !== undefined) return this.objective.start(adapters)
+    return adapters.flatMap(({ weight, a, b, magnitude }) => {
+      const names = factorNames(weight)
+      const lengths = magnitude === undefined ? [] : [[names.magnitude, magnitude] as const]
+      return [[names.a, a] as const, [names.b, b] as const, ...lengths]
+    })
+  }
+
   /** Everything that decides about the result. */
   private facts(model: TrainableModel): Record<string, unknown> {
     const { settings, plan, ids, heldOut, adapters, trainable, dtype } = this.prepared
@@ -446,6 +481,8 @@ class Training {
       'set of modules': adapters.map(({ weight, rank, scale }) => [weight, rank, scale]),
       'set of tensors': trainable.tensors,
       'set of kernel forms': model.forms,
+      ...this.objective?.facts,
+      ...this.objective?.sets,
     }
   }
 
@@ -474,11 +511,16 @@ class Training {
       const number = this.progress.step + 1
       const { microBatches, targets, tokens, epoch } = plan.stepAt(this.progress.step)
       let loss = 0
+      const subnets: TrainingDetails[] = []
       for (const [microBatch, batch] of microBatches.entries()) {
         const own = batch.reduce((sum, example) => sum + example.targets.reduce((a, b) => a + b, 0), 0)
         const scale = settings.normalise === 'targets' ? 1 / targets : 1 / (own * microBatches.length)
-        loss +=
-          scale * sumOf(await model.run(batch, scale, { step: number, microBatch }, await this.teacher?.says(batch)))
+        const at = { step: number, microBatch, scale }
+        const learned = this.objective
+          ? await this.objective.learn(model, batch, at)
+          : await this.learn(model, batch, at)
+        loss += learned.loss
+        subnets.push(...learned.details)
       }
       if (!Number.isFinite(loss)) throw await this.notFinite(number, `its loss is ${loss}`, model)
       const gradientNorm = await model.gradientNorm()
@@ -493,23 +535,31 @@ class Training {
       const rate = rateOf(this.progress.step)
       const { beta1, beta2, eps, decay, clip } = settings
       await model.step({
-        ...{ step: number, rate, beta1, beta2, eps },
+        ...{ rate, beta1, beta2, eps },
         decay: (name) => (isMatrix(model, name) ? decay : 0),
         clip: clip > 0 ? Math.min(1, clip / (gradientNorm + 1e-6)) : 1,
+        dense: this.objective?.dense,
       })
       const losses = { first: number === 1 ? loss : this.progress.losses.first, last: loss }
       this.progress = { ...this.progress, step: number, tokens: this.progress.tokens + tokens, losses }
-      await this.note(log, { step: number, epoch, loss, gradientNorm, rate, tokens, targets })
+      const details = subnets.length > 0 ? { subnets } : {}
+      await this.note(log, { step: number, epoch, loss, gradientNorm, rate, tokens, targets, ...details })
       tokensHere += tokens
       const seconds = (performance.now() - begin) / 1e3
       const left = ((plan.steps - number) * tokens * seconds) / tokensHere
       onProgress?.({
         ...{ phase: 'train', done: number, total: plan.steps, unit: 'steps' },
-        item: `loss ${loss.toFixed(4)}, ${(tokensHere / seconds).toFixed(0)} tokens/s, ${left.toFixed(0)} s left`,
+        item: `loss ${loss.toFixed(4)}${ofSubnets(subnets)}, ${(tokensHere / seconds).toFixed(0)} tokens/s, ${left.toFixed(0)} s left`,
       })
       await measure()
       if (number % saveEvery === 0 && number < plan.steps) await this.save(model, point, log)
     }
+  }
+
+  /** Adds the gradient of a micro-batch. */
+  private async learn(model: TrainableModel, batch: readonly TrainingExample[], { scale, ...draw }: MicroBatchAt) {
+    const losses = await model.run(batch, scale, draw, await this.teacher?.says(batch))
+    return { loss: scale * sumOf(losses), details: [] }
   }
 
   /** The loss of the data held out, and whether it is the best so far. */
@@ -523,7 +573,7 @@ class Training {
     let sum = 0
     for (const batch of microBatches) {
       if (this.options.signal?.aborted) throw aborted(this.options.signal, what)
-      sum += sumOf(await model.run(batch))
+      sum += this.objective ? await this.objective.measure(model, batch) : sumOf(await model.run(batch))
     }
     const loss = sum / targets
     if (!Number.isFinite(loss)) throw await this.notFinite(step, `the loss of the data held out is ${loss}`, model)
@@ -577,13 +627,15 @@ class Training {
     const output: OutputOptions = {
       ...{ out: options.out, seed: settings.seed, signal, onProgress },
       overwrite,
-      recipe: { train: name, ...shown },
+      recipe: { train: name, ...shown, ...this.objective?.facts },
       about: `Trained on ${plan.examples} examples in ${this.progress.step} steps.`,
     }
     const written = await engine.use((host) =>
-      settings.method === 'full'
-        ? writeCheckpoint(host, model, checkpoint, output)
-        : writeAdapter(host, model, adapters, { ...output, dtype, rslora: settings.rslora }),
+      this.objective !== undefined
+        ? this.objective.write(host, model, adapters, { ...output, dtype })
+        : settings.method === 'full'
+          ? writeCheckpoint(host, model, checkpoint, output)
+          : writeAdapter(host, model, adapters, { ...output, dtype, rslora: settings.rslora }),
     )
     const folded = options.fold
     if (folded !== undefined) {
@@ -599,6 +651,13 @@ class Training {
     if (error instanceof WeightsmithError && this.saved >= 0) error.partial = place
     return error
   }
+}
+
+/** Losses of the subnets of a step, for the line of progress. */
+function ofSubnets(subnets: readonly TrainingDetails[]): string {
+  if (subnets.length === 0) return ''
+  const each = subnets.map(({ depth, width, loss }) => `${depth}x${+width.toFixed(3)} ${loss.toFixed(2)}`)
+  return ` (${each.slice(-4).join(', ')})`
 }
 
 /** Factors of adapters are matrices too. */

@@ -52,7 +52,7 @@ export const errors = {
   },
   ERR_WEIGHTSMITH_FORMAT: {
     meaning:
-      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, or an adapter is not one that can be folded.',
+      'A file is not valid safetensors (or is GGUF), its config or manifest is not valid JSON, an adapter is not one that can be folded, a file of scores or a strategy is none, or a pickle has what is not read as data.',
     remedy:
       'Download the file again, or convert the checkpoint to safetensors. To merge an adapter, write it after the model it was trained for (`base+adapter`).',
   },
@@ -100,8 +100,9 @@ export const errors = {
       'Check the inputs of the tensor in the message, and for weights too large for the output dtype; train with a lower rate or stronger clipping.',
   },
   ERR_WEIGHTSMITH_VERIFY: {
-    meaning: 'An output does not match its manifest.',
-    remedy: 'Do not use the output; write it again. `problems` of the error lists what has changed or is missing.',
+    meaning: 'An output does not match its manifest, or a folded model is not what its base is with the adapters.',
+    remedy:
+      'Do not use the output; write it again. `problems` of the error lists what has changed or is missing; a fold that differs by its rounding needs `dtype: float32`.',
   },
   ERR_WEIGHTSMITH_OUTSIDE: {
     meaning: 'A symbolic link leads out of its folder.',
@@ -113,7 +114,8 @@ export const errors = {
     remedy: 'Wait for it to end, or choose another folder.',
   },
   ERR_WEIGHTSMITH_INPUT_CHANGED: {
-    meaning: 'An input has changed during the run, or since the run being resumed.',
+    meaning:
+      'An input has changed during the run, or since the run being resumed, or scores or a strategy are of another model.',
     remedy:
       'Leave the inputs unchanged and start over, with `overwrite` (`--overwrite`) if there is an unfinished output.',
   },

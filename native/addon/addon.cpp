@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "addon/adapters.h"
 #include "addon/device.h"
 #include "addon/environment.h"
 #include "addon/files.h"
@@ -14,6 +15,7 @@
 #include "addon/to_js.h"
 #include "gpu/kernel_source.h"
 #include "linalg/cholesky.h"
+#include "linalg/orthonormal.h"
 #include "linalg/qr.h"
 #include "linalg/svd.h"
 #include "steps/cpu_step.h"
@@ -29,6 +31,12 @@ Napi::Value forecastOf(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value floatsToJs(Napi::Env env, std::vector<float>& values) {
+  auto result = Napi::Float32Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), result.Data());
+  return result;
+}
+
 // A Gram matrix, its size and damping; see linalg/cholesky.h.
 Napi::Value factorOf(const Napi::CallbackInfo& info) {
   const auto values = info[0].As<Napi::Float32Array>();
@@ -37,11 +45,7 @@ Napi::Value factorOf(const Napi::CallbackInfo& info) {
       [gram = std::vector<float>(values.Data(), values.Data() + values.ElementLength()),
        n = static_cast<size_t>(info[1].ToNumber().Int64Value()),
        damping = info[2].ToNumber().DoubleValue()] { return inverseFactor(gram, n, damping); },
-      [](Napi::Env env, std::vector<float>& factor) -> Napi::Value {
-        auto result = Napi::Float32Array::New(env, factor.size());
-        std::copy(factor.begin(), factor.end(), result.Data());
-        return result;
-      });
+      floatsToJs);
 }
 
 std::vector<double> doublesOf(const Napi::Value& value) {
@@ -72,6 +76,17 @@ Napi::Value qrOf(const Napi::CallbackInfo& info) {
         result.Set("r", toJs(env, qr.r));
         return result;
       });
+}
+
+// A matrix of f32, its rows and columns; see linalg/orthonormal.h.
+Napi::Value basisOf(const Napi::CallbackInfo& info) {
+  const auto values = info[0].As<Napi::Float32Array>();
+  return PromiseWorker<std::vector<float>>::start(
+      info.Env(),
+      [matrix = std::vector<float>(values.Data(), values.Data() + values.ElementLength()),
+       rows = static_cast<size_t>(info[1].ToNumber().Int64Value()),
+       columns = static_cast<size_t>(info[2].ToNumber().Int64Value())] { return orthonormal(matrix, rows, columns); },
+      floatsToJs);
 }
 
 // A matrix, its rows and columns; see linalg/svd.h.
@@ -140,8 +155,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
                 data(info.Env()).errorClass = Napi::Persistent(info[0].As<Napi::Function>());
               }));
   exports.Set("forecast", Napi::Function::New(env, forecastOf));
+  exportAdapters(env, exports);
   exports.Set("inverseFactor", Napi::Function::New(env, factorOf));
   exports.Set("thinQr", Napi::Function::New(env, qrOf));
+  exports.Set("orthonormal", Napi::Function::New(env, basisOf));
   exports.Set("smallSvd", Napi::Function::New(env, svdOf));
   exports.Set("kernelSource", Napi::Function::New(env, sourceOf));
   exports.Set("memcpyBandwidth", Napi::Function::New(env, memcpyBandwidth));

@@ -84,6 +84,8 @@ void Engine::end(Task& task) {
 
 void Engine::work() {
   ThreadPool readers(kReaders), writers(kWriters), hashers(kHashers);
+  std::optional<ThreadPool> workers;
+  if (mapped_ && facts_.type == "cpu") workers.emplace(std::thread::hardware_concurrency());
   std::optional<Pipelines> pipelines;
   BufferCache cache;
   BufferRegistry buffers;
@@ -106,7 +108,8 @@ void Engine::work() {
       error = attempt([&] {
         device_->check();
         if (!pipelines) pipelines.emplace(*device_, kernels_);
-        const RunContext context{*device_, *pipelines, readers, writers, hashers, cache, buffers};
+        const RunContext context{*device_, *pipelines, readers, writers, hashers, workers ? &*workers : nullptr,
+                                 cache,    buffers};
         task->work(context);
       });
       // Whatever came of the task. A device that is lost here says so to the next one.

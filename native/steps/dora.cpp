@@ -12,6 +12,11 @@ std::vector<double> dora(const Gram& gram, std::span<const double> parameters) {
 
 }  // namespace
 
-std::unique_ptr<CpuStep> make_dora(const CpuJob& job) { return makeGramStep(job, dora, Parameters::kOfLines); }
+// A second input is what the matrix was before, which is counted against and has no part in the lengths.
+std::unique_ptr<CpuStep> make_dora(const CpuJob& job) {
+  CpuJob own = job;
+  own.inputs = 1;
+  return makeGramStep(own, dora, Parameters::kOfLines);
+}
 
 }  // namespace weightsmith

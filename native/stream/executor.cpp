@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "host/draw.h"
 #include "stream/completed_jobs.h"
 #include "stream/cursor.h"
 #include "stream/store.h"
@@ -317,7 +318,7 @@ class Execution {
   bool dispatch(const Group& group, const Tile& tile, uint32_t variant, ProgramCursor& cursor, RingSlot& item,
                 bool fresh) {
     const KernelStep& step = cursor.step();
-    const auto table = parameterTable(plan_, group, tile, cursor);
+    auto table = parameterTable(plan_, group, tile, cursor);
     if (table.size() * 4 > tiling_.table) {
       throw Error(Code::INTERNAL, "A parameter table of " + std::to_string(table.size() * 4) +
                                       " bytes exceeds its slot of " + std::to_string(tiling_.table) + " bytes.");
@@ -330,6 +331,7 @@ class Execution {
     dispatch.constants["OUT_DTYPE"] = tile.outputCode;
     dispatch.blocks = table[1];
     if (dispatch.blocks == 0) return false;
+    if (draws(step)) drawFirst(step, group.inputs, *item.slot, table, dispatch);
     dispatch.reduce = step.words != 0;
     if (step.words) {
       dispatch.resultBytes = uint64_t{dispatch.blocks} * step.words * 4;
@@ -351,6 +353,25 @@ class Execution {
     write(tile, variant, result.result->data(), false, result.writes);
     result_ = (result_ + 1) % results_.size();
     return true;
+  }
+
+  static bool has(const KernelStep& step, const char* constant) {
+    const auto found = step.constants.find(constant);
+    return found != step.constants.end() && found->second != 0;
+  }
+
+  // Whether this processor may draw what the kernel would.
+  bool draws(const KernelStep& step) const {
+    if (!context_.workers || !has(step, "RANKED")) return false;
+    return step.kernel == "dare_norms" || (step.kernel == "dare" && !has(step, "MASKS"));
+  }
+
+  void drawFirst(const KernelStep& step, size_t inputs, const Slot& slot, std::vector<uint32_t>& table,
+                 Dispatch& dispatch) {
+    const auto start = Clock::now();
+    const DrawWork work{table, tiling_.table / 4, slot.input(), inputs, has(step, "MASKS")};
+    if (drawOnHost(work, *context_.workers)) dispatch.constants["GIVEN"] = 1;
+    report_.cpuSteps += since(start);
   }
 
   DType storedAs(const Segment& segment, uint32_t variant) const {

@@ -26,6 +26,7 @@ struct RunContext {
   ThreadPool& readers;
   ThreadPool& writers;
   ThreadPool& hashers;
+  ThreadPool* workers;  // a thread a core, where the device is this processor; otherwise null
   BufferCache& cache;
   BufferRegistry& buffers;
 };

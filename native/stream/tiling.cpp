@@ -12,6 +12,8 @@ namespace {
 constexpr uint64_t kMaxCoefficients = 512;     // words of a segment record, generous for what CPU steps return
 constexpr uint64_t kTileTarget = 32ull << 20;  // bytes of one source in a tile: large enough to hide dispatch costs
 
+constexpr uint64_t kDrawnLine = 32;  // elements a word of bits: see native/host/draw.h
+
 // What is read before a tile for the sake of its first row starts at a multiple of 16 bytes in any dtype.
 constexpr uint64_t kRowAlign = 16;
 
@@ -40,8 +42,9 @@ Kind kindOf(const Job& job) {
   return kind;
 }
 
-// Words behind the records that a part of a tensor can need for its lines.
-uint64_t lineWords(const Lines& lines, size_t inputs, uint64_t elements) {
+// Words behind the records that a part of a tensor can need for its lines, or for what the processor draws.
+uint64_t lineWords(const Program& program, size_t inputs, uint64_t elements) {
+  const Lines lines = program.rows && !program.lines.size ? Lines{kDrawnLine, false} : program.lines;
   if (!lines.size) return 0;
   return 2 + inputs * (lines.across ? lines.size : elements / lines.size + 2);
 }
@@ -116,11 +119,11 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
       }
       uint64_t table = copy ? 0 : 4 * (1 + kTableWords + recordWords(job.inputs.size(), 0));
       uint64_t memory = limits.memory;
-      if (!copy && plan.programs[job.program].lines.size) {
-        const Lines& lines = plan.programs[job.program].lines;
-        const uint64_t bytes = 4 * lineWords(lines, job.inputs.size(), kBlock);
+      if (!copy) {
+        const Program& program = plan.programs[job.program];
+        const uint64_t bytes = 4 * lineWords(program, job.inputs.size(), kBlock);
         // The words of columns are the same for every block of a tensor.
-        if (lines.across)
+        if (program.lines.across)
           memory -= std::min(memory, kSlots * bytes);
         else
           table += bytes;
@@ -213,7 +216,7 @@ Tiling tile(const Plan& plan, const std::vector<bool>& finished, const TilingLim
         for (const Variant& variant : plan.jobs[segment.job].variants) {
           coefficients = std::max<uint64_t>(coefficients, variant.coefficients.size());
         }
-        lines += lineWords(plan.programs[group.program].lines, group.inputs, segment.elements);
+        lines += lineWords(plan.programs[group.program], group.inputs, segment.elements);
       }
       if (cpuStep) coefficients = std::max(coefficients, kMaxCoefficients);
       tiling.table = std::max<uint64_t>(

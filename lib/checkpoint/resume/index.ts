@@ -7,6 +7,7 @@
  *     await point.remove()
  */
 
+export { replaceFile } from './replace.js'
 export { ResumePoint, resumeFiles } from './resume_point.js'
 export { digest, type InputFile, isSameRun, type Run } from './run.js'
 export type { SavedTensor, SavedTensors } from './tensors.js'

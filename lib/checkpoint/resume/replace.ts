@@ -3,13 +3,13 @@
 import { open, rename, rm } from 'node:fs/promises'
 import { writeFailed } from '../../util/errors.js'
 
-/** The text is on disk before it gets the name. Throws ERR_WEIGHTSMITH_IO_WRITE or _DISK_FULL. */
-export async function replaceFile(path: string, text: string): Promise<void> {
+/** The content is on disk before it gets the name. Throws ERR_WEIGHTSMITH_IO_WRITE or _DISK_FULL. */
+export async function replaceFile(path: string, content: string | Uint8Array): Promise<void> {
   const draft = `${path}.new`
   try {
     const file = await open(draft, 'w')
     try {
-      await file.writeFile(text)
+      await file.writeFile(content)
       await file.sync()
     } finally {
       await file.close()

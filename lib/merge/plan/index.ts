@@ -1,5 +1,6 @@
 /** Planning: what is computed from which bytes, and where the results go. */
 
+export { counted, isCounted } from './counted.js'
 export { isDerived } from './derived.js'
 export { type JointPlan, joinPlans } from './joint.js'
 export { findWeight, withAdapter } from './lora.js'

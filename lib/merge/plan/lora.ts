@@ -13,7 +13,8 @@ import {
   outputConfig,
   refuseQuantised,
 } from '../../checkpoint/index.js'
-import { type Adapter, type Linalg, type LowRank, readValues, startOf } from '../../lora/index.js'
+import { type Adapter, type LowRank, readValues, refuseStart } from '../../lora/index.js'
+import type { NativeAddon } from '../../native/border.js'
 import { WeightsmithError } from '../../util/errors.js'
 import { added, type Change, changed, expertPair, lengthened, type Pair, pairOf } from './adapted.js'
 import { Files, isDerived, sameShape, storedType } from './derived.js'
@@ -21,6 +22,9 @@ import type { Origin } from './planned.js'
 import { arrange } from './rows.js'
 import { type Tie, tieOf, untied, weightOf } from './tie.js'
 import { isVocabulary } from './vocabulary.js'
+
+/** What starts of adapters are computed by. */
+type Starts = Pick<NativeAddon, 'adapterStart'>
 
 export interface AdapterUse {
   adapter: Adapter
@@ -32,18 +36,13 @@ export interface AdapterUse {
   resize?: boolean
 }
 
-export async function withAdapter(
-  linalg: Linalg,
-  name: string,
-  base: Checkpoint,
-  use: AdapterUse,
-): Promise<Checkpoint> {
+export async function withAdapter(addon: Starts, name: string, base: Checkpoint, use: AdapterUse): Promise<Checkpoint> {
   const { adapter, weight = 1, untie = false, resize = true } = use
   const files = new Files()
   const tensors = new Map<string, CheckpointTensor>()
   for (const [key, tensor] of base.tensors) tensors.set(key, files.take(tensor, base))
   // Inputs are told by the files of checkpoints: what the manifest lists, and no output may replace.
-  for (const file of adapter.checkpoint.files) files.add(file)
+  for (const file of adapter.checkpoint.files) if (file.memory === undefined) files.add(file)
   refuseQuantised(base, 'convert it to float16 or bfloat16 before an adapter is added to it')
   if (weight !== 1) refuseScaled(base, adapter, weight)
   const tie = tieOf(base)
@@ -80,7 +79,7 @@ export async function withAdapter(
           part.key,
         )
       }
-      put(part.key, await adapted(linalg, part, base, adapter, matrix, weight))
+      put(part.key, await adapted(addon, part, base, adapter, matrix, weight))
     }
   }
   let { config } = base
@@ -236,6 +235,8 @@ export function findWeight(
     target.replace(/^model\./, 'language_model.model.'),
     target.replace(/^(model\.language_model|language_model\.model)\./, 'model.'),
     `model.${target}`,
+    // the router of Mixtral, whose module older transformers and its files call by another name
+    target.replace('.mlp.gate.', '.block_sparse_moe.gate.'),
   ]
   for (const key of names) {
     const tensor = weightOf(key, base, tie)
@@ -302,7 +303,7 @@ function isTurned(key: string, base: Checkpoint, adapter: Adapter): boolean {
 }
 
 async function adapted(
-  linalg: Linalg,
+  addon: Starts,
   part: Part,
   base: Checkpoint,
   adapter: Adapter,
@@ -327,7 +328,7 @@ async function adapted(
   if (start.shape.length !== 2 || product[0] !== rows || product[1] !== columns) throw misfit(key, start, b, adapter)
   const pairs = [pairOf(adapter.checkpoint, matrix, weight)]
   if (matrix.start !== undefined) {
-    pairs.unshift(await startPair(linalg, origin, adapter, matrix, { rows, columns, transposed, weight }))
+    pairs.unshift(startPair(addon, origin, adapter, matrix, { rows, columns, transposed, weight }))
   }
   const sum = changed(key, origin, [{ rows, columns, transposed, pairs }], storedType(tensor))
   if (magnitude === undefined) return sum
@@ -338,14 +339,14 @@ async function adapted(
   return lengthened(key, { checkpoint: base, tensor: sum }, [...lengths], across)
 }
 
-/** What the base lost when training began: the same factors again, subtracted. */
-async function startPair(
-  linalg: Linalg,
+/** What the base lost when training began: the same factors again, subtracted. They are computed when a run begins. */
+function startPair(
+  addon: Starts,
   origin: Origin,
   adapter: Adapter,
   { rank, scale, start = 'pissa' }: LowRank,
   { rows, columns, transposed, weight }: Omit<Change, 'pairs'> & { weight: number },
-): Promise<Pair> {
+): Pair {
   if (isDerived(origin.tensor)) {
     throw refused(
       origin.checkpoint,
@@ -354,14 +355,24 @@ async function startPair(
       origin.tensor.name,
     )
   }
-  const weights = await readValues(origin.checkpoint, origin.tensor)
-  const [a, b] = await startOf(linalg, start, weights, { rows, columns, transposed, rank, scale })
+  const [outputs, inputs] = transposed ? [columns, rows] : [rows, columns]
+  refuseStart(start, { rows, columns, rank })
+  const [a, b] = [new Float32Array(rank * inputs), new Float32Array(outputs * rank)]
+  let made: Promise<void> | undefined
+  const fill = () => {
+    const { dtype, begin, file } = origin.tensor
+    const weight = { path: origin.checkpoint.files[file]?.path ?? '', begin, elements: rows * columns, dtype }
+    made ??= addon.adapterStart(weight, { rows, columns, transposed, rank, scale, start }).then((first) => {
+      a.set(first.a)
+      b.set(first.b)
+    })
+    return made
+  }
   const held = (values: Float32Array<ArrayBuffer>, shape: number[], which: string): Origin => ({
-    checkpoint: inMemory(`${adapter.checkpoint.path} ${origin.tensor.name} ${which}`, values),
+    checkpoint: inMemory(`${adapter.checkpoint.path} ${origin.tensor.name} ${which}`, values, fill),
     tensor: { name: which, file: 0, dtype: 'F32', shape, begin: 0, end: values.byteLength },
     whole: values.length,
   })
-  const [outputs, inputs] = transposed ? [columns, rows] : [rows, columns]
   return {
     a: held(a, [rank, inputs], 'A'),
     b: held(b, [outputs, rank], 'B'),
@@ -370,21 +381,30 @@ async function startPair(
 }
 
 /** Numbers that no file holds, as a checkpoint. */
-function inMemory(name: string, values: Float32Array<ArrayBuffer>): Checkpoint {
+function inMemory(name: string, values: Float32Array<ArrayBuffer>, fill: () => Promise<void>): Checkpoint {
   const memory = new Uint8Array(values.buffer)
-  const file = { path: name, name, size: memory.length, modified: 0, identity: name, headerHash: '', memory }
+  const file = { path: name, name, size: memory.length, modified: 0, identity: name, headerHash: '', memory, fill }
   return { name, path: name, files: [file], tensors: new Map(), stacks: new Map() }
 }
 
 /** The changes of a stack of experts, or of the one that a part is. */
 function expertChanges(part: Part, base: Checkpoint, adapter: Adapter, matrix: LowRank, weight: number): Change[] {
   const { key, tensor, expert, row } = part
-  const { a, b, rank, experts = 1, stacked } = matrix
+  const { a, b, rank, experts = 1, stacked, order } = matrix
   const inputs = a.shape.at(-1) ?? 0
   const outputs = (stacked ? b.shape[1] : b.shape[0]) ?? 0
   if (expert !== undefined) {
     const [rows = 0, columns = 0] = tensor.shape
     if (tensor.shape.length !== 2 || columns !== inputs || row + rows > outputs) throw misfit(key, tensor, b, adapter)
+    if (inputs === outputs && order !== 'class') {
+      throw refused(
+        base,
+        adapter,
+        `experts of ${matrix.target} are square, and only since PEFT 0.19 A is always of their inputs; its config says ` +
+          `${order === undefined ? 'no peft_version' : 'an older peft_version'}`,
+        key,
+      )
+    }
     const pair = expertPair(adapter.checkpoint, matrix, expert, weight)
     // Element (i, k) of B lies at (i r + k) step + first.
     return [{ rows, columns, transposed: false, pairs: [{ ...pair, first: pair.first + row * rank * pair.step }] }]
@@ -392,7 +412,8 @@ function expertChanges(part: Part, base: Checkpoint, adapter: Adapter, matrix: L
   const [count = 0, rows = 0, columns = 0] = tensor.shape
   const [plain, transposed] = [rows === outputs && columns === inputs, rows === inputs && columns === outputs]
   if (tensor.shape.length !== 3 || count !== experts || !(plain || transposed)) throw misfit(key, tensor, b, adapter)
-  if (plain && transposed && !stacked && base.config?.model_type !== 'gpt_oss') {
+  const square = plain && transposed && !stacked
+  if (square && order !== 'in-out' && base.config?.model_type !== 'gpt_oss') {
     throw refused(
       base,
       adapter,

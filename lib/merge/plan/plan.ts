@@ -61,6 +61,8 @@ export interface MergePlan {
    * Tensors of which the first is copied: the others have to hold the same bytes, which is seen once files are read.
    */
   same: Origin[][]
+  /** Tensors that are copied from an adapter, and what they replace; of a plan that is counted. */
+  replaced?: { tensor: PlannedTensor; before: Origin }[]
   notes: string[]
 }
 

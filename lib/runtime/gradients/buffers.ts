@@ -7,23 +7,24 @@
 import type { ModelSpec } from '../../architectures/index.js'
 import type { StoreDType } from '../../native/border.js'
 import { layout as wgsl } from '../../native/layouts.js'
+import { type AdapterSpec, factorNames, mixedNames } from '../adapters.js'
+import { blocksOf, stagingBytes } from '../blocks.js'
 import { lossWords, taughtLossWords } from '../kernels.js'
-import { type Adapter, type Block, type Forms, type OpSpec, packedBytes, tensorsOfOp } from '../ops/index.js'
+import { MixtureBuffers } from '../mixtures.js'
+import {
+  type Adapter,
+  type Block,
+  type Forms,
+  type Mixture,
+  type OpSpec,
+  packedBytes,
+  tensorsOfOp,
+} from '../ops/index.js'
 import { tensorsOf, wholeOf } from '../partition.js'
-import { blocksOf, stagingBytes } from '../program.js'
+import { Router, type RouterSpec } from '../router.js'
+import { SubnetBuffers } from '../subnet.js'
 import { type Tape, tapeInput, tapeOf } from './tape.js'
 import type { KnownLogits } from './teaching.js'
-
-/** A LoRA adapter that is trained, of one matrix. */
-export interface AdapterSpec {
-  /** The tensor of the matrix [outputs, inputs]. */
-  weight: string
-  rank: number
-  /** What the product of its factors is multiplied by: alpha / rank, or alpha / √rank. */
-  scale: number
-  /** DoRA: rows of the adapted matrix get lengths that are trained, at first those that they have. */
-  dora?: boolean
-}
 
 export interface GradientLayout {
   /** Tokens a micro-batch. */
@@ -38,8 +39,15 @@ export interface GradientLayout {
   forms: Forms
   /** Layers whose values are on the device at a time. Others are computed again for the backward pass. */
   tapes: number
-  /** The head [vocabulary, width] of a model whose predictions are learned, or how many logits are known of them. */
-  teacher?: { width: number; dtype: StoreDType } | KnownLogits
+  /**
+   * The head [vocabulary, width] of a model whose predictions are learned, or how many logits are known of them;
+   * `self`: the model's own.
+   */
+  teacher?: { width: number; dtype: StoreDType } | KnownLogits | 'self'
+  /** Of adapters with experts. */
+  router?: RouterSpec | undefined
+  /** How experts are mixed. */
+  mix: Mixture['form']
   /** Layers, from the first on, whose weights stay on the device. The others take turns in the same buffers. */
   resident: number
 }
@@ -64,17 +72,12 @@ export interface TapeBuffers {
   statistics: number
 }
 
-/** The names of the tensors of an adapter, as PEFT has them without its prefix. */
-export function factorNames(weight: string): Record<'a' | 'b' | 'magnitude', string> {
-  const module = weight.replace(/\.weight$/, '')
-  return {
-    a: `${module}.lora_A.weight`,
-    b: `${module}.lora_B.weight`,
-    magnitude: `${module}.lora_magnitude_vector`,
-  }
+/** Names of what is trained of an adapter. */
+function partsOf({ a, b, magnitude }: Adapter, { weight, experts = 0 }: AdapterSpec): string[] {
+  const each = Array.from({ length: experts }, (_, expert) => factorNames(weight, expert))
+  const factors = experts > 0 ? each.flatMap((names) => [names.a, names.b]) : [a, b]
+  return [...factors, ...(magnitude === undefined ? [] : [magnitude.tensor])]
 }
-
-const partsOf = ({ a, b, magnitude }: Adapter) => [a, b, ...(magnitude === undefined ? [] : [magnitude.tensor])]
 
 /** The head of a teacher, and what it is applied to. */
 export interface TeacherHead {
@@ -97,6 +100,9 @@ export class GradientBuffers {
   readonly learned = new Map<string, Learned>()
   /** Tensors that are held as their transpose. */
   readonly turned = new Set<string>()
+  readonly subnet: SubnetBuffers
+  readonly router: Router | undefined
+  readonly mixtures: MixtureBuffers
   /** Weights by layer that are read when the layer has its turn. */
   readonly passing: ReadonlyMap<number, readonly string[]>
   readonly staging: number
@@ -177,13 +183,24 @@ export class GradientBuffers {
     const dropped = layout.dropout === undefined ? undefined : add(4 * tokens * widest)
     const outputs = adapters.map(({ weight, dora }) => (dora ? (spec.tensors.get(weight)?.[0] ?? 1) : 0))
     const outer = add(4 * tokens * Math.max(0, ...outputs))
-    for (const [index, { weight, rank, scale, dora }] of adapters.entries()) {
+    this.subnet = new SubnetBuffers(spec, add)
+    for (const [name, blocks] of this.subnet.blocks) this.tensors.set(name, [...blocks])
+    this.router = layout.router && new Router(layout.router, layout.forms, add)
+    for (const [name, blocks] of this.router?.blocks ?? []) this.tensors.set(name, blocks)
+    this.mixtures = new MixtureBuffers(spec, layout, limit, add)
+    for (const [name, blocks] of this.mixtures.factors) this.tensors.set(name, blocks)
+    for (const [index, { weight, rank, scale, dora, experts = 0 }] of adapters.entries()) {
       const [rows = 1, columns = 1] = spec.tensors.get(weight) ?? []
-      const { a, b, magnitude } = factorNames(weight)
-      // A is held as its transpose, so that no panel is padded from the rank to 64 columns.
-      this.tensors.set(a, blocked(columns, rank, 'F32'))
-      this.turned.add(a)
-      this.tensors.set(b, blocked(rows, rank, 'F32'))
+      const { a, b, magnitude } = experts > 0 ? mixedNames(weight) : factorNames(weight)
+      const owners = Array.from({ length: Math.max(1, experts) }, (_, expert) =>
+        factorNames(weight, experts > 0 ? expert : undefined),
+      )
+      for (const names of owners) {
+        // A is held as its transpose, so that no panel is padded from the rank to 64 columns.
+        this.tensors.set(names.a, blocked(columns, rank, 'F32'))
+        this.turned.add(names.a)
+        this.tensors.set(names.b, blocked(rows, rank, 'F32'))
+      }
       const lengths: Omit<Block, 'buffer'> = { dtype: 'F32', first: 0, rows, columns: 1 }
       if (dora) this.tensors.set(magnitude, [{ ...lengths, buffer: add(packedBytes(lengths)) }])
       this.adapters.set(weight, {
@@ -196,7 +213,11 @@ export class GradientBuffers {
         const copy = { ...block, dtype: 'F32' as const }
         return { ...copy, buffer: add(packedBytes(copy)) }
       })
-    for (const name of [...layout.tensors, ...[...this.adapters.values()].flatMap(partsOf)]) {
+    const adapted = adapters.flatMap((adapter) => {
+      const of = this.adapters.get(adapter.weight)
+      return of === undefined ? [] : partsOf(of, adapter)
+    })
+    for (const name of [...layout.tensors, ...adapted, ...(this.router?.blocks.keys() ?? [])]) {
       const blocks = this.tensors.get(name) ?? []
       const whole = blocks.every(({ dtype }) => dtype === 'F32')
       this.learned.set(name, {
@@ -208,7 +229,8 @@ export class GradientBuffers {
     const bytesOf = ({ rows, columns, dtype }: Block) => rows * columns * (dtype === 'F32' ? 4 : 2)
     const wide = [...this.learned.values()].flatMap(({ master }) => master)
     const { teacher } = layout
-    const taught = teacher === undefined || 'top' in teacher ? [] : blocked(vocabulary, teacher.width, teacher.dtype)
+    const taught =
+      typeof teacher === 'object' && 'width' in teacher ? blocked(vocabulary, teacher.width, teacher.dtype) : []
     this.staging = add([...all, ...wide, ...taught].reduce((most, block) => Math.max(most, bytesOf(block)), 4))
 
     const learns = (tensor: string) => this.learned.has(tensor) || this.adapters.has(tensor)
@@ -261,10 +283,13 @@ export class GradientBuffers {
     if (teacher !== undefined) {
       const logits = add(4 * vocabulary * this.headRows)
       const some = (top: number) => (top < vocabulary ? add(4 * top * this.headRows) : logits)
+      const normedBy = (width: number) => add(4 * tokens * width)
       const source =
-        'top' in teacher
-          ? { top: teacher.top, ids: some(teacher.top), values: some(teacher.top) }
-          : { head: taught, normed: add(4 * tokens * teacher.width) }
+        teacher === 'self'
+          ? { head: this.tensors.get(head.weight) ?? [], normed: normedBy(language.activations[head.x] ?? 0) }
+          : 'top' in teacher
+            ? { top: teacher.top, ids: some(teacher.top), values: some(teacher.top) }
+            : { head: taught, normed: normedBy(teacher.width) }
       this.teacher = { logits, shares: add(8 * tokens), source }
     }
     this.losses = add(4 * Math.max(lossWords, taughtLossWords) * tokens)

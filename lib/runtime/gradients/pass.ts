@@ -5,8 +5,10 @@
  */
 
 import type { NativeDispatch, NativeWork } from '../../native/border.js'
+import type { Gate } from '../adapters.js'
 import { modelKernels as kernels } from '../kernels.js'
-import { type BackwardContext, backward, forward, type StackContext } from '../ops/index.js'
+import { type Adapter, type BackwardContext, backward, forward, packedBytes, type StackContext } from '../ops/index.js'
+import type { Subnet } from '../subnet.js'
 import { type GradientBuffers, input, type TapeBuffers } from './buffers.js'
 import type { Tape, TapeStep } from './tape.js'
 import { knownRows, type Taught } from './teaching.js'
@@ -18,6 +20,12 @@ export interface BatchShape {
   buckets: Record<'id' | 'position', number>
   /** Which micro-batch it is, where what adapters read loses elements. */
   draw?: { step: number; microBatch: number } | undefined
+  /** The part of the model that is run. */
+  subnet?: Subnet | undefined
+  /** Its experts that count, and how much. */
+  experts?: readonly Gate[] | undefined
+  /** Whether there was noise in what they were chosen by. */
+  noisy?: boolean | undefined
 }
 
 /** Dispatches that need the weights of one layer, or of none, and what is written before them. */
@@ -44,7 +52,54 @@ export class GradientPass {
 
   /** From tokens to losses, and with a `scale` to the gradients of scale * their sum. */
   stages(scale?: number): Stage[] {
-    return [...this.forward(), ...this.losses(scale), ...(scale === undefined ? [] : this.backward())]
+    return [...this.toLosses(scale), ...(scale === undefined ? [] : this.backward())]
+  }
+
+  /** From tokens to losses, and with a `scale` to what `backwardFrom` begins with. */
+  toLosses(scale?: number): Stage[] {
+    return [...this.forward(), ...this.losses(scale)]
+  }
+
+  /** From what `toLosses` has left, times a scale, to the gradients of everything that is trained. */
+  backwardFrom(scale: number): Stage[] {
+    const { spec } = this.buffers
+    const elements = this.shape.losses * this.width(spec.head.x)
+    const scaled = kernels.scale(this.buffers.gradient(spec.head.x, true), { elements, scale })
+    const { mixtures } = this.buffers
+    // Layers that are left out have no part in the gradients of gates.
+    const { first: all } = mixtures.sumsOf(this.shape.experts?.length ?? 0)
+    const sums = all > 0 ? [kernels.zero(mixtures.sums, all)] : []
+    const stages = [{ dispatches: [scaled, ...sums] }, ...this.backward()]
+    return [...stages, { dispatches: [...this.zerosOfExperts(), ...this.routerGradient()] }]
+  }
+
+  /** Keeps what the head was applied to, as what a teacher says. */
+  remember(): NativeDispatch[] {
+    const { teacher, spec } = this.buffers
+    if (teacher === undefined || !('normed' in teacher.source)) return []
+    return [kernels.copy(this.normedBuffer, teacher.source.normed, this.shape.losses, this.width(spec.head.x))]
+  }
+
+  /** An expert that counts is moved in all layers: its gradient is 0 in those that no subnet has had so far. */
+  private zerosOfExperts(): NativeDispatch[] {
+    const { mixtures } = this.buffers
+    const names = (this.shape.experts ?? []).flatMap(({ expert }) => mixtures.tensorsOf(expert))
+    return names
+      .filter((name) => !this.touched.has(name))
+      .flatMap((name) => this.trained(name)?.blocks ?? [])
+      .map((block) => kernels.zero(block.buffer, packedBytes(block) / 4))
+  }
+
+  /** Of gates, from sums that the experts of layers have left; those of layers that were left out are 0. */
+  private routerGradient(): NativeDispatch[] {
+    const { router, mixtures } = this.buffers
+    const { experts = [] } = this.shape
+    if (router === undefined) return []
+    const parts = experts.map(({ expert }, i) => ({ expert, ...mixtures.sumsOf(i) }))
+    return router.backward(mixtures.sums, parts, {
+      noisy: this.shape.noisy === true,
+      trained: (tensor) => this.trained(tensor),
+    })
   }
 
   /** From tokens to what the head is applied to, for rows that have a loss, and the buffer with it. */
@@ -77,14 +132,23 @@ export class GradientPass {
   /** From tokens to the residual stream behind the last layer. */
   private forward(): Stage[] {
     const { tapes, stream, embedValues } = this.buffers
+    const layers = this.layers()
     const embed = [
       ...this.run(tapes.embed, embedValues),
-      ...this.copyStream(this.valueOf(embedValues, tapes.embed.output), stream[0] ?? 0),
+      ...this.copyStream(this.valueOf(embedValues, tapes.embed.output), stream[layers[0] ?? tapes.layers.length] ?? 0),
     ]
     return [
       { dispatches: embed },
-      ...tapes.layers.map((_, layer) => ({ layer, dispatches: [...this.runLayer(layer), ...this.leaveLayer(layer)] })),
+      ...layers.map((layer, i) => ({
+        ...{ layer, dispatches: [...this.runLayer(layer), ...this.leaveLayer(layer, layers[i + 1])] },
+      })),
     ]
+  }
+
+  /** Layers that are run, in their order. */
+  private layers(): number[] {
+    const { blocks } = this.shape.subnet ?? {}
+    return [...this.buffers.tapes.layers.keys()].filter((layer) => blocks?.[layer] !== false)
   }
 
   /**
@@ -165,7 +229,8 @@ export class GradientPass {
       kernels.zero(g, shape.tokens * width),
       kernels.scatterRows({ list: buffers.rows, x: buffers.gradient('x', true), y: g }, { rows: shape.losses, width }),
     )
-    for (let layer = depth - 1; layer >= lowest; layer--) {
+    for (const layer of this.layers().reverse()) {
+      if (layer < lowest) break
       const again = buffers.stays(layer) ? [] : this.runLayer(layer)
       const back = this.back(this.layerTape(layer), buffers.valuesOf(layer), new Set(['x']), shape.tokens, layer)
       stages.push({ layer, dispatches: [...again, ...back] })
@@ -192,9 +257,10 @@ export class GradientPass {
     ]
   }
 
-  private leaveLayer(layer: number): NativeDispatch[] {
+  /** The residual stream goes to the next layer that is run, or behind the last one. */
+  private leaveLayer(layer: number, next = this.buffers.tapes.layers.length): NativeDispatch[] {
     const from = this.layerValue(layer, this.layerTape(layer).output)
-    return this.copyStream(from, this.buffers.stream[layer + 1] ?? 0)
+    return this.copyStream(from, this.buffers.stream[next] ?? 0)
   }
 
   private run(tape: Tape, values: TapeBuffers, rows = this.shape.tokens, layer?: number): NativeDispatch[] {
@@ -246,7 +312,7 @@ export class GradientPass {
     at: (version: string) => number,
     asRead: boolean,
   ): StackContext {
-    const { spec, layout, tensors, adapters, tokens, angles } = this.buffers
+    const { spec, layout, tensors, tokens, angles } = this.buffers
     const written = after.slice(0, after.indexOf('#'))
     return {
       ...{ rows, tokens, angles, cache: values.cache, forms: layout.forms },
@@ -254,14 +320,24 @@ export class GradientPass {
       activation: (name) => at(name === written && !(asRead && before.has(name)) ? after : (before.get(name) ?? after)),
       width: (name) => this.width(name),
       blocks: (tensor) => tensors.get(tensor) ?? [],
-      adapter: (weight) => adapters.get(weight),
+      adapter: (weight) => this.adapterOf(weight),
       statistics: values.statistics,
       dropout: layout.dropout && this.shape.draw && { ...layout.dropout, ...this.shape.draw },
     }
   }
 
+  /** An adapter, of this pass where it is a mixture. */
+  private adapterOf(weight: string): Adapter | undefined {
+    const { adapters, mixtures, layout } = this.buffers
+    const adapter = adapters.get(weight)
+    const mixture = adapter && mixtures.of(weight, this.shape.experts ?? [], layout.mix)
+    return mixture === undefined ? adapter : { ...(adapter as Adapter), mixture }
+  }
+
   /** Where the gradient of a tensor goes; its first part in a step is written, the others are added. */
   private trained(tensor: string) {
+    const mixed = this.buffers.mixtures.gradients.get(tensor)
+    if (mixed !== undefined) return { blocks: mixed, add: false }
     const learned = this.buffers.learned.get(tensor)
     if (learned === undefined) return undefined
     const add = this.touched.has(tensor)

@@ -44,11 +44,15 @@ export interface KnownRows {
 }
 
 /**
- * What a teacher says at the loss rows of a batch: what its head is applied to, from `normed` of the teacher; or what
- * is known of its logits, some rows at a time.
+ * What a teacher says at the loss rows of a batch: what its head is applied to, from `normed` of the teacher; what is
+ * known of its logits, some rows at a time; or what a pass of the model itself has kept.
  */
 export type Taught = Teaching &
-  ({ normed: Float32Array<ArrayBuffer> } | { rows: (from: number, count: number) => Promise<KnownRows> })
+  (
+    | { normed: Float32Array<ArrayBuffer> }
+    | { kept: true }
+    | { rows: (from: number, count: number) => Promise<KnownRows> }
+  )
 
 /** The tokens of a sequence at which a loss is taken. `mask`: of a teacher. */
 export function lossRowsOf({ ids, targets }: TrainingSequence, mask?: TeacherMask): LossRow[] {
@@ -74,7 +78,7 @@ export async function knownRows(
   to: { ids: number; values: number },
   { from, count }: { from: number; count: number },
 ): Promise<NativeWork['writes']> {
-  if ('normed' in taught) return []
+  if (!('rows' in taught)) return []
   const { logits, ids } = await taught.rows(from, count)
   const write = (
     buffer: number,

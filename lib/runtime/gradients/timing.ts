@@ -100,7 +100,7 @@ async function timesOf(
     both: () => model.run(sequences, 1 / Math.max(1, count), draw),
     update: async () => {
       await model.gradientNorm()
-      await model.step({ ...optimizer, step: 1 })
+      await model.step(optimizer)
     },
   }
   try {

@@ -10,6 +10,8 @@ import type { NativeDevice, NativeWork } from '../../native/border.js'
 import type { Host } from '../../native/host.js'
 import { layout as wgsl } from '../../native/layouts.js'
 import { misuse, WeightsmithError } from '../../util/errors.js'
+import { type AdapterSpec, gatesOf } from '../adapters.js'
+import { transposed } from '../blocks.js'
 import {
   modelKernels as kernels,
   lossesOf,
@@ -21,7 +23,9 @@ import {
 import { dtypeOf, storedBlock } from '../model.js'
 import { adaptedNorms, type Block, formsOf, packedBytes, type Rotary, tensorsOfOp } from '../ops/index.js'
 import { angleTable } from '../program.js'
-import { type AdapterSpec, GradientBuffers, type Learned } from './buffers.js'
+import type { RouterSpec } from '../router.js'
+import { type Subnet, withSubnets } from '../subnet.js'
+import { GradientBuffers, type Learned } from './buffers.js'
 import { type BatchShape, GradientPass, type Stage } from './pass.js'
 import {
   type KnownLogits,
@@ -49,19 +53,48 @@ export interface TrainableOptions {
   tapes?: number
   /**
    * What is learned beside targets (see `run`): the predictions of a model with the same vocabulary, whose head is on
-   * the device too, or logits that are known.
+   * the device too, or logits that are known. `self`: what a pass of `forward` has kept of the model itself.
    */
-  teacher?: Checkpoint | KnownLogits
+  teacher?: Checkpoint | KnownLogits | 'self'
   /** Another model on the same device, for messages about memory: its name, and bytes that are not to be had. */
   beside?: { name: string; bytes: number } | undefined
+  /** Whether passes go through parts of the model (see `forward`). */
+  subnets?: boolean
+  /** Of adapters with experts. */
+  router?: RouterSpec | undefined
+  /** How experts are mixed: their factors (default), or their outputs. */
+  mix?: 'factor' | 'output' | undefined
   /** Called between parts of a pass; what it throws ends the pass. */
   check?: (() => void) | undefined
 }
 
+/** What a pass of `forward` goes through, and what it is for. */
+export interface SubnetOptions {
+  subnet?: Subnet | undefined
+  /** What the router is told, and noise for its choice. */
+  gate?: { input: Float32Array<ArrayBuffer>; noise?: Float32Array<ArrayBuffer> | undefined } | undefined
+  /** Whether gradients are to be taken of it. */
+  learns?: boolean | undefined
+  /** Tokens at which what it says is kept, or what was kept is learned (see `TeacherMask`). */
+  mask?: TeacherMask | undefined
+  /** Keeps what it says there, for those that learn from it. */
+  teaches?: boolean | undefined
+  /** How much of the loss is of what was kept, up to 1; targets count for the rest. Defaults to 0. */
+  share?: number | undefined
+}
+
+/** A pass through a subnet. */
+export interface SubnetPass {
+  /** Of loss rows (see `lossRowsOf`) in their order, in nats; 0 where there is no target, and nothing is learned. */
+  losses: Float32Array
+  /** Of all experts; 0 for those that do not count. */
+  gates?: Float32Array<ArrayBuffer>
+  /** Adds the gradient of scale * the sum of losses to what is there; before any other pass. */
+  backward(scale: number): Promise<void>
+}
+
 /** A step of AdamW, as torch.optim.AdamW takes it. */
 export interface AdamwStep {
-  /** From 1. */
-  step: number
   rate: number
   beta1: number
   beta2: number
@@ -70,6 +103,8 @@ export interface AdamwStep {
   decay: (tensor: string) => number
   /** What gradients are multiplied by first. */
   clip: number
+  /** Whether what has no gradient is moved by its moments, as if that were 0. Defaults to false: it is left alone. */
+  dense?: boolean | undefined
 }
 
 const noShape: BatchShape = { tokens: 0, losses: 0, buckets: { id: 0, position: 0 } }
@@ -83,6 +118,8 @@ export type Part = 'master' | 'gradient' | 'm' | 'v'
 export class TrainableModel {
   readonly spec: ModelSpec
   private rotary: Rotary | undefined
+  /** How often each tensor was moved, which corrects its moments. */
+  readonly updates = new Map<string, number>()
   private readonly touched = new Set<string>()
   /** Of the layers whose weights take turns, the one whose turn it is. */
   private loadedLayer: number | undefined
@@ -104,7 +141,7 @@ export class TrainableModel {
    */
   static open(use: Use, checkpoint: Checkpoint, options: TrainableOptions): Promise<TrainableModel> {
     refuseQuantised(checkpoint, 'convert it to float16 or bfloat16 before it is trained')
-    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = specOf(checkpoint, options)
     return use(async (host) => {
       const buffers = buffersFor(host, spec, checkpoint, options)
       const resident = await host.device.allocate(buffers.sizes)
@@ -114,7 +151,12 @@ export class TrainableModel {
         await model.load([...buffers.tensors.keys()].filter((name) => !passing.has(name)))
         await model.beginMagnitudes()
         const source = buffers.teacher?.source
-        if (options.teacher !== undefined && 'tensors' in options.teacher && source !== undefined && 'head' in source) {
+        if (
+          typeof options.teacher === 'object' &&
+          'tensors' in options.teacher &&
+          source !== undefined &&
+          'head' in source
+        ) {
           const head = headOf(options.teacher, spec, checkpoint.name)
           await model.loadBlocks(options.teacher, head, source.head, [])
         }
@@ -136,7 +178,7 @@ export class TrainableModel {
     checkpoint: Checkpoint,
     options: TrainableOptions,
   ): Promise<{ bytes: number; tapes: number; bytesReadPerPass: number }> {
-    const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+    const spec = specOf(checkpoint, options)
     return use(async (host) => {
       const { bytes, layerValues, passing, lowest } = buffersFor(host, spec, checkpoint, options)
       const bytesOf = (names: readonly string[]) =>
@@ -215,6 +257,59 @@ export class TrainableModel {
       }
       return taughtLossesOf(await this.inStages(writes, stages, read), shares, taught.divergence)
     })
+  }
+
+  /**
+   * Losses as a subnet predicts them. Which part of the model it is, its experts and their gates belong to the pass, so
+   * that nothing else is asked for where values are computed again.
+   */
+  forward(
+    sequences: readonly TrainingSequence[],
+    { subnet, gate, learns = false, mask, teaches = false, share = 0 }: SubnetOptions = {},
+  ): Promise<SubnetPass> {
+    return this.lend(async () => {
+      const { writes, shape } = this.batchOf(sequences, mask)
+      const { buffers } = this
+      for (const { buffer, values } of buffers.subnet.writesFor(subnet)) {
+        writes.push({ buffer, offset: 0, memory: bytesOf(values) })
+      }
+      const taught =
+        share > 0 && mask !== undefined ? { share, mask, divergence: false, kept: true as const } : undefined
+      const shares =
+        taught &&
+        sharesOf(
+          sequences.flatMap((sequence) => lossRowsOf(sequence, mask)),
+          share,
+        )
+      if (shares !== undefined && buffers.teacher !== undefined) {
+        writes.push({ buffer: buffers.teacher.shares, offset: 0, memory: bytesOf(shares) })
+      }
+      const gates = gate && (await this.gatesOf(gate))
+      const experts = gatesOf(gates ?? [])
+      const noisy = gate?.noise !== undefined
+      const pass = new GradientPass(buffers, { ...shape, subnet, experts, noisy }, this.touched, taught)
+      const stages = [...pass.toLosses(learns ? 1 : undefined), ...(teaches ? [{ dispatches: pass.remember() }] : [])]
+      const words = await this.inStages(writes, stages, {
+        buffer: buffers.losses,
+        bytes: 4 * (taught === undefined ? lossWords : taughtLossWords) * shape.losses,
+      })
+      const nothing = { buffer: buffers.losses, bytes: 0 }
+      return {
+        losses: shares === undefined ? lossesOf(words) : taughtLossesOf(words, shares, false),
+        ...(gates && { gates }),
+        backward: (scale) =>
+          this.lend(async () => {
+            await this.inStages([], pass.backwardFrom(scale), nothing)
+          }),
+      }
+    })
+  }
+
+  /** The gates of experts. */
+  private async gatesOf({ input, noise }: NonNullable<SubnetOptions['gate']>): Promise<Float32Array<ArrayBuffer>> {
+    const { router } = this.buffers
+    if (router === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no router.')
+    return router.ask(this.device, this.resident, input, noise)
   }
 
   /** What the head is applied to, [loss rows of sequences, width]; see `lossRowsOf`. */
@@ -299,21 +394,23 @@ export class TrainableModel {
   }
 
   /** Moves what has a gradient; the next one begins anew. */
-  step({ decay, ...at }: AdamwStep): Promise<void> {
+  step({ decay, dense = false, ...at }: AdamwStep): Promise<void> {
     return this.lend(async () => {
       const dispatches = [...this.buffers.learned.values()]
-        .filter(({ name }) => this.touched.has(name))
-        .flatMap(({ name, blocks, master, gradient, m, v }) =>
-          blocks.flatMap((block, i) => {
+        .filter(({ name }) => dense || this.touched.has(name))
+        .flatMap(({ name, blocks, master, gradient, m, v }) => {
+          const step = (this.updates.get(name) ?? 0) + 1
+          this.updates.set(name, step)
+          return blocks.flatMap((block, i) => {
             const of = (some: readonly Block[]) => some[i]?.buffer ?? 0
             const elements = packedBytes({ ...block, dtype: 'F32' }) / 4
             const buffers = { gradient: of(gradient), m: of(m), v: of(v), x: of(master) }
             return [
-              kernels.adamw(buffers, { ...at, decay: decay(name), elements }),
+              kernels.adamw(buffers, { ...at, step, decay: decay(name), elements }),
               ...(of(master) === block.buffer ? [] : [kernels.roundWeights(of(master), block)]),
             ]
-          }),
-        )
+          })
+        })
       await this.device.dispatch(this.resident, { writes: [], dispatches, reads: [] })
       this.touched.clear()
     })
@@ -520,11 +617,6 @@ export class TrainableModel {
   }
 }
 
-/** The transpose of values [rows, columns]. */
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
-  return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)] ?? 0)
-}
-
 /** Tokens by what they share, for kernel `embed_gradient`: (value, first, end) of each, then the tokens. */
 function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>; count: number } {
   const tokens = new Map<number, number[]>()
@@ -540,6 +632,12 @@ function bucketsOf(values: readonly number[]): { words: Uint32Array<ArrayBuffer>
     return [value, end - some.length, end]
   })
   return { words: Uint32Array.from([...heads, ...sorted.flatMap(([, some]) => some)]), count: sorted.length }
+}
+
+/** The model, with places for subnets where it has some. */
+function specOf(checkpoint: Checkpoint, { subnets = false }: TrainableOptions): ModelSpec {
+  const spec = modelSpec(checkpoint.config, checkpoint.tensors, checkpoint.name)
+  return subnets ? withSubnets(spec) : spec
 }
 
 /** Throws for what would be trained without effect, such as a tensor of a vision encoder. */
@@ -575,8 +673,8 @@ function headOf(teacher: Checkpoint, { vocabulary }: ModelSpec, model: string): 
   )
 }
 
-function teacherOf(teacher: Checkpoint | KnownLogits, spec: ModelSpec, model: string) {
-  if ('top' in teacher) return teacher
+function teacherOf(teacher: Checkpoint | KnownLogits | 'self', spec: ModelSpec, model: string) {
+  if (teacher === 'self' || 'top' in teacher) return teacher
   const head = headOf(teacher, spec, model)
   return { width: head.shape[1] ?? 0, dtype: dtypeOf(head) }
 }
@@ -596,9 +694,10 @@ function buffersFor(host: Host, spec: ModelSpec, checkpoint: Checkpoint, options
   refuseOthers(spec, checkpoint.name, { tensors, adapters })
   const forms = formsOf(info)
   const depth = spec.language.layers.length
+  const { router, mix = 'factor' } = options
   const teacher = options.teacher && teacherOf(options.teacher, spec, checkpoint.name)
   const make = (tapes: number, resident: number, count = tokens) => {
-    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident }
+    const layout = { tokens: count, tensors, adapters, dropout, binding, forms, tapes, resident, router, mix }
     return new GradientBuffers(spec, { ...layout, ...(teacher && { teacher }) }, (name) => dtypeOf(stored(name)))
   }
   const whole = make(1, depth)

@@ -6,7 +6,8 @@ import { registry } from './registry.js'
 
 export * from './dispatch.js'
 export { adaptedNorms } from './dora.js'
-export type { Adapter, Attention, BackwardContext, Rotary, StackContext, TensorGradient } from './op.js'
+export { dotsOfExpert } from './mixture.js'
+export type { Adapter, Attention, BackwardContext, Mixture, Rotary, StackContext, TensorGradient } from './op.js'
 export { opKernels } from './registry.js'
 
 /** An op of a forward pass: the `Spec` of any file here. */

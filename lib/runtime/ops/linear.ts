@@ -9,6 +9,7 @@ import { addBias, biasGradient } from './bias.js'
 import { type Block, dtypeOf, type Forms, panel, plainForms } from './dispatch.js'
 import { adaptedNorms, addedByMagnitude, magnitudeGradient, scaledByMagnitude } from './dora.js'
 import { dropout } from './dropout.js'
+import { adaptersOf, gradientOfMixture, gradientOfOutput, mixedFactors } from './mixture.js'
 import type { Adapter, BackwardContext, Dropout, Op, StackContext } from './op.js'
 
 /** y = x · Wᵀ + bias. */
@@ -205,13 +206,15 @@ function adaptedProduct(
   adapter: Adapter | undefined,
 ): NativeDispatch[] {
   if (adapter === undefined) return product(weight, x, y, context)
-  const { a, b, scale, inner } = adapter
   const { read, makes } = readByAdapter(adapter, x, columnsOf(weight, context), context)
   return [
     ...product(weight, x, y, context),
     ...makes,
-    ...productTransposed(a, read, inner, context, { scale }),
-    ...product(b, inner, y, context, { add: true }),
+    ...mixedFactors(adapter, context),
+    ...adaptersOf(adapter).flatMap(({ a, b, scale, inner }) => [
+      ...productTransposed(a, read, inner, context, { scale }),
+      ...product(b, inner, y, context, { add: true }),
+    ]),
   ]
 }
 
@@ -338,7 +341,7 @@ export const op: Op<Spec> = {
       adapter === undefined
         ? []
         : adapter.magnitude === undefined
-          ? [...makes, ...productTransposed(adapter.a, read, adapter.inner, context, { scale: adapter.scale })]
+          ? [...makes, ...mixedFactors(adapter, context)]
           : [
               ...adaptedProduct(spec.weight, x, adapter.magnitude.outer, context, adapter),
               ...magnitudeGradient(adapter, { x: adapter.magnitude.outer, g }, context),
@@ -353,10 +356,17 @@ export const op: Op<Spec> = {
       ...(adapter === undefined
         ? []
         : [
-            ...productOuter(adapter.b, g, adapter.inner, context),
-            ...productTransposed(adapter.b, g, adapter.innerGradient, context, { scale: adapter.scale }),
-            ...productOuter(adapter.a, read, adapter.innerGradient, context),
-            ...(to.wanted ? adapterGradient(adapter, to.buffer, columns, context) : []),
+            ...adaptersOf(adapter).flatMap((own) => [
+              ...(own.magnitude === undefined
+                ? productTransposed(own.a, read, own.inner, context, { scale: own.scale })
+                : []),
+              ...productOuter(own.expert === undefined ? own.b : adapter.b, g, own.inner, context),
+              ...(own.expert === undefined ? [] : gradientOfOutput(adapter, own.expert, context)),
+              ...productTransposed(own.b, g, own.innerGradient, context, { scale: own.scale }),
+              ...productOuter(own.a, read, own.innerGradient, context),
+              ...(to.wanted ? adapterGradient(own, to.buffer, columns, context) : []),
+            ]),
+            ...gradientOfMixture(adapter, context),
           ]),
     ]
   },

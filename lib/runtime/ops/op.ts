@@ -74,6 +74,17 @@ export interface Adapter {
   dropped?: number | undefined
   /** DoRA: y is magnitude / norms times that, a column. */
   magnitude?: Magnitude
+  /** A and B are made of those of experts. */
+  mixture?: Mixture
+}
+
+/** The experts that count in a pass; see mixture.ts. */
+export interface Mixture {
+  form: 'factor' | 'output'
+  /** Tensors of factors, above 0 how much they count, and where sums of the gradient of that begin. */
+  experts: readonly { a: string; b: string; gate: number; dots: number }[]
+  /** Buffer of the sums. */
+  sums: number
 }
 
 /** Lengths that the rows of an adapted matrix get. */

@@ -13,9 +13,7 @@ var<private> swallowed: u32;
 var<private> odd: u32; // NaN and Inf
 
 fn vec8_at(p: Place, input: u32, vec8: u32, code: u32) -> Vec8 {
-  if (code == DTYPE_MIXED) { return load(Place(p.block, p.rec, vec8, 8u, p.elements), input); }
-  let bits = load_bits(source_at(table[p.rec + RECORD_SOURCES + input]), code, vec8);
-  return Vec8(bitcast<vec4f>(bits.a), bitcast<vec4f>(bits.b));
+  return load_as(table[p.rec + RECORD_SOURCES + input], vec8, code);
 }
 
 fn at(p: Place, input: u32, index: u32) -> f32 {

@@ -5,11 +5,13 @@
 // Drawing costs more than all else. With MASKS 1, dare_norms leaves what it drew to dare, which does not draw then: a
 // word for each row of 32 elements and model, bit 8 k + e for element e of its vec8 k. They are the words of lines of
 // 32 elements (see lines.wgsl), so the coefficients above are preceded by one more word.
+// With GIVEN 1 the processor has drawn (native/host/draw.h): such words of all blocks of the tile are in the table.
 #include "lines.wgsl"
 #include "ranks.wgsl"
 
 override RANKED: u32 = 0u;
 override MASKS: u32 = 0u;
+override GIVEN: u32 = 0u;
 
 // What an invocation looks up once for an input: where its numbers, the base's and its random words come from.
 struct Drop { input: u32, base: u32, source: u32, stream: Stream, threshold: vec4u }
@@ -30,6 +32,11 @@ fn drop_of(p: Place, i: u32) -> Drop {
 fn kept(p: Place, drop: Drop) -> u32 {
   let random = draw_from(drop.stream, p.vec8);
   return bits_of(random.a >= drop.threshold) | (bits_of(random.b >= drop.threshold) << 4u);
+}
+
+// What the processor drew of 32 elements: `row` counts from the start of the block.
+fn given(p: Place, i: u32, row: u32) -> u32 {
+  return table[table[TABLE_GIVEN] + (p.block * (BLOCK / 32u) + row) * (INPUTS - 1u) + i - 1u];
 }
 
 // Of a delta in a vec8, what the bits say.

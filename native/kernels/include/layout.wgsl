@@ -13,6 +13,7 @@ const TABLE_MAP = 2u; // where the segments of blocks start
 const TABLE_RECORDS = 3u; // where the records start
 const TABLE_RECORD_WORDS = 4u; // words of a record
 const TABLE_SEED = 5u; // u64
+const TABLE_GIVEN = 7u; // with GIVEN 1: where bits start that the processor drew (see drop.wgsl)
 const TABLE_WORDS = 8u;
 
 // The record of a segment begins with these words. Then come the sources, one word an input (start in units of 16

@@ -8,8 +8,10 @@ const ROW_VEC8S = 4u;
 fn sum4(v: vec4f) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
 // Elements past the end of the tensor read as zero.
-fn load_live_from(p: Place, source: u32) -> Vec8 {
-  var x = load_from(source, p.vec8);
+fn load_live_from(p: Place, source: u32) -> Vec8 { return live(p, load_from(source, p.vec8)); }
+
+fn live(p: Place, v: Vec8) -> Vec8 {
+  var x = v;
   if (p.live < 8u) {
     x.a = select(vec4f(0.0), x.a, vec4u(0u, 1u, 2u, 3u) < vec4u(p.live));
     x.b = select(vec4f(0.0), x.b, vec4u(4u, 5u, 6u, 7u) < vec4u(p.live));

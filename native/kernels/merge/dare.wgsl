@@ -11,22 +11,24 @@
 #include "consensus.wgsl"
 
 override CONSENSUS: u32 = 0u;
-override RANKING: bool = RANKED == 1u && MASKS == 0u; // by the workgroup together (see ranks.wgsl)
+override RANKING: bool = RANKED == 1u && MASKS == 0u && GIVEN == 0u; // by the workgroup together (see ranks.wgsl)
 override LANES: u32 = 64u;
 override WORKGROUP: u32 = LANES;
 const ROW_VEC8S = 4u;
 const NEAR = 4u;
 
-fn mask(p: Place, i: u32) -> u32 {
+// Bits of row `row` of the block.
+fn mask(p: Place, i: u32, row: u32) -> u32 {
+  if (GIVEN == 1u) { return given(p, i, row); }
   return table[part(p) + 2u + p.vec8 / ROW_VEC8S * (INPUTS - 1u) + i - 1u];
 }
 
 // Bits of the elements of vec8 `k` of a row that stay of input `i`; `near` has the masks of the first ones.
 fn stays(p: Place, i: u32, k: u32, near: vec4u, row: u32) -> u32 {
   if (RANKING) { return atomicLoad(&drawn[LINES * (i - 1u) + row]) >> (8u * k); }
-  if (MASKS == 0u) { return kept(p, drop_of(p, i)); }
+  if (MASKS == 0u && GIVEN == 0u) { return kept(p, drop_of(p, i)); }
   if (INPUTS <= NEAR + 1u || i <= NEAR) { return near[i - 1u] >> (8u * k); }
-  return mask(p, i) >> (8u * k);
+  return mask(p, i, row) >> (8u * k);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -40,8 +42,8 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
     let row = along(start, r * ROW_VEC8S);
     if (row.live == 0u) { return; }
     var near = vec4u(0u);
-    if (MASKS == 1u) {
-      for (var i = 1u; i < min(INPUTS, NEAR + 1u); i++) { near[i - 1u] = mask(row, i); }
+    if (MASKS == 1u || GIVEN == 1u) {
+      for (var i = 1u; i < min(INPUTS, NEAR + 1u); i++) { near[i - 1u] = mask(row, i, lid * OWN_LINES + r); }
     }
     for (var k = 0u; k < rolled(ROW_VEC8S); k++) {
       let p = along(row, k);

@@ -21,30 +21,34 @@ fn main(@builtin(workgroup_id) wid: vec3u, @builtin(num_workgroups) nwg: vec3u,
   let words = sums + MASKS * ROWS * models;
   for (var i = 1u; i < INPUTS; i++) {
     let drop = drop_of(start, i);
-    if (RANKED == 1u) { draw_by_rank(wid, nwg, lid, i); }
+    if (RANKED == 1u && GIVEN == 0u) { draw_by_rank(wid, nwg, lid, i); }
     var sum = vec2f(0.0);
     for (var row = 0u; row < rolled(OWN_ROWS); row++) {
       var all = vec4f(0.0);
       var rest = vec4f(0.0);
       var mask = 0u;
+      var stays = 0u;
+      if (GIVEN == 1u && start.live != 0u) { stays = given(start, i, lid * OWN_ROWS + row); }
       for (var k = 0u; k < rolled(ROW_VEC8S); k++) {
         let p = along(start, row * ROW_VEC8S + k);
         if (p.live == 0u) { break; }
         let base = load_live_from(p, drop.base);
         let x = load_live_from(p, drop.source);
         var bits = 0u;
-        if (RANKED == 1u) {
+        if (GIVEN == 1u) {
+          bits = (stays >> (8u * k)) & 255u;
+        } else if (RANKED == 1u) {
           bits = (atomicLoad(&drawn[LINES * (i - 1u) + lid * OWN_ROWS + row]) >> (8u * k)) & 255u;
         } else {
           bits = kept(p, drop);
         }
         mask |= bits << (8u * k);
         let d = Vec8(abs(delta(x.a, base.a)), abs(delta(x.b, base.b)));
-        let stays = left(d, bits);
+        let rests = left(d, bits);
         all += d.a;
         all += d.b;
-        rest += stays.a;
-        rest += stays.b;
+        rest += rests.a;
+        rest += rests.b;
       }
       sum += vec2f(sum4(all), sum4(rest));
       if (MASKS == 1u && start.live != 0u) {

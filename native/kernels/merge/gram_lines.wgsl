@@ -8,16 +8,19 @@
 #include "lines.wgsl"
 
 override BASE: u32 = 0u;
+override GIVEN: u32 = DTYPE_MIXED; // code of the type of the vectors; mixed: the inputs'
 override VECTORS: u32 = INPUTS - BASE;
 const CHUNK = 32u; // elements an invocation takes of long rows: they lie in two rows at most
 var<workgroup> heads: array<f32, 64>;
 var<workgroup> tails: array<f32, 64>;
 
+fn vector(p: Place, i: u32) -> Vec8 { return live(p, load_as(source(p, i), p.vec8, GIVEN)); }
+
 fn product(p: Place, i: u32, j: u32) -> Vec8 {
-  var x = load_live(p, i + BASE);
-  var y = load_live(p, j + BASE);
+  var x = vector(p, i + BASE);
+  var y = vector(p, j + BASE);
   if (BASE == 1u) {
-    let base = load_live(p, 0u);
+    let base = vector(p, 0u);
     x = Vec8(delta(x.a, base.a), delta(x.b, base.b));
     y = Vec8(delta(y.a, base.a), delta(y.b, base.b));
   }
