@@ -544,11 +544,11 @@ describe('what is wrong is refused by name, and nothing is written:', () => {
       }
     })
     await refused({ adapter: dora }, 'SHAPE_MISMATCH', /layers\.0\.self_attn\.q_proj/)
-    const whole = altered((tensors, config) => {
-      config.modules_to_save = ['lm_head']
-      tensors.set('base_model.model.lm_head.weight', f32(fill('h', [64, 16]), [64, 16]))
+    const more = altered((tensors, config) => {
+      config.modules_to_save = ['norm']
+      tensors.set('base_model.model.model.norm.weight', f32(fill('norm', [16])))
     })
-    await refused({ adapter: whole }, 'ARGUMENT', /more than factors of linear layers/)
+    await refused({ adapter: more }, 'ARGUMENT', /more than factors of linear layers.*modules_to_save/i)
     const other = altered((tensors) => {
       for (const [name, raw] of [...tensors]) {
         tensors.delete(name)
