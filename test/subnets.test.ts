@@ -51,7 +51,7 @@ const modules = [...kinds, ...['gate', 'up', 'down'].map((name) => `mlp.${name}_
 const all = Array.from({ length: depth }, (_, layer) => modules.map((name) => `model.layers.${layer}.${name}`)).flat()
 
 /** The subnet of a mask of blocks and a ratio of the golden. */
-function subnetOf(keep: readonly number[], ratio: string, compensated = true): Subnet {
+function subnetOf(keep: readonly number[], ratio: string, compensated = true, u?: readonly number[]): Subnet {
   const key = ratio.replace('/', '_')
   const rows = (name: string, layer: number) => {
     const every = stage1.get(`${name}/${key}`)!
@@ -72,7 +72,8 @@ function subnetOf(keep: readonly number[], ratio: string, compensated = true): S
     offsets.set(o, Float32Array.from(rows('bias_o', layer)))
     offsets.set(down, Float32Array.from(rows('bias_down', layer)))
   }
-  return { blocks: keep.map((stays) => stays === 1), masks, offsets }
+  const description = u && { description: Float32Array.from(u) }
+  return { blocks: keep.map((stays) => stays === 1), masks, offsets, ...description }
 }
 
 let engine: Engine
@@ -161,16 +162,15 @@ describe('a mixture of experts', () => {
     await load(model, smol, experts, zeroB)
     return model
   }
-  const gateOf = ({ u, noise }: Shape) => ({
-    input: Float32Array.from(u),
+  const passOf = ({ keep, ratio, u, noise }: Shape) => ({
+    subnet: subnetOf(keep, ratio, true, u),
     ...(noise && { noise: Float32Array.from(smol.get('noise_vector')!) }),
   })
 
   test('has the gates, losses and gradients of PyTorch for every shape, with noise and without', async () => {
     const model = await open()
     for (const shape of settings.shapes) {
-      const subnet = subnetOf(shape.keep, shape.ratio)
-      const pass = await model.forward(sequences, { subnet, gate: gateOf(shape), learns: true })
+      const pass = await model.forward(sequences, { ...passOf(shape), learns: true })
       for (const [e, gate] of shape.g.entries()) near(pass.gates![e]!, gate, 1e-5, `gate ${e} of ${shape.shape}`)
       near(pass.losses.reduce((a, b) => a + b, 0) / count, shape.loss, 1e-5, `loss of ${shape.shape}`)
       await pass.backward(1 / count)
@@ -271,10 +271,7 @@ describe('a mixture of experts', () => {
     const model = await open('output')
     for (const shape of settings.shapes) {
       if (shape.loss_output_mix === undefined) continue
-      const { losses } = await model.forward(sequences, {
-        subnet: subnetOf(shape.keep, shape.ratio),
-        gate: gateOf(shape),
-      })
+      const { losses } = await model.forward(sequences, passOf(shape))
       near(losses.reduce((a, b) => a + b, 0) / count, shape.loss_output_mix, 1e-5, shape.shape)
     }
     await model.close()
@@ -283,11 +280,7 @@ describe('a mixture of experts', () => {
   test('moves only B in its first step from zeros', async () => {
     const model = await open('factor', true)
     const [shape] = settings.shapes
-    const pass = await model.forward(sequences, {
-      subnet: subnetOf(shape!.keep, '1'),
-      gate: gateOf(shape!),
-      learns: true,
-    })
+    const pass = await model.forward(sequences, { ...passOf(shape!), learns: true })
     await pass.backward(1 / count)
     await model.gradientNorm()
     for (const name of model.learned) {
@@ -348,10 +341,10 @@ describe('one-for-all steps', () => {
       let first = 0
       for (const [s, [depth, ratio]] of step.shapes.entries()) {
         const keep = settings.strategy[depth]!
-        const input = Float32Array.from([...keep, ...widths.map((width) => Number(width === ratio))])
+        const told = [...keep, ...widths.map((width) => Number(width === ratio))]
         const noise = run.noise ? Float32Array.from(settings.noise[i]![s]!) : undefined
         const pass = await model.forward(batch, {
-          ...{ subnet: subnetOf(keep, ratio), gate: { input, noise }, learns: true },
+          ...{ subnet: subnetOf(keep, ratio, true, told), noise, learns: true },
           ...{
             teaches: s === 0,
             share: s === 0 ? 0 : kd,

@@ -3,25 +3,13 @@
 import { type Command, Option } from 'commander'
 import type { TrainingFile } from '../training/index.js'
 import { type AmoebaTrainOptions, amoebaTrain } from '../workflows/amoeba/index.js'
-import {
-  device,
-  dryRun,
-  json,
-  list,
-  memory,
-  overwrite,
-  realNumber,
-  report,
-  seed,
-  share,
-  wholeNumber,
-  wholeNumbers,
-} from './options.js'
-import { dataFile, runTraining, type TrainingFlags } from './train.js'
+import { list, realNumber, seed, share, wholeNumber } from './options.js'
+import { runTraining, type TrainingFlags } from './train.js'
+import { addLengths, addRun, addTargets, trainingData } from './training_options.js'
 import { verb } from './verb.js'
 
 export function addAmoebaTrain(amoeba: Command): void {
-  verb(
+  const command = verb(
     amoeba,
     'train',
     'train one adapter for all subnets: one-for-all fine-tuning, with a shape-aware mixture of LoRAs',
@@ -30,11 +18,7 @@ export function addAmoebaTrain(amoeba: Command): void {
     .argument('<model>', 'a folder with a model, or org/name from the local cache')
     .argument('<out>', 'the folder to write: the mixture as AmoebaLLM names it; with --experts 1 an adapter of PEFT')
     .requiredOption('--strategy <file>', 'the strategy of the model, from amoeba strategy')
-    .addOption(
-      list('--data <file=share...>', 'files of examples (.jsonl, .json, .parquet), each maybe with a share', (word) => [
-        dataFile(word),
-      ]).makeOptionMandatory(),
-    )
+    .addOption(trainingData())
     .addOption(wholeNumber('--experts', 'LoRA experts; 1: one adapter, no router (default: 5)'))
     .addOption(wholeNumber('--top', 'experts that a subnet has (default: 2)'))
     .addOption(wholeNumber('--rank', 'rank of each expert (default: 64)'))
@@ -61,40 +45,15 @@ export function addAmoebaTrain(amoeba: Command): void {
     .option('--no-balance', 'do not make the losses of subnets equally large')
     .option('--no-bias', 'no biases in the place of what removed units gave')
     .option('--dense', 'move experts that no subnet of a step has by their moments')
-    .addOption(
-      list(
-        '--targets <name...>',
-        'modules that get adapters, or a regular expression (default: all-linear)',
-        (word) => [word],
-      ),
-    )
-    .addOption(
-      list('--layers <numbers...>', 'layers that are trained, such as 0-3 7 (default: all)', wholeNumbers('layers')),
-    )
-    .option('--dtype <type>', 'how factors are stored: float32, float16 or bfloat16 (default: float32)')
-    .addOption(wholeNumber('--steps', 'updates of the adapters'))
-    .addOption(realNumber('--epochs', 'passes over the data (default: 1)'))
-    .addOption(wholeNumber('--batch', 'sequences a step (default: 8)'))
-    .addOption(wholeNumber('--tokens', 'most tokens that go through the model at a time (default: 2048)'))
-    .addOption(wholeNumber('--max-length', "most tokens of an example (default: the model's context, or --tokens)"))
-    .addOption(
-      new Option('--loss <what>', 'what is predicted: the answer (default), or all').choices(['answer', 'all']),
-    )
+  addTargets(command).option(
+    '--dtype <type>',
+    'how factors are stored: float32, float16 or bfloat16 (default: float32)',
+  )
+  addLengths(command)
     .addOption(realNumber('--rate', 'learning rate (default: 2e-4)'))
     .addOption(realNumber('--clip', 'largest norm of the gradient; 0: any (default: 0.3)'))
     .addOption(seed('seed of data, shapes, noise and first adapters'))
-    .option('--held-out <file>', 'examples whose loss is measured on the way, of the largest and the smallest subnet')
-    .addOption(wholeNumber('--held-out-every', 'steps between two measurements (default: a tenth of the run)'))
-    .option('--log <file>', 'write a line of JSON a step')
-    .addOption(report())
-    .addOption(wholeNumber('--save-every', 'steps between two resume points (default: 100)'))
-    .option('--resume', 'continue an interrupted run; start from scratch if there is none')
-    .addOption(overwrite('replace an existing output, and discard an unfinished one'))
-    .addOption(dryRun('check everything and say what it takes, but train nothing'))
-    .addOption(memory())
-    .addOption(device())
-    .addOption(json())
-    .action(run)
+  addRun(command, 'examples whose loss is measured on the way, of the largest and the smallest subnet').action(run)
 }
 
 type Flags = TrainingFlags & Omit<AmoebaTrainOptions, 'out' | 'data' | 'targets'> & { data: TrainingFile[] }

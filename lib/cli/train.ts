@@ -9,23 +9,12 @@ import { type TrainForecast, type TrainReport, train } from '../training/train.j
 import type { DryRun } from '../util/dry_run.js'
 import { bytes, count, milliseconds, parameters, plural, table } from './format.js'
 import { signal } from './interrupt.js'
-import {
-  device,
-  dryRun,
-  json,
-  list,
-  memory,
-  overwrite,
-  realNumber,
-  report,
-  seed,
-  wholeNumber,
-  wholeNumbers,
-} from './options.js'
+import { realNumber, seed, wholeNumber } from './options.js'
+import { addLengths, addRun, addTargets, trainingData } from './training_options.js'
 import { type Common, printResult, type Reported, verb, withEngine, writeReport } from './verb.js'
 
 export function addTrain(program: Command): void {
-  verb(
+  const command = verb(
     program,
     'train',
     'train a model on examples, as a LoRA adapter or with all of its weights',
@@ -33,38 +22,18 @@ export function addTrain(program: Command): void {
   )
     .argument('<model>', 'a folder with a model, or org/name from the local cache')
     .argument('<out>', 'the folder to write: an adapter as PEFT saves one, or with --method full a checkpoint')
-    .addOption(
-      list('--data <file=share...>', 'files of examples (.jsonl, .json, .parquet), each maybe with a share', (word) => [
-        dataFile(word),
-      ]).makeOptionMandatory(),
-    )
+    .addOption(trainingData())
     .addOption(new Option('--method <what>', 'what is trained').choices(['lora', 'full']).default('lora'))
     .addOption(wholeNumber('--rank', 'rank of the adapter (default: 16)'))
     .addOption(realNumber('--alpha', 'the adapter counts alpha / rank times (default: twice the rank)'))
     .option('--rslora', 'the adapter counts alpha / √rank times')
     .option('--dora', 'train lengths of rows beside the factors (DoRA)')
     .addOption(realNumber('--dropout', 'share of what the adapter reads that is lost in each step (default: 0)'))
-    .addOption(
-      list(
-        '--targets <name...>',
-        'modules that get an adapter, or a regular expression (default: all-linear)',
-        (word) => [word],
-      ),
-    )
-    .addOption(
-      list('--layers <numbers...>', 'layers that are trained, such as 0-3 7 (default: all)', wholeNumbers('layers')),
-    )
+  addTargets(command)
     .option('--adapter <path>', 'go on from this adapter')
     .option('--fold <folder>', 'also write the model with the adapter folded in')
     .option('--dtype <type>', 'how factors are stored: float32, float16 or bfloat16 (default: float32)')
-    .addOption(wholeNumber('--steps', 'updates of the weights'))
-    .addOption(realNumber('--epochs', 'passes over the data (default: 1)'))
-    .addOption(wholeNumber('--batch', 'sequences a step (default: 8)'))
-    .addOption(wholeNumber('--tokens', 'most tokens that go through the model at a time (default: 2048)'))
-    .addOption(wholeNumber('--max-length', "most tokens of an example (default: the model's context, or --tokens)"))
-    .addOption(
-      new Option('--loss <what>', 'what is predicted: the answer (default), or all').choices(['answer', 'all']),
-    )
+  addLengths(command)
     .option(
       '--teacher <path>',
       'a model whose probabilities are learned too, or the .safetensors that teach has written',
@@ -100,25 +69,7 @@ export function addTrain(program: Command): void {
     .addOption(realNumber('--decay', 'weight decay of matrices (default: 0)'))
     .addOption(realNumber('--clip', 'largest norm of the gradient; 0: any (default: 1)'))
     .addOption(seed('seed of the order of the data and of the first adapter'))
-    .option('--held-out <file>', 'examples whose loss is measured on the way')
-    .addOption(wholeNumber('--held-out-every', 'steps between two measurements (default: a tenth of the run)'))
-    .addOption(wholeNumber('--patience', 'end after so many measurements without a better loss'))
-    .addOption(
-      new Option('--keep <which>', 'the state that is written (default: best with --held-out, else last)').choices([
-        'best',
-        'last',
-      ]),
-    )
-    .option('--log <file>', 'write a line of JSON a step')
-    .addOption(report())
-    .addOption(wholeNumber('--save-every', 'steps between two resume points (default: 100)'))
-    .option('--resume', 'continue an interrupted run; start from scratch if there is none')
-    .addOption(overwrite('replace an existing output, and discard an unfinished one'))
-    .addOption(dryRun('check everything and say what it takes, but train nothing'))
-    .addOption(memory())
-    .addOption(device())
-    .addOption(json())
-    .action(run)
+  addRun(command, 'examples whose loss is measured on the way').action(run)
 }
 
 type Flags = Common &
@@ -172,15 +123,6 @@ export async function runTraining(
     })
   }
   printResult(done, { report: text, forecast: forecastText }, common)
-}
-
-/** `file=0.7`; a word without a number behind the last `=` is a file. */
-export function dataFile(word: string): TrainingFile {
-  const at = word.lastIndexOf('=')
-  const share = Number(word.slice(at + 1))
-  return at > 0 && word.slice(at + 1) !== '' && Number.isFinite(share)
-    ? { file: word.slice(0, at), share }
-    : { file: word }
 }
 
 /** One word that is no plain name is a pattern, as PEFT takes it. */

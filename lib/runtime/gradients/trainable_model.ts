@@ -71,8 +71,8 @@ export interface TrainableOptions {
 /** What a pass of `forward` goes through, and what it is for. */
 export interface SubnetOptions {
   subnet?: Subnet | undefined
-  /** What the router is told, and noise for its choice. */
-  gate?: { input: Float32Array<ArrayBuffer>; noise?: Float32Array<ArrayBuffer> | undefined } | undefined
+  /** Noise for the choice of its experts. Defaults to none. */
+  noise?: Float32Array<ArrayBuffer> | undefined
   /** Whether gradients are to be taken of it. */
   learns?: boolean | undefined
   /** Tokens at which what it says is kept, or what was kept is learned (see `TeacherMask`). */
@@ -265,7 +265,7 @@ export class TrainableModel {
    */
   forward(
     sequences: readonly TrainingSequence[],
-    { subnet, gate, learns = false, mask, teaches = false, share = 0 }: SubnetOptions = {},
+    { subnet, noise, learns = false, mask, teaches = false, share = 0 }: SubnetOptions = {},
   ): Promise<SubnetPass> {
     return this.lend(async () => {
       const { writes, shape } = this.batchOf(sequences, mask)
@@ -284,9 +284,9 @@ export class TrainableModel {
       if (shares !== undefined && buffers.teacher !== undefined) {
         writes.push({ buffer: buffers.teacher.shares, offset: 0, memory: bytesOf(shares) })
       }
-      const gates = gate && (await this.gatesOf(gate))
+      const gates = await this.gatesFor(subnet, noise)
       const experts = gatesOf(gates ?? [])
-      const noisy = gate?.noise !== undefined
+      const noisy = noise !== undefined
       const pass = new GradientPass(buffers, { ...shape, subnet, experts, noisy }, this.touched, taught)
       const stages = [...pass.toLosses(learns ? 1 : undefined), ...(teaches ? [{ dispatches: pass.remember() }] : [])]
       const words = await this.inStages(writes, stages, {
@@ -305,11 +305,16 @@ export class TrainableModel {
     })
   }
 
-  /** The gates of experts. */
-  private async gatesOf({ input, noise }: NonNullable<SubnetOptions['gate']>): Promise<Float32Array<ArrayBuffer>> {
+  /** The gates of experts for a subnet; nothing where there is no mixture. */
+  private async gatesFor(
+    subnet: Subnet | undefined,
+    noise: Float32Array<ArrayBuffer> | undefined,
+  ): Promise<Float32Array<ArrayBuffer> | undefined> {
     const { router } = this.buffers
-    if (router === undefined) throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The model has no router.')
-    return router.ask(this.device, this.resident, input, noise)
+    if (router === undefined) return undefined
+    const { description } = subnet ?? {}
+    if (description !== undefined) return router.ask(this.device, this.resident, description, noise)
+    throw new WeightsmithError('ERR_WEIGHTSMITH_INTERNAL', 'The router is told nothing of a subnet.')
   }
 
   /** What the head is applied to, [loss rows of sequences, width]; see `lossRowsOf`. */

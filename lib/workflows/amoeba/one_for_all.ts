@@ -73,10 +73,7 @@ export class OneForAll implements Objective {
       const largest = i === 0
       const pass = await model.forward(batch, {
         subnet: this.subnet(shape),
-        gate: this.gate(
-          shape,
-          this.settings.noise ? gateNoise(this.settings.experts, { ...at, seed, subnet: i }) : undefined,
-        ),
+        noise: this.noise({ ...at, subnet: i }),
         learns: true,
         teaches: largest && teacherShare > 0,
         ...(teacherShare > 0 && { mask, share: largest ? 0 : teacherShare }),
@@ -96,7 +93,7 @@ export class OneForAll implements Objective {
     let sum = 0
     const ends = sandwich(this.range, { count: 2, seed: 0, step: 0, microBatch: 0 })
     for (const shape of ends) {
-      const pass = await model.forward(batch, { subnet: this.subnet(shape), gate: this.gate(shape) })
+      const pass = await model.forward(batch, { subnet: this.subnet(shape) })
       sum += sumOf(pass.losses) / ends.length
     }
     return sum
@@ -135,12 +132,10 @@ export class OneForAll implements Objective {
     return made
   }
 
-  /** What the router is told of a subnet: which blocks stay, and which width it has. */
-  private gate(shape: SubnetShape, noise?: Float32Array<ArrayBuffer>) {
-    if (this.experts === undefined) return undefined
-    const { blocks } = this.subnet(shape)
-    const widths = this.strategy.widths.map(({ ratio }) => Number(ratio === shape.width))
-    return { input: Float32Array.from([...blocks.map(Number), ...widths]), noise }
+  /** For the choice of experts; nothing where there are none, or no noise is wanted. */
+  private noise(at: Omit<Parameters<typeof gateNoise>[1], 'seed'>): Float32Array<ArrayBuffer> | undefined {
+    const { noise, seed } = this.settings
+    return noise && this.experts !== undefined ? gateNoise(this.experts, { ...at, seed }) : undefined
   }
 }
 
