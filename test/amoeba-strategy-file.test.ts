@@ -124,9 +124,12 @@ describe('a strategy file', () => {
 
 describe('a shape', () => {
   test('is one of the depths with one of the widths, by default the whole model', () => {
-    expect(shapeOf(strategy)).toEqual({ blocks: mask(), units: strategy.widths[0]!.units, biases: new Map() })
+    const widths = strategy.widths.map(({ ratio }) => ratio)
+    const whole = { blocks: mask(), width: 1, widths, units: strategy.widths[0]!.units, biases: new Map() }
+    expect(shapeOf(strategy)).toEqual(whole)
     const shape = shapeOf(strategy, { depth: 6, width: 7 / 8 })
-    expect(shape).toEqual({ blocks: mask(0, 1), units: strategy.widths[1]!.units, biases: strategy.widths[1]!.biases })
+    const { units, biases } = strategy.widths[1]!
+    expect(shape).toEqual({ blocks: mask(0, 1), width: 7 / 8, widths, units, biases })
   })
 
   test('of another width is refused with the nearest one', () => {

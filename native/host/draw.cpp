@@ -22,7 +22,7 @@ constexpr size_t kDropWords = 3;      // coefficients a model (see drop.wgsl)
 constexpr uint64_t kShare = 1 << 16;  // elements of a task, about
 
 // Bins: the zeros, all that is small, then equal steps of keys over eight powers of two up to the largest of a row.
-constexpr uint32_t kOctaves = 8, kLeastBins = 16, kMostBins = 2048;
+constexpr uint32_t kOctaves = 8, kLeastBins = 16, kMostBins = 1u << 11;
 
 // Part of a tensor in a tile, as its record has it, and one of the models.
 struct Part {

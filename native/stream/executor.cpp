@@ -342,12 +342,10 @@ class Execution {
     }
     RingResult& result = freeResult();
     auto start = Clock::now();
-    if (select(step, {table, item.slot->input(), group.inputs}, *result.result)) {
-      report_.cpuSteps += since(start);
-    } else {
+    if (!select(step, {table, item.slot->input(), group.inputs}, *result.result)) {
       item.slot->run(context_.pipelines, dispatch, table, fresh, *result.result);
-      report_.compute += since(start);
     }
+    report_.compute += since(start);
     if (step.words) {
       start = Clock::now();
       cursor.consume(tile, reinterpret_cast<const uint32_t*>(result.result->data()), report_.results);
@@ -385,7 +383,7 @@ class Execution {
     const auto start = Clock::now();
     const DrawWork work{table, tiling_.table / 4, slot.input(), inputs, has(step, "MASKS")};
     if (drawOnHost(work, *context_.workers)) dispatch.constants["GIVEN"] = 1;
-    report_.cpuSteps += since(start);
+    report_.compute += since(start);
   }
 
   DType storedAs(const Segment& segment, uint32_t variant) const {
