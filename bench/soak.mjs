@@ -17,7 +17,7 @@ const MiB = 2 ** 20
 /** How often what the process holds is looked at, in merges and in rounds of models. */
 const steps = { merges: 50, models: 10 }
 /** After so many, or half of them, the caches of V8, of the allocator and of the driver are full. */
-const warmAfter = { merges: 200, models: 40 }
+const warmAfter = { merges: 200, models: 60 }
 /** Every so many merges and continuations are aborted under way. */
 const abortEvery = 7
 
@@ -35,14 +35,14 @@ function count(text) {
 const flags = new Command('npm run soak --')
   .description('Merge, score, evaluate and generate in one process for long, and see whether it grows.')
   .option('--merges <number>', 'merges in turn', count, 600)
-  .option('--rounds <number>', 'models opened and closed in turn', count, 100)
+  .option('--rounds <number>', 'models opened and closed in turn', count, 120)
   .option('--kills <number>', 'processes that train and are killed', count, 20)
   .option('--methods <names>', 'of the merges', 'linear,ties,dare_ties,della,breadcrumbs')
   .option('--memory <size>', 'what the buffers of a run may take together', '256MiB')
   .option('--growth <MiB>', 'most growth of a part once it is warm', count, 24)
   .option('--device <name>', "auto, discrete, integrated, cpu, or a part of the device's name")
   .option('--json', 'print one JSON document')
-  .addHelpText('after', '\nExample:\n  npm run soak -- --merges 200 --rounds 40 --device swiftshader')
+  .addHelpText('after', '\nExample:\n  npm run soak -- --merges 200 --rounds 120 --device swiftshader')
   .parse()
   .opts()
 
