@@ -168,7 +168,7 @@ onLinux('200 merges in a row leave no file open, no buffer allocated and no memo
       }
     }
     // The first ones compile, and fill the caches of the driver and of V8.
-    const before = await run(120)
+    const before = await run(300)
     const after = await run(200)
     console.log(JSON.stringify({ before, after }))
     await engine.close()`
